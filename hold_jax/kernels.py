@@ -1,0 +1,208 @@
+"""Transition kernels of a `LinearSDE` in float32, and every view of one network output.
+
+With B = int beta, Phi = exp(F B) and L the lower factor of the covariance,
+
+    u(t) | u(s)  ~ N(Phi u(s), L L'),                  `transition`
+    u(t) | q(0)  ~ N(A q(0), L L'),  A = Phi e_1,      `marginal` (auxiliaries integrated out)
+
+A network predicts eps_n, the noise of the last block in u_t = A q0 + L eps. That alone fixes the
+denoiser D = E[q0 | u_t], and D fixes the noise and the score of every block:
+
+    D = ([L^-1 u]_n - eps_n) / w_n,    eps = L^-1 (u - A D),    score = -L^-T eps,    w = L^-1 A.
+
+Shapes: states u (B, *S, n, C) or (*S, n, C) for scalar t; data x without the block axis; times
+() or (B,); matrices (..., n, n). All float32, no epsilon; B = 0 is fine. Pure in everything but
+the SDE, which is static: jit, vmap and grad as you like.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hold_jax import exact
+from hold_jax.sde import LinearSDE
+from hold_jax.tables import Table, tabulate
+
+# Tables reach this B even where the process ends before, so that kernels can be looked at beyond T.
+_LEAST_TOP = 16.0
+_LEAST_NOISE = 1e-5
+
+
+class Kernel(NamedTuple):
+    """A Gaussian kernel: mean phi u (or phi[..., :, :1] q0), covariance chol chol'."""
+
+    phi: jax.Array
+    chol: jax.Array
+
+
+class _Tables(NamedTuple):
+    phi: Table
+    noise: Table
+    marginal: Table
+    integral: Table
+    least_log_noise: float
+
+
+@functools.lru_cache(maxsize=64)
+def _tables(m: LinearSDE) -> _Tables:
+    """The SDE's kernels as functions of B: a memo of a pure function."""
+    top = _top(m)
+    rate = -float(np.linalg.eigvals(m.F).real.max())
+
+    # B against log sigma_eff, from below any useful noise to the end of the range.
+    ends = exact.effective_noise(m.F, m.G, m.cov0, np.array([1e-6 * min(1.0, top), top / 1.02]))
+    low, high = np.log(np.maximum(ends, _LEAST_NOISE))
+
+    def integral(shift: np.ndarray) -> np.ndarray:
+        return exact.integral_of_noise(m.F, m.G, m.cov0, np.exp(low + shift))[:, None, None]
+
+    return _Tables(
+        phi=tabulate(lambda b: exact.transition(m.F, m.G, b)[0], top=top, rate=rate),
+        noise=tabulate(lambda b: exact.transition(m.F, m.G, b)[1], top=top),
+        marginal=tabulate(lambda b: exact.marginal(m.F, m.G, m.cov0, b)[1], top=top),
+        integral=tabulate(integral, top=high - low),
+        least_log_noise=float(low),
+    )
+
+
+@functools.lru_cache(maxsize=64)
+def _total_table(m: LinearSDE, sigma_data: float) -> Table:
+    """The factor of Cov u(t) for data N(0, sigma_data^2)."""
+    cov0 = m.cov0 + sigma_data**2 * np.diag(np.eye(m.order)[0])
+    return tabulate(lambda b: exact.marginal(m.F, m.G, cov0, b)[1], top=_top(m))
+
+
+def _top(m: LinearSDE) -> float:
+    return max(_LEAST_TOP, 1.05 * float(m.schedule.integral(0.0, m.T)))
+
+
+def _integral(m: LinearSDE, s: jax.Array, t: jax.Array) -> jax.Array:
+    return m.schedule.integral(jnp.asarray(s, jnp.float32), jnp.asarray(t, jnp.float32))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def transition(m: LinearSDE, s: jax.Array, t: jax.Array) -> Kernel:
+    """The kernel of u(t) | u(s), 0 <= s <= t, scalars or (B,); NaN for s > t."""
+    b = _integral(m, s, t)
+    return Kernel(_tables(m).phi(b), _tables(m).noise(b))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def marginal(m: LinearSDE, t: jax.Array) -> Kernel:
+    """The kernel of u(t) | q(0): mean phi[..., :, :1] q0, the auxiliaries' start law in chol (HOLD; CLD's HSM)."""
+    b = _integral(m, 0.0, t)
+    return Kernel(_tables(m).phi(b), _tables(m).marginal(b))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 2))
+def total_chol(m: LinearSDE, t: jax.Array, sigma_data: float) -> jax.Array:
+    """The lower factor (..., n, n) of Sigma + sigma_data^2 A A', the law of u(t) for data N(0, sigma_data^2)."""
+    return _total_table(m, float(sigma_data))(_integral(m, 0.0, t))
+
+
+def inverse_lower(chol: jax.Array) -> jax.Array:
+    """L^-1 of a lower-triangular L (..., n, n), by forward substitution unrolled over the tiny n."""
+    n = chol.shape[-1]
+    rows: list[jax.Array] = []
+    for i in range(n):
+        row = jnp.broadcast_to(jnp.eye(n, dtype=chol.dtype)[i], (*chol.shape[:-2], n))
+        for j in range(i):
+            row = row - chol[..., i, j, None] * rows[j]
+        rows.append(row / chol[..., i, i, None])
+    return jnp.stack(rows, axis=-2)
+
+
+def whitened_mean(kernel: Kernel) -> jax.Array:
+    """w = L^-1 A (..., n): given q0, L^-1 u ~ N(w q0, I)."""
+    return jnp.sum(inverse_lower(kernel.chol) * kernel.phi[..., None, :, 0], axis=-1)
+
+
+def _norm(w: jax.Array) -> jax.Array:
+    """|w| over the last axis; w reaches 1e30 for tiny t, whose square is no float32."""
+    largest = jnp.max(jnp.abs(w), axis=-1, keepdims=True)
+    return largest[..., 0] * jnp.sqrt(jnp.sum(jnp.square(w / largest), axis=-1))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def effective_noise(m: LinearSDE, t: jax.Array) -> jax.Array:
+    """sigma_eff(t) = |w|^-1, t > 0: u(t) tells of q0 what q0 + sigma_eff eps tells. Grows with t."""
+    return 1 / _norm(whitened_mean(marginal(m, t)))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def time_of_noise(m: LinearSDE, sigma: jax.Array) -> jax.Array:
+    """The t with effective_noise(m, t) = sigma; NaN outside the range of the process."""
+    tables = _tables(m)
+    shift = jnp.log(jnp.asarray(sigma, jnp.float32)) - tables.least_log_noise
+    return m.schedule.time(tables.integral(shift)[..., 0, 0])
+
+
+def mix(matrix: jax.Array, u: jax.Array) -> jax.Array:
+    """matrix u on the block axis: (..., k, n) with leading () or (B,), u (B, *S, n, C) -> (B, *S, k, C).
+
+    Written as an elementwise sum so that it fuses, and so that no matrix unit rounds it (TF32, bf16).
+    """
+    k, n = matrix.shape[-2:]
+    batch = matrix.shape[:-2]
+    matrix = matrix.reshape(*batch, *(1,) * (u.ndim - 2 - len(batch)), k, n)
+    return sum(matrix[..., :, j, None] * u[..., j, None, :] for j in range(n))
+
+
+def per_example(value: jax.Array, like: jax.Array) -> jax.Array:
+    """A () or (B,) value shaped to broadcast against `like` (B, ...)."""
+    return value.reshape(*value.shape, *(1,) * (like.ndim - value.ndim))
+
+
+def perturb(kernel: Kernel, x: jax.Array, eps: jax.Array) -> jax.Array:
+    """u_t = A q0 + L eps for data x (B, *S, C) and noise eps (B, *S, n, C)."""
+    return mix(kernel.phi[..., :, :1], x[..., None, :]) + mix(kernel.chol, eps)
+
+
+def denoiser(m: LinearSDE, u: jax.Array, t: jax.Array, eps_last: jax.Array) -> jax.Array:
+    """D = E[q0 | u_t] (B, *S, C) from the last block's noise (B, *S, 1, C)."""
+    kernel = marginal(m, t)
+    whitened = mix(inverse_lower(kernel.chol)[..., -1:, :], u)
+    return ((whitened - eps_last) / per_example(whitened_mean(kernel)[..., -1], u))[..., 0, :]
+
+
+def last_noise(m: LinearSDE, u: jax.Array, t: jax.Array, denoised: jax.Array) -> jax.Array:
+    """eps_n (B, *S, 1, C) from the denoiser (B, *S, C): the inverse of `denoiser`."""
+    kernel = marginal(m, t)
+    whitened = mix(inverse_lower(kernel.chol)[..., -1:, :], u)
+    return whitened - per_example(whitened_mean(kernel)[..., -1], u) * denoised[..., None, :]
+
+
+def full_noise(m: LinearSDE, u: jax.Array, t: jax.Array, eps_last: jax.Array) -> jax.Array:
+    """The noise of every block, eps = L^-1 (u - A D) (B, *S, n, C), from the last block's."""
+    kernel = marginal(m, t)
+    mean = mix(kernel.phi[..., :, :1], denoiser(m, u, t, eps_last)[..., None, :])
+    return mix(inverse_lower(kernel.chol), u - mean)
+
+
+def full_score(m: LinearSDE, u: jax.Array, t: jax.Array, eps_last: jax.Array) -> jax.Array:
+    """grad log p(u_t) = -L^-T eps (B, *S, n, C), every block, from the last block's noise."""
+    inverse = inverse_lower(marginal(m, t).chol)
+    return -mix(jnp.swapaxes(inverse, -1, -2), full_noise(m, u, t, eps_last))
+
+
+def last_score(m: LinearSDE, t: jax.Array, eps_last: jax.Array) -> jax.Array:
+    """The last block of the score, -eps_n / L_nn (B, *S, 1, C)."""
+    return -eps_last / per_example(marginal(m, t).chol[..., -1, -1], eps_last)
+
+
+def sufficient_row(m: LinearSDE, t: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The row A' Sigma^-1 / SNR (..., 1, n), SNR = A' Sigma^-1 A, and sigma_eff = SNR^-1/2 (...,)."""
+    kernel = marginal(m, t)
+    w = whitened_mean(kernel)
+    sigma = 1 / _norm(w)
+    direction = w * jnp.square(sigma)[..., None]
+    return jnp.sum(direction[..., :, None] * inverse_lower(kernel.chol), axis=-2)[..., None, :], sigma
+
+
+def sufficient_statistic(m: LinearSDE, u: jax.Array, t: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """y (B, *S, C) and sigma_eff (...,): y = A' Sigma^-1 u / SNR ~ N(q0, sigma_eff^2) holds all u_t says of q0."""
+    row, sigma = sufficient_row(m, t)
+    return mix(row, u)[..., 0, :], sigma

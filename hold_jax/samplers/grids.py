@@ -1,0 +1,54 @@
+"""Time grids, from T down to t_min, on the host in float64."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from hold_jax import exact
+from hold_jax.errors import require, require_choice
+from hold_jax.sde import LinearSDE
+
+Grid = Callable[[LinearSDE, float, int], np.ndarray]
+"""(SDE, t_min, num_steps) -> times (num_steps + 1,), falling from T to t_min."""
+
+
+def uniform(m: LinearSDE, t_min: float, num_steps: int) -> np.ndarray:
+    """Equal steps in t."""
+    return np.linspace(m.T, t_min, num_steps + 1)
+
+
+def quadratic(m: LinearSDE, t_min: float, num_steps: int) -> np.ndarray:
+    """Equal steps in sqrt(t): DDIM's and PSLD's quadratic steps."""
+    return np.square(np.linspace(np.sqrt(m.T), np.sqrt(t_min), num_steps + 1))
+
+
+def karras(m: LinearSDE, t_min: float, num_steps: int, *, rho: float = 7.0) -> np.ndarray:
+    """Equal steps in sigma_eff^(1/rho) (EDM, 2206.00364, eq. 5), the clock on which all orders agree."""
+    require(rho > 0, "rho", rho, "positive")
+    ends = m.schedule.integral(0.0, np.array([m.T, t_min]))
+    first, last = exact.effective_noise(m.F, m.G, m.cov0, ends) ** (1 / rho)
+    sigma = np.linspace(first, last, num_steps + 1) ** rho
+    times = m.schedule.time(exact.integral_of_noise(m.F, m.G, m.cov0, sigma))
+    times[[0, -1]] = m.T, t_min
+    return times
+
+
+GRIDS: dict[str, Grid] = {"uniform": uniform, "quadratic": quadratic, "karras": karras}
+
+
+def times_of(m: LinearSDE, grid: str | Grid | Sequence[float], t_min: float, num_steps: int) -> np.ndarray:
+    """The grid's times (num_steps + 1,) float64: a name of `GRIDS`, a function, or your own falling times.
+
+    Raises:
+      UserError: for an unknown name, num_steps < 1, t_min outside (0, T), or times that do not fall within (0, T].
+    """
+    require(isinstance(num_steps, int) and num_steps >= 1, "num_steps", num_steps, "a whole number >= 1")
+    require(0 < t_min < m.T, "t_min", t_min, f"between 0 and T = {m.T}")
+    if isinstance(grid, str):
+        require_choice("grid", grid, GRIDS)
+        grid = GRIDS[grid]
+    times = np.asarray(grid(m, t_min, num_steps) if callable(grid) else grid, np.float64)
+    require(times.shape == (num_steps + 1,), "grid", times.shape, f"of shape ({num_steps + 1},)")
+    falls = np.all(np.diff(times) < 0) and 0 < times[-1] and times[0] <= m.T
+    require(bool(falls), "grid", times, f"strictly falling within (0, T = {m.T}]")
+    return times
