@@ -1,0 +1,313 @@
+"""What a run writes down as it trains: `metrics.jsonl`, TensorBoard files, and a progress line."""
+
+import json
+import math
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol, Self, TextIO
+
+import numpy as np
+import PIL.Image
+from tensorboardX import SummaryWriter
+from tqdm import tqdm
+
+from hold_jax.errors import UserError, require
+
+METRICS_FILE = "metrics.jsonl"
+TENSORBOARD_FOLDER = "tensorboard"
+
+# JSON has no such numbers; these are the words protobuf's JSON mapping uses, and JavaScript's Number() reads.
+_NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+
+
+class Log(Protocol):
+    """What the trainer needs of a log: `MetricLog` on process 0, `NullLog` on the others."""
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Records named numbers at `step`."""
+
+    def image(self, name: str, image: PIL.Image.Image | np.ndarray, step: int) -> None:
+        """Records a picture at `step`."""
+
+    def close(self) -> None:
+        """Writes out what is pending."""
+
+
+class MetricLog:
+    """Writes scalars to `workdir/metrics.jsonl` and TensorBoard, images to TensorBoard alone.
+
+    A line of `metrics.jsonl` is one strict JSON object, `{"step": 100, "train/loss": 0.25}`; it is flushed
+    at once. NaN and the infinities are written as the strings "NaN", "Infinity" and "-Infinity".
+
+    A run that died after its last checkpoint logged steps that the resumed run will take again. So, with
+    `start_step` the step of the restored state, lines of later steps are dropped and TensorBoard is told to
+    hide its own; a half-written last line goes too. At `start_step` 0 nothing is kept: the run starts anew.
+
+    Construct it on process 0 only.
+
+    Args:
+        workdir: folder of the run, on a local disk; created if absent.
+        start_step: the step from which training goes on; the next one is `start_step + 1`.
+
+    Raises:
+        ValueError: if a line of the existing file, other than the last, is damaged.
+    """
+
+    def __init__(self, workdir: str | os.PathLike[str], *, start_step: int) -> None:
+        require(start_step >= 0, "start_step", start_step, "0 or more")
+        workdir = Path(workdir)
+        workdir.mkdir(parents=True, exist_ok=True)
+        path = workdir / METRICS_FILE
+        _drop_lines_after(path, start_step)
+        self._file = path.open("a", encoding="ascii")
+        self._tensorboard = SummaryWriter(
+            str(workdir / TENSORBOARD_FOLDER),
+            purge_step=start_step + 1 if start_step else 0,  # hides the events of this step and later ones
+            flush_secs=30,
+            # The name has the time in whole seconds: a second writer in the same second would overwrite the first.
+            filename_suffix=f".{time.time_ns()}",
+        )
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Appends one line with `step` and `values`; a value is anything `float` takes.
+
+        Raises:
+            UserError: if a value is named "step".
+        """
+        if "step" in values:
+            raise UserError('`values` has the name "step", which is the step\'s own; choose another name')
+        numbers = {name: float(value) for name, value in values.items()}
+        line = {"step": int(step)} | {name: _to_json(number) for name, number in numbers.items()}
+        self._file.write(json.dumps(line, allow_nan=False) + "\n")
+        self._file.flush()
+        for name, number in numbers.items():
+            self._tensorboard.add_scalar(name, number, step)
+
+    def image(self, name: str, image: PIL.Image.Image | np.ndarray, step: int) -> None:
+        """Adds a PIL picture, or a uint8 array `(H, W)`, `(H, W, 1)` or `(H, W, 3)`, to TensorBoard.
+
+        Raises:
+            UserError: on an array of another shape or dtype.
+        """
+        if isinstance(image, PIL.Image.Image):
+            image = np.asarray(image.convert("L" if image.mode in ("1", "L") else "RGB"))
+        pixels = np.asarray(image)
+        fits = pixels.dtype == np.uint8 and (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in (1, 3)))
+        if not fits:
+            raise UserError(
+                f"`image` is {pixels.dtype} of shape {pixels.shape}; it must be uint8 (H, W), (H, W, 1) or (H, W, 3)"
+            )
+        self._tensorboard.add_image(name, pixels, step, dataformats="HW" if pixels.ndim == 2 else "HWC")
+
+    def close(self) -> None:
+        """Writes out what is pending and closes both files; a second call does nothing."""
+        self._file.close()
+        self._tensorboard.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+class NullLog:
+    """A log that writes nothing, for every process but the first."""
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Does nothing."""
+
+    def image(self, name: str, image: PIL.Image.Image | np.ndarray, step: int) -> None:
+        """Does nothing."""
+
+    def close(self) -> None:
+        """Does nothing."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        pass
+
+
+def read_jsonl(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """Returns the lines that `MetricLog` wrote, in order, with NaN and the infinities as floats again.
+
+    A damaged last line is left out: a run may have died while it wrote it, or be writing it now.
+
+    Raises:
+        ValueError: if any other line is damaged.
+        FileNotFoundError: if there is no such file.
+    """
+    lines = Path(path).read_bytes().split(b"\n")
+    if lines[-1] == b"":
+        lines.pop()
+    entries = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            entry = json.loads(line, parse_constant=_reject_constant)
+            entries.append({"step": int(entry["step"])} | {k: _from_json(v) for k, v in entry.items() if k != "step"})
+        except (ValueError, TypeError, KeyError) as error:
+            if number < len(lines):
+                raise ValueError(f"line {number} of {os.fspath(path)!r} is not a line of metrics: {error}") from error
+    return entries
+
+
+def _drop_lines_after(path: Path, start_step: int) -> None:
+    """Rewrites `path`, if it is there, without the lines that a run going on from `start_step` writes again."""
+    if not path.exists():
+        return
+    kept = [entry for entry in read_jsonl(path) if entry["step"] <= start_step] if start_step else []
+    scratch = path.with_name(path.name + ".tmp")
+    with scratch.open("w", encoding="ascii") as file:
+        for entry in kept:
+            file.write(json.dumps({k: _to_json(v) for k, v in entry.items()}, allow_nan=False) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(scratch, path)
+
+
+def _to_json(number: float) -> float | str:
+    if isinstance(number, str) or math.isfinite(number):
+        return number
+    return "NaN" if math.isnan(number) else ("Infinity" if number > 0 else "-Infinity")
+
+
+def _from_json(value: Any) -> Any:
+    return _NON_FINITE.get(value, value) if isinstance(value, str) else value
+
+
+def _reject_constant(word: str) -> None:
+    raise ValueError(f"{word} is not JSON")
+
+
+class Progress:
+    """Shows step, loss, images per second and the time left.
+
+    On a terminal it is a tqdm bar; elsewhere (a log file, a notebook, a scheduler's output) it is a plain
+    line at the first update, then one at most every `line_every_s` seconds, and a last one at `close`.
+
+    The first update only starts the clock, so the compilation before it does not count in the rate. Later
+    pauses (evaluation, checkpoints) do count: the time left would be wrong without them.
+
+    Args:
+        total_steps: the step at which training ends.
+        start_step: the step from which it goes on.
+        images_per_step: the global batch size.
+        enabled: whether anything is shown; pass `False` on every process but the first.
+        clock: returns seconds.
+        stream: where to write; standard error by default.
+        line_every_s: least time between plain lines.
+    """
+
+    def __init__(
+        self,
+        total_steps: int,
+        start_step: int,
+        images_per_step: int,
+        enabled: bool = True,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        stream: TextIO | None = None,
+        line_every_s: float = 30.0,
+    ) -> None:
+        self._total_steps = total_steps
+        self._step = start_step
+        self._images_per_step = images_per_step
+        self._clock = clock
+        self._stream = sys.stderr if stream is None else stream
+        self._line_every_s = line_every_s
+        self._loss: float | None = None
+        self._first: tuple[int, float] | None = None  # step and time of the first update
+        self._now = self._began = clock()
+        self._last_line = -math.inf
+        self._open = enabled
+        self._bar = None
+        if enabled and self._stream.isatty():
+            width = shutil.get_terminal_size(fallback=(0, 0)).columns  # 0: some containers' terminals do not say
+            self._bar = tqdm(
+                total=total_steps,
+                initial=start_step,
+                file=self._stream,
+                ncols=None if width else 100,  # at a size of 0 tqdm would show nothing
+                nrows=None if width else 24,
+                dynamic_ncols=width > 0,
+                miniters=1,
+                bar_format="{percentage:3.0f}% {bar} {desc}",
+            )
+
+    @property
+    def images_per_second(self) -> float | None:
+        """The mean rate since the first update; `None` until there is a second."""
+        if self._first is None or self._now <= self._first[1] or self._step <= self._first[0]:
+            return None
+        return (self._step - self._first[0]) * self._images_per_step / (self._now - self._first[1])
+
+    @property
+    def seconds_left(self) -> float | None:
+        """The time left at the mean rate; `None` where the rate is."""
+        rate = self.images_per_second
+        return None if rate is None else (self._total_steps - self._step) * self._images_per_step / rate
+
+    def update(self, step: int, loss: float | None = None) -> None:
+        """Says that `step` steps are done. `loss` may be left out to spare a transfer; the last one stays shown."""
+        self._step, self._now = step, self._clock()
+        if loss is not None:
+            self._loss = float(loss)
+        if self._first is None:
+            self._first = (step, self._now)
+        if not self._open:
+            return
+        if self._bar is not None:
+            self._bar.set_description_str(self._text(), refresh=False)
+            self._bar.update(step - self._bar.n)
+        elif self._now - self._last_line >= self._line_every_s:
+            self._last_line = self._now
+            self._print(self._text())
+
+    def write(self, message: str) -> None:
+        """Prints a line without spoiling the bar."""
+        if not self._open:
+            return
+        if self._bar is not None:
+            self._bar.write(message, file=self._stream)
+        else:
+            self._print(message)
+
+    def close(self) -> None:
+        """Shows the last line; a second call does nothing."""
+        if not self._open:
+            return
+        self._open = False
+        if self._bar is not None:
+            self._bar.refresh()
+            self._bar.close()
+        else:
+            ending = "finished" if self._step >= self._total_steps else "stopped"
+            elapsed = tqdm.format_interval(self._clock() - self._began)
+            self._print(f"{ending} after {elapsed}: {self._text()}")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _text(self) -> str:
+        parts = [f"step {self._step:,}/{self._total_steps:,}"]
+        if self._loss is not None:
+            parts.append(f"loss {self._loss:.4g}")
+        rate, left = self.images_per_second, self.seconds_left
+        if rate is not None and left is not None:
+            parts.append(f"{rate:,.0f} images/s" if rate >= 10 else f"{rate:.2g} images/s")
+            if left > 0:
+                parts.append(f"{tqdm.format_interval(left)} left")
+        return ", ".join(parts)
+
+    def _print(self, line: str) -> None:
+        self._stream.write(line + "\n")
+        self._stream.flush()

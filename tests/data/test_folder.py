@@ -1,0 +1,231 @@
+"""`folder:PATH`, and the decoding of single pictures."""
+
+import logging
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hold_jax import data
+from hold_jax.data import images
+
+RNG = np.random.default_rng(0)
+
+
+def picture(height=8, width=8, channels=3):
+    x = RNG.integers(0, 256, (height, width, channels), dtype=np.uint8)
+    return x[..., 0] if channels == 1 else x
+
+
+def save(path, x=None, **kwargs):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = x if isinstance(x, Image.Image) else Image.fromarray(picture() if x is None else x)
+    image.save(path, **kwargs)
+    return path
+
+
+@pytest.fixture
+def labelled(tmp_path):
+    """Two classes; bird has a nested folder; test has one picture of each."""
+    pixels = {}
+    for file in ("train/bird/1.png", "train/bird/deep/er/2.png", "train/ant/1.png", "train/ant/0.png",
+                 "test/ant/9.png", "test/bird/9.png"):  # fmt: skip
+        pixels[file] = picture()
+        save(tmp_path / file, pixels[file])
+    (tmp_path / "train" / "README.txt").write_text("not a picture")
+    (tmp_path / "train" / "bird" / ".hidden.png").write_text("not a picture")
+    return tmp_path, pixels
+
+
+@pytest.mark.parametrize("limit", [1 << 30, 1])
+def test_classes_order_and_pixels(labelled, limit):
+    root, pixels = labelled
+    dataset = data.load(f"folder:{root}", split="train", memory_limit_bytes=limit)
+    assert dataset.in_memory == (limit > 1)
+    assert (len(dataset), dataset.shape, dataset.num_classes) == (4, (8, 8, 3), 2)
+    (batch,) = data.eval_batches(dataset, batch_size=4)
+    order = ["train/ant/0.png", "train/ant/1.png", "train/bird/1.png", "train/bird/deep/er/2.png"]
+    np.testing.assert_array_equal(batch["x"], np.stack([pixels[f] for f in order]))
+    np.testing.assert_array_equal(batch["label"], [0, 0, 1, 1])
+
+
+def test_lazy_training_batches_equal_those_in_memory(labelled):
+    root, _ = labelled
+    both = [
+        list(data.batches(data.load(f"folder:{root}", split="train", **kw), batch_size=3, seed=1, flip=True, steps=5))
+        for kw in ({}, {"memory_limit_bytes": 1})
+    ]
+    for a, b in zip(*both, strict=True):
+        np.testing.assert_array_equal(a["x"], b["x"])
+        np.testing.assert_array_equal(a["label"], b["label"])
+
+
+def test_test_split_is_numbered_as_train(tmp_path):
+    for file in ("train/a/1.png", "train/b/1.png", "train/c/1.png", "test/c/1.png"):
+        save(tmp_path / file)
+    dataset = data.load(f"folder:{tmp_path}", split="test")
+    np.testing.assert_array_equal(dataset.labels, [2])
+    assert dataset.num_classes == 3
+
+
+def test_flat_folder_is_unlabelled_and_links_are_followed(tmp_path):
+    save(tmp_path / "elsewhere" / "1.png")
+    (tmp_path / "set" / "train").mkdir(parents=True)
+    save(tmp_path / "set" / "train" / "0.png")
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "train").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "loop").symlink_to(tmp_path / "elsewhere")
+    flat = data.load("folder:set", split="train", data_dir=str(tmp_path))
+    assert (len(flat), flat.num_classes, flat.labels) == (1, 0, None)
+    assert len(data.load(f"folder:{tmp_path}/linked", split="train")) == 1
+
+
+def test_every_format_becomes_rgb_or_grey(tmp_path):
+    top = tmp_path / "train"
+    colour, grey = np.full((8, 8, 3), (200, 30, 60), np.uint8), np.full((8, 8), 90, np.uint8)
+    save(top / "0.png", colour)
+    save(top / "1.jpg", colour, quality=95)
+    save(top / "2.JPEG", grey, quality=95)
+    save(top / "3.gif", Image.fromarray(colour).quantize(8))
+    save(top / "4.webp", colour, lossless=True)
+    save(top / "5.bmp", grey)
+    save(top / "6.png", (grey.astype(np.uint16) << 8) + 17)
+    save(top / "7.tif", Image.fromarray(colour).convert("CMYK"))
+    clear = np.dstack([colour, np.zeros((8, 8), np.uint8)])
+    save(top / "8.png", clear)
+    palette = Image.fromarray(colour).quantize(8)
+    save(top / "9.png", palette, transparency=palette.getpixel((0, 0)))
+    expected = np.array([[200, 30, 60]] * 2 + [[90] * 3] + [[200, 30, 60]] * 2 + [[90] * 3] * 2 + [[200, 30, 60]]
+                        + [[255] * 3] * 2)  # fmt: skip
+    rgb = data.load(f"folder:{tmp_path}", split="train").source
+    assert rgb.shape == (10, 8, 8, 3)
+    assert np.abs(rgb.astype(int) - expected[:, None, None]).max() <= 3
+    luma = np.rint(expected @ [0.299, 0.587, 0.114])
+    grey = data.load(f"folder:{tmp_path}", split="train", channels=1).source
+    assert np.abs(grey.astype(int) - luma[:, None, None, None]).max() <= 3
+
+
+def test_sideways_camera_pictures_are_turned_upright(tmp_path):
+    x = picture(4, 6)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = save(tmp_path / "a.png", x, exif=exif)
+    np.testing.assert_array_equal(images.read_picture(path, None, 3), np.rot90(x, -1))
+    assert images.picture_size(path) == (6, 4)
+
+
+@pytest.mark.parametrize("shape", [(12, 30), (30, 12)])
+def test_shorter_side_is_scaled_and_the_middle_cut(tmp_path, shape):
+    # Three equal bands along the longer side would be 10 long; the middle 12 are kept and halved to 6.
+    ramp = np.arange(30, dtype=np.uint8) * 8
+    x = np.broadcast_to(ramp if shape[1] == 30 else ramp[:, None], shape)
+    path = save(tmp_path / "a.png", np.ascontiguousarray(x))
+    got = images.read_picture(path, 6, 1)[..., 0].astype(float)
+    expected = (ramp[9:21].reshape(6, 2)).mean(axis=1)
+    np.testing.assert_allclose(got if shape[1] == 30 else got.T, np.tile(expected, (6, 1)), atol=6)
+
+
+def test_few_damaged_pictures_are_skipped_with_a_warning(tmp_path, caplog):
+    for i in range(300):
+        save(tmp_path / "train" / f"{i % 3}" / f"{i:03d}.png", np.full((4, 4, 3), i % 256, np.uint8))
+    whole = (tmp_path / "train/0/000.png").read_bytes()
+    (tmp_path / "train/0/000.png").write_bytes(whole[:-30])
+    (tmp_path / "train/1/001.png").write_text("hello")
+    (tmp_path / "train/2/002.png").write_bytes(b"")
+    with caplog.at_level(logging.WARNING):
+        dataset = data.load(f"folder:{tmp_path}", split="train")
+    assert len(dataset) == 297
+    assert "3 of 300 pictures cannot be read" in caplog.text and "001.png" in caplog.text
+    # What remains still agrees with its label: the value of every pixel is the file's number.
+    np.testing.assert_array_equal(np.arange(300).reshape(100, 3).T[:, 1:].ravel() % 256, dataset.source[:, 0, 0, 0])
+    np.testing.assert_array_equal(dataset.labels, np.repeat([0, 1, 2], 99))
+
+
+def test_many_damaged_pictures_are_an_error(tmp_path):
+    for i in range(30):
+        save(tmp_path / "train" / f"{i}.png")
+    (tmp_path / "train" / "5.png").write_text("hello")
+    with pytest.raises(ValueError, match=r"1 of 30 pictures cannot be read: .*5\.png.*more than 1%"):
+        data.load(f"folder:{tmp_path}", split="train")
+
+
+def test_lazy_replaces_a_damaged_picture_by_the_next(tmp_path, caplog):
+    for i in range(120):
+        save(tmp_path / "train" / f"{i // 60}" / f"{i:03d}.png", np.full((4, 4, 3), i, np.uint8))
+    bad = tmp_path / "train" / "0" / "059.png"
+    bad.write_bytes(bad.read_bytes()[:-30])
+    dataset = data.load(f"folder:{tmp_path}", split="train", image_size=4, memory_limit_bytes=1)
+    with caplog.at_level(logging.WARNING):
+        got = dataset.gather(np.array([58, 59, 60, 59]))
+    np.testing.assert_array_equal(got["x"][:, 0, 0, 0], [58, 60, 60, 60])
+    np.testing.assert_array_equal(got["label"], [0, 1, 1, 1])
+    assert caplog.text.count("059.png") == 1
+    (tmp_path / "train" / "0" / "003.png").write_text("hello")
+    with pytest.raises(ValueError, match="2 of 120 pictures cannot be read"):
+        dataset.gather(np.array([3]))
+
+
+@pytest.mark.parametrize("limit", [1 << 30, 1])
+def test_unequal_sizes_name_two_files(tmp_path, limit):
+    save(tmp_path / "train/a.png", picture(8, 8))
+    save(tmp_path / "train/b.png", picture(8, 9))
+    with pytest.raises(
+        ValueError, match=r"`image_size` is None.*a\.png is 8x8 and .*b\.png is 9x8: give an image_size"
+    ):
+        data.load(f"folder:{tmp_path}", split="train", memory_limit_bytes=limit)
+    assert data.load(f"folder:{tmp_path}", split="train", image_size=4).shape == (4, 4, 3)
+
+
+def test_bad_folders(tmp_path):
+    with pytest.raises(ValueError, match=r"there is no folder .*nowhere"):
+        data.load(f"folder:{tmp_path}/nowhere", split="train")
+    with pytest.raises(ValueError, match=r"must have the sub-folders test and train.*holds nothing"):
+        data.load(f"folder:{tmp_path}", split="train")
+    save(tmp_path / "cats" / "1.png")
+    with pytest.raises(ValueError, match="has no 'train'; it holds cats"):
+        data.load(f"folder:{tmp_path}", split="train")
+    (tmp_path / "train").mkdir()
+    with pytest.raises(ValueError, match="train holds no picture"):
+        data.load(f"folder:{tmp_path}", split="train")
+    save(tmp_path / "train/a/1.png")
+    with pytest.raises(ValueError, match="has no 'test'; it holds cats, train"):
+        data.load(f"folder:{tmp_path}", split="test")
+    save(tmp_path / "test/b/1.png")
+    with pytest.raises(ValueError, match=r"classes of .*test that .*train lacks: \['b'\]"):
+        data.load(f"folder:{tmp_path}", split="test")
+    save(tmp_path / "train/2.png")
+    with pytest.raises(ValueError, match=r"class folders and also pictures outside them, such as 2\.png"):
+        data.load(f"folder:{tmp_path}", split="train")
+    with pytest.raises(ValueError, match="only local paths"):
+        data.load("folder:gs://bucket/x", split="train")
+
+
+def test_test_without_the_class_folders_of_train(tmp_path):
+    save(tmp_path / "train/a/1.png")
+    save(tmp_path / "test/1.png")
+    with pytest.raises(ValueError, match=r"train has class folders and .*test has none"):
+        data.load(f"folder:{tmp_path}", split="test")
+
+
+def test_all_damaged(tmp_path):
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "a.png").write_text("hello")
+    with pytest.raises(ValueError, match="can read none of its 1 pictures"):
+        data.load(f"folder:{tmp_path}", split="train")
+    with pytest.raises(ValueError, match="1 of 1 pictures cannot be read"):
+        data.load(f"folder:{tmp_path}", split="train", image_size=4)
+
+
+def test_decompression_bombs_count_as_unreadable(tmp_path):
+    def chunk(kind, body):
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "bomb.png").write_bytes(
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    )
+    with pytest.raises(ValueError, match=r"bomb\.png.*decompression bomb"):
+        data.load(f"folder:{tmp_path}", split="train", image_size=4)

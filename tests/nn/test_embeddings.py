@@ -1,0 +1,76 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from hold_jax.nn.embeddings import ConditionEmbedding, GaussianFourierFeatures, sinusoidal_features
+
+T = jnp.asarray([0.0, -1.3, 2.0], jnp.float32)
+
+
+def test_fourier_features_equal_numpy_and_have_the_scale():
+    layer = GaussianFourierFeatures(4096, 16.0)
+    params = layer.init(jax.random.key(0), T)["params"]
+    w = np.asarray(params["frequencies"], np.float64)
+    np.testing.assert_allclose(w.std(), 16, rtol=0.05)
+    angle = 2 * np.pi * np.asarray(T, np.float64)[:, None] * w
+    out = layer.apply({"params": params}, T)
+    np.testing.assert_allclose(out, np.concatenate([np.sin(angle), np.cos(angle)], -1), atol=1e-4)
+
+
+def test_fourier_frequencies_get_no_gradient_but_time_does():
+    layer = GaussianFourierFeatures(8, 1.0)
+    params = layer.init(jax.random.key(0), T)["params"]
+    by_params, by_t = jax.grad(lambda p, t: layer.apply({"params": p}, t).sum(), argnums=(0, 1))(params, T)
+    np.testing.assert_array_equal(by_params["frequencies"], 0)
+    assert np.all(by_t != 0)
+
+
+@pytest.mark.parametrize("size", [8, 9])
+def test_sinusoidal_features_equal_numpy(size):
+    t = np.asarray([0.0, 1.5, 999.0])
+    w = 10_000.0 ** -(np.arange(4) / 3)
+    expected = np.concatenate([np.sin(t[:, None] * w), np.cos(t[:, None] * w)], -1)
+    expected = np.pad(expected, [(0, 0), (0, size - 8)])
+    np.testing.assert_allclose(sinusoidal_features(jnp.asarray(t, jnp.float32), size), expected, atol=2e-4)
+
+
+def embedding(**options):
+    return ConditionEmbedding(
+        **{
+            "size": 8,
+            "num_frequencies": 4,
+            "kind": "positional",
+            "fourier_scale": 1.0,
+            "conditional": True,
+            "num_classes": 0,
+            **options,
+        }
+    )
+
+
+def test_class_vector_is_added_to_the_noise_embedding(random_params):
+    labels = jnp.asarray([0, 2, 3])  # 3: the null class
+    both, noise, label = embedding(num_classes=3), embedding(), embedding(num_classes=3, conditional=False)
+    params = random_params(both, T, labels)
+    total = both.apply({"params": params}, T, labels)
+    table = params["labels"]["embedding"]
+    np.testing.assert_allclose(label.apply({"params": {"labels": params["labels"]}}, T, labels), table[labels])
+    del params["labels"]
+    np.testing.assert_allclose(total, noise.apply({"params": params}, T, None) + table[labels], rtol=1e-6)
+
+
+def test_unknown_label_gives_nan_not_another_class():
+    module = embedding(num_classes=3)
+    params = module.init(jax.random.key(0), T, jnp.zeros(3, jnp.int32))
+    out = module.apply(params, T, jnp.asarray([0, 4, 3]))
+    np.testing.assert_array_equal(np.isnan(out).all(axis=1), [False, True, False])
+
+
+def test_labels_must_agree_with_num_classes():
+    with pytest.raises(ValueError, match="`labels` is None; it must be an integer array of shape"):
+        embedding(num_classes=3).init(jax.random.key(0), T, None)
+    with pytest.raises(ValueError, match=r"`labels` is \(2,\)"):
+        embedding(num_classes=3).init(jax.random.key(0), T, jnp.zeros(2, jnp.int32))
+    with pytest.raises(ValueError, match="must be None, because the network's `num_classes` is 0"):
+        embedding().init(jax.random.key(0), T, jnp.zeros(3, jnp.int32))
