@@ -119,17 +119,33 @@ def _filter(
     """Inserts `up` - 1 zeros between pixels, pads, convolves each channel with `taps`, keeps each `down`-th pixel.
 
     Zeros go between pixels only (StyleGAN2 puts one after the last too), so the second pad is `up` - 1 larger here.
+    Sums in float32, along one axis after the other.
     """
-    channels = x.shape[-1]
-    # Flipped: lax correlates, a filter convolves.
-    taps = np.asarray(taps, np.float32)[::-1] * gain / np.sum(taps)
-    kernel = jnp.asarray(np.outer(taps, taps), x.dtype)[:, :, None, None]
-    return lax.conv_general_dilated(
-        x,
-        jnp.tile(kernel, (1, 1, 1, channels)),
-        window_strides=(down, down),
-        padding=(pad, pad),
-        lhs_dilation=(up, up),
-        dimension_numbers=LAYOUT,
-        feature_group_count=channels,
-    )
+    # Flipped, since `_filter_axis` correlates and a filter convolves.
+    weights = np.asarray(taps, np.float64)[::-1] * gain / np.sum(taps)
+    h = x.astype(jnp.float32)
+    for axis in (1, 2):
+        h = _filter_axis(h, weights, pad, up, down, axis)
+    return h.astype(x.dtype)
+
+
+def _filter_axis(x: jax.Array, weights: np.ndarray, pad: tuple[int, int], up: int, down: int, axis: int) -> jax.Array:
+    """y[o] = sum_j weights[j] z[down o - pad[0] + j], where z[up i] = x[i] and z is 0 elsewhere; `up` or `down` is 1.
+
+    Polyphase: the zeros are never made. Outputs up m + r, for one phase r, are a sum of shifted copies of x, which XLA
+    fuses; a depthwise convolution dilated by `up` or `down` ran 10 to 70 times slower on CPU.
+    """
+    size, margin = x.shape[axis], len(weights)
+    length = ((size - 1) * up + 1 + sum(pad) - len(weights)) // down + 1
+    padded = jnp.pad(x, [(margin, margin) if a == axis else (0, 0) for a in range(x.ndim)])
+    span = (length // up - 1) * down + 1
+
+    phases = []
+    for r in range(up):
+        shifts = [(j, (r - pad[0] + j) // up) for j in range(len(weights)) if (r - pad[0] + j) % up == 0]
+        copies = (
+            float(weights[j]) * lax.slice_in_dim(padded, margin + shift, margin + shift + span, down, axis)
+            for j, shift in shifts
+        )
+        phases.append(sum(copies))
+    return jnp.stack(phases, axis + 1).reshape(*x.shape[:axis], length, *x.shape[axis + 1 :])

@@ -1,0 +1,1 @@
+"""Experiments: small deltas on `base`."""

@@ -1,0 +1,33 @@
+"""Third-order HOLD on the multimodal Swiss roll in the plane, with the MLP of TOLD++ (2409.07697).
+
+python main.py --config=configs/swissroll_hold.py --mode=train --workdir=runs/swissroll
+
+Hardware: 2 CPU cores. Time: about 2 minutes.
+"""
+
+from configs import base
+
+
+def get_config():
+    c = base.get_config()
+    c.unlock()
+    c.data.name = "swissroll"
+    c.model.name = "mlp"
+    c.model.sigma_data = 1.0
+    c.optimizer.learning_rate = 2e-3
+    c.optimizer.warmup_steps = 100
+    c.optimizer.schedule = "cosine"
+    c.training.batch_size = 1024
+    c.training.num_steps = 10_000
+    c.training.steps_per_call = 50
+    c.training.ema_decay = 0.999
+    c.training.log_every = 250
+    c.training.sample_every = 2500
+    c.training.checkpoint_every = 2500
+    c.training.keep_every = 0
+    c.sampling.num_steps = 200
+    c.sampling.num_samples = 10_000
+    c.sampling.batch_size = 10_000
+    c.sampling.frames = 50
+    c.eval.batch_size = 1024
+    return c.lock()

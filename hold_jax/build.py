@@ -1,0 +1,170 @@
+"""From a config to built objects: the only reader of a ConfigDict, and the only place where names are looked up.
+
+A key left at None keeps the default of the constructor it goes to. A key that the chosen constructor
+does not take is an error: nothing a user sets is silently ignored.
+"""
+
+import dataclasses
+import functools
+import inspect
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import ml_collections
+import optax
+
+from hold_jax import losses, parameterization, samplers, sde
+from hold_jax.data import Dataset, load
+from hold_jax.errors import UserError, require, require_choice
+from hold_jax.evaluate import EvalSettings
+from hold_jax.model import Model
+from hold_jax.nn import MLP, NCSNpp, check_image_shape
+from hold_jax.sample import SampleSettings
+from hold_jax.train import TrainSettings
+from hold_jax.training import optimizer
+from hold_jax.training.step import ScoreLoss
+from hold_jax.workdir import Record
+
+SDES = {"hold": sde.hold, "vp": sde.vp, "ve": sde.ve, "cld": sde.cld, "psld": sde.psld}
+NETWORKS = {"ncsnpp": NCSNpp, "mlp": MLP}
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+
+def given(section: ml_collections.ConfigDict, *taken: str) -> dict[str, Any]:
+    """The keys of `section` that are set, but for those `taken` care of elsewhere."""
+    return {key: value for key, value in section.items() if value is not None and key not in taken}
+
+
+def bind(where: str, name: str, constructor: Callable[..., Any], options: Mapping[str, Any]) -> Callable[..., Any]:
+    """`constructor` with `options` bound, after checking that it takes each of them.
+
+    Raises:
+      UserError: for an option that has no effect with the chosen `name`.
+    """
+    known = set(inspect.signature(constructor).parameters)
+    for key in options:
+        if key not in known:
+            raise UserError(f"`{where}.{key}` has no effect with {where}.name = {name!r}: leave it unset")
+    return functools.partial(constructor, **options)
+
+
+def record(config: ml_collections.ConfigDict, dataset: Dataset) -> Record:
+    """What the work directory keeps of this run; the config as JSON gives it back (tuples are lists)."""
+    return Record(as_json(config), dataset.shape, dataset.num_classes)
+
+
+def as_json(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """The resolved config as plain JSON values."""
+    return json.loads(json.dumps(config.to_dict()))
+
+
+def dataset(config: ml_collections.ConfigDict, split: str) -> Dataset:
+    """One split of the data; fails within seconds if it cannot be had."""
+    options = given(config.data, "name", "memory_limit_gib", "flip")
+    if config.data.memory_limit_gib is not None:
+        options["memory_limit_bytes"] = int(config.data.memory_limit_gib * 2**30)
+    return load(config.data.name, split=split, **options)
+
+
+def process(config: ml_collections.ConfigDict) -> sde.LinearSDE:
+    """The SDE."""
+    name = config.sde.name
+    require_choice("sde.name", name, SDES)
+    return bind("sde", name, SDES[name], given(config.sde, "name"))()
+
+
+def model(config: ml_collections.ConfigDict, data_shape: tuple[int, ...], num_classes: int) -> Model:
+    """The SDE and the network for data of this shape."""
+    c = config.model
+    require_choice("model.name", c.name, NETWORKS)
+    require_choice("model.dtype", c.dtype, DTYPES)
+    require_choice("model.parameterization", c.parameterization, parameterization.PARAMETERIZATIONS)
+    require_choice("model.conditioning", c.conditioning, parameterization.CONDITIONINGS)
+    require(c.sigma_data > 0, "model.sigma_data", c.sigma_data, "positive")
+    require(
+        not c.class_conditional or num_classes > 0, "model.class_conditional", True, "False for data without labels"
+    )
+    own = ("name", "dtype", "parameterization", "conditioning", "sigma_data", "class_conditional")
+    network = bind("model", c.name, NETWORKS[c.name], given(c, *own))(
+        out_channels=data_shape[-1], num_classes=num_classes if c.class_conditional else 0, dtype=DTYPES[c.dtype]
+    )
+    images = {"ncsnpp": True, "mlp": False}[c.name]
+    require(images == (len(data_shape) == 3), "model.name", c.name, f"a network for data of shape {data_shape}")
+    if images:
+        check_image_shape(*data_shape[:2], len(network.channel_multipliers))
+    return Model(
+        sde=process(config),
+        network=network,
+        data_shape=data_shape,
+        parameterization=parameterization.PARAMETERIZATIONS[c.parameterization],
+        conditioning=parameterization.CONDITIONINGS[c.conditioning],
+        sigma_data=c.sigma_data,
+    )
+
+
+def loss(config: ml_collections.ConfigDict) -> ScoreLoss:
+    """The per-example loss with its options bound."""
+    c = config.loss
+    require_choice("loss.name", c.name, losses.LOSSES)
+    require_choice("loss.weighting", c.weighting, losses.WEIGHTINGS)
+    require_choice("loss.time_law", c.time_law, losses.TIME_LAWS)
+    law = losses.TIME_LAWS[c.time_law]
+    normal = given(c, "name", "weighting", "time_law", "stratified", "t_min")
+    if normal:
+        require(c.time_law == "log_normal", "loss.time_law", c.time_law, f"'log_normal' to use {sorted(normal)}")
+        law = losses.log_normal(**{key.removeprefix("time_"): value for key, value in normal.items()})
+    return functools.partial(
+        losses.LOSSES[c.name],
+        weighting=losses.WEIGHTINGS[c.weighting],
+        time_law=law,
+        stratified=c.stratified,
+        t_min=c.t_min,
+    )
+
+
+def optimiser(config: ml_collections.ConfigDict) -> optax.GradientTransformation:
+    """Adam with its learning-rate schedule."""
+    c = config.optimizer
+    rate = optimizer.learning_rate_schedule(
+        learning_rate=c.learning_rate,
+        warmup_steps=c.warmup_steps,
+        schedule=c.schedule,
+        num_steps=config.training.num_steps,
+    )
+    return optimizer.adam(rate, b1=c.b1, b2=c.b2, eps=c.eps, weight_decay=c.weight_decay, clip_norm=c.clip_norm)
+
+
+def training(config: ml_collections.ConfigDict) -> TrainSettings:
+    """How long and how often."""
+    options = given(config.training, "report")
+    return TrainSettings(seed=config.seed, flip=config.data.flip, **options)
+
+
+def sampling(config: ml_collections.ConfigDict) -> SampleSettings:
+    """How samples are drawn."""
+    c = config.sampling
+    require_choice("sampling.name", c.name, samplers.SAMPLERS)
+    require_choice("sampling.grid", c.grid, samplers.GRIDS)
+    settings = {field.name for field in dataclasses.fields(SampleSettings)}
+    own = given(c, "name", "grid", "rho", "checkpoint", *settings)
+    sampler = bind("sampling", c.name, samplers.SAMPLERS[c.name], own)()
+    grid = samplers.GRIDS[c.grid]
+    if c.rho is not None:
+        require(c.grid == "karras", "sampling.grid", c.grid, "'karras' to use sampling.rho")
+        grid = functools.partial(grid, rho=c.rho)
+    bound = {key: c[key] for key in settings - {"sampler", "grid", "seed"}}
+    return SampleSettings(sampler=sampler, grid=grid, seed=config.seed, **bound)
+
+
+def evaluation(config: ml_collections.ConfigDict) -> EvalSettings:
+    """What is evaluated."""
+    return EvalSettings(seed=config.seed, **dict(config.eval))
+
+
+def workdir(path: str) -> Path:
+    """The work directory as an absolute path (Orbax needs one)."""
+    require(bool(path), "workdir", path, "a folder: pass --workdir=DIR")
+    return Path(path).expanduser().absolute()

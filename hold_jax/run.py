@@ -1,0 +1,90 @@
+"""The modes of `main.py`: each builds what it needs from the config, then calls one loop."""
+
+import sys
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+
+from hold_jax import build, workdir
+from hold_jax.data import Dataset, to_model_range
+from hold_jax.evaluate import evaluate
+from hold_jax.model import Model
+from hold_jax.sample import make_draw, sample
+from hold_jax.train import train
+from hold_jax.training.checkpoint import Checkpoints, abstract_state
+from hold_jax.training.mesh import Devices
+from hold_jax.training.state import init_state
+
+
+def run_train(config: ml_collections.ConfigDict, folder: str) -> None:
+    """Trains, then samples and evaluates the result (config.training.report)."""
+    path = build.workdir(folder)
+    loss, optimiser = build.loss(config), build.optimiser(config)
+    settings, sampling, evaluation = build.training(config), build.sampling(config), build.evaluation(config)
+    build.process(config)
+    data = build.dataset(config, "train")
+    model = build.model(config, data.shape, data.num_classes)
+    if config.training.report:
+        # The report comes after hours of work: what it needs is checked now.
+        held_out = build.dataset(config, "test")
+        make_draw(model, sampling, Devices.all(), frames=sampling.frames)
+        Devices.all().require_divides("eval.batch_size", evaluation.batch_size)
+    workdir.open_for_training(path, build.record(config, data))
+
+    state = train(model, loss, optimiser, data, settings, sampling, path)
+    if config.training.report:
+        step = int(state.step)
+        _announce(sample(model, state.ema, sampling, path, step=step, reference=_vectors(data)))
+        _print_results(evaluate(model, loss, state.ema, data, held_out, evaluation, sampling, path, step=step))
+
+
+def run_sample(config: ml_collections.ConfigDict, folder: str) -> None:
+    """Draws samples from a checkpoint."""
+    path = build.workdir(folder)
+    found = workdir.require_model(path, build.as_json(config))
+    sampling = build.sampling(config)
+    model = build.model(config, found.data_shape, found.num_classes)
+    make_draw(model, sampling, Devices.all(), frames=sampling.frames)
+    step, params = _restore(config, model, path)
+    _announce(sample(model, params, sampling, path, step=step))
+
+
+def run_eval(config: ml_collections.ConfigDict, folder: str) -> None:
+    """Reports the test loss and, for small data, distances of samples to the data."""
+    path = build.workdir(folder)
+    found = workdir.require_model(path, build.as_json(config))
+    loss, sampling, evaluation = build.loss(config), build.sampling(config), build.evaluation(config)
+    model = build.model(config, found.data_shape, found.num_classes)
+    data, held_out = build.dataset(config, "train"), build.dataset(config, "test")
+    step, params = _restore(config, model, path)
+    _print_results(evaluate(model, loss, params, data, held_out, evaluation, sampling, path, step=step))
+
+
+MODES = {"train": run_train, "sample": run_sample, "eval": run_eval}
+
+
+def _restore(config: ml_collections.ConfigDict, model: Model, path: Any) -> tuple[int, Any]:
+    """The step and the averaged parameters of the checkpoint the config asks for (None: the newest)."""
+    optimiser = build.optimiser(config)
+    abstract = abstract_state(lambda: init_state(model, optimiser, config.seed), Devices.all().replicated)
+    with Checkpoints.open(path) as checkpoints:
+        state = checkpoints.restore(abstract, config.sampling.checkpoint)
+    return int(state.step), state.ema
+
+
+def _vectors(data: Dataset) -> np.ndarray | None:
+    """Data to draw beside samples: vectors only, a grid of pictures speaks for itself."""
+    return None if data.is_image else np.asarray(to_model_range(data.source[:20_000]))
+
+
+def _announce(folder: Any) -> None:
+    if jax.process_index() == 0:
+        print(f"samples: {folder}", file=sys.stderr)
+
+
+def _print_results(results: dict[str, float]) -> None:
+    if jax.process_index() == 0:
+        width = max(map(len, results))
+        print("\n".join(f"{name:<{width}}  {value:.6g}" for name, value in results.items()), flush=True)

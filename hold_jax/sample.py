@@ -1,0 +1,181 @@
+"""Draw samples from a checkpoint: pictures, arrays, and a film of the reverse process."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import PIL.Image
+
+from hold_jax import pictures, samplers
+from hold_jax.data import from_model_range
+from hold_jax.errors import require
+from hold_jax.model import Model
+from hold_jax.training.mesh import Devices
+
+GRID_MAX = 100
+FILM_MAX = 36
+
+
+@dataclasses.dataclass(frozen=True)
+class SampleSettings:
+    """How samples are drawn.
+
+    Attributes:
+      sampler: e.g. `samplers.Strang()`.
+      num_steps: steps of the grid.
+      grid: a name of `samplers.GRIDS` or a function.
+      t_min: where to stop; None: the SDE's default.
+      denoise: finish with the denoiser, one more call.
+      num_samples: how many.
+      batch_size: samples drawn at once, over all devices.
+      frames: states kept for the film, a divisor of num_steps; 0: no film.
+      save_pngs: also write one PNG a sample.
+      label: the class to draw (class-conditional models); None: all in turn.
+      seed: of the draw.
+    """
+
+    sampler: samplers.Sampler
+    num_steps: int
+    grid: Any
+    t_min: float | None
+    denoise: bool
+    num_samples: int
+    batch_size: int
+    frames: int
+    save_pngs: bool
+    label: int | None
+    seed: int
+
+    def __post_init__(self):
+        require(self.num_samples >= 1, "sampling.num_samples", self.num_samples, "1 or more")
+        require(self.batch_size >= 1, "sampling.batch_size", self.batch_size, "1 or more")
+
+
+DrawFn = Callable[[Any, jax.Array, jax.Array], tuple[jax.Array, jax.Array | None]]
+"""draw(params, key, labels (B,)) -> samples (B, *data_shape), frames (frames + 1, B, *data_shape) or None."""
+
+
+def make_draw(model: Model, settings: SampleSettings, devices: Devices, *, frames: int = 0) -> DrawFn:
+    """The settings bound, compiled once, the batch spread over the devices.
+
+    Raises:
+      UserError: for settings that the grid or the device count does not allow, before compilation.
+    """
+    devices.require_divides("sampling.batch_size", settings.batch_size)
+    draw = functools.partial(
+        samplers.sample,
+        settings.sampler,
+        model.sde,
+        shape=(settings.batch_size, *model.data_shape),
+        num_steps=settings.num_steps,
+        grid=settings.grid,
+        t_min=settings.t_min,
+        denoise=settings.denoise,
+        frames=frames,
+        sharding=devices.batch(),
+    )
+    # A bad grid is found here, by a trace with a trivial network, not after hours of training.
+    jax.eval_shape(lambda: draw(lambda u, t: u[..., -1:, :], key=jax.random.key(0)))
+
+    @functools.partial(jax.jit, out_shardings=devices.replicated)
+    def compiled(params: Any, key: jax.Array, labels: jax.Array) -> Any:
+        out = draw(model.eps_fn(params, labels=labels), key=key)
+        return out.x, out.frames
+
+    return compiled
+
+
+def batch_inputs(model: Model, settings: SampleSettings, batch: int) -> tuple[jax.Array, jax.Array]:
+    """The key and the labels (B,) of a numbered batch: the chosen class, or every class in turn."""
+    classes = max(model.network.num_classes, 1)
+    in_turn = (batch * settings.batch_size + np.arange(settings.batch_size)) % classes
+    labels = in_turn if settings.label is None else np.full_like(in_turn, settings.label)
+    return jax.random.fold_in(jax.random.key(settings.seed), batch), jnp.asarray(labels, jnp.int32)
+
+
+def draw_many(
+    model: Model, params: Any, settings: SampleSettings, devices: Devices, *, num: int, frames: int = 0
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """`num` samples (num, *data_shape) in the model's range and, of the first batch, its frames."""
+    draw = make_draw(model, settings, devices, frames=frames)
+    found, film = [], None
+    for batch in range(-(-num // settings.batch_size)):
+        x, kept = draw(params, *batch_inputs(model, settings, batch))
+        found.append(np.asarray(x))
+        film = kept if film is None else film
+    return np.concatenate(found)[:num], None if film is None else np.asarray(film)
+
+
+def to_data_range(x: np.ndarray) -> np.ndarray:
+    """Model output as data: pictures (N, H, W, C) in [-1, 1] become uint8, vectors (N, d) stay float32."""
+    return np.asarray(from_model_range(x)) if x.ndim == 4 else np.asarray(x, np.float32)
+
+
+def picture(x: np.ndarray, *, reference: np.ndarray | None = None, title: str | None = None) -> PIL.Image.Image:
+    """How model output looks: a grid of pictures, or a scatter of the first two coordinates of vectors.
+
+    Args:
+      x: (N, *data_shape) in the model's range.
+      reference: data of the same kind to show beside vectors.
+      title: above a scatter.
+    """
+    if x.ndim == 4:
+        return pictures.image_grid(to_data_range(x[:GRID_MAX]))
+    return pictures.scatter(x[:, :2], reference=None if reference is None else reference[:, :2], title=title)
+
+
+def film_frames(states: np.ndarray) -> list[PIL.Image.Image]:
+    """Pictures of the reverse process from its states (F, N, *data_shape) in the model's range."""
+    if states.ndim == 5:
+        states = states[:, :FILM_MAX]
+        columns = int(np.ceil(np.sqrt(states.shape[1])))
+        scale = max(1, 320 // (states.shape[3] * columns))
+        return [pictures.image_grid(to_data_range(state), scale=scale) for state in states]
+    limits = pictures.plot_limits(states.reshape(-1, states.shape[-1])[:, :2])
+    return [pictures.scatter(state[:, :2], limits=limits) for state in states]
+
+
+def sample(
+    model: Model,
+    params: Any,
+    settings: SampleSettings,
+    workdir: Path,
+    *,
+    step: int,
+    reference: np.ndarray | None = None,
+) -> Path:
+    """Draws `settings.num_samples` and writes grid.png, samples.npz, film.gif and optionally png/*.png.
+
+    Args:
+      model: what was trained.
+      params: averaged parameters.
+      settings: how to draw.
+      workdir: of the run.
+      step: of the checkpoint, for the folder's name.
+      reference: data to show beside vectors, in the model's range.
+
+    Returns:
+      The folder `workdir`/samples/step_N.
+    """
+    x, film = draw_many(model, params, settings, Devices.all(), num=settings.num_samples, frames=settings.frames)
+    folder = workdir / "samples" / f"step_{step}"
+    if jax.process_index() == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+        picture(x, reference=reference).save(folder / "grid.png")
+        data = to_data_range(x)
+        np.savez_compressed(folder / "samples.npz", x=data)
+        if film is not None:
+            pictures.film(film_frames(film), folder / "film.gif")
+        if settings.save_pngs:
+            require(data.ndim == 4, "sampling.save_pngs", True, "False for vectors")
+            (folder / "png").mkdir(exist_ok=True)
+            for i, image in enumerate(data):
+                PIL.Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(
+                    folder / "png" / f"{i:06d}.png"
+                )
+    return folder

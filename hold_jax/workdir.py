@@ -1,0 +1,120 @@
+"""The work directory: what it holds, whose it is, and whether it can be written."""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from hold_jax.errors import UserError
+
+RECORD_FILE = "config.json"
+
+# What a run may change when it goes on: everything that says neither what is learned nor from what.
+_FREE_SECTIONS = ("sampling", "eval")
+_FREE_KEYS = (
+    "training.num_steps",
+    "training.log_every",
+    "training.sample_every",
+    "training.checkpoint_every",
+    "training.keep_last",
+    "training.keep_every",
+    "training.steps_per_call",
+    "training.report",
+    "data.data_dir",
+    "data.memory_limit_gib",
+    "model.remat",
+)
+# What sampling and evaluation need of the run that made the checkpoint.
+_MODEL_SECTIONS = ("sde", "model")
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """What a run wrote about itself: the resolved config, and what was found out from the data."""
+
+    config: dict[str, Any]
+    data_shape: tuple[int, ...]
+    num_classes: int
+
+    def to_json(self) -> str:
+        """Stable, readable JSON."""
+        return json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> "Record":
+        """Inverse of `to_json`."""
+        fields = json.loads(text)
+        return cls(fields["config"], tuple(fields["data_shape"]), fields["num_classes"])
+
+
+def open_for_training(workdir: Path, record: Record) -> None:
+    """Creates `workdir` and writes the record, or checks that the run already there is the same experiment.
+
+    Raises:
+      UserError: if the folder cannot be written, or holds a run whose config differs in what matters.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        probe = workdir / f".write_test_{os.getpid()}"
+        probe.write_text("")
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"`workdir` {workdir} cannot be written: {error.strerror}; choose another --workdir") from None
+    path = workdir / RECORD_FILE
+    if path.exists():
+        _require_same(workdir, read(workdir), record, all_sections=True)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(record.to_json())
+    os.replace(temporary, path)
+
+
+def read(workdir: Path) -> Record:
+    """The record of the run in `workdir`.
+
+    Raises:
+      UserError: if there is none, or it cannot be read.
+    """
+    path = workdir / RECORD_FILE
+    if not path.exists():
+        raise UserError(f"no trained model in {workdir} (no {RECORD_FILE}): run --mode=train with this --workdir first")
+    try:
+        return Record.from_json(path.read_text())
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{path} cannot be read ({error}); restore it, or choose another --workdir") from None
+
+
+def require_model(workdir: Path, config: dict[str, Any]) -> Record:
+    """The record in `workdir`, after checking that `config` describes the model that was trained there.
+
+    Raises:
+      UserError: naming the keys that differ.
+    """
+    found = read(workdir)
+    _require_same(workdir, found, dataclasses.replace(found, config=config), all_sections=False)
+    return found
+
+
+def _require_same(workdir: Path, old: Record, new: Record, *, all_sections: bool) -> None:
+    before, now = _flatten(old.config), _flatten(new.config)
+    different = []
+    for key in sorted(before.keys() | now.keys()):
+        section = key.split(".")[0]
+        free = key in _FREE_KEYS or (section in _FREE_SECTIONS if all_sections else section not in _MODEL_SECTIONS)
+        if not free and before.get(key) != now.get(key):
+            different.append(f"{key} = {before.get(key)!r} there, {now.get(key)!r} here")
+    if old.data_shape != new.data_shape:
+        different.append(f"data shape {old.data_shape} there, {new.data_shape} here")
+    if different:
+        raise UserError(
+            f"{workdir} holds another experiment ({'; '.join(different)}): "
+            "repeat its flags, or choose another --workdir"
+        )
+
+
+def _flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        name = f"{prefix}{key}"
+        flat |= _flatten(value, f"{name}.") if isinstance(value, dict) else {name: value}
+    return flat

@@ -1,0 +1,1 @@
+"""Oracles that share no code with `hold_jax`: they read only the matrices and the schedule of an SDE."""

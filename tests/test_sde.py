@@ -1,0 +1,176 @@
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from hold_jax import exact, sde
+
+STATIONARY = {
+    **{f"hold{n}": sde.hold(order=n, L_inv=0.5, alpha=0.08) for n in range(1, 7)},
+    "told": sde.hold(order=3, damping="told", L_inv=0.7),
+    "own": sde.hold(order=4, gammas=(1.0, 0.3, 2.0), xi=1.7, L_inv=2.0),
+    "vp": sde.vp(),
+    "cld": sde.cld(mass=0.3),
+    "psld": sde.psld(),
+    "psld, no friction of the position": sde.psld(Gamma=0.0, nu=4.0),
+}
+
+
+@pytest.mark.parametrize("m", STATIONARY.values(), ids=STATIONARY)
+def test_stationary_law_solves_the_lyapunov_equation(m):
+    S = m.prior_cov
+    size = np.abs(m.G @ m.G.T).max()
+    np.testing.assert_allclose(m.F @ S + S @ m.F.T + m.G @ m.G.T, 0, atol=1e-14 * size)
+    np.testing.assert_allclose(m.precision_inf @ S, np.eye(m.order), atol=1e-14)
+
+
+@pytest.mark.parametrize("n", range(1, 7))
+def test_critical_damping_has_one_eigenvalue(n):
+    # det(x - F) = (x + omega)^n: compared by coefficients, since n-fold roots are ill-conditioned.
+    m = sde.hold(order=n)
+    omega = np.sqrt(2 * n - 3) if n > 1 else 1.0
+    want = np.poly1d([1.0, omega]) ** n
+    np.testing.assert_allclose(np.poly(m.F), want.coeffs, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("n", "gammas", "xi"),
+    [
+        (1, (), 1.0),
+        (2, (1.0,), 2.0),
+        (3, (1.0, 2 * np.sqrt(2)), 3 * np.sqrt(3)),
+        (4, (1.0, 2.0, 5.0), 4 * np.sqrt(5)),
+        (6, (1.0, np.sqrt(16 / 7), np.sqrt(27 / 7), np.sqrt(9 * 32 / 15), np.sqrt(105)), 18.0),
+    ],
+)
+def test_critical_damping_values(n, gammas, xi):
+    got_gammas, got_xi = sde.critical_damping(n)
+    np.testing.assert_allclose(got_gammas, gammas, rtol=1e-14)
+    assert got_xi == pytest.approx(xi, rel=1e-14)
+
+
+@pytest.mark.parametrize("n", range(1, 7))
+def test_hold_matrices(n):
+    gammas, xi = sde.critical_damping(n)
+    m = sde.hold(order=n, L_inv=0.25, alpha=0.1)
+    F, G, cov0 = np.zeros((n, n)), np.zeros((n, n)), np.zeros((n, n))
+    for i in range(n - 1):
+        F[i, i + 1], F[i + 1, i], cov0[i + 1, i + 1] = gammas[i], -gammas[i], 0.1 * 0.25
+    F[-1, -1] -= xi
+    G[-1, -1] = np.sqrt(2 * xi * 0.25)
+    np.testing.assert_allclose(m.F, F, rtol=1e-14)
+    np.testing.assert_allclose(m.G, G, rtol=1e-14)
+    np.testing.assert_allclose(m.cov0, cov0, rtol=1e-14)
+    np.testing.assert_allclose(m.prior_cov, 0.25 * np.eye(n), rtol=1e-14)
+
+
+def test_told_matrices():
+    # dq = p; dp = -q + gamma s; ds = -gamma p - xi s + sqrt(2 xi / L) dw (2404.12814; values from 2409.07697).
+    m = sde.hold(order=3, damping="told", L_inv=0.5)
+    root = np.sqrt(10)
+    np.testing.assert_allclose(m.F, [[0, 1, 0], [-1, 0, root], [0, -root, -6]], rtol=1e-15)
+    np.testing.assert_allclose(np.sort(np.linalg.eigvals(m.F).real), [-3, -2, -1], rtol=1e-12)
+    np.testing.assert_allclose(m.G, np.diag([0, 0, np.sqrt(6.0)]), rtol=1e-15)
+
+
+def test_published_matrices_of_first_and_second_order():
+    vp, ve = sde.vp(beta_min=0.1, beta_max=20.0), sde.ve(sigma_min=0.01, sigma_max=50.0)
+    assert (vp.F, vp.G, vp.cov0, vp.prior_cov, vp.precision_inf) == (-0.5, 1, 0, 1, 1)
+    assert (ve.F, ve.G, ve.cov0, ve.precision_inf) == (0, 1, 0, 0)
+    assert ve.prior_cov.item() == pytest.approx(50.0**2 - 0.01**2, rel=1e-14)
+    assert (vp.schedule.beta(0.0), vp.schedule.beta(1.0)) == pytest.approx((0.1, 20.0))
+
+    cld = sde.cld()  # CIFAR-10 of 2112.07068: 1/M = 4, beta = 4, Gamma^2 = 4 M, v0 ~ N(0, 0.04 M)
+    np.testing.assert_allclose(cld.F, [[0, 4], [-1, -4]])
+    np.testing.assert_allclose(cld.G, [[0, 0], [0, np.sqrt(2)]])
+    np.testing.assert_allclose(cld.cov0, np.diag([0, 0.01]))
+    np.testing.assert_allclose(np.poly(cld.F), np.poly([-2, -2]))  # critical
+    assert cld.schedule.beta(0.3) == 4.0
+
+    psld = sde.psld()  # beta = 8, Gamma = 0.01, nu = 4.01, kappa = 0.04, 1/M = 4
+    np.testing.assert_allclose(psld.F, [[-0.005, 2], [-0.5, -2.005]])
+    np.testing.assert_allclose(psld.G, np.diag([0.1, np.sqrt(4.01 / 4)]))
+    np.testing.assert_allclose(psld.cov0, np.diag([0, 0.01]))
+    np.testing.assert_allclose(np.poly(psld.F), np.poly([-1.005, -1.005]), rtol=1e-12)  # critical
+
+
+@pytest.mark.parametrize("n", range(1, 7))
+@pytest.mark.parametrize("beta", [1.0, 3.0])
+def test_default_times_span_the_noise_from_0_002_to_80(n, beta):
+    m = sde.hold(order=n, beta=beta)
+    ends = exact.effective_noise(m.F, m.G, m.cov0, m.schedule.integral(0.0, np.array([m.t_min, m.T])))
+    np.testing.assert_allclose(ends, [0.002, 80.0], rtol=1e-9)
+
+
+def test_equal_by_value():
+    a, b = sde.hold(order=3, L_inv=0.5), sde.hold(order=3, L_inv=0.5)
+    assert a is not b and a == b and hash(a) == hash(b)
+    others = [
+        sde.hold(order=3, L_inv=0.6),
+        sde.hold(order=3, alpha=0.04),
+        sde.hold(order=3, beta=2.0, T=a.T),
+        sde.hold(order=3, T=2.0),
+        sde.hold(order=2),
+        sde.hold(damping="told", T=a.T),
+    ]
+    assert len({a, b, *others}) == 1 + len(others)
+    assert a != "hold"
+
+
+def test_static_under_jit_without_retracing():
+    traces = []
+
+    def shifted(m, x):
+        traces.append(m)
+        return x + m.T
+
+    jitted = jax.jit(shifted, static_argnums=0)
+    assert jitted(sde.cld(T=2.0), 1.0) == jitted(sde.cld(T=2.0), 1.0) == 3.0
+    assert len(traces) == 1
+
+
+def test_immutable():
+    m = sde.vp()
+    with pytest.raises(ValueError, match="read-only"):
+        m.F[0, 0] = 1.0
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        m.T = 2.0
+
+
+BAD = [
+    (sde.hold, {"order": 0}, "`order` is 0; .* whole number from 1 to 6"),
+    (sde.hold, {"order": 2.5}, "`order` is 2.5"),
+    (sde.hold, {"order": 12}, "`order` is 12; .* 1 to 6"),
+    (sde.hold, {"order": True}, "`order` is True"),
+    (sde.hold, {"order": "3"}, "`order` is '3'"),
+    (sde.hold, {"L_inv": 0.0}, "`L_inv` is 0.0; it must be positive"),
+    (sde.hold, {"L_inv": float("nan")}, "`L_inv` is nan"),
+    (sde.hold, {"alpha": -0.1}, "`alpha` is -0.1"),
+    (sde.hold, {"alpha": 0.0}, "`alpha` is 0.0"),
+    (sde.hold, {"beta": float("inf")}, "`beta` is inf"),
+    (sde.hold, {"T": 0.0}, "`T` is 0.0; it must be a positive number"),
+    (sde.hold, {"T": -1.0}, "`T` is -1.0"),
+    (sde.hold, {"T": float("nan")}, "`T` is nan"),
+    (sde.hold, {"damping": "critcal"}, "`damping` is 'critcal' .did you mean 'critical'.*: critical, told"),
+    (sde.hold, {"damping": "told", "order": 4}, "`order` is 4; .* 3 with damping"),
+    (sde.hold, {"gammas": (1.0,), "xi": 2.0}, "`gammas` is .* 2 numbers for order 3"),
+    (sde.hold, {"gammas": (1.0, -2.0), "xi": 2.0}, r"`gammas\[1\]` is -2.0"),
+    (sde.hold, {"gammas": (1.0, 2.0)}, "`gammas, xi` .* given together"),
+    (sde.hold, {"xi": 2.0}, "`gammas, xi` .* given together"),
+    (sde.hold, {"gammas": (1.0, 2.0), "xi": 0.0}, "`xi` is 0.0"),
+    (sde.vp, {"beta_min": 0.0}, "`beta_min` is 0.0"),
+    (sde.vp, {"T": 0.0}, "`T` is 0.0"),
+    (sde.ve, {"sigma_min": 1.0, "sigma_max": 1.0}, "`sigma_max` is 1.0; it must be above sigma_min = 1.0"),
+    (sde.cld, {"mass": 0.0}, "`mass` is 0.0"),
+    (sde.cld, {"gamma": -1.0}, "`gamma` is -1.0"),
+    (sde.psld, {"Gamma": -0.1}, "`Gamma` is -0.1"),
+    (sde.psld, {"Gamma": float("nan")}, "`Gamma` is nan"),
+    (sde.psld, {"kappa": 0.0}, "`kappa` is 0.0"),
+]
+
+
+@pytest.mark.parametrize(("constructor", "arguments", "message"), BAD)
+def test_bad_input_is_named(constructor, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        constructor(**arguments)
