@@ -5,8 +5,9 @@ python main.py --config=configs/digits_hold.py --mode=train --workdir=runs/digit
 
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment, e.g. configs/digits_hold.py.")
@@ -20,27 +21,38 @@ _EXIT_USER_ERROR = 2
 def main(argv: Sequence[str]) -> None:
     """Runs one mode."""
     # Heavy imports come after the flags are known to be right.
+    import jax
+
     from hold_jax import run
     from hold_jax.errors import UserError
 
+    logging.set_verbosity(logging.WARNING)  # Orbax tells of every write
+    jax.config.update("jax_logging_level", "WARNING")
     try:
         if argv[1:]:
             raise UserError(f"unknown argument {argv[1]!r}; flags are written --name=value")
         run.MODES[_MODE.value](_CONFIG.value, _WORKDIR.value)
     except UserError as error:
-        _fail(error)
+        _fail(str(error))
 
 
 def _parse(argv: list[str]) -> list[str]:
+    """Parses the flags and loads the config; what is wrong with them is one line."""
     try:
-        return flags.FLAGS(argv)
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        return _fail(error)
+        rest = flags.FLAGS(argv)
+        _CONFIG.value.lock()
+        return rest
+    except OSError:
+        name = config_flags.get_config_filename(flags.FLAGS["config"])
+        _fail(f"--config={name}: no such file; configs/ holds the experiments")
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+        # ml_collections reports an unknown key as the repr of a KeyError: undo the escapes.
+        text = str(error.args[0] if error.args else error).replace("\\n", " ").replace("\\'", "'").replace("''", "'")
+        _fail(f"flags: {text}")
 
 
-def _fail(error: Exception) -> None:
-    message = " ".join(str(error.args[0] if error.args else error).split())
-    print(f"error: {message}", file=sys.stderr)
+def _fail(message: str) -> NoReturn:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(_EXIT_USER_ERROR)
 
 

@@ -38,17 +38,22 @@ def given(section: ml_collections.ConfigDict, *taken: str) -> dict[str, Any]:
     return {key: value for key, value in section.items() if value is not None and key not in taken}
 
 
-def bind(where: str, name: str, constructor: Callable[..., Any], options: Mapping[str, Any]) -> Callable[..., Any]:
-    """`constructor` with `options` bound, after checking that it takes each of them.
+def construct(
+    where: str, name: str, constructor: Callable[..., Any], options: Mapping[str, Any], /, **more: Any
+) -> Any:
+    """`constructor(**options, **more)`; errors name the option as the user wrote it, `where.option`.
 
     Raises:
-      UserError: for an option that has no effect with the chosen `name`.
+      UserError: for an option that has no effect with the chosen `name`, or a value that the constructor refuses.
     """
     known = set(inspect.signature(constructor).parameters)
     for key in options:
         if key not in known:
             raise UserError(f"`{where}.{key}` has no effect with {where}.name = {name!r}: leave it unset")
-    return functools.partial(constructor, **options)
+    try:
+        return constructor(**options, **more)
+    except UserError as error:
+        raise UserError(str(error).replace("`", f"`{where}.", 1)) from None
 
 
 def record(config: ml_collections.ConfigDict, dataset: Dataset) -> Record:
@@ -66,14 +71,14 @@ def dataset(config: ml_collections.ConfigDict, split: str) -> Dataset:
     options = given(config.data, "name", "memory_limit_gib", "flip")
     if config.data.memory_limit_gib is not None:
         options["memory_limit_bytes"] = int(config.data.memory_limit_gib * 2**30)
-    return load(config.data.name, split=split, **options)
+    return construct("data", config.data.name, load, options, name=config.data.name, split=split)
 
 
 def process(config: ml_collections.ConfigDict) -> sde.LinearSDE:
     """The SDE."""
     name = config.sde.name
     require_choice("sde.name", name, SDES)
-    return bind("sde", name, SDES[name], given(config.sde, "name"))()
+    return construct("sde", name, SDES[name], given(config.sde, "name"))
 
 
 def model(config: ml_collections.ConfigDict, data_shape: tuple[int, ...], num_classes: int) -> Model:
@@ -88,8 +93,14 @@ def model(config: ml_collections.ConfigDict, data_shape: tuple[int, ...], num_cl
         not c.class_conditional or num_classes > 0, "model.class_conditional", True, "False for data without labels"
     )
     own = ("name", "dtype", "parameterization", "conditioning", "sigma_data", "class_conditional")
-    network = bind("model", c.name, NETWORKS[c.name], given(c, *own))(
-        out_channels=data_shape[-1], num_classes=num_classes if c.class_conditional else 0, dtype=DTYPES[c.dtype]
+    network = construct(
+        "model",
+        c.name,
+        NETWORKS[c.name],
+        given(c, *own),
+        out_channels=data_shape[-1],
+        num_classes=num_classes if c.class_conditional else 0,
+        dtype=DTYPES[c.dtype],
     )
     images = {"ncsnpp": True, "mlp": False}[c.name]
     require(images == (len(data_shape) == 3), "model.name", c.name, f"a network for data of shape {data_shape}")
@@ -128,13 +139,15 @@ def loss(config: ml_collections.ConfigDict) -> ScoreLoss:
 def optimiser(config: ml_collections.ConfigDict) -> optax.GradientTransformation:
     """Adam with its learning-rate schedule."""
     c = config.optimizer
-    rate = optimizer.learning_rate_schedule(
-        learning_rate=c.learning_rate,
-        warmup_steps=c.warmup_steps,
-        schedule=c.schedule,
+    rate = construct(
+        "optimizer",
+        "adam",
+        optimizer.learning_rate_schedule,
+        {"learning_rate": c.learning_rate, "warmup_steps": c.warmup_steps, "schedule": c.schedule},
         num_steps=config.training.num_steps,
     )
-    return optimizer.adam(rate, b1=c.b1, b2=c.b2, eps=c.eps, weight_decay=c.weight_decay, clip_norm=c.clip_norm)
+    options = {key: c[key] for key in ("b1", "b2", "eps", "weight_decay", "clip_norm")}
+    return construct("optimizer", "adam", optimizer.adam, options, learning_rate=rate)
 
 
 def training(config: ml_collections.ConfigDict) -> TrainSettings:
@@ -150,7 +163,7 @@ def sampling(config: ml_collections.ConfigDict) -> SampleSettings:
     require_choice("sampling.grid", c.grid, samplers.GRIDS)
     settings = {field.name for field in dataclasses.fields(SampleSettings)}
     own = given(c, "name", "grid", "rho", "checkpoint", *settings)
-    sampler = bind("sampling", c.name, samplers.SAMPLERS[c.name], own)()
+    sampler = construct("sampling", c.name, samplers.SAMPLERS[c.name], own)
     grid = samplers.GRIDS[c.grid]
     if c.rho is not None:
         require(c.grid == "karras", "sampling.grid", c.grid, "'karras' to use sampling.rho")

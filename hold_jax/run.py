@@ -12,7 +12,7 @@ from hold_jax.data import Dataset, to_model_range
 from hold_jax.evaluate import evaluate
 from hold_jax.model import Model
 from hold_jax.sample import make_draw, sample
-from hold_jax.train import train
+from hold_jax.train import check, train
 from hold_jax.training.checkpoint import Checkpoints, abstract_state
 from hold_jax.training.mesh import Devices
 from hold_jax.training.state import init_state
@@ -26,10 +26,10 @@ def run_train(config: ml_collections.ConfigDict, folder: str) -> None:
     build.process(config)
     data = build.dataset(config, "train")
     model = build.model(config, data.shape, data.num_classes)
+    check(model, loss, optimiser, settings, sampling)
     if config.training.report:
         # The report comes after hours of work: what it needs is checked now.
         held_out = build.dataset(config, "test")
-        make_draw(model, sampling, Devices.all(), frames=sampling.frames)
         Devices.all().require_divides("eval.batch_size", evaluation.batch_size)
     workdir.open_for_training(path, build.record(config, data))
 

@@ -22,7 +22,7 @@ from hold_jax.training.checkpoint import Checkpoints, abstract_state
 from hold_jax.training.log import METRICS_FILE, MetricLog, NullLog, Progress, read_jsonl
 from hold_jax.training.mesh import Devices
 from hold_jax.training.state import TrainState, init_state
-from hold_jax.training.step import ScoreLoss, make_train_step
+from hold_jax.training.step import ScoreLoss, StepFn, make_train_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,10 +88,9 @@ def train(
         gradient stops being finite, with the last good checkpoint kept.
     """
     devices = Devices.all()
-    devices.require_divides("training.batch_size", settings.batch_size, settings.accumulation_steps)
-    draw = make_draw(model, sampling, devices)
     main = jax.process_index() == 0
-
+    draw = make_draw(model, sampling, devices)
+    take_step = _step(model, loss, optimizer, settings)
     new_state = functools.partial(init_state, model, optimizer, settings.seed)
     with Checkpoints.open(workdir, keep_last=settings.keep_last, keep_every=settings.keep_every or None) as checkpoints:
         if checkpoints.latest() is None:
@@ -105,18 +104,7 @@ def train(
         if main:
             _introduce(model, state, dataset, devices, start, workdir)
 
-        step_fn = jax.jit(
-            make_train_step(
-                model,
-                loss,
-                optimizer,
-                ema_decay=settings.ema_decay,
-                accumulation_steps=settings.accumulation_steps,
-                steps_per_call=settings.steps_per_call,
-            ),
-            donate_argnums=0,
-            out_shardings=devices.replicated,
-        )
+        step_fn = jax.jit(take_step, donate_argnums=0, out_shardings=devices.replicated)
         log = MetricLog(workdir, start_step=start) if main else NullLog()
         progress = Progress(settings.num_steps, start, settings.batch_size, enabled=main)
         feed = _feed(dataset, settings, devices, start)
@@ -164,6 +152,41 @@ def train(
             [line["step"] for line in lines], [line["train/loss"] for line in lines], workdir / "loss.png"
         )
     return state
+
+
+def check(
+    model: Model,
+    loss: ScoreLoss,
+    optimizer: optax.GradientTransformation,
+    settings: TrainSettings,
+    sampling: SampleSettings,
+) -> None:
+    """Traces the training step and the sampler without compiling them: what cannot work fails now, in seconds.
+
+    Raises:
+      UserError: naming the setting.
+    """
+    devices = Devices.all()
+    devices.require_divides("training.batch_size", settings.batch_size, settings.accumulation_steps)
+    make_draw(model, sampling, devices, frames=sampling.frames)
+    calls = (settings.steps_per_call,) if settings.steps_per_call > 1 else ()
+    batch = {
+        "x": jax.ShapeDtypeStruct((*calls, settings.batch_size, *model.data_shape), np.float32),
+        "label": jax.ShapeDtypeStruct((*calls, settings.batch_size), np.int32),
+    }
+    state = jax.eval_shape(functools.partial(init_state, model, optimizer, settings.seed))
+    jax.eval_shape(_step(model, loss, optimizer, settings), state, batch)
+
+
+def _step(model: Model, loss: ScoreLoss, optimizer: optax.GradientTransformation, settings: TrainSettings) -> StepFn:
+    return make_train_step(
+        model,
+        loss,
+        optimizer,
+        ema_decay=settings.ema_decay,
+        accumulation_steps=settings.accumulation_steps,
+        steps_per_call=settings.steps_per_call,
+    )
 
 
 def _feed(dataset: Dataset, settings: TrainSettings, devices: Devices, start: int) -> Iterator[dict[str, jax.Array]]:
