@@ -22,7 +22,8 @@ def test_factors_to_float64_rounding(m):
     for i, b in enumerate(BS):
         want_phi, want_noise = oracle.transition(m, b)
         _, want_marginal = oracle.marginal(m, b)
-        assert oracle.row_error(phi[i], want_phi) < 1e-12
+        # Phi(10) of a critical chain is 1e-7 of its largest value on the way: one ulp of F already moves it by 4e-12.
+        assert oracle.row_error(phi[i], want_phi) < (1e-12 if b < 5 else 5e-11)
         assert oracle.row_error(noise[i], want_noise) < 1e-12
         assert oracle.row_error(marginal[i], want_marginal) < 1e-12
 

@@ -41,7 +41,7 @@ def test_critical_damping_has_one_eigenvalue(n):
         (2, (1.0,), 2.0),
         (3, (1.0, 2 * np.sqrt(2)), 3 * np.sqrt(3)),
         (4, (1.0, 2.0, 5.0), 4 * np.sqrt(5)),
-        (6, (1.0, np.sqrt(16 / 7), np.sqrt(27 / 7), np.sqrt(9 * 32 / 15), np.sqrt(105)), 18.0),
+        (6, (1.0, np.sqrt(20 / 7), np.sqrt(243 / 35), np.sqrt(9 * 32 / 15), np.sqrt(105)), 18.0),
     ],
 )
 def test_critical_damping_values(n, gammas, xi):

@@ -1,0 +1,231 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from reference import oracle
+
+from hold_jax import kernels, losses, parameterization, sde
+
+MODELS = {f"hold{n}": sde.hold(order=n) for n in range(1, 5)} | {"psld": sde.psld(), "vp": sde.vp()}
+STD, MEAN = 0.5, 0.3
+NUM, CHANNELS = 4096, 4
+
+
+@functools.cache
+def clock(m):
+    """Gauss-Legendre nodes and weights in log sigma_eff over [t_min, T]; t there and d log sigma / dt."""
+    low, high = (np.log(oracle.effective_noise(m, float(oracle.integral(m, t)))) for t in (m.t_min, m.T))
+    nodes, weights = np.polynomial.legendre.leggauss(8)
+    edges = np.linspace(low, high, 41)
+    half = (edges[1] - edges[0]) / 2
+    log_sigma = ((edges[:-1] + half)[:, None] + half * nodes).ravel()
+    h = 1e-4
+    t = [np.asarray(m.schedule.time(oracle.integral_of_noise(m, np.exp(log_sigma + k * h)))) for k in (-1, 0, 1)]
+    return log_sigma, np.tile(half * weights, 40), t[1], 2 * h / (t[2] - t[0]), (low, high)
+
+
+def density(name, m):
+    """The law's density in t at the clock's nodes, from its definition."""
+    log_sigma, weights, t, slope, (low, high) = clock(m)
+    if name == "uniform":
+        return np.full_like(t, 1 / (m.T - m.t_min))
+    if name == "log_uniform":
+        return slope / (high - low)
+    bell = np.exp(-0.5 * ((log_sigma + 1.2) / 1.2) ** 2)
+    return bell * slope / (bell @ weights)
+
+
+def weight(name, m, t, density):
+    """w(t) from its definition; `likelihood` is beta |G' dscore|^2 / 2 over the density, score = -Sigma^-1 (u - A D)."""
+    if name == "eps":
+        return np.ones_like(t)
+    phi, chol = oracle.marginal(m, oracle.integral(m, t), False)
+    inverse = oracle.inverse_lower(chol)
+    w = (inverse @ phi[..., :1])[..., 0]
+    if name == "q0":
+        return w[:, -1] ** -2
+    # An error e of eps_n moves D by -e / w_n and the score by Sigma^-1 A times that.
+    driven = m.G.T @ (np.swapaxes(inverse, 1, 2) @ w[..., None])[..., 0].T / w[:, -1]
+    return m.schedule.beta(t) * (driven**2).sum(axis=0) / (2 * density)
+
+
+def expected(m, law, weighting):
+    """E w(t) Var(eps_n | u_t) per dimension, by quadrature."""
+    _, weights, t, slope, _ = clock(m)
+    p = density(law, m)
+    return (weights / slope * p * weight(weighting, m, t, p)) @ oracle.gaussian_residual(m, t, STD)
+
+
+def run_loss(m, eps_fn, *, loss=losses.bcsm_loss, seed=0, num=NUM, **options):
+    """Per-example losses per dimension: mean and standard error."""
+    x = MEAN + STD * jax.random.normal(jax.random.key(100 + seed), (num, CHANNELS))
+    values = np.asarray(loss(m, eps_fn, x, jax.random.key(seed), **options), np.float64) / CHANNELS
+    assert values.shape == (num,)
+    return values.mean(), values.std() / np.sqrt(num)
+
+
+@pytest.mark.parametrize("weighting", losses.WEIGHTINGS)
+@pytest.mark.parametrize("law", losses.TIME_LAWS)
+@pytest.mark.parametrize("name", ["hold1", "hold3", "psld"])
+def test_the_exact_noise_reaches_the_theoretical_floor(name, law, weighting):
+    m = MODELS[name]
+    got, error = run_loss(
+        m,
+        oracle.gaussian_eps(m, MEAN, STD),
+        weighting=losses.WEIGHTINGS[weighting],
+        time_law=losses.TIME_LAWS[law],
+    )
+    want = expected(m, law, weighting)
+    assert abs(got - want) < 4 * error
+    assert error < 0.1 * want  # or the line above says nothing
+
+
+@pytest.mark.parametrize("weighting", losses.WEIGHTINGS)
+@pytest.mark.parametrize("name", ["hold2", "hold3", "psld", "vp"])
+def test_weights(name, weighting):
+    m = MODELS[name]
+    _, _, t, _, _ = clock(m)
+    t, p = t[::16], density("log_uniform", m)[::16]
+    got = losses.WEIGHTINGS[weighting](m, losses.Times(jnp.asarray(t, jnp.float32), jnp.asarray(p, jnp.float32)))
+    np.testing.assert_allclose(got, weight(weighting, m, t, p), rtol=3e-5)
+
+
+@pytest.mark.parametrize("law", losses.TIME_LAWS)
+@pytest.mark.parametrize("name", ["hold1", "hold3", "vp"])
+def test_time_laws(name, law):
+    m = MODELS[name]
+    _, weights, t, slope, _ = clock(m)
+    want = density(law, m)
+    assert (weights / slope) @ want == pytest.approx(1, rel=1e-5)
+
+    num = 20000
+    times = losses.draw_times(m, losses.TIME_LAWS[law], jax.random.key(0), num, t_min=m.t_min)
+    drawn = np.asarray(times.t, np.float64)
+    assert drawn.min() >= np.float32(m.t_min) and drawn.max() <= np.float32(m.T)
+    order = np.argsort(t)
+    # The reported density is the law's, and the draws follow it: stratified, their CDF is right to 1 / num.
+    at = np.interp(np.log(drawn), np.log(t[order]), np.log(want[order]))
+    inside = (drawn > t.min()) & (drawn < t.max())
+    np.testing.assert_allclose(np.log(np.asarray(times.density))[inside], at[inside], atol=3e-3)
+    cdf = np.cumsum((weights / slope * want)[order])
+    empirical = np.searchsorted(np.sort(drawn), t[order]) / num
+    middle = cdf - (weights / slope * want)[order] / 2
+    assert np.abs(empirical - middle).max() < 6e-3  # a node's own share of the quadrature
+
+
+def test_unstratified_times_follow_the_same_law_with_more_variance():
+    m = MODELS["hold3"]
+
+    def spread(stratified):
+        def mean(key):
+            return losses.draw_times(m, losses.log_uniform, key, 64, t_min=m.t_min, stratified=stratified).t.mean()
+
+        return np.asarray(jax.vmap(mean)(jax.random.split(jax.random.key(0), 200)))
+
+    strata, free = spread(True), spread(False)
+    assert abs(strata.mean() - free.mean()) < 4 * free.std() / np.sqrt(200)
+    assert strata.std() < free.std() / 10
+
+
+@pytest.mark.parametrize("name", ["hold2", "hold3", "psld"])
+def test_dsm_minus_bcsm_is_a_constant(name):
+    # Their targets have one conditional mean given u_t, so the losses differ by E w (L_nn^2 / Q_nn^2 - 1), whatever
+    # the network says: exact, zero, or wrong.
+    m = MODELS[name]
+    _, weights, t, slope, _ = clock(m)
+    b = oracle.integral(m, t)
+    ratio = oracle.marginal(m, b, False)[1][:, -1, -1] / oracle.transition(m, b, False)[1][:, -1, -1]
+    want = (weights / slope * density("log_uniform", m)) @ (ratio**2 - 1)
+    exact = oracle.gaussian_eps(m, MEAN, STD)
+    wrong = [exact, lambda u, t: 0 * u[..., -1:, :], lambda u, t: jnp.tanh(u[..., -1:, :] - u[..., :1, :])]
+    for eps_fn in wrong:
+        dsm, dsm_error = run_loss(m, eps_fn, loss=losses.dsm_loss, time_law=losses.log_uniform, seed=1)
+        bcsm, bcsm_error = run_loss(m, eps_fn, loss=losses.bcsm_loss, time_law=losses.log_uniform, seed=2)
+        error = np.hypot(dsm_error, bcsm_error)
+        assert abs(dsm - bcsm - want) < 4 * error
+        assert error < 0.2 * want
+
+
+@pytest.mark.parametrize("name", ["hold1", "hold3"])
+def test_bcsm_and_dsm_have_one_minimiser(name):
+    # On an affine eps_hat = theta . u at one time both losses are quadratic: their minimiser is the exact row.
+    m = MODELS[name]
+    t = np.float32(kernels.time_of_noise(m, jnp.float32(0.5)))
+    row, _ = oracle.gaussian_row(m, t, STD)
+    x = STD * jax.random.normal(jax.random.key(0), (200_000, 1))
+    for pair in (losses.bcsm_pair, losses.dsm_pair):
+        u, target = pair(m, x, jnp.full(len(x), t), jax.random.key(1))
+        u, target = np.asarray(u, np.float64)[..., 0], np.asarray(target, np.float64)[:, 0, 0]
+        theta, residual, _, _ = np.linalg.lstsq(u, target, rcond=None)
+        error = np.sqrt(np.diagonal(np.linalg.inv(u.T @ u)) * residual.item() / len(x))
+        assert (np.abs(theta - row) < 4 * error).all()
+
+
+def test_likelihood_weighting_does_not_depend_on_the_time_law():
+    m = MODELS["hold3"]
+    want = [expected(m, law, "likelihood") for law in losses.TIME_LAWS]
+    np.testing.assert_allclose(want, want[0], rtol=1e-6)  # the oracle's own consistency
+    got = [
+        run_loss(
+            m,
+            oracle.gaussian_eps(m, MEAN, STD),
+            weighting=losses.likelihood_weight,
+            time_law=law,
+            seed=3,
+        )
+        for law in losses.TIME_LAWS.values()
+    ]
+    for mean, error in got:
+        assert abs(mean - want[0]) < 4 * error
+
+
+@pytest.mark.parametrize("n", range(1, 5))
+def test_every_order_has_the_same_denoising_floor(n):
+    # Sufficiency: at equal effective noise every order knows as much of q0, so that under a law uniform in
+    # log sigma_eff the q0-weighted floor has no n in it: s^2/2 log((b^2 + s^2) / (a^2 + s^2)) / log(b / a).
+    a, b, s = 0.002, 80.0, STD
+    want = s**2 / 2 * np.log((b**2 + s**2) / (a**2 + s**2)) / np.log(b / a)
+    m = MODELS[f"hold{n}"]
+    assert expected(m, "log_uniform", "q0") == pytest.approx(want, rel=1e-6)
+    got, error = run_loss(
+        m, oracle.gaussian_eps(m, MEAN, STD), weighting=losses.q0_weight, time_law=losses.log_uniform, seed=n
+    )
+    assert abs(got - want) < 4 * error
+    assert error < 0.03 * want
+
+
+def test_losses_sum_over_the_data_and_take_images():
+    m = MODELS["hold2"]
+    x = jnp.ones((5, 4, 3, 2))
+    got = losses.bcsm_loss(m, lambda u, t: 0 * u[..., -1:, :] + 100.0, x, jax.random.key(0))
+    assert got.shape == (5,) and got.dtype == jnp.float32
+    # 24 entries of (eps - 100)^2.
+    np.testing.assert_allclose(got, 24 * 100.0**2, rtol=0.1)
+
+
+def test_vmap_over_keys_and_pmap_over_devices_equal_plain_calls():
+    m = MODELS["hold2"]
+    eps_fn = parameterization.eps_function(m, lambda x, noise: 0.1 * jnp.sin(x[..., :2] + noise[:, None]))
+    x = STD * jax.random.normal(jax.random.key(5), (8, 4, 2))
+    keys = jax.random.split(jax.random.key(6), 8)
+
+    def loss(x, key):
+        return losses.bcsm_loss(m, eps_fn, x, key, time_law=losses.log_uniform)
+
+    plain = np.stack([loss(a, k) for a, k in zip(x, keys, strict=True)])
+    np.testing.assert_allclose(jax.vmap(loss)(x, keys), plain, rtol=1e-5)
+    assert len(jax.devices()) == 8
+    np.testing.assert_allclose(jax.pmap(loss)(x, keys), plain, rtol=1e-5)
+
+
+@pytest.mark.parametrize("t_min", [0.0, -1.0, 1.0, 2.0, float("nan")])
+def test_a_bad_start_time_is_named(t_min):
+    with pytest.raises(ValueError, match="`t_min` is .* between 0 and T = 1.0"):
+        losses.bcsm_loss(MODELS["vp"], lambda u, t: u, jnp.zeros((2, 1)), jax.random.key(0), t_min=t_min)
+
+
+def test_a_bad_spread_of_times_is_named():
+    with pytest.raises(ValueError, match="`std` is 0.0; it must be positive"):
+        losses.log_normal(std=0.0)

@@ -1,0 +1,199 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from reference import oracle
+
+from hold_jax import kernels, parameterization, sde
+
+MODELS = {
+    "hold1": sde.hold(order=1),
+    "hold3": sde.hold(order=3),
+    "hold4": sde.hold(order=4),
+    "psld": sde.psld(),
+    "vp": sde.vp(),
+    "ve": sde.ve(),
+}
+every_model = pytest.mark.parametrize("m", MODELS.values(), ids=MODELS)
+STD = 0.5
+
+
+def times(m, num=9):
+    return np.clip(np.geomspace(m.t_min, m.T, num), m.t_min, m.T).astype(np.float32)
+
+
+def zero(inputs, noise):
+    assert inputs.shape[:1] == noise.shape
+    return jnp.zeros((*inputs.shape[:-1], 2))
+
+
+def states(m, t, std, seed=0):
+    """One state u_t (B, 4, n, 2) for each time, of data N(0, std^2): float32, made in float64."""
+    rng = np.random.default_rng(seed)
+    phi, chol = oracle.marginal(m, oracle.integral(m, t), digits=False)
+    x, eps = std * rng.standard_normal((len(t), 4, 1, 2)), rng.standard_normal((len(t), 4, m.order, 2))
+    return (phi[:, None, :, :1] * x + chol[:, None] @ eps).astype(np.float32)
+
+
+@every_model
+@pytest.mark.parametrize("name", ["gaussian", "sufficient"])
+def test_a_zero_network_is_optimal_for_gaussian_data(m, name):
+    t = times(m)
+    u = states(m, t, STD)
+    eps_fn = parameterization.eps_function(
+        m, zero, parameterization=parameterization.PARAMETERIZATIONS[name], sigma_data=STD
+    )
+    row, _ = oracle.gaussian_row(m, t, STD)
+    want = np.einsum("bi,bxic->bxc", row, u.astype(np.float64))[:, :, None]
+    # Each term of the row is rounded once in float32.
+    bound = 1e-6 * np.einsum("bi,bxic->bxc", np.abs(row), np.abs(u)).max(axis=(1, 2))
+    error = np.abs(np.asarray(eps_fn(jnp.asarray(u), t)) - want).max(axis=(1, 2, 3))
+    assert (error < 3 * bound + 1e-6).all(), error / bound
+
+
+@every_model
+@pytest.mark.parametrize("name", ["gaussian", "sufficient"])
+def test_the_network_s_target_has_unit_variance(m, name):
+    # eps_n - c_skip u over u = A q0 + L eps is linear in (q0, eps): its variance needs no sampling.
+    t = times(m)
+    c = parameterization.PARAMETERIZATIONS[name](m, t, STD)
+    for i, time in enumerate(t):
+        phi, chol = (v.astype(np.float64) for v in oracle.marginal(m, float(oracle.integral(m, time))))
+        skip, out = np.asarray(c.c_skip[i, 0], np.float64), float(c.c_out[i])
+        on_noise = np.eye(m.order)[-1] - skip @ chol
+        variance = (STD * (skip @ phi[:, 0])) ** 2 + on_noise @ on_noise
+        # 1 - L_nn skip_n cancels where c_out is small: the slack is the rounding of skip L over c_out.
+        slack = 3e-6 * (np.abs(skip) @ np.abs(chol)).sum() / abs(out)
+        assert variance / out**2 == pytest.approx(1, abs=2e-5 + slack)
+
+
+@every_model
+@pytest.mark.parametrize("name", ["gaussian", "sufficient"])
+def test_the_network_s_input_has_unit_covariance(m, name):
+    t = times(m)
+    c_in = np.asarray(parameterization.PARAMETERIZATIONS[name](m, t, STD).c_in, np.float64)
+    for i, time in enumerate(t):
+        _, total = oracle.marginal(m, float(oracle.integral(m, time)), data_std=STD)
+        factor = c_in[i] @ total.astype(np.float64)
+        slack = 3e-6 * (np.abs(c_in[i]) @ np.abs(total.astype(np.float64))).max()
+        np.testing.assert_allclose(factor @ factor.T, np.eye(len(factor)), atol=5e-6 + slack)
+
+
+def edm(x, sigma, network, sigma_data):
+    """D(x; sigma) of 2206.00364, eq. 7 and table 1, float64."""
+    total = sigma**2 + sigma_data**2
+    inputs = x / np.sqrt(total)
+    return sigma_data**2 / total * x + sigma * sigma_data / np.sqrt(total) * network(inputs, np.log(sigma) / 4)
+
+
+@pytest.mark.parametrize("name", ["gaussian", "sufficient"])
+@pytest.mark.parametrize("model", ["hold1", "vp", "ve", "hold3", "psld"])
+def test_edm(model, name):
+    # At order one both are EDM's D of x / A at sigma = L / A; `sufficient` is EDM's D of y at every order.
+    m = MODELS[model]
+    if m.order > 1 and name == "gaussian":
+        pytest.skip("gaussian sees the whole state")
+    t = times(m)
+    u = states(m, t, STD)
+
+    def network(xp):
+        def of(inputs, noise):
+            noise = noise.reshape(-1, *(1,) * (inputs.ndim - 1))
+            return xp.sin(3 * inputs + noise) + 0.3 * noise
+
+        return of
+
+    eps_fn = parameterization.eps_function(
+        m, network(jnp), parameterization=parameterization.PARAMETERIZATIONS[name], sigma_data=STD
+    )
+    got = kernels.denoiser(m, jnp.asarray(u), t, eps_fn(jnp.asarray(u), t))
+
+    phi, chol = oracle.marginal(m, oracle.integral(m, t), digits=False)
+    solved = np.linalg.solve(chol @ np.swapaxes(chol, 1, 2), phi[..., :1])[..., 0]  # Sigma^-1 A
+    snr = (solved * phi[..., 0]).sum(axis=-1)
+    y = np.einsum("bi,bxic->bxc", solved, u.astype(np.float64)) / snr[:, None, None]
+    sigma = snr[:, None, None] ** -0.5
+    want = edm(y, sigma, network(np), STD)
+    # D = ([L^-1 u]_n - eps_n) / w_n: float32 rounding of the difference, seen through 1 / w_n.
+    inverse = np.linalg.inv(chol)
+    w = (inverse @ phi[..., :1])[:, -1, 0]
+    whitened = np.einsum("bi,bxic->bxc", np.abs(inverse[:, -1]), np.abs(u)).max(axis=(1, 2))
+    error = np.abs(np.asarray(got) - want).max(axis=(1, 2))
+    assert (error < 5e-6 + 1e-6 * whitened / np.abs(w)).all(), error
+
+
+@pytest.mark.parametrize("model", ["hold1", "hold3", "hold4", "psld"])
+def test_mixed_with_a_zero_network_is_exact_for_data_of_the_stationary_law(model):
+    # u_n is independent of the other blocks where the process is stationary: eps_n = L_nn u_n / Sigma_nn.
+    m = MODELS[model]
+    t = np.asarray(m.schedule.time(np.array([12.0, 14.0]))).astype(np.float32)
+    std = float(np.sqrt(m.prior_cov[0, 0]))
+    u = states(m, t, std)
+    eps_fn = parameterization.eps_function(m, zero, parameterization=parameterization.mixed)
+    row, _ = oracle.gaussian_row(m, t, std)
+    want = np.einsum("bi,bxic->bxc", row, u.astype(np.float64))[:, :, None]
+    np.testing.assert_allclose(eps_fn(jnp.asarray(u), t), want, atol=5e-4 if m.order > 3 else 2e-5)
+
+
+@every_model
+def test_mixed_adds_the_noise_of_a_gaussian_last_block(m):
+    # CLD 2112.07068, section 3.3: score of N(0, Sigma_nn) on u_n; here Sigma is the law given q0 = 0.
+    t = times(m)
+    u = states(m, t, 0.0)
+    eps_fn = parameterization.eps_function(
+        m, lambda x, noise: 0.7 * jnp.ones((*x.shape[:-1], 2)), parameterization=parameterization.mixed
+    )
+    _, chol = oracle.marginal(m, oracle.integral(m, t), digits=False)
+    skip = chol[:, -1, -1] / (chol[:, -1] ** 2).sum(axis=-1)
+    want = 0.7 + skip[:, None, None] * u[:, :, -1].astype(np.float64)
+    np.testing.assert_allclose(eps_fn(jnp.asarray(u), t)[:, :, 0], want, rtol=3e-6, atol=3e-6)
+
+
+def test_eps_is_the_bare_network_on_stacked_channels():
+    m = MODELS["hold3"]
+    t = times(m)
+    u = states(m, t, STD)
+    seen = []
+
+    def network(inputs, noise):
+        seen.append((np.asarray(inputs), np.asarray(noise)))
+        return inputs[..., 4:]
+
+    eps_fn = parameterization.eps_function(
+        m, network, parameterization=parameterization.eps, conditioning=parameterization.scaled_time
+    )
+    np.testing.assert_array_equal(eps_fn(jnp.asarray(u), t), u[:, :, 2:])
+    np.testing.assert_array_equal(seen[0][0], u.reshape(9, 4, 6))
+    np.testing.assert_allclose(seen[0][1], 999 * t.astype(np.float64) / m.T, rtol=1e-6)
+
+
+@every_model
+def test_the_conditioning_is_the_common_clock(m):
+    t = times(m)
+    want = [np.log(oracle.effective_noise(m, float(oracle.integral(m, x)))) / 4 for x in t]
+    np.testing.assert_allclose(parameterization.log_noise(m, t), want, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", parameterization.PARAMETERIZATIONS)
+def test_one_time_for_the_batch(name):
+    m = MODELS["hold3"]
+    eps_fn = parameterization.eps_function(
+        m,
+        lambda x, noise: jnp.cos(x[..., :2] + noise[:, None, None]),
+        parameterization=parameterization.PARAMETERIZATIONS[name],
+    )
+    u = jnp.asarray(states(m, np.full(3, 0.7, np.float32), STD))
+    np.testing.assert_allclose(eps_fn(u, jnp.float32(0.7)), eps_fn(u, jnp.full(3, 0.7)), atol=1e-6)
+
+
+def test_another_dtype_is_refused():
+    m = MODELS["hold3"]
+    u = jnp.zeros((2, 4, 3, 2))
+    eps_fn = parameterization.eps_function(m, zero)
+    with pytest.raises(TypeError, match="u is bfloat16.*float32"):
+        eps_fn(u.astype(jnp.bfloat16), jnp.float32(0.5))
+    half = parameterization.eps_function(m, lambda x, noise: zero(x, noise).astype(jnp.bfloat16))
+    with pytest.raises(TypeError, match="network output is bfloat16"):
+        half(u, jnp.float32(0.5))
+    with jax.enable_x64(True), pytest.raises(TypeError, match="u is float64"):
+        eps_fn(jnp.zeros((2, 4, 3, 2), jnp.float64), 0.5)
