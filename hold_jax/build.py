@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import inspect
 import json
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -69,8 +70,10 @@ def as_json(config: ml_collections.ConfigDict) -> dict[str, Any]:
 def dataset(config: ml_collections.ConfigDict, split: str) -> Dataset:
     """One split of the data; fails within seconds if it cannot be had."""
     options = given(config.data, "name", "memory_limit_gib", "flip")
-    if config.data.memory_limit_gib is not None:
-        options["memory_limit_bytes"] = int(config.data.memory_limit_gib * 2**30)
+    limit = config.data.memory_limit_gib
+    if limit is not None:
+        require(limit > 0, "data.memory_limit_gib", limit, "positive")
+        options["memory_limit_bytes"] = math.ceil(limit * 2**30)
     return construct("data", config.data.name, load, options, name=config.data.name, split=split)
 
 
@@ -126,7 +129,11 @@ def loss(config: ml_collections.ConfigDict) -> ScoreLoss:
     normal = given(c, "name", "weighting", "time_law", "stratified", "t_min")
     if normal:
         require(c.time_law == "log_normal", "loss.time_law", c.time_law, f"'log_normal' to use {sorted(normal)}")
+        require(c.time_std is None or c.time_std > 0, "loss.time_std", c.time_std, "positive")
         law = losses.log_normal(**{key.removeprefix("time_"): value for key, value in normal.items()})
+    if c.t_min is not None:
+        end = process(config).T
+        require(0 < c.t_min < end, "loss.t_min", c.t_min, f"between 0 and T = {end}")
     return functools.partial(
         losses.LOSSES[c.name],
         weighting=losses.WEIGHTINGS[c.weighting],

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -92,19 +93,31 @@ def evaluate(
     model: Model,
     loss: ScoreLoss,
     params: Any,
-    train: Dataset,
     test: Dataset,
     settings: EvalSettings,
     sampling: SampleSettings,
     workdir: Path,
     *,
     step: int,
+    load_train: Callable[[], Dataset],
 ) -> dict[str, float]:
-    """Computes every figure, appends one line to `workdir`/results.jsonl and returns it."""
+    """Computes every figure, appends one line to `workdir`/results.jsonl and returns it.
+
+    Args:
+      model: what was trained.
+      loss: per-example loss with its options bound.
+      params: averaged parameters.
+      test: held-out data.
+      settings: what to compute.
+      sampling: how to draw the samples that are compared with the data.
+      workdir: of the run.
+      step: of the checkpoint.
+      load_train: gives the training data; called only where samples are compared with it.
+    """
     devices = Devices.all()
     results: dict[str, float] = {"step": step}
     results |= test_loss(model, loss, params, test, settings, devices)
-    small = np.prod(model.data_shape) <= _RAW_DIMENSIONS_MAX and train.in_memory and test.in_memory
+    small = np.prod(model.data_shape) <= _RAW_DIMENSIONS_MAX and test.in_memory
     num = len(test) if settings.num_samples is None else settings.num_samples
     if small and num:
         began = time.monotonic()
@@ -113,7 +126,9 @@ def evaluate(
         def flat(values: np.ndarray) -> np.ndarray:
             return np.asarray(values, np.float64).reshape(len(values), -1)
 
-        results |= distances(flat(x), flat(to_model_range(train.source)), flat(to_model_range(test.source[:num])))
+        results |= distances(
+            flat(x), flat(to_model_range(load_train().source)), flat(to_model_range(test.source[:num]))
+        )
         results |= {"num_samples": num, "sampling_seconds": time.monotonic() - began}
     if jax.process_index() == 0:
         with (workdir / RESULTS_FILE).open("a") as file:

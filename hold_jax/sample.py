@@ -13,7 +13,7 @@ import PIL.Image
 
 from hold_jax import pictures, samplers
 from hold_jax.data import from_model_range
-from hold_jax.errors import require
+from hold_jax.errors import UserError, require
 from hold_jax.model import Model
 from hold_jax.training.mesh import Devices
 
@@ -64,9 +64,14 @@ def make_draw(model: Model, settings: SampleSettings, devices: Devices, *, frame
     """The settings bound, compiled once, the batch spread over the devices.
 
     Raises:
-      UserError: for settings that the grid or the device count does not allow, before compilation.
+      UserError: for settings that the grid, the model or the device count does not allow, before compilation.
     """
     devices.require_divides("sampling.batch_size", settings.batch_size)
+    classes = model.network.num_classes
+    known = settings.label is None or 0 <= settings.label < classes
+    allowed = f"a class, 0 to {classes - 1}, or None" if classes else "None for a model without classes"
+    require(known, "sampling.label", settings.label, allowed)
+    require(not settings.save_pngs or len(model.data_shape) == 3, "sampling.save_pngs", True, "False for vectors")
     draw = functools.partial(
         samplers.sample,
         settings.sampler,
@@ -80,7 +85,10 @@ def make_draw(model: Model, settings: SampleSettings, devices: Devices, *, frame
         sharding=devices.batch(),
     )
     # A bad grid is found here, by a trace with a trivial network, not after hours of training.
-    jax.eval_shape(lambda: draw(lambda u, t: u[..., -1:, :], key=jax.random.key(0)))
+    try:
+        jax.eval_shape(lambda: draw(lambda u, t: u[..., -1:, :], key=jax.random.key(0)))
+    except UserError as error:
+        raise UserError(str(error).replace("`", "`sampling.", 1)) from None
 
     @functools.partial(jax.jit, out_shardings=devices.replicated)
     def compiled(params: Any, key: jax.Array, labels: jax.Array) -> Any:
@@ -172,7 +180,6 @@ def sample(
         if film is not None:
             pictures.film(film_frames(film), folder / "film.gif")
         if settings.save_pngs:
-            require(data.ndim == 4, "sampling.save_pngs", True, "False for vectors")
             (folder / "png").mkdir(exist_ok=True)
             for i, image in enumerate(data):
                 PIL.Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(

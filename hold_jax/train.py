@@ -58,6 +58,7 @@ class TrainSettings:
     keep_every: int
 
     def __post_init__(self):
+        require(0 <= self.seed < 2**32, "seed", self.seed, "in [0, 2^32)")
         for name in ("num_steps", "accumulation_steps", "steps_per_call", "log_every", "checkpoint_every", "keep_last"):
             value = getattr(self, name)
             require(value >= 1, f"training.{name}", value, "1 or more")
@@ -101,6 +102,10 @@ def train(
         if start >= settings.num_steps:
             print(f"already trained: {workdir} is at step {start:,} of {settings.num_steps:,}", file=sys.stderr)
             return state
+        whole = start % settings.steps_per_call == 0
+        require(
+            whole, "training.steps_per_call", settings.steps_per_call, f"a divisor of {start}, the step to go on from"
+        )
         if main:
             _introduce(model, state, dataset, devices, start, workdir)
 
@@ -118,18 +123,18 @@ def train(
                 def due(every: int, step: int = step) -> bool:
                     return bool(every) and (step % every == 0 or step == settings.num_steps)
 
-                if step == start + settings.steps_per_call or due(settings.log_every) or due(settings.checkpoint_every):
+                reported = due(settings.log_every) or due(settings.checkpoint_every)
+                if reported or step == start + settings.steps_per_call:
                     values = _finite(pending, step, checkpoints)
-                    pending = []
-                    seconds = time.monotonic() - began
-                    log.scalars(
-                        step,
-                        {
-                            "train/loss": values["loss"],
-                            "train/grad_norm": values["grad_norm"],
-                            "train/images_per_second": (step - first) * settings.batch_size / seconds,
-                        },
-                    )
+                    # A resumed run's first call only starts the clock: the log is that of a run that never stopped.
+                    if reported or start == 0:
+                        pending = []
+                        seconds = time.monotonic() - began
+                        rate = (step - first) * settings.batch_size / seconds
+                        log.scalars(
+                            step,
+                            {**{f"train/{name}": v for name, v in values.items()}, "train/images_per_second": rate},
+                        )
                     progress.update(step, values["loss"])
                     began, first = time.monotonic(), step
                 if due(settings.checkpoint_every):
@@ -158,6 +163,7 @@ def check(
     model: Model,
     loss: ScoreLoss,
     optimizer: optax.GradientTransformation,
+    dataset: Dataset,
     settings: TrainSettings,
     sampling: SampleSettings,
 ) -> None:
@@ -168,6 +174,7 @@ def check(
     """
     devices = Devices.all()
     devices.require_divides("training.batch_size", settings.batch_size, settings.accumulation_steps)
+    require(not settings.flip or dataset.is_image, "data.flip", True, "False for vectors")
     make_draw(model, sampling, devices, frames=sampling.frames)
     calls = (settings.steps_per_call,) if settings.steps_per_call > 1 else ()
     batch = {

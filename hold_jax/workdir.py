@@ -25,8 +25,8 @@ _FREE_KEYS = (
     "data.memory_limit_gib",
     "model.remat",
 )
-# What sampling and evaluation need of the run that made the checkpoint.
-_MODEL_SECTIONS = ("sde", "model")
+# What sampling and evaluation need of the run that made the checkpoint: the shape of its state and its meaning.
+_MODEL_SECTIONS = ("sde", "model", "optimizer")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +80,7 @@ def read(workdir: Path) -> Record:
         raise UserError(f"no trained model in {workdir} (no {RECORD_FILE}): run --mode=train with this --workdir first")
     try:
         return Record.from_json(path.read_text())
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} cannot be read ({error}); restore it, or choose another --workdir") from None
 
 

@@ -31,6 +31,12 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(max_to_keep=keep_last, keep_period=keep_every)
         return cls(ocp.CheckpointManager(workdir / FOLDER, options=options, item_names=("state",)))
 
+    @classmethod
+    def open_to_read(cls, workdir: Path) -> "Checkpoints":
+        """Opens `workdir`/checkpoints, if it is there; nothing is created or deleted, also while a run writes there."""
+        options = ocp.CheckpointManagerOptions(read_only=True)
+        return cls(ocp.CheckpointManager(workdir / FOLDER, options=options, item_names=("state",)))
+
     def latest(self) -> int | None:
         """The newest step, or None."""
         return self.manager.latest_step()

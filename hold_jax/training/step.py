@@ -54,7 +54,8 @@ def make_train_step(
       steps_per_call: optimiser steps in one call; 1 takes batches (B, ...), k takes (k, B, ...).
 
     Returns:
-      step(state, batch) -> (state, metrics), metrics {"loss", "grad_norm"} of shape (steps_per_call,).
+      step(state, batch) -> (state, metrics), metrics {"loss", "grad_norm", "param_norm"} of shape
+      (steps_per_call,): of the parameters before, before and after the update.
     """
 
     def value_and_grad(params: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, Any]:
@@ -81,7 +82,8 @@ def make_train_step(
         params = optax.apply_updates(state.params, updates)
         ema = update_ema(state.ema, params, state.step, ema_decay)
         state = state.replace(step=state.step + 1, params=params, opt_state=opt_state, ema=ema)
-        return state, {"loss": value, "grad_norm": optax.global_norm(gradient)}
+        norms = {"grad_norm": optax.global_norm(gradient), "param_norm": optax.global_norm(params)}
+        return state, {"loss": value, **norms}
 
     if steps_per_call > 1:
         return lambda state, batches: jax.lax.scan(one_step, state, batches)

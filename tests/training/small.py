@@ -1,0 +1,161 @@
+"""Small models, data and settings for the tests of training and of what comes after it."""
+
+import dataclasses
+import functools
+import itertools
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import Mesh
+
+from hold_jax import data, losses, sde
+from hold_jax.model import Model
+from hold_jax.nn import MLP, NCSNpp
+from hold_jax.parameterization import gaussian, log_noise
+from hold_jax.sample import SampleSettings
+from hold_jax.samplers import Strang
+from hold_jax.train import TrainSettings
+from hold_jax.training.mesh import Devices
+from hold_jax.training.optimizer import adam
+from hold_jax.training.state import init_state
+
+LOSS = functools.partial(losses.bcsm_loss, time_law=losses.log_normal())
+
+
+def mlp(*, order=2, width=16, hidden_layers=2, sigma_data=1.0, init_scale=1.0, **options):
+    """A model of points in the plane; `init_scale` 1: the untrained network says something."""
+    network = MLP(2, hidden_layers=hidden_layers, width=width, init_scale=init_scale, **options)
+    return Model(sde.hold(order=order), network, (2,), gaussian, log_noise, sigma_data)
+
+
+def unet(*, dropout=0.0, num_classes=0, **options):
+    """A model of 8x8 grey pictures."""
+    network = NCSNpp(
+        1,
+        channels=8,
+        channel_multipliers=(1, 1),
+        num_res_blocks=1,
+        attention_resolutions=(),
+        fir=False,
+        progressive_input="none",
+        init_scale=1.0,
+        dropout=dropout,
+        num_classes=num_classes,
+        **options,
+    )
+    return Model(sde.hold(order=2), network, (8, 8, 1), gaussian, log_noise, 0.5)
+
+
+def points(num=200, split="train"):
+    """A few of the eight Gaussians."""
+    return data.load("gaussians8", split=split, size=num)
+
+
+def optimizer(learning_rate=1e-2, **options):
+    """Adam with a constant rate, so that it does not depend on how long the run is meant to be."""
+    return adam(learning_rate, **{"b1": 0.9, "b2": 0.999, "eps": 1e-8, "weight_decay": 0.0, "clip_norm": 1.0} | options)
+
+
+def train_settings(**changes):
+    """20 steps of 16 points; a checkpoint every 5, no pictures."""
+    return TrainSettings(
+        **dict(
+            seed=0,
+            batch_size=16,
+            num_steps=20,
+            accumulation_steps=1,
+            steps_per_call=1,
+            ema_decay=0.99,
+            flip=False,
+            log_every=5,
+            sample_every=0,
+            checkpoint_every=5,
+            keep_last=2,
+            keep_every=0,
+        )
+        | changes
+    )
+
+
+def sample_settings(**changes):
+    """16 samples in 4 steps."""
+    return SampleSettings(
+        **dict(
+            sampler=Strang(),
+            num_steps=4,
+            grid="karras",
+            t_min=None,
+            denoise=True,
+            num_samples=16,
+            batch_size=8,
+            frames=0,
+            save_pngs=False,
+            label=None,
+            seed=0,
+        )
+        | changes
+    )
+
+
+def devices(count):
+    """The first `count` of the fake devices."""
+    return Devices(Mesh(np.array(jax.devices()[:count]), ("data",)))
+
+
+def fresh_state(model, transformation, seed=0):
+    """The state at step 0, made anew."""
+    return jax.jit(functools.partial(init_state, model, transformation, seed))()
+
+
+def host_batches(dataset, batch_size, steps, start=0):
+    """Training batches on the host."""
+    return list(itertools.islice(data.batches(dataset, batch_size=batch_size, seed=0, start_step=start), steps))
+
+
+def to_host(tree):
+    """Copies of the leaves as NumPy arrays; keys as their words."""
+
+    def copy(leaf):
+        is_key = isinstance(leaf, jax.Array) and jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        return np.array(jax.random.key_data(leaf) if is_key else leaf)
+
+    return jax.tree.map(copy, tree)
+
+
+def assert_bitwise(got, want):
+    """Every leaf has the same bytes."""
+    got, want = to_host(got), to_host(want)
+    assert jax.tree.structure(got) == jax.tree.structure(want)
+    for (path, a), b in zip(jax.tree.leaves_with_path(got), jax.tree.leaves(want), strict=True):
+        assert a.dtype == b.dtype and a.tobytes() == b.tobytes(), jax.tree_util.keystr(path)
+
+
+def largest_error(got, want):
+    """The largest error over the leaves, relative to the largest entry of each leaf."""
+    errors = [
+        np.abs(a - b).max() / max(np.abs(b).max(), 1e-30)
+        for a, b in zip(jax.tree.leaves(to_host(got)), jax.tree.leaves(to_host(want)), strict=True)
+    ]
+    return max(map(float, errors))
+
+
+def contents(folder):
+    """Every file below `folder` and its bytes."""
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def replace(settings, **changes):
+    """`dataclasses.replace`, shorter to read."""
+    return dataclasses.replace(settings, **changes)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick_compilation():
+    """These tests compile much and compute little."""
+    before = jax.config.jax_disable_most_optimizations
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
