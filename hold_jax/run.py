@@ -51,7 +51,7 @@ def run_sample(config: ml_collections.ConfigDict, folder: str) -> None:
     found = workdir.require_model(path, build.as_json(config))
     sampling = build.sampling(config)
     model = build.model(config, found.data_shape, found.num_classes)
-    make_draw(model, sampling, Devices.all(), frames=sampling.frames)
+    make_draw(model, sampling, Devices.all())
     step, params = _restore(config, model, path)
     _announce(sample(model, params, sampling, path, step=step))
 

@@ -60,8 +60,11 @@ DrawFn = Callable[[Any, jax.Array, jax.Array], tuple[jax.Array, jax.Array | None
 """draw(params, key, labels (B,)) -> samples (B, *data_shape), frames (frames + 1, B, *data_shape) or None."""
 
 
-def make_draw(model: Model, settings: SampleSettings, devices: Devices, *, frames: int = 0) -> DrawFn:
+@functools.lru_cache(maxsize=4)
+def make_draw(model: Model, settings: SampleSettings, devices: Devices) -> DrawFn:
     """The settings bound, compiled once, the batch spread over the devices.
+
+    Remembered by value, so that grids, report and score of one run share one compilation.
 
     Raises:
       UserError: for settings that the grid, the model or the device count does not allow, before compilation.
@@ -81,7 +84,7 @@ def make_draw(model: Model, settings: SampleSettings, devices: Devices, *, frame
         grid=settings.grid,
         t_min=settings.t_min,
         denoise=settings.denoise,
-        frames=frames,
+        frames=settings.frames,
         sharding=devices.batch(),
     )
     # A bad grid is found here, by a trace with a trivial network, not after hours of training.
@@ -107,10 +110,10 @@ def batch_inputs(model: Model, settings: SampleSettings, batch: int) -> tuple[ja
 
 
 def draw_many(
-    model: Model, params: Any, settings: SampleSettings, devices: Devices, *, num: int, frames: int = 0
+    model: Model, params: Any, settings: SampleSettings, devices: Devices, *, num: int
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """`num` samples (num, *data_shape) in the model's range and, of the first batch, its frames."""
-    draw = make_draw(model, settings, devices, frames=frames)
+    draw = make_draw(model, settings, devices)
     found, film = [], None
     for batch in range(-(-num // settings.batch_size)):
         x, kept = draw(params, *batch_inputs(model, settings, batch))
@@ -170,7 +173,7 @@ def sample(
     Returns:
       The folder `workdir`/samples/step_N.
     """
-    x, film = draw_many(model, params, settings, Devices.all(), num=settings.num_samples, frames=settings.frames)
+    x, film = draw_many(model, params, settings, Devices.all(), num=settings.num_samples)
     folder = workdir / "samples" / f"step_{step}"
     if jax.process_index() == 0:
         folder.mkdir(parents=True, exist_ok=True)

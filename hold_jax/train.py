@@ -175,7 +175,7 @@ def check(
     devices = Devices.all()
     devices.require_divides("training.batch_size", settings.batch_size, settings.accumulation_steps)
     require(not settings.flip or dataset.is_image, "data.flip", True, "False for vectors")
-    make_draw(model, sampling, devices, frames=sampling.frames)
+    make_draw(model, sampling, devices)
     calls = (settings.steps_per_call,) if settings.steps_per_call > 1 else ()
     batch = {
         "x": jax.ShapeDtypeStruct((*calls, settings.batch_size, *model.data_shape), np.float32),
