@@ -14,6 +14,10 @@ def get_config():
     c.data.name = "swissroll"
     c.model.name = "mlp"
     c.model.sigma_data = 1.0
+    c.model.fourier_scale = 0.3
+    # The rolls are 0.02 thin: more of the times go to small noise than for pictures.
+    c.loss.time_mean = -2.0
+    c.loss.time_std = 1.6
     c.optimizer.learning_rate = 2e-3
     c.optimizer.warmup_steps = 100
     c.optimizer.schedule = "cosine"

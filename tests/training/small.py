@@ -7,6 +7,7 @@ import itertools
 import jax
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh
 
 from hold_jax import data, losses, sde
@@ -151,11 +152,18 @@ def replace(settings, **changes):
 
 
 @pytest.fixture(autouse=True, scope="module")
-def quick_compilation():
-    """These tests compile much and compute little."""
-    before = jax.config.jax_disable_most_optimizations
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
-
-
+def quick_compilation(tmp_path_factory):
+    """These tests compile much, the same again and again, and compute little."""
+    wanted = {
+        "jax_disable_most_optimizations": True,
+        "jax_compilation_cache_dir": str(tmp_path_factory.getbasetemp() / "compiled"),
+        "jax_persistent_cache_min_compile_time_secs": 0.05,
+        "jax_persistent_cache_min_entry_size_bytes": 0,
+    }
+    before = {name: jax.config.values.get(name, None) for name in wanted}
+    for settings in (wanted, before):
+        for name, value in settings.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
+        if settings is wanted:
+            yield

@@ -1,0 +1,133 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from training import small
+from training.small import quick_compilation  # noqa: F401
+
+from hold_jax.errors import UserError
+from hold_jax.training.checkpoint import FOLDER, Checkpoints, abstract_state
+from hold_jax.training.state import TrainState
+
+OPTIMIZER = optax.adam(1e-3)
+
+
+def make_state(step=1, width=4):
+    """A state of every kind of leaf: tables larger than a kilobyte, scalars, bfloat16, a typed key."""
+    key = jax.random.fold_in(jax.random.key(7), step)
+    params = {
+        "w": jax.random.normal(key, (300, width)),
+        "b": jax.random.normal(key, (3,), jnp.bfloat16),
+        "deep": {"s": jnp.float32(step)},
+    }
+    ema = jax.tree.map(lambda a: a + 1, params)
+    return TrainState(jnp.int32(step), params, OPTIMIZER.init(params), ema, key)
+
+
+state_at = jax.jit(make_state, out_shardings=small.devices(8).replicated)
+
+
+def abstract(count=8, **options):
+    return abstract_state(functools.partial(make_state, **options), small.devices(count).replicated)
+
+
+def steps_in(path):
+    return sorted(int(p.name) for p in (path / FOLDER).iterdir())
+
+
+@pytest.mark.parametrize(
+    ("keep_last", "keep_every", "kept"),
+    [(1, None, [6]), (2, None, [5, 6]), (1, 2, [2, 4, 6]), (2, 3, [3, 5, 6])],
+)
+def test_the_last_and_every_mth_are_kept(tmp_path, keep_last, keep_every, kept):
+    with Checkpoints.open(tmp_path, keep_last=keep_last, keep_every=keep_every) as checkpoints:
+        for step in range(1, 7):
+            checkpoints.save(state_at(step))
+        assert checkpoints.latest() == 6
+    # Leaving waits for what is being written: nothing half done is left, and every step can be read.
+    assert steps_in(tmp_path) == kept
+    with Checkpoints.open_to_read(tmp_path) as checkpoints:
+        for step in kept:
+            small.assert_bitwise(checkpoints.restore(abstract(), step), state_at(step))
+
+
+@pytest.mark.parametrize("count", [1, 2, 8])
+def test_restores_onto_any_number_of_devices_bitwise(tmp_path, count):
+    with Checkpoints.open(tmp_path) as checkpoints:
+        checkpoints.save(state_at(3))
+    with Checkpoints.open(tmp_path) as checkpoints:
+        restored = checkpoints.restore(abstract(count))
+    small.assert_bitwise(restored, state_at(3))
+    for leaf in jax.tree.leaves(restored):
+        assert leaf.sharding == small.devices(count).replicated
+    # The key is a key again.
+    assert jax.random.split(restored.key).shape == (2,)
+
+
+def test_what_is_written_is_the_state_at_the_call_though_its_buffers_are_donated(tmp_path):
+    advance = jax.jit(
+        lambda s: s.replace(step=s.step + 1, params=jax.tree.map(lambda a: a * 2, s.params)), donate_argnums=0
+    )
+    state = state_at(1)
+    with Checkpoints.open(tmp_path, keep_last=9) as checkpoints:
+        for _ in range(3):
+            checkpoints.save(state)
+            state = advance(state)
+    want = state_at(1)
+    with Checkpoints.open_to_read(tmp_path) as checkpoints:
+        for step in (1, 2, 3):
+            small.assert_bitwise(checkpoints.restore(abstract(), step), want)
+            want = advance(want)
+
+
+def test_saving_a_step_again_changes_nothing(tmp_path):
+    with Checkpoints.open(tmp_path) as checkpoints:
+        checkpoints.save(state_at(2))
+    before = small.contents(tmp_path)
+    with Checkpoints.open(tmp_path) as checkpoints:
+        checkpoints.save(state_at(2).replace(params=make_state(9).params))
+    assert small.contents(tmp_path) == before
+
+
+def test_reading_creates_and_deletes_nothing(tmp_path):
+    with Checkpoints.open_to_read(tmp_path) as checkpoints:
+        assert checkpoints.latest() is None
+    assert not list(tmp_path.iterdir())
+    with Checkpoints.open(tmp_path, keep_last=3) as checkpoints:
+        for step in (1, 2, 3):
+            checkpoints.save(state_at(step))
+    (tmp_path / FOLDER / "4.orbax-checkpoint-tmp").mkdir()  # as a run in another process leaves it while writing
+    before = small.contents(tmp_path)
+    with Checkpoints.open_to_read(tmp_path) as checkpoints:
+        assert checkpoints.latest() == 3
+        checkpoints.restore(abstract())
+    assert small.contents(tmp_path) == before and (tmp_path / FOLDER / "4.orbax-checkpoint-tmp").is_dir()
+
+
+def test_missing_checkpoints_are_one_clear_line(tmp_path):
+    with Checkpoints.open(tmp_path, keep_last=3) as checkpoints:
+        with pytest.raises(UserError, match=r"no checkpoint in .*: run --mode=train with this --workdir first"):
+            checkpoints.restore(abstract())
+        checkpoints.save(state_at(2))
+        checkpoints.save(state_at(4))
+    with (
+        Checkpoints.open_to_read(tmp_path) as checkpoints,
+        pytest.raises(UserError, match=r"`checkpoint` is 3; .* holds steps 2, 4$"),
+    ):
+        checkpoints.restore(abstract(), 3)
+
+
+@pytest.mark.parametrize("other", ["shape", "missing", "extra"])
+def test_a_state_of_another_structure_is_refused(tmp_path, other):
+    with Checkpoints.open(tmp_path) as checkpoints:
+        checkpoints.save(state_at(1))
+    wanted = abstract(width=5) if other == "shape" else abstract()
+    if other == "missing":
+        wanted = wanted.replace(ema={"w": wanted.ema["w"]})
+    if other == "extra":
+        wanted = wanted.replace(ema=wanted.ema | {"new": jax.ShapeDtypeStruct((2,), np.float32)})
+    with Checkpoints.open_to_read(tmp_path) as checkpoints, pytest.raises(ValueError, match=r"w|new|ema"):
+        checkpoints.restore(wanted)

@@ -1,0 +1,50 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from training import small
+
+from hold_jax.errors import UserError
+from hold_jax.training.mesh import Devices
+
+
+def test_all_is_every_device():
+    assert Devices.all().mesh.devices.tolist() == jax.devices()
+
+
+@pytest.mark.parametrize(("axis", "shard"), [(0, (1, 3)), (1, (8, 1))])
+def test_put_spreads_the_batch_axis(axis, shard):
+    x = np.arange(24.0).reshape((8, 3) if axis == 0 else (8, 3))
+    if axis == 1:
+        x = x.reshape(3, 8).T.reshape(8, 3)[:, :1].repeat(8, axis=1)
+        shard = (8, 1)
+    placed = small.devices(8).put({"x": x}, axis=axis)["x"]
+    np.testing.assert_array_equal(placed, x)
+    assert {s.data.shape for s in placed.addressable_shards} == {shard}
+
+
+def test_init_makes_one_copy_a_device():
+    made = small.devices(8).init(lambda a: {"a": a + 1}, jnp.zeros(3))["a"]
+    assert made.sharding.is_fully_replicated and len(made.addressable_shards) == 8
+    np.testing.assert_array_equal(made, np.ones(3))
+
+
+@pytest.mark.parametrize(
+    ("size", "parts", "nearest"),
+    [
+        (12, 1, "multiple of 8 (8 devices): the nearest are 8 and 16"),
+        (7, 1, "multiple of 8 (8 devices): the nearest are 8"),
+        (0, 1, "multiple of 8 (8 devices): the nearest are 8"),
+        (-3, 1, "multiple of 8 (8 devices): the nearest are 8"),
+        (40, 4, "multiple of 32 (8 devices x 4 accumulation steps): the nearest are 32 and 64"),
+    ],
+)
+def test_a_batch_that_does_not_divide_is_named_with_the_nearest(size, parts, nearest):
+    with pytest.raises(UserError) as caught:
+        small.devices(8).require_divides("training.batch_size", size, parts)
+    assert str(caught.value) == f"`training.batch_size` is {size}; it must be a {nearest}"
+
+
+def test_a_batch_that_divides_passes():
+    small.devices(8).require_divides("b", 32, 4)
+    small.devices(1).require_divides("b", 7)

@@ -1,0 +1,205 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from training import small
+from training.small import quick_compilation  # noqa: F401
+
+from hold_jax.training.step import make_train_step, mean_loss
+
+STEPS, BATCH = 4, 16
+MODEL = small.mlp(order=3)
+# Without clipping a gradient that is too large shows in the optimiser's moments.
+OPTIMIZER = small.optimizer(clip_norm=0.0)
+
+
+def batches(steps=STEPS, batch_size=BATCH):
+    return small.host_batches(small.points(), batch_size, steps)
+
+
+def compiled(step, devices):
+    return jax.jit(step, donate_argnums=0, out_shardings=devices.replicated)
+
+
+def take_steps(count, loss=small.LOSS, steps_per_call=1):
+    """States after every call and all metrics, on `count` devices; the compiled step and the donated states."""
+    devices = small.devices(count)
+    step = compiled(
+        make_train_step(MODEL, loss, OPTIMIZER, ema_decay=0.5, steps_per_call=steps_per_call), devices
+    )
+    state = devices.init(functools.partial(small.init_state, MODEL, OPTIMIZER, 0))
+    states, metrics, donated = [small.to_host(state)], [], []
+    host = batches()
+    for start in range(0, STEPS, steps_per_call):
+        if steps_per_call == 1:
+            batch = devices.put(host[start])
+        else:
+            group = host[start : start + steps_per_call]
+            batch = devices.put({name: np.stack([b[name] for b in group]) for name in group[0]}, axis=1)
+        donated.append(state)
+        state, values = step(state, batch)
+        states.append(small.to_host(state))
+        metrics.append(small.to_host(values))
+    return {
+        "states": states,
+        "metrics": {name: np.concatenate([m[name] for m in metrics]) for name in metrics[0]},
+        "step": step,
+        "donated": donated,
+        "state": state,
+    }
+
+
+@pytest.fixture(scope="module")
+def on_eight():
+    traces = []
+
+    def counted(*args):
+        traces.append(None)
+        return small.LOSS(*args)
+
+    return take_steps(8, counted) | {"traces": traces}
+
+
+def test_one_device_gives_the_numbers_of_eight(on_eight):
+    on_one = take_steps(1)
+    for name in ("loss", "grad_norm", "param_norm"):
+        np.testing.assert_allclose(on_one["metrics"][name], on_eight["metrics"][name], rtol=3e-6)
+    # The first update shows the gradient itself: mu = (1 - b1) g, nu = (1 - b2) g^2.
+    assert small.largest_error(on_one["states"][1].opt_state, on_eight["states"][1].opt_state) < 3e-6
+    for one, eight in zip(on_one["states"], on_eight["states"], strict=True):
+        assert small.largest_error(one, eight) < 2e-5
+
+
+def test_batch_is_spread_and_state_is_copied(on_eight):
+    devices = small.devices(8)
+    batch = devices.put(batches(1)[0])
+    assert {s.data.shape for s in batch["x"].addressable_shards} == {(BATCH // 8, 2)}
+    assert all(leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(on_eight["state"]))
+
+
+def test_first_gradient_is_that_of_the_mean_loss(on_eight):
+    start = small.fresh_state(MODEL, OPTIMIZER)
+    key = jax.random.fold_in(start.key, 0)
+    batch = jax.tree.map(jnp.asarray, batches(1)[0])
+    value, gradient = jax.jit(
+        jax.value_and_grad(lambda p: mean_loss(MODEL, small.LOSS, p, batch, key, train=True))
+    )(start.params)
+    np.testing.assert_allclose(on_eight["metrics"]["loss"][0], value, rtol=3e-6)
+    np.testing.assert_allclose(on_eight["metrics"]["grad_norm"][0], optax.global_norm(gradient), rtol=3e-6)
+    moments = on_eight["states"][1].opt_state[1][0].mu
+    assert small.largest_error(moments, jax.tree.map(lambda g: 0.1 * g, gradient)) < 3e-6
+
+
+def test_one_trace_and_one_compilation(on_eight):
+    assert len(on_eight["traces"]) == 1
+    assert on_eight["step"]._cache_size() == 1
+
+
+def test_donated_states_are_gone(on_eight):
+    for old in on_eight["donated"]:
+        assert all(leaf.is_deleted() for leaf in jax.tree.leaves(old))
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(on_eight["state"]))
+
+
+def test_several_steps_a_call_are_the_same_steps_bitwise(on_eight):
+    scanned = take_steps(8, steps_per_call=STEPS)
+    small.assert_bitwise(scanned["states"][-1], on_eight["states"][-1])
+    small.assert_bitwise(scanned["metrics"], on_eight["metrics"])
+
+
+def test_step_counts_and_key_stays(on_eight):
+    assert [int(s.step) for s in on_eight["states"]] == list(range(STEPS + 1))
+    assert len({s.key.tobytes() for s in on_eight["states"]}) == 1
+
+
+def test_ema_follows_its_formula(on_eight):
+    states = on_eight["states"]
+    for k in range(STEPS):
+        rate = min(0.5, (1 + k) / (10 + k))
+        want = jax.tree.map(
+            lambda ema, new, rate=rate: rate * ema.astype(np.float64) + (1 - rate) * new.astype(np.float64),
+            states[k].ema,
+            states[k + 1].params,
+        )
+        assert small.largest_error(states[k + 1].ema, want) < 1e-6
+    assert small.largest_error(states[-1].ema, states[-1].params) > 1e-3
+
+
+def test_accumulation_is_the_mean_over_the_parts():
+    devices, parts = small.devices(8), 4
+    transformation = optax.sgd(1.0)
+    start = small.fresh_state(MODEL, transformation)
+    batch = batches(1, 8 * parts)[0]
+    step = jax.jit(make_train_step(MODEL, small.LOSS, transformation, ema_decay=0.0, accumulation_steps=parts))
+    state, metrics = step(jax.device_put(start, devices.replicated), devices.put(batch))
+
+    key = jax.random.fold_in(start.key, 0)
+    part_of = jax.jit(jax.value_and_grad(functools.partial(mean_loss, MODEL, small.LOSS, train=True)))
+    # Part j is every fourth example from the j-th.
+    each = [
+        part_of(start.params, {n: jnp.asarray(a[j::parts]) for n, a in batch.items()}, jax.random.fold_in(key, j))
+        for j in range(parts)
+    ]
+    value, gradient = jax.tree.map(lambda *a: np.mean(np.stack(a).astype(np.float64), axis=0), *each)
+    np.testing.assert_allclose(metrics["loss"][0], value, rtol=3e-6)
+    np.testing.assert_allclose(metrics["grad_norm"][0], optax.global_norm(gradient), rtol=3e-6)
+    moved = jax.tree.map(lambda a, b: np.asarray(a, np.float64) - np.asarray(b, np.float64), start.params, state.params)
+    for got, want in zip(jax.tree.leaves(moved), jax.tree.leaves(gradient), strict=True):
+        np.testing.assert_allclose(got, want, atol=1e-6)
+
+
+def test_every_step_has_keys_of_its_own():
+    def loss(sde, eps_fn, x, key):
+        del sde, eps_fn
+        return jax.random.uniform(key, x.shape[:1])
+
+    transformation = optax.sgd(0.0)
+    step = jax.jit(make_train_step(MODEL, loss, transformation, ema_decay=0.0))
+    start = state = small.fresh_state(MODEL, transformation)
+    batch = jax.tree.map(jnp.asarray, batches(1)[0])
+    found = []
+    for _ in range(3):
+        state, metrics = step(state, batch)
+        found.append(float(metrics["loss"][0]))
+    assert len(set(found)) == 3
+    for k, value in enumerate(found):
+        key_loss, _ = jax.random.split(jax.random.fold_in(start.key, k))
+        np.testing.assert_allclose(value, jax.random.uniform(key_loss, (BATCH,)).mean() / 2, rtol=1e-6)
+
+
+def test_dropout_acts_in_training_alone():
+    model = small.unet(dropout=0.5)
+    params = jax.jit(model.init)(jax.random.key(0))
+    batch = {"x": jnp.zeros((4, 8, 8, 1), jnp.uint8), "label": jnp.zeros(4, jnp.int32)}
+
+    def loss(sde, eps_fn, x, key):
+        del x, key  # nothing but dropout is random
+        u = jnp.ones((4, 8, 8, 2, 1))
+        return jnp.sum(jnp.square(eps_fn(u, jnp.float32(sde.T / 2))), axis=(1, 2, 3, 4))
+
+    values = {}
+    for train in (True, False):
+        of_key = jax.jit(functools.partial(mean_loss, model, loss, train=train))
+        values[train] = [float(of_key(params, batch, jax.random.key(i))) for i in (0, 1, 0)]
+    assert values[True][0] != values[True][1] and values[True][0] == values[True][2]
+    assert len(set(values[False])) == 1
+
+
+def test_step_composes_with_vmap_and_pmap():
+    step = make_train_step(MODEL, small.LOSS, OPTIMIZER, ema_decay=0.5)
+    seeds = range(8)
+    states = jax.tree.map(
+        lambda *leaves: jnp.stack(leaves), *(small.fresh_state(MODEL, OPTIMIZER, seed) for seed in seeds)
+    )
+    host = batches(len(seeds))
+    batch = {name: np.stack([b[name] for b in host]) for name in host[0]}
+    by_vmap, vmap_metrics = jax.jit(jax.vmap(step))(states, batch)
+    by_pmap, pmap_metrics = jax.pmap(step)(states, batch)
+    assert small.largest_error(by_vmap, by_pmap) < 1e-5
+    assert small.largest_error(vmap_metrics, pmap_metrics) < 3e-6
+    alone, alone_metrics = jax.jit(step)(small.fresh_state(MODEL, OPTIMIZER, 5), host[5])
+    assert small.largest_error(jax.tree.map(lambda a: a[5], by_vmap), alone) < 1e-5
+    assert small.largest_error(jax.tree.map(lambda a: a[5], vmap_metrics), alone_metrics) < 3e-6
