@@ -132,7 +132,7 @@ def test_static_under_jit_without_retracing():
 
 def test_immutable():
     m = sde.vp()
-    with pytest.raises(ValueError, match="read-only"):
+    with pytest.raises(ValueError, match=r"read-only"):
         m.F[0, 0] = 1.0
     with pytest.raises(dataclasses.FrozenInstanceError):
         m.T = 2.0
