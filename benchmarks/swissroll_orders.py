@@ -26,7 +26,7 @@ from hold_jax.training.mesh import Devices
 
 NUM = 10_000
 DATA_DRAWS = 8
-SAMPLE_DRAWS = 4
+SAMPLE_DRAWS = 3
 
 
 def main() -> None:

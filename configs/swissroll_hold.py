@@ -29,7 +29,7 @@ def get_config():
     c.training.sample_every = 2500
     c.training.checkpoint_every = 2500
     c.training.keep_every = 0
-    c.sampling.num_steps = 200
+    c.sampling.num_steps = 400
     c.sampling.num_samples = 10_000
     c.sampling.batch_size = 10_000
     c.sampling.frames = 50

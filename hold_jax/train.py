@@ -218,20 +218,20 @@ def _feed(dataset: Dataset, settings: TrainSettings, devices: Devices, start: in
 def _finite(pending: list[dict[str, jax.Array]], step: int, checkpoints: Checkpoints) -> dict[str, float]:
     """Means of the metrics of the steps up to `step`; stops the run if one of them is not finite."""
     values = {name: np.concatenate([np.asarray(m[name]) for m in pending]) for name in pending[0]}
-    for name, series in values.items():
-        bad = np.flatnonzero(~np.isfinite(series))
-        if bad.size:
-            at = step - len(series) + 1 + int(bad[0])
-            latest = checkpoints.latest()
-            kept = (
-                "no checkpoint was written yet"
-                if latest is None
-                else f"the last good checkpoint, step {latest}, is kept"
-            )
-            raise UserError(
-                f"training stopped: {name} is {series[bad[0]]} at step {at}; {kept}. "
-                "Lower optimizer.learning_rate, lengthen optimizer.warmup_steps, or compute in float32"
-            )
+    bad = {name: np.flatnonzero(~np.isfinite(series)) for name, series in values.items()}
+    # The first to go, and of several at one step the loss.
+    first = min(((at[0], name != "loss", name) for name, at in bad.items() if at.size), default=None)
+    if first:
+        index, _, name = first
+        at = step - len(values[name]) + 1 + index
+        latest = checkpoints.latest()
+        kept = (
+            "no checkpoint was written yet" if latest is None else f"the last good checkpoint, step {latest}, is kept"
+        )
+        raise UserError(
+            f"training stopped: {name} is {values[name][index]} at step {at}; {kept}. "
+            "Lower optimizer.learning_rate, lengthen optimizer.warmup_steps, or compute in float32"
+        )
     return {name: float(series.mean()) for name, series in values.items()}
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from reference import oracle
 
-from hold_jax import kernels, losses, parameterization, sde
+from hold_jax import kernels, losses, sde
 
 MODELS = {f"hold{n}": sde.hold(order=n) for n in range(1, 5)} | {"psld": sde.psld(), "vp": sde.vp()}
 STD, MEAN = 0.5, 0.3
@@ -228,7 +228,10 @@ def test_losses_sum_over_the_data_and_take_images():
 
 def test_vmap_over_keys_and_pmap_over_devices_equal_plain_calls():
     m = MODELS["hold2"]
-    eps_fn = parameterization.eps_function(m, lambda x, noise: 0.1 * jnp.sin(x[..., :2] + noise[:, None]))
+
+    def eps_fn(u, t):
+        return 0.6 * u[..., -1:, :] + 0.1 * jnp.sin(u[..., :1, :] + t[:, None, None])
+
     x = STD * jax.random.normal(jax.random.key(5), (8, 4, 2))
     keys = jax.random.split(jax.random.key(6), 8)
 

@@ -1,0 +1,139 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import PIL.Image
+import pytest
+from training import small
+from training.small import quick_compilation  # noqa: F401
+
+from hold_jax.data import from_model_range
+from hold_jax.errors import UserError
+from hold_jax.sample import batch_inputs, draw_many, make_draw, sample, to_data_range
+
+POINTS, PICTURES, CLASSES = small.mlp(full=True), small.unet(), small.mlp(num_classes=3)
+EIGHT = small.devices(8)
+
+
+def params_of(model):
+    return jax.jit(model.init)(jax.random.key(0))
+
+
+@pytest.fixture(scope="module")
+def points():
+    return params_of(POINTS)
+
+
+def draw(params, num=16, devices=EIGHT, **changes):
+    return draw_many(POINTS, params, small.sample_settings(**changes), devices, num=num)[0]
+
+
+def test_points_are_written(points, tmp_path):
+    settings = small.sample_settings(num_samples=11, frames=2)
+    folder = sample(POINTS, points, settings, tmp_path, step=30, reference=np.zeros((5, 2), np.float32))
+    assert folder == tmp_path / "samples" / "step_30"
+    assert sorted(p.name for p in folder.iterdir()) == ["film.gif", "grid.png", "samples.npz"]
+    x = np.load(folder / "samples.npz")["x"]
+    assert x.shape == (11, 2) and x.dtype == np.float32 and np.isfinite(x).all()
+    np.testing.assert_array_equal(x, draw(points, 11, frames=0))
+    PIL.Image.open(folder / "grid.png").verify()
+    assert PIL.Image.open(folder / "film.gif").n_frames == 3
+
+
+def test_pictures_are_written(tmp_path):
+    params = params_of(PICTURES)
+    settings = small.sample_settings(num_samples=11, frames=2, save_pngs=True)
+    folder = sample(PICTURES, params, settings, tmp_path, step=0)
+    assert sorted(p.name for p in folder.iterdir()) == ["film.gif", "grid.png", "png", "samples.npz"]
+    x = np.load(folder / "samples.npz")["x"]
+    assert x.shape == (11, 8, 8, 1) and x.dtype == np.uint8 and x.min() < x.max()
+    assert sorted(p.name for p in (folder / "png").iterdir()) == [f"{i:06d}.png" for i in range(11)]
+    for i in range(11):
+        np.testing.assert_array_equal(np.asarray(PIL.Image.open(folder / "png" / f"{i:06d}.png")), x[i, ..., 0])
+    assert PIL.Image.open(folder / "film.gif").n_frames == 3
+
+
+def test_no_film_and_no_pictures_unless_asked(points, tmp_path):
+    folder = sample(POINTS, points, small.sample_settings(), tmp_path, step=0)
+    assert sorted(p.name for p in folder.iterdir()) == ["grid.png", "samples.npz"]
+
+
+def test_the_seed_fixes_the_samples_and_fewer_are_the_first_of_more(points):
+    many = draw(points)
+    np.testing.assert_array_equal(draw(points), many)
+    np.testing.assert_array_equal(draw(points, 5), many[:5])
+    np.testing.assert_array_equal(draw(points, 11), many[:11])
+    assert len(np.unique(many, axis=0)) == 16  # batches differ too
+    assert np.abs(draw(points, seed=1) - many).min() > 0
+
+
+def test_one_device_draws_the_samples_of_eight(points):
+    np.testing.assert_allclose(draw(points, devices=small.devices(1)), draw(points), atol=1e-4)
+
+
+def test_frames_lead_from_the_prior_to_the_samples(points):
+    settings = small.sample_settings(frames=4, denoise=False)
+    x, film = draw_many(POINTS, points, settings, EIGHT, num=8, frames=4)
+    assert film.shape == (5, 8, 2)
+    np.testing.assert_array_equal(film[-1], x)
+    np.testing.assert_allclose(x, draw_many(POINTS, points, settings, EIGHT, num=8)[0], atol=1e-5)
+
+
+def test_labels_are_all_in_turn_or_the_one_asked_for():
+    assert [batch_inputs(CLASSES, small.sample_settings(), b)[1].tolist() for b in (0, 1)] == [
+        [0, 1, 2, 0, 1, 2, 0, 1],
+        [2, 0, 1, 2, 0, 1, 2, 0],
+    ]
+    assert batch_inputs(CLASSES, small.sample_settings(label=2), 1)[1].tolist() == [2] * 8
+    assert batch_inputs(POINTS, small.sample_settings(), 1)[1].tolist() == [0] * 8
+    keys = [jax.random.key_data(batch_inputs(POINTS, small.sample_settings(), b)[0]).tolist() for b in (0, 1)]
+    assert keys[0] != keys[1]
+
+
+def test_the_label_reaches_the_network():
+    params = params_of(CLASSES)
+    of = {
+        label: draw_many(CLASSES, params, small.sample_settings(label=label), EIGHT, num=8)[0] for label in (None, 0, 1)
+    }
+    assert np.abs(of[0] - of[1]).min() > 1e-6
+    np.testing.assert_allclose(of[None][[0, 3, 6]], of[0][[0, 3, 6]], atol=1e-5)
+    np.testing.assert_allclose(of[None][[1, 4, 7]], of[1][[1, 4, 7]], atol=1e-5)
+
+
+def test_pictures_become_bytes_and_vectors_stay():
+    x = jnp.linspace(-1.2, 1.2, 24)
+    assert to_data_range(x.reshape(2, 2, 2, 3)).dtype == np.uint8
+    np.testing.assert_array_equal(to_data_range(x.reshape(2, 2, 2, 3)).ravel(), from_model_range(x))
+    np.testing.assert_array_equal(to_data_range(x.reshape(12, 2)).ravel(), x)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch_size": 12}, "`sampling.batch_size` is 12; .* the nearest are 8 and 16"),
+        ({"num_steps": 0}, "`sampling.num_steps` is 0; it must be a whole number >= 1"),
+        ({"grid": "karas"}, "`sampling.grid` is 'karas' .did you mean 'karras'"),
+        ({"t_min": 0.0}, "`sampling.t_min` is 0.0; it must be between 0 and T"),
+        ({"t_min": 99.0}, "`sampling.t_min` is 99.0; it must be between 0 and T"),
+        ({"frames": 3}, "`sampling.frames` is 3; it must be 0 or a divisor of num_steps = 4"),
+        ({"frames": -2}, "`sampling.frames` is -2"),
+        ({"save_pngs": True}, "`sampling.save_pngs` is True; it must be False for vectors"),
+        ({"label": 0}, "`sampling.label` is 0; it must be None for a model without classes"),
+    ],
+)
+def test_what_cannot_be_drawn_is_named_before_compilation(changes, message):
+    settings = small.sample_settings(**changes)
+    with small.compilations() as found, pytest.raises(UserError, match=message):
+        make_draw(POINTS, settings, EIGHT, frames=settings.frames)
+    assert sum(found) < 2.0  # host-side constants at most
+
+
+@pytest.mark.parametrize("label", [3, -1])
+def test_labels_beyond_the_classes_are_refused(label):
+    with pytest.raises(UserError, match=f"`sampling.label` is {label}; it must be a class, 0 to 2, or None"):
+        make_draw(CLASSES, small.sample_settings(label=label), EIGHT)
+
+
+@pytest.mark.parametrize("name", ["num_samples", "batch_size"])
+def test_counts_are_positive(name):
+    with pytest.raises(UserError, match=f"`sampling.{name}` is 0; it must be 1 or more"):
+        small.sample_settings(**{name: 0})
