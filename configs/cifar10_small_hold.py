@@ -1,4 +1,4 @@
-"""Third-order HOLD on CIFAR-10 with a network that a laptop can move (about 1.5 million parameters).
+"""Third-order HOLD on CIFAR-10 with a network that a laptop can move (about 1.8 million parameters).
 
 python main.py --config=configs/cifar10_small_hold.py --mode=train --workdir=DIR
 

@@ -119,16 +119,15 @@ def evaluate(
     results |= test_loss(model, loss, params, test, settings, devices)
     small = np.prod(model.data_shape) <= _RAW_DIMENSIONS_MAX and test.in_memory
     num = len(test) if settings.num_samples is None else settings.num_samples
-    if small and num:
+    train = load_train() if small and num else None
+    if train is not None and train.in_memory:
         began = time.monotonic()
         x, _ = draw_many(model, params, sampling, devices, num=num)
 
         def flat(values: np.ndarray) -> np.ndarray:
             return np.asarray(values, np.float64).reshape(len(values), -1)
 
-        results |= distances(
-            flat(x), flat(to_model_range(load_train().source)), flat(to_model_range(test.source[:num]))
-        )
+        results |= distances(flat(x), flat(to_model_range(train.source)), flat(to_model_range(test.source[:num])))
         results |= {"num_samples": num, "sampling_seconds": time.monotonic() - began}
     if jax.process_index() == 0:
         with (workdir / RESULTS_FILE).open("a") as file:

@@ -1,7 +1,7 @@
 """Exact small-matrix maths of the linear SDE du = F u dB + G dW, on the host, in float64 NumPy.
 
 Everything a coefficient needs is computed here once, to about 1e-13 relative in every entry that
-matters: the propagator Phi(B) = exp(F B), a lower factor of the noise covariance
+matters (Phi at B = 10 and n = 6: 2e-11, the conditioning of a non-normal exponential): the propagator Phi(B) = exp(F B), a lower factor of the noise covariance
 Q(B) = int_0^B e^{F s} G G' e^{F' s} ds, and a lower factor of Sigma(B) = Q + Phi C0 Phi'.
 
 Sigma is never formed. For small B its rows scale like B^(1/2), B^(3/2), ..., so the textbook
@@ -97,13 +97,33 @@ def effective_noise(f: np.ndarray, g: np.ndarray, cov0: np.ndarray, big_b: np.nd
 
 
 def integral_of_noise(f: np.ndarray, g: np.ndarray, cov0: np.ndarray, sigma: np.ndarray) -> np.ndarray:
-    """The B > 0 at which sigma_eff(B) = sigma (sigma_eff grows with B), by bisection of log B."""
-    log_sigma = np.log(np.asarray(sigma, np.float64))
-    low, high = np.full_like(log_sigma, -30.0), np.full_like(log_sigma, 20.0)
-    for _ in range(60):
-        middle = (low + high) / 2
-        # exp(20 * ...) of a damped system underflows to A = 0, i.e. infinite noise: still "too high".
+    """The B > 0 at which sigma_eff(B) = sigma: sigma_eff grows with B, so a bracket in log B shrinks to a point.
+
+    Each round tries the secant point, then the middle: fast where the noise grows smoothly, safe where it stalls
+    (processes with complex eigenvalues have times at which the last block tells nothing new of q0).
+    """
+    target = np.log(np.atleast_1d(np.asarray(sigma, np.float64)))
+
+    def log_noise(log_b: np.ndarray) -> np.ndarray:
         with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
-            below = np.log(effective_noise(f, g, cov0, np.exp(middle))) < log_sigma
-        low, high = np.where(below, middle, low), np.where(below, high, middle)
-    return np.exp((low + high) / 2)
+            value = np.log(effective_noise(f, g, cov0, np.exp(log_b)))
+        # A damped system forgets q0 entirely for huge B: A underflows, and the noise is infinite.
+        return np.where(np.isnan(value), np.inf, value)
+
+    ladder = np.linspace(-30.0, 20.0, 201)
+    rungs = log_noise(ladder)
+    above = np.clip(np.searchsorted(rungs, target), 1, len(ladder) - 1)
+    low, high = ladder[above - 1], ladder[above]
+    below, over = rungs[above - 1], rungs[above]
+    for step in range(24):
+        with np.errstate(invalid="ignore"):
+            secant = low + (high - low) * (target - below) / (over - below)
+        inside = (secant > low) & (secant < high) & (step % 2 == 0)
+        middle = np.where(inside, secant, (low + high) / 2)
+        at = log_noise(middle)
+        less = at < target
+        low, below = np.where(less, middle, low), np.where(less, at, below)
+        high, over = np.where(less, high, middle), np.where(less, over, at)
+    # The end whose noise is nearer: the bracket may be narrow on one side only.
+    nearer = np.abs(below - target) < np.abs(over - target)
+    return np.exp(np.where(nearer, low, high)).reshape(np.shape(sigma))

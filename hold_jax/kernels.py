@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hold_jax import exact
+from hold_jax.errors import UserError
 from hold_jax.sde import LinearSDE
 from hold_jax.tables import Table, tabulate
 
@@ -59,13 +60,19 @@ def _tables(m: LinearSDE) -> _Tables:
     def integral(shift: np.ndarray) -> np.ndarray:
         return exact.integral_of_noise(m.F, m.G, m.cov0, np.exp(low + shift))[:, None, None]
 
-    return _Tables(
-        phi=tabulate(lambda b: exact.transition(m.F, m.G, b)[0], top=top, rate=rate),
-        noise=tabulate(lambda b: exact.transition(m.F, m.G, b)[1], top=top),
-        marginal=tabulate(lambda b: exact.marginal(m.F, m.G, m.cov0, b)[1], top=top),
-        integral=tabulate(integral, top=high - low),
-        least_log_noise=float(low),
-    )
+    try:
+        return _Tables(
+            phi=tabulate(lambda b: exact.transition(m.F, m.G, b)[0], top=top, rate=rate),
+            noise=tabulate(lambda b: exact.transition(m.F, m.G, b)[1], top=top),
+            marginal=tabulate(lambda b: exact.marginal(m.F, m.G, m.cov0, b)[1], top=top),
+            integral=tabulate(integral, top=high - low),
+            least_log_noise=float(low),
+        )
+    except ArithmeticError as error:
+        raise UserError(
+            f"the kernels of this SDE are too rough to tabulate ({error}); with `gammas` and `xi` of your own, "
+            "choose them nearer to sde.critical_damping(order)"
+        ) from None
 
 
 @functools.lru_cache(maxsize=64)
@@ -134,7 +141,7 @@ def effective_noise(m: LinearSDE, t: jax.Array) -> jax.Array:
 
 @functools.partial(jax.jit, static_argnums=0)
 def time_of_noise(m: LinearSDE, sigma: jax.Array) -> jax.Array:
-    """The t with effective_noise(m, t) = sigma; NaN outside the range of the process."""
+    """The t with effective_noise(m, t) = sigma; NaN below 1e-5 (or t near 0) and above the noise at B = 16 or at T."""
     tables = _tables(m)
     shift = jnp.log(jnp.asarray(sigma, jnp.float32)) - tables.least_log_noise
     return m.schedule.time(tables.integral(shift)[..., 0, 0])

@@ -23,8 +23,9 @@ _DEGREE = 9
 _TOLERANCE = 2.0**-25
 # Terms of a sum may exceed the row they add up to by this factor, no more: it is the loss of digits.
 _LARGEST_TERM = 3.0
+_LEAST_WIDTH = 2.0**-20
 _MAX_DEPTH = 60
-_MAX_PIECES = 4096
+_MAX_PIECES = 512
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -101,7 +102,9 @@ def tabulate(function: Callable[[np.ndarray], np.ndarray], *, top: float, rate: 
         tail = np.abs(series[:, -2:]).max(axis=1)
         converged = (tail <= _TOLERANCE * np.abs(series).max(axis=1)) | (tail * weight <= _TOLERANCE / 4)
         cancels = np.abs(series).sum(axis=1) * weight > _LARGEST_TERM
-        resolved = (converged & ~cancels).all(axis=(1, 2))
+        # An inverse function may have a root singularity, which no piece resolves: stop where it no longer matters.
+        tiny_piece = ends[:, 1] - ends[:, 0] <= _LEAST_WIDTH * ends[:, 1]
+        resolved = (converged & ~cancels).all(axis=(1, 2)) | tiny_piece
         done += [(left, piece) for (left, _), piece, ok in zip(todo, series, resolved, strict=True) if ok]
         todo = [
             half

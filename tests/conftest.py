@@ -1,4 +1,4 @@
-"""Test-wide JAX settings: eight fake CPU devices, strict rank promotion, typed keys."""
+"""Test-wide JAX settings: eight fake CPU devices, strict rank promotion, quick compilation."""
 
 import os
 
@@ -8,3 +8,5 @@ import jax  # noqa: E402
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# The suite's time is compilation: XLA's slower passes buy nothing here.
+jax.config.update("jax_disable_most_optimizations", True)

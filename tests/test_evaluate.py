@@ -8,6 +8,7 @@ from training import small
 from training.small import quick_compilation  # noqa: F401
 
 from hold_jax import evaluate as evaluation
+from hold_jax.data.dataset import array_dataset
 from hold_jax.errors import UserError
 from hold_jax.evaluate import EvalSettings, distances, evaluate
 from hold_jax.metrics.sliced_wasserstein import sliced_wasserstein
@@ -23,9 +24,7 @@ def params():
 
 
 def loss_of(params, devices=8, test=TEST):
-    return evaluation.test_loss(
-        MODEL, small.FULL_LOSS, params, test, EvalSettings(**SETTINGS), small.devices(devices)
-    )
+    return evaluation.test_loss(MODEL, small.FULL_LOSS, params, test, EvalSettings(**SETTINGS), small.devices(devices))
 
 
 @pytest.fixture(scope="module")
@@ -58,8 +57,8 @@ def test_one_line_a_time_with_loss_and_distances(params, tmp_path):
     sampling = small.sample_settings()
     results = [
         evaluate(
-            MODEL, small.FULL_LOSS, params, TRAIN, TEST, EvalSettings(**SETTINGS | {"num_samples": num}), sampling,
-            tmp_path, step=step,
+            MODEL, small.FULL_LOSS, params, TEST, EvalSettings(**SETTINGS | {"num_samples": num}), sampling,
+            tmp_path, step=step, load_train=lambda: TRAIN,
         )
         for step, num in ((1, None), (2, 8), (3, 0))
     ]  # fmt: skip
@@ -75,13 +74,23 @@ def test_one_line_a_time_with_loss_and_distances(params, tmp_path):
     assert all(np.isfinite(value) for line in lines for value in line.values())
 
 
+def test_data_are_read_only_where_samples_are_compared_with_them(params, tmp_path):
+    def never():
+        raise AssertionError("the training data were read")
+
+    settings = EvalSettings(**SETTINGS | {"num_samples": 0})
+    evaluate(
+        MODEL, small.FULL_LOSS, params, TEST, settings, small.sample_settings(), tmp_path, step=1, load_train=never
+    )
+
+
 def test_distances_of_the_test_data_are_the_floor():
     rng = np.random.default_rng(0)
     train, test = rng.standard_normal((50, 2)), rng.standard_normal((40, 2))
     found = distances(test, train, test)
     assert found["frechet_raw"] == found["frechet_raw_floor"] > 0
     assert found["sliced_wasserstein"] == found["sliced_wasserstein_floor"] > 0
-    far = distances(train + [3.0, 0.0], train, train)
+    far = distances(train + np.array([3.0, 0.0]), train, train)
     assert far["frechet_raw"] == pytest.approx(9.0, rel=1e-6)
     assert far["frechet_raw_floor"] == pytest.approx(0.0, abs=1e-9)
     assert far["sliced_wasserstein"] == pytest.approx(3 / np.sqrt(2), rel=1e-6)
@@ -105,7 +114,7 @@ def test_bad_settings_are_named(changes, message):
 
 def test_a_batch_that_does_not_divide_is_refused(params):
     settings = EvalSettings(**SETTINGS | {"batch_size": 10})
-    with pytest.raises(UserError, match="`eval.batch_size` is 10; .* the nearest are 8 and 16"):
+    with pytest.raises(UserError, match=r"`eval.batch_size` is 10; .* the nearest are 8 and 16"):
         evaluation.test_loss(MODEL, small.FULL_LOSS, params, TEST, settings, small.devices(8))
 
 
@@ -113,7 +122,7 @@ def test_dropout_is_off_and_pictures_are_rescaled():
     model = small.unet(dropout=0.5)
     params = jax.jit(model.init)(jax.random.key(0))
     x = np.random.default_rng(0).integers(0, 256, (8, 8, 8, 1), dtype=np.uint8)
-    test = small.data.dataset.array_dataset("pictures", "test", x, None, 0)
+    test = array_dataset("pictures", "test", x, None, 0)
     seen = []
 
     def loss(sde, eps_fn, x, key):
@@ -126,6 +135,6 @@ def test_dropout_is_off_and_pictures_are_rescaled():
     first, second = (
         evaluation.test_loss(model, loss, params, test, settings, small.devices(1))["test_loss"] for _ in range(2)
     )
-    assert first == second and set(seen) == {(jnp.float32, (8, 8, 8, 1))}
+    assert first == second and set(seen) == {(jnp.dtype("float32"), (8, 8, 8, 1))}
     scaled = x / 127.5 - 1
     assert first > (scaled**2).mean()

@@ -34,7 +34,7 @@ def test_points_are_written(points, tmp_path):
     assert sorted(p.name for p in folder.iterdir()) == ["film.gif", "grid.png", "samples.npz"]
     x = np.load(folder / "samples.npz")["x"]
     assert x.shape == (11, 2) and x.dtype == np.float32 and np.isfinite(x).all()
-    np.testing.assert_array_equal(x, draw(points, 11, frames=0))
+    np.testing.assert_allclose(x, draw(points, 11), atol=1e-5)
     PIL.Image.open(folder / "grid.png").verify()
     assert PIL.Image.open(folder / "film.gif").n_frames == 3
 
@@ -66,16 +66,27 @@ def test_the_seed_fixes_the_samples_and_fewer_are_the_first_of_more(points):
     assert np.abs(draw(points, seed=1) - many).min() > 0
 
 
+def test_equal_settings_share_one_compilation(points):
+    assert make_draw(POINTS, small.sample_settings(), EIGHT) is make_draw(
+        small.mlp(full=True), small.sample_settings(), small.devices(8)
+    )
+    draw(points)
+    with small.compilations() as found:
+        draw(points)
+    assert not found
+
+
 def test_one_device_draws_the_samples_of_eight(points):
     np.testing.assert_allclose(draw(points, devices=small.devices(1)), draw(points), atol=1e-4)
 
 
 def test_frames_lead_from_the_prior_to_the_samples(points):
-    settings = small.sample_settings(frames=4, denoise=False)
-    x, film = draw_many(POINTS, points, settings, EIGHT, num=8, frames=4)
+    x, film = draw_many(POINTS, points, small.sample_settings(frames=4, denoise=False), EIGHT, num=8)
     assert film.shape == (5, 8, 2)
     np.testing.assert_array_equal(film[-1], x)
-    np.testing.assert_allclose(x, draw_many(POINTS, points, settings, EIGHT, num=8)[0], atol=1e-5)
+    np.testing.assert_allclose(x, draw(points, 8, denoise=False), atol=1e-5)
+    # At the prior every block has variance 1 / L = 1/2, and the film begins there.
+    assert 0.2 < film[0].std() < 1.5 and film[0].std() != film[-1].std()
 
 
 def test_labels_are_all_in_turn_or_the_one_asked_for():
@@ -123,7 +134,7 @@ def test_pictures_become_bytes_and_vectors_stay():
 def test_what_cannot_be_drawn_is_named_before_compilation(changes, message):
     settings = small.sample_settings(**changes)
     with small.compilations() as found, pytest.raises(UserError, match=message):
-        make_draw(POINTS, settings, EIGHT, frames=settings.frames)
+        make_draw(POINTS, settings, EIGHT)
     assert sum(found) < 2.0  # host-side constants at most
 
 

@@ -66,7 +66,7 @@ def sample(
       t_min: where to stop; None is `m.t_min`, an effective noise of 0.002 data units.
       denoise: return E[q0 | u(t_min)] (one more call) instead of the data block itself.
       frames: how many states to keep on the way; divides num_steps. Memory does not grow with num_steps.
-      sharding: of a (B, ...) array, to spread the batch over devices.
+      sharding: of a (B, ...) array, to spread the batch over devices (a mesh with Auto axes).
 
     Raises:
       UserError: for a bad grid, num_steps, t_min or frames, before anything is compiled.

@@ -16,7 +16,7 @@ class Strang:
     Attributes:
       score_time: the time the score is taken at: "midpoint" (in B) of the step, or "start", which at n = 2
         is CLD's symmetric splitting sampler SSCS (2112.07068, section 4.1, algorithm 1).
-        S is explicit, so even the midpoint has weak order 1; its error is smaller.
+        S is explicit, so even the midpoint has weak order 1; its error is mostly smaller (orders 1 to 3).
     """
 
     score_time: str = "midpoint"

@@ -6,14 +6,6 @@ import numpy as np
 import pytest
 
 
-@pytest.fixture(autouse=True)
-def quick_compilation():
-    """These tests compile much and compute little."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @pytest.fixture
 def random_params():
     """A function (module, *args, seed=0) -> parameters: kernels N(0, 1/fan_in), vectors N(1/2, 1/4).

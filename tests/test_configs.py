@@ -1,0 +1,141 @@
+"""Every experiment builds, and every key of `base` is used."""
+
+import importlib
+import inspect
+import json
+import math
+import pkgutil
+import re
+from pathlib import Path
+
+import jax
+import pytest
+
+import configs
+from hold_jax import build, sde
+from hold_jax.evaluate import EvalSettings
+from hold_jax.nn import MLP, NCSNpp
+from hold_jax.sample import SampleSettings
+from hold_jax.samplers import SAMPLERS
+from hold_jax.train import TrainSettings
+
+SHAPES = {
+    "celebahq256_hold": ((256, 256, 3), 0),
+    "cifar10_hold": ((32, 32, 3), 10),
+    "cifar10_small_hold": ((32, 32, 3), 10),
+    "digits_hold": ((8, 8, 1), 10),
+    "swissroll_hold": ((2,), 4),
+}
+MILLIONS = {"cifar10_hold": 107.6, "cifar10_small_hold": 1.8}
+PROCESSES = [
+    *({"name": "hold", "order": order} for order in (1, 2, 3, 4)),
+    {"name": "hold", "damping": "told"},
+    *({"name": name} for name in ("vp", "ve", "cld", "psld")),
+]
+
+
+def load(name):
+    return importlib.import_module(f"configs.{name}").get_config()
+
+
+def test_every_experiment_is_listed_here():
+    assert {module.name for module in pkgutil.iter_modules(configs.__path__)} == {"base", *SHAPES}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_experiments_build_with_every_process(name):
+    shape, num_classes = SHAPES[name]
+    config = load(name)
+    build.loss(config), build.optimiser(config), build.training(config), build.evaluation(config)
+    settings = build.sampling(config)
+    assert settings.frames == 0 or settings.num_steps % settings.frames == 0
+    for changes in PROCESSES:
+        config = load(name)
+        config.sde.update(changes)
+        assert build.model(config, shape, num_classes).sde == build.SDES[changes["name"]](
+            **{k: v for k, v in changes.items() if k != "name"}
+        )
+
+
+@pytest.mark.parametrize(
+    ("name", "order"), [*((name, None) for name in SHAPES), ("digits_hold", 1), ("digits_hold", 4)]
+)
+def test_parameters_have_shapes_and_the_published_count(name, order):
+    config = load(name)
+    config.sde.order = order
+    model = build.model(config, *SHAPES[name])
+    params = jax.eval_shape(model.init, jax.random.key(0))
+    count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params)) / 1e6
+    if order is None and name in MILLIONS:
+        assert count == pytest.approx(MILLIONS[name], abs=0.1)
+    first = params["hidden0" if name == "swissroll_hold" else "conv_in"]
+    # The state's blocks lie on the channel axis.
+    assert first["kernel"].shape[-2] == model.sde.order * SHAPES[name][0][-1]
+
+
+def test_configs_are_locked_and_each_is_a_copy_of_its_own():
+    for name in SHAPES:
+        config = load(name)
+        with pytest.raises((AttributeError, KeyError)):
+            config.training.num_step = 1
+        config.training.num_steps = 1
+        assert load(name).training.num_steps > 1
+
+
+def parameters_of(section):
+    """The names that what is built from a section takes."""
+    taken = {
+        "sde": [sde.hold, sde.vp, sde.ve, sde.cld, sde.psld],
+        "model": [NCSNpp, MLP, build.Model],
+        "data": [build.load],
+        "loss": [build.losses.score_matching_loss],
+        "optimizer": [build.optimizer.adam, build.optimizer.learning_rate_schedule],
+        "training": [TrainSettings],
+        "sampling": [SampleSettings, *SAMPLERS.values()],
+        "eval": [EvalSettings],
+    }
+    return {name for constructor in taken[section] for name in inspect.signature(constructor).parameters}
+
+
+def test_no_key_of_the_base_is_dead():
+    source = inspect.getsource(build) + inspect.getsource(importlib.import_module("hold_jax.run"))
+    for section, keys in load("base").items():
+        if section == "seed":
+            continue
+        for key in keys:
+            read_by_name = re.search(rf"\b(c|config\.{section})\.{key}\b", source)
+            by_prefix = section == "loss" and key in ("time_mean", "time_std")
+            assert key in parameters_of(section) or read_by_name or by_prefix, f"{section}.{key}"
+
+
+def test_no_option_of_a_constructor_is_out_of_reach():
+    bound = {
+        "sde": set(),
+        "model": {"out_channels", "num_classes", "sde", "network", "data_shape", "parent", "name"},
+        "data": {"split", "memory_limit_bytes"},
+        "loss": {"m", "eps_fn", "x", "key", "pair"},
+        "optimizer": {"num_steps"},
+        "training": {"seed", "flip"},
+        "sampling": {"sampler", "seed"},
+        "eval": {"seed"},
+    }
+    for section, ours in bound.items():
+        missing = parameters_of(section) - ours - set(load("base")[section])
+        assert not missing, f"{section}: {missing}"
+
+
+def test_every_key_of_the_base_has_a_note():
+    lines = Path(inspect.getfile(importlib.import_module("configs.base"))).read_text().splitlines()
+    assigned = [line for line in lines if re.match(r"    (c|[a-z]+)\.\w+ = (?!\w+ = )", line)]
+    assert len(assigned) > 60
+    obvious = ("num_steps", "learning_rate", "b1", "b2", "eps", "ema_decay", "log_every", "sample", "checkpoint_every")
+    for line in assigned:
+        assert "#" in line or any(word in line for word in obvious), line
+
+
+@pytest.mark.parametrize("name", ["base", *SHAPES])
+def test_configs_survive_json(name):
+    config = load(name)
+    once = build.as_json(config)
+    assert json.loads(json.dumps(once)) == once
+    assert once.keys() == set(config.keys())

@@ -1,0 +1,226 @@
+import json
+import os
+
+import numpy as np
+import PIL.Image
+import pytest
+from training import small
+from training.small import quick_compilation  # noqa: F401
+
+from configs import digits_hold, swissroll_hold
+from hold_jax import run
+from hold_jax.errors import UserError
+from hold_jax.training.checkpoint import FOLDER
+
+TINY = dict(
+    data__name="gaussians8",
+    data__size=64,
+    model__width=16,
+    model__hidden_layers=1,
+    optimizer__schedule="constant",
+    optimizer__warmup_steps=2,
+    training__batch_size=16,
+    training__num_steps=10,
+    training__steps_per_call=1,
+    training__log_every=5,
+    training__sample_every=5,
+    training__checkpoint_every=5,
+    sampling__num_steps=4,
+    sampling__num_samples=16,
+    sampling__batch_size=16,
+    sampling__frames=2,
+    eval__batch_size=16,
+    eval__num_samples=16,
+)
+
+
+def config_of(module=swissroll_hold, **changes):
+    config = module.get_config()
+    changes = (TINY if module is swissroll_hold else {}) | changes
+    config.update_from_flattened_dict({key.replace("__", "."): value for key, value in changes.items()})
+    return config
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run") / "new"
+    run.run_train(config_of(), str(folder))
+    return folder
+
+
+def results(folder):
+    return [
+        {k: v for k, v in json.loads(line).items() if k != "sampling_seconds"}
+        for line in (folder / "results.jsonl").read_text().splitlines()
+    ]
+
+
+def test_training_ends_with_a_report(trained):
+    assert sorted(p.name for p in trained.iterdir()) == sorted(
+        [FOLDER, "config.json", "grids", "loss.png", "metrics.jsonl", "results.jsonl", "samples", "tensorboard"]
+    )
+    folder = trained / "samples" / "step_10"
+    assert sorted(p.name for p in folder.iterdir()) == ["film.gif", "grid.png", "samples.npz"]
+    assert results(trained)[0]["step"] == 10
+    # The grid drawn in training, at its last step, is of the samples in the report: one draw, one compilation.
+    assert np.load(folder / "samples.npz")["x"].shape == (16, 2)
+
+
+def test_sampling_and_evaluating_later_give_the_report_again(trained, capsys):
+    report = np.load(trained / "samples" / "step_10" / "samples.npz")["x"]
+    run.run_sample(config_of(), str(trained))
+    np.testing.assert_array_equal(np.load(trained / "samples" / "step_10" / "samples.npz")["x"], report)
+    run.run_eval(config_of(), str(trained))
+    assert results(trained)[-1] == results(trained)[0]
+    printed = capsys.readouterr()
+    assert f"samples: {trained}/samples/step_10" in printed.err
+    assert "test_loss " in printed.out and "sliced_wasserstein_floor " in printed.out
+
+
+def test_an_older_checkpoint_is_drawn_by_its_step(trained):
+    run.run_sample(config_of(sampling__checkpoint=5, sampling__frames=0), str(trained))
+    assert (trained / "samples" / "step_5" / "samples.npz").exists()
+
+
+def test_the_same_command_again_finds_it_trained(trained, capsys):
+    before = small.contents(trained / FOLDER)
+    run.run_train(config_of(training__report=False), str(trained))
+    assert f"already trained: {trained} is at step 10 of 10" in capsys.readouterr().err
+    assert small.contents(trained / FOLDER) == before
+
+
+def picture(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    PIL.Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(path)
+
+
+@pytest.fixture(scope="module")
+def stuff(tmp_path_factory):
+    """Data that cannot be used, and a file where a folder should be."""
+    top = tmp_path_factory.mktemp("stuff")
+    (top / "empty" / "train").mkdir(parents=True)
+    picture(top / "no_test" / "train" / "a.png")
+    (top / "broken" / "train").mkdir(parents=True)
+    (top / "broken" / "train" / "a.png").write_bytes(b"no picture")
+    np.savez(top / "names.npz", foo=np.zeros((4, 2), np.float32))
+    np.savez(top / "dtype.npz", x=np.zeros((4, 2), np.int64))
+    np.savez(top / "shape.npz", x=np.zeros((4, 8, 8, 2), np.uint8))
+    np.savez(top / "line.npz", x=np.zeros((40, 1), np.float32))
+    (top / "file").write_text("x")
+    return top
+
+
+POINTS = dict(data__size=None)
+REFUSED = {
+    # Unknown names; the rest is in test_build.
+    "name": (dict(sde__name="hodl"), "`sde.name` is 'hodl' (did you mean 'hold'?)"),
+    "data name": (dict(data__name="gaussian8"), "`data.name` is 'gaussian8' (did you mean 'gaussians8'?)"),
+    "order": (dict(sde__order=12), "`sde.order` is 12"),
+    # Batches and devices.
+    "batch": (dict(training__batch_size=20), "`training.batch_size` is 20; it must be a multiple of 8 (8 devices)"),
+    "parts": (dict(training__accumulation_steps=3), "`training.batch_size` is 16; it must be a multiple of 24"),
+    "sampling batch": (dict(sampling__batch_size=20), "`sampling.batch_size` is 20; it must be a multiple of 8"),
+    "eval batch": (dict(eval__batch_size=20), "`eval.batch_size` is 20; it must be a multiple of 8"),
+    "steps a call": (dict(training__steps_per_call=4), "`training.num_steps` is 10; it must be a multiple of steps_per"),
+    # Sampling, though it comes only after training.
+    "frames": (dict(sampling__frames=3), "`sampling.frames` is 3; it must be 0 or a divisor of num_steps = 4"),
+    "sampling t_min": (dict(sampling__t_min=99.0), "`sampling.t_min` is 99.0; it must be between 0 and T"),
+    "pngs": (dict(sampling__save_pngs=True), "`sampling.save_pngs` is True; it must be False for vectors"),
+    "label": (dict(sampling__label=1), "`sampling.label` is 1; it must be None for a model without classes"),
+    "loss t_min": (dict(loss__t_min=99.0), "`loss.t_min` is 99.0; it must be between 0 and T"),
+    "flip": (dict(data__flip=True), "`data.flip` is True; it must be False for vectors"),
+    "network": (dict(data__name="digits", **POINTS), "`model.name` is 'mlp'; it must be a network for data of shape"),
+    # Data. The folder is put in for STUFF.
+    "no folder": (dict(data__name="folder:STUFF/none", **POINTS), "`data.name` is 'folder:STUFF/none'; there is no folder"),
+    "empty": (dict(data__name="folder:STUFF/empty", **POINTS), "`data.name` is 'folder:STUFF/empty'; STUFF/empty/train holds no picture"),
+    "unreadable": (dict(data__name="folder:STUFF/broken", **POINTS), "`data.name` is 'folder:STUFF/broken'; Pillow can read none of"),
+    "no archive": (dict(data__name="npz:STUFF/none.npz", **POINTS), "`data.name` is 'npz:STUFF/none.npz'; there is no file"),
+    "no array": (dict(data__name="npz:STUFF/names.npz", **POINTS), "`data.name` is 'npz:STUFF/names.npz'; it needs an array named x"),
+    "dtype": (dict(data__name="npz:STUFF/dtype.npz", **POINTS), "`data.name` is 'npz:STUFF/dtype.npz'; array x must be uint8"),
+    "shape": (dict(data__name="npz:STUFF/shape.npz", **POINTS), "`data.name` is 'npz:STUFF/shape.npz'; array x must be uint8"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("changes", "message"), REFUSED.values(), ids=REFUSED)
+def test_what_cannot_be_trained_is_refused_at_once(changes, message, stuff, tmp_path):
+    changes = {k: v.replace("STUFF", str(stuff)) if isinstance(v, str) else v for k, v in changes.items()}
+    with small.compilations() as found, pytest.raises(UserError) as caught:
+        run.run_train(config_of(**changes), str(tmp_path / "new"))
+    assert str(caught.value).startswith(message.replace("STUFF", str(stuff)))
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "new").exists()
+    assert sum(found) < 2.0  # host-side constants at most
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(data__image_size=9), "`height` is 9; it must be a multiple of 2"),
+        (dict(sampling__batch_size=100), "`sampling.batch_size` is 100; .* the nearest are 96 and 104"),
+        (dict(sampling__batch_size=8, data__name="folder:STUFF/no_test"), "there is|must have the sub-folders"),
+    ],
+)
+def test_pictures_that_cannot_be_trained_are_refused(changes, message, stuff, tmp_path):
+    changes = {k: v.replace("STUFF", str(stuff)) if isinstance(v, str) else v for k, v in changes.items()}
+    with pytest.raises(UserError, match=message):
+        run.run_train(config_of(digits_hold, **changes), str(tmp_path / "new"))
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_workdir_that_cannot_be_is_named(stuff):
+    with pytest.raises(UserError, match=r"`workdir` .*/file/below cannot be written: Not a directory"):
+        run.run_train(config_of(), str(stuff / "file" / "below"))
+
+
+NOT_THIS_RUN = {
+    "another experiment": (
+        run.run_train,
+        dict(sde__order=2, seed=4),
+        "holds another experiment .*sde.order = None there, 2 here; seed = 0 there, 4 here.*",
+    ),
+    "other data": (run.run_train, dict(data__name="checkerboard"), "data.name = 'gaussians8' there, 'checkerboard' here"),
+    "another model to sample": (run.run_sample, dict(model__width=8), "model.width = 16 there, 8 here"),
+    "another process to evaluate": (run.run_eval, dict(sde__alpha=0.2), "sde.alpha = None there, 0.2 here"),
+    "no such checkpoint": (run.run_sample, dict(sampling__checkpoint=7), r"`\S*checkpoint` is 7; .* holds steps 5, 10"),
+    "no such checkpoint to evaluate": (run.run_eval, dict(sampling__checkpoint=7), "is 7; .* holds steps 5, 10"),
+    "frames": (run.run_sample, dict(sampling__frames=3), "`sampling.frames` is 3"),
+    "sampling batch": (run.run_sample, dict(sampling__batch_size=20), "`sampling.batch_size` is 20"),
+    "sampling batch to evaluate": (run.run_eval, dict(sampling__batch_size=20), "`sampling.batch_size` is 20"),
+    "eval batch": (run.run_eval, dict(eval__batch_size=20), "`eval.batch_size` is 20"),
+    "data of another shape": (
+        run.run_eval,
+        dict(data__name="digits", data__size=None),
+        r"`data.name` is 'digits'; it must be data of shape \(2,\); its test split's is \(8, 8, 1\)",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("mode", "changes", "message"), NOT_THIS_RUN.values(), ids=NOT_THIS_RUN)
+def test_what_does_not_fit_a_run_leaves_it_as_it_was(mode, changes, message, trained):
+    before = small.contents(trained)
+    with small.compilations() as found, pytest.raises(UserError, match=message) as caught:
+        mode(config_of(**changes), str(trained))
+    assert "\n" not in str(caught.value)
+    assert small.contents(trained) == before
+    assert sum(found) < 2.0
+
+
+@pytest.mark.parametrize("mode", [run.run_sample, run.run_eval])
+def test_nothing_to_sample_from_or_evaluate(mode, trained, tmp_path):
+    with pytest.raises(UserError, match="no trained model in .*: run --mode=train with this --workdir first"):
+        mode(config_of(), str(tmp_path / "none"))
+    # A run that was stopped before its first checkpoint.
+    (tmp_path / "config.json").write_bytes((trained / "config.json").read_bytes())
+    with pytest.raises(UserError, match="no checkpoint in .*: run --mode=train with this --workdir first"):
+        mode(config_of(), str(tmp_path))
+    assert os.listdir(tmp_path) == ["config.json"]
+
+
+def test_a_test_split_of_another_size_is_found_before_training(stuff, tmp_path):
+    picture(tmp_path / "data" / "train" / "a.png")
+    (tmp_path / "data" / "test").mkdir()
+    PIL.Image.fromarray(np.zeros((12, 12, 3), np.uint8)).save(tmp_path / "data" / "test" / "a.png")
+    config = config_of(digits_hold, data__name=f"folder:{tmp_path}/data", sampling__batch_size=8)
+    with pytest.raises(UserError, match=r"data of shape \(8, 8, 3\); its test split's is \(12, 12, 3\)"):
+        run.run_train(config, str(tmp_path / "new"))
+    assert not (tmp_path / "new").exists()
