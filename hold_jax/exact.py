@@ -1,8 +1,9 @@
 """Exact small-matrix maths of the linear SDE du = F u dB + G dW, on the host, in float64 NumPy.
 
 Everything a coefficient needs is computed here once, to about 1e-13 relative in every entry that
-matters (Phi at B = 10 and n = 6: 2e-11, the conditioning of a non-normal exponential): the propagator Phi(B) = exp(F B), a lower factor of the noise covariance
-Q(B) = int_0^B e^{F s} G G' e^{F' s} ds, and a lower factor of Sigma(B) = Q + Phi C0 Phi'.
+matters (Phi at B = 10, n = 6: 2e-11, the conditioning of a non-normal exponential): the propagator
+Phi(B) = exp(F B), a lower factor of the noise covariance Q(B) = int_0^B e^{F s} G G' e^{F' s} ds, and
+a lower factor of Sigma(B) = Q + Phi C0 Phi'.
 
 Sigma is never formed. For small B its rows scale like B^(1/2), B^(3/2), ..., so the textbook
 difference Sigma_inf + Phi (C0 - Sigma_inf) Phi' cancels to nothing. A factor built from

@@ -408,3 +408,15 @@ def test_perturb_draws_the_marginal(name):
         want = phi[:, :1] * x[i][:, None, :] + chol @ eps[i]
         size = (np.abs(phi[:, :1]) * np.abs(x).max() + np.linalg.norm(chol, axis=1, keepdims=True) * 4)[None]
         assert (np.abs(got[i] - want) / size).max() < 3e-6
+
+
+def test_a_clock_that_stalls_still_reads_both_ways():
+    # Slow complex eigenvalues: at B = 3.8 the last block tells nothing new of q0, d sigma_eff/dB = 3e-8.
+    m = sde.hold(order=4, gammas=(1.0, 1.5, 3.0), xi=4.0, L_inv=2.0, alpha=0.5)
+    sigma = np.geomspace(0.002, 79.0, 200).astype(np.float32)
+    np.testing.assert_allclose(kernels.effective_noise(m, kernels.time_of_noise(m, sigma)), sigma, rtol=5e-6)
+
+
+def test_kernels_too_rough_to_tabulate_are_one_clear_error():
+    with pytest.raises(ValueError, match="nearer to sde.critical_damping"):
+        kernels.marginal(sde.hold(order=4, gammas=(1.0, 0.3, 4.0), xi=0.9), 1.0)

@@ -81,4 +81,16 @@ def test_derivative_and_batching():
 
 def test_a_function_that_no_polynomial_resolves_is_refused():
     with pytest.raises(ArithmeticError, match="unresolved"):
-        tables.tabulate(lambda b: (1 + (b > np.pi))[:, None, None].astype(float), top=8.0)
+        tables.tabulate(lambda b: (2 + np.sin(1e6 * b))[:, None, None], top=8.0)
+
+
+def test_a_root_singularity_costs_pieces_only_where_it_is():
+    def root(b):
+        return (2 + np.cbrt(b - np.pi))[:, None, None]
+
+    table = tables.tabulate(root, top=8.0)
+    b = np.linspace(0.01, 8.0, 999).astype(np.float32)
+    away = np.abs(b - np.pi) > 1e-4
+    got = np.asarray(table(b))[away]
+    np.testing.assert_allclose(got, root(b.astype(np.float64))[away], rtol=3e-6)
+    assert len(table.edges) < 100
