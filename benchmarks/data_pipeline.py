@@ -1,6 +1,6 @@
 """Measures how fast training batches come: in memory, to the device, and decoded from disk.
 
-    python benchmarks/data_pipeline.py --output=data_pipeline.json
+    python -m benchmarks.data_pipeline --output=data_pipeline.json
 
 Prints a table and writes it as JSON. The pictures are noise of CIFAR-10's shape; `--data=folder:PATH`, or any other
 name that `hold_jax.data.load` takes, measures that set instead, loading time included.

@@ -1,6 +1,6 @@
 """What everything around the network costs, as a share of a training step and of a sampler step.
 
-python benchmarks/overhead.py --config=configs/cifar10_hold.py --batch_size=4
+python -m benchmarks.overhead --config=configs/cifar10_hold.py --batch_size=4
 
 Two ratios, each from interleaved runs in one process:
 - training: perturbation, kernels, preconditioning and loss with a network that only sums its input,

@@ -13,7 +13,7 @@ from hold_jax.errors import UserError
 from hold_jax.evaluate import EvalSettings, distances, evaluate
 from hold_jax.metrics.sliced_wasserstein import sliced_wasserstein
 
-MODEL = small.mlp(full=True)
+MODEL = small.mlp()
 TRAIN, TEST = small.points(300), small.points(20, "test")  # a ragged tail: 16 + 4
 SETTINGS = dict(batch_size=16, repeats=3, num_samples=None, seed=5)
 
@@ -24,13 +24,13 @@ def params():
 
 
 def loss_of(params, devices=8, test=TEST):
-    return evaluation.test_loss(MODEL, small.FULL_LOSS, params, test, EvalSettings(**SETTINGS), small.devices(devices))
+    return evaluation.test_loss(MODEL, small.LOSS, params, test, EvalSettings(**SETTINGS), small.devices(devices))
 
 
 @pytest.fixture(scope="module")
 def directly(params):
     """Every example's loss in a plain loop, the rows that fill up the last batch being zeros."""
-    loss = jax.jit(lambda x, key: small.FULL_LOSS(MODEL.sde, MODEL.eps_fn(params), x, key))
+    loss = jax.jit(lambda x, key: small.LOSS(MODEL.sde, MODEL.eps_fn(params), x, key))
     each = []
     for i, start in enumerate((0, 16)):
         rows = TEST.source[start : start + 16]
@@ -57,7 +57,7 @@ def test_one_line_a_time_with_loss_and_distances(params, tmp_path):
     sampling = small.sample_settings()
     results = [
         evaluate(
-            MODEL, small.FULL_LOSS, params, TEST, EvalSettings(**SETTINGS | {"num_samples": num}), sampling,
+            MODEL, small.LOSS, params, TEST, EvalSettings(**SETTINGS | {"num_samples": num}), sampling,
             tmp_path, step=step, load_train=lambda: TRAIN,
         )
         for step, num in ((1, None), (2, 8), (3, 0))
@@ -80,7 +80,7 @@ def test_data_are_read_only_where_samples_are_compared_with_them(params, tmp_pat
 
     settings = EvalSettings(**SETTINGS | {"num_samples": 0})
     evaluate(
-        MODEL, small.FULL_LOSS, params, TEST, settings, small.sample_settings(), tmp_path, step=1, load_train=never
+        MODEL, small.LOSS, params, TEST, settings, small.sample_settings(), tmp_path, step=1, load_train=never
     )
 
 
@@ -115,7 +115,7 @@ def test_bad_settings_are_named(changes, message):
 def test_a_batch_that_does_not_divide_is_refused(params):
     settings = EvalSettings(**SETTINGS | {"batch_size": 10})
     with pytest.raises(UserError, match=r"`eval.batch_size` is 10; .* the nearest are 8 and 16"):
-        evaluation.test_loss(MODEL, small.FULL_LOSS, params, TEST, settings, small.devices(8))
+        evaluation.test_loss(MODEL, small.LOSS, params, TEST, settings, small.devices(8))
 
 
 def test_dropout_is_off_and_pictures_are_rescaled():

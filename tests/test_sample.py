@@ -10,7 +10,7 @@ from hold_jax.data import from_model_range
 from hold_jax.errors import UserError
 from hold_jax.sample import batch_inputs, draw_many, make_draw, sample, to_data_range
 
-POINTS, PICTURES, CLASSES = small.mlp(full=True), small.unet(), small.mlp(num_classes=3)
+POINTS, PICTURES, CLASSES = small.mlp(), small.unet(), small.mlp(num_classes=3)
 EIGHT = small.devices(8)
 
 
@@ -68,7 +68,7 @@ def test_the_seed_fixes_the_samples_and_fewer_are_the_first_of_more(points):
 
 def test_equal_settings_share_one_compilation(points):
     assert make_draw(POINTS, small.sample_settings(), EIGHT) is make_draw(
-        small.mlp(full=True), small.sample_settings(), small.devices(8)
+        small.mlp(), small.sample_settings(), small.devices(8)
     )
     draw(points)
     with small.compilations() as found:
