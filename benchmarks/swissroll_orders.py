@@ -34,6 +34,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--orders", type=int, nargs="+", default=[1, 2, 3, 4])
     parser.add_argument("--num_steps", type=int, default=None, help="training steps; default: the config's")
+    parser.add_argument("--sampler_steps", type=int, default=None, help="default: the config's")
     parser.add_argument("--output", type=Path, default=None, help="JSON file")
     parser.add_argument("--plot", type=Path, default=None, help="PNG file")
     args = parser.parse_args()
@@ -47,6 +48,8 @@ def main() -> None:
         config.sde.order = order
         if args.num_steps:
             config.training.num_steps = args.num_steps
+        if args.sampler_steps:
+            config.sampling.num_steps = args.sampler_steps
         dataset = build.dataset(config, "train")
         model = build.model(config, dataset.shape, dataset.num_classes)
         sampling = build.sampling(config)
