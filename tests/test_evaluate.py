@@ -79,9 +79,7 @@ def test_data_are_read_only_where_samples_are_compared_with_them(params, tmp_pat
         raise AssertionError("the training data were read")
 
     settings = EvalSettings(**SETTINGS | {"num_samples": 0})
-    evaluate(
-        MODEL, small.LOSS, params, TEST, settings, small.sample_settings(), tmp_path, step=1, load_train=never
-    )
+    evaluate(MODEL, small.LOSS, params, TEST, settings, small.sample_settings(), tmp_path, step=1, load_train=never)
 
 
 def test_distances_of_the_test_data_are_the_floor():
