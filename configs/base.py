@@ -50,6 +50,7 @@ def get_config() -> ConfigDict:
     model.sigma_data = 0.5  # standard deviation of the data in the model's range
     model.dtype = "float32"  # compute type: float32 | bfloat16; parameters are float32
     model.class_conditional = False  # feed the data's labels to the network
+    model.label_dropout = placeholder(float)  # probability of training without the label, for guidance (0)
     model.embedding = placeholder(str)  # of the noise: fourier | positional
     model.fourier_scale = placeholder(float)  # cycles per unit of conditioning
     model.init_scale = placeholder(float)  # of output and residual branches; 0 starts at zero
@@ -104,11 +105,32 @@ def get_config() -> ConfigDict:
     training.report = True  # sample and evaluate at the end
 
     c.sampling = sampling = ConfigDict()  # hold_jax/samplers
-    sampling.name = "strang"  # euler_maruyama | lie_trotter | strang
-    sampling.score_time = placeholder(str)  # strang: midpoint | start (start: CLD's SSCS)
-    sampling.num_steps = 200
-    sampling.grid = "karras"  # uniform | quadratic | karras
+    sampling.name = "gaussian_fitted"  # ancestral | ddim | dpmpp_2m | dpmpp_3m | euler_maruyama | gaussian_fitted |
+    # heun | lie_trotter | lie_trotter_split | poisson_midpoint | predictor_corrector | probability_flow |
+    # reduced_splitting | strang | unipc
+    sampling.num_steps = 34  # of the grid; an adaptive probability_flow chooses its own
+    sampling.grid = "log"  # uniform | quadratic (in t) | karras | log (in effective noise)
     sampling.rho = placeholder(float)  # karras: exponent (7)
+    sampling.times = placeholder(tuple)  # own falling times, num_steps + 1 numbers, instead of a grid
+    sampling.order = placeholder(int)  # gaussian_fitted, unipc: denoiser values a step uses, 1 to 4 (3)
+    sampling.corrector = placeholder(bool)  # gaussian_fitted: correct each step by the value at its end
+    sampling.churn = placeholder(float)  # ddim, dpmpp, unipc, gaussian_fitted: 0 deterministic, 1 stochastic twin
+    sampling.gauge = placeholder(str)  # these and heun: signal | cholesky | probability_flow
+    sampling.s_churn = placeholder(float)  # heun: EDM's S_churn; s_min, s_max in effective noise
+    sampling.s_min = placeholder(float)  # heun
+    sampling.s_max = placeholder(float)  # heun
+    sampling.s_noise = placeholder(float)  # heun
+    sampling.score_time = placeholder(str)  # strang: midpoint | start (start: CLD's SSCS)
+    sampling.sequence = placeholder(str)  # reduced_splitting: of O, H, B
+    sampling.K = placeholder(int)  # poisson_midpoint: sub-steps (4)
+    sampling.predictor = placeholder(str)  # predictor_corrector: ancestral | ddim | euler_maruyama | ...
+    sampling.corrector_steps = placeholder(int)  # predictor_corrector (1)
+    sampling.snr = placeholder(float)  # predictor_corrector: signal-to-noise ratio of a corrector step (0.16)
+    sampling.solver = placeholder(str)  # probability_flow: tsit5 | dopri5 | dopri8 | bosh3 | heun | midpoint | euler
+    sampling.adaptive = placeholder(bool)  # probability_flow: the solver chooses its steps (True)
+    sampling.rtol = placeholder(float)  # probability_flow (1e-4)
+    sampling.atol = placeholder(float)  # probability_flow: units of the state (1e-4)
+    sampling.max_steps = placeholder(int)  # probability_flow (1000)
     sampling.t_min = placeholder(float)  # where to stop; None = effective noise of 0.002
     sampling.denoise = True  # finish with the denoiser
     sampling.num_samples = 64
@@ -116,6 +138,7 @@ def get_config() -> ConfigDict:
     sampling.frames = 0  # states kept for the film; divides num_steps; 0: no film
     sampling.save_pngs = False  # one file a sample
     sampling.label = placeholder(int)  # class to draw; None: all in turn
+    sampling.guidance = placeholder(float)  # scale of classifier-free guidance: 1 is none; needs model.label_dropout
     sampling.checkpoint = placeholder(int)  # step to load; None: the newest
 
     c.eval = evaluation = ConfigDict()  # hold_jax/evaluate.py

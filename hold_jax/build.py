@@ -95,7 +95,7 @@ def model(config: ml_collections.ConfigDict, data_shape: tuple[int, ...], num_cl
     require(
         not c.class_conditional or num_classes > 0, "model.class_conditional", True, "False for data without labels"
     )
-    own = ("name", "dtype", "parameterization", "conditioning", "sigma_data", "class_conditional")
+    own = ("name", "dtype", "parameterization", "conditioning", "sigma_data", "class_conditional", "label_dropout")
     network = construct(
         "model",
         c.name,
@@ -109,13 +109,18 @@ def model(config: ml_collections.ConfigDict, data_shape: tuple[int, ...], num_cl
     require(images == (len(data_shape) == 3), "model.name", c.name, f"a network for data of shape {data_shape}")
     if images:
         check_image_shape(*data_shape[:2], len(network.channel_multipliers))
-    return Model(
+    return construct(
+        "model",
+        c.name,
+        Model,
+        {},
         sde=process(config),
         network=network,
         data_shape=data_shape,
         parameterization=parameterization.PARAMETERIZATIONS[c.parameterization],
         conditioning=parameterization.CONDITIONINGS[c.conditioning],
         sigma_data=c.sigma_data,
+        label_dropout=c.label_dropout or 0.0,
     )
 
 
@@ -169,12 +174,15 @@ def sampling(config: ml_collections.ConfigDict) -> SampleSettings:
     require_choice("sampling.name", c.name, samplers.SAMPLERS)
     require_choice("sampling.grid", c.grid, samplers.GRIDS)
     settings = {field.name for field in dataclasses.fields(SampleSettings)}
-    own = given(c, "name", "grid", "rho", "checkpoint", *settings)
+    own = given(c, "name", "grid", "rho", "times", "checkpoint", *settings)
     sampler = construct("sampling", c.name, samplers.SAMPLERS[c.name], own)
     grid = samplers.GRIDS[c.grid]
     if c.rho is not None:
         require(c.grid == "karras", "sampling.grid", c.grid, "'karras' to use sampling.rho")
         grid = functools.partial(grid, rho=c.rho)
+    if c.times is not None:
+        require(c.rho is None, "sampling.rho", c.rho, "None with times of your own")
+        grid = tuple(c.times)
     bound = {key: c[key] for key in settings - {"sampler", "grid", "seed"}}
     return SampleSettings(sampler=sampler, grid=grid, seed=config.seed, **bound)
 

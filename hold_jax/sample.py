@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,8 @@ class SampleSettings:
       frames: states kept for the film, a divisor of num_steps; 0: no film.
       save_pngs: also write one PNG a sample.
       label: the class to draw (class-conditional models); None: all in turn.
+      guidance: scale of classifier-free guidance (models with label dropout): 0 forgets the label, 1 is plain
+        conditional sampling at twice its cost; None: plain.
       seed: of the draw.
     """
 
@@ -49,11 +52,14 @@ class SampleSettings:
     frames: int
     save_pngs: bool
     label: int | None
+    guidance: float | None
     seed: int
 
     def __post_init__(self):
         require(self.num_samples >= 1, "sampling.num_samples", self.num_samples, "1 or more")
         require(self.batch_size >= 1, "sampling.batch_size", self.batch_size, "1 or more")
+        finite = self.guidance is None or math.isfinite(self.guidance)
+        require(finite, "sampling.guidance", self.guidance, "a finite number, or None")
 
 
 DrawFn = Callable[[Any, jax.Array, jax.Array], tuple[jax.Array, jax.Array | None]]
@@ -87,15 +93,16 @@ def make_draw(model: Model, settings: SampleSettings, devices: Devices) -> DrawF
         frames=settings.frames,
         sharding=devices.batch(),
     )
-    # A bad grid is found here, by a trace with a trivial network, not after hours of training.
+    # A bad grid is found here, by a trace with a trivial network, not after hours of training; so is bad guidance.
     try:
+        model.eps_fn(None, guidance=settings.guidance)
         jax.eval_shape(lambda: draw(lambda u, t: u[..., -1:, :], key=jax.random.key(0)))
     except UserError as error:
         raise UserError(str(error).replace("`", "`sampling.", 1)) from None
 
     @functools.partial(jax.jit, out_shardings=devices.replicated)
     def compiled(params: Any, key: jax.Array, labels: jax.Array) -> Any:
-        out = draw(model.eps_fn(params, labels=labels), key=key)
+        out = draw(model.eps_fn(params, labels=labels, guidance=settings.guidance), key=key)
         return out.x, out.frames
 
     return compiled
@@ -118,6 +125,8 @@ def draw_many(
     for batch in range(-(-num // settings.batch_size)):
         x, kept = draw(params, *batch_inputs(model, settings, batch))
         found.append(np.asarray(x))
+        if np.isnan(found[-1]).any():
+            raise UserError(samplers.UNFINISHED)
         film = kept if film is None else film
     return np.concatenate(found)[:num], None if film is None else np.asarray(film)
 

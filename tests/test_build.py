@@ -45,6 +45,14 @@ def test_a_key_that_is_set_arrives():
     assert build.sampling(config_of(sampling__name="euler_maruyama")).sampler == EulerMaruyama()
 
 
+def test_label_dropout_and_guidance_arrive():
+    config = config_of(model__class_conditional=True, model__label_dropout=0.2, sampling__guidance=2.5)
+    assert build.model(config, *PICTURE).label_dropout == 0.2
+    assert build.sampling(config).guidance == 2.5
+    assert build.model(config_of(), *PICTURE).label_dropout == 0.0
+    assert build.sampling(config_of()).guidance is None
+
+
 def test_own_couplings_arrive():
     config = config_of(sde__order=2, sde__gammas=(1.5,), sde__xi=2.0)
     assert build.process(config) == sde.hold(order=2, gammas=(1.5,), xi=2.0)
@@ -120,6 +128,12 @@ def all_of(config):
         ({"sde__name": "cld", "sde__mass": 0.0}, "`sde.mass` is 0.0; it must be positive"),
         ({"model__sigma_data": 0.0}, "`model.sigma_data` is 0.0; it must be positive"),
         ({"model__dropout": 1.0}, "`model.dropout` is 1.0; it must be in [0, 1)"),
+        ({"model__label_dropout": 1.0}, "`model.label_dropout` is 1.0; it must be in [0, 1)"),
+        (
+            {"model__label_dropout": 0.1},
+            "`model.label_dropout` is 0.1; it must be 0 or None unless class_conditional is True",
+        ),
+        ({"sampling__guidance": float("inf")}, "`sampling.guidance` is inf; it must be a finite number, or None"),
         ({"loss__t_min": 0.0}, "`loss.t_min` is 0.0; it must be between 0 and T = "),
         ({"loss__t_min": 99.0}, "`loss.t_min` is 99.0; it must be between 0 and T = "),
         ({"loss__time_std": 0.0}, "`loss.time_std` is 0.0; it must be positive"),

@@ -1,5 +1,7 @@
 import dataclasses
+import re
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,10 @@ import pytest
 from training import small
 from training.small import quick_compilation  # noqa: F401
 
-from hold_jax.parameterization import PARAMETERIZATIONS
+from hold_jax import guidance
+from hold_jax.errors import UserError
+from hold_jax.nn.embeddings import ConditionEmbedding
+from hold_jax.parameterization import PARAMETERIZATIONS, eps_function
 
 CASES = {
     "points": (small.mlp(order=3), (2,)),
@@ -52,3 +57,169 @@ def test_labels_reach_a_network_that_has_classes_and_no_other():
         found[classes] = [np.asarray(of(jnp.full(4, label, jnp.int32))) for label in (0, 2)]
     np.testing.assert_array_equal(*found[0])
     assert np.abs(found[3][0] - found[3][1]).max() > 1e-3
+
+
+class Tiny(nn.Module):
+    """Pictures, labels and dropout in what compiles at once."""
+
+    num_classes: int = 3
+
+    @nn.compact
+    def __call__(self, x, noise_cond, labels=None, train=False):
+        condition = ConditionEmbedding(8, 8, "positional", 1.0, True, self.num_classes, name="embedding")
+        h = nn.Dense(1)(jnp.sin(nn.Conv(8, (3, 3))(x) + condition(noise_cond, labels)[:, None, None]))
+        return nn.Dropout(0.5, deterministic=not train)(h)
+
+
+LABELS = jnp.array([0, 2, 1, 2], jnp.int32)
+NULL = jnp.full(4, 3, jnp.int32)
+GUIDED = {
+    "points": (small.mlp(num_classes=3, label_dropout=0.5), (2,)),
+    "pictures": (dataclasses.replace(small.unet(), network=Tiny(), label_dropout=0.5), (8, 8, 1)),
+}
+
+
+def params_of(model):
+    """Random parameters; class vectors as large as the rest, so that labels matter."""
+    params = jax.jit(model.init)(jax.random.key(0))
+    params["embedding"]["labels"]["embedding"] *= 50
+    return params
+
+
+@pytest.mark.parametrize(("model", "shape"), GUIDED.values(), ids=GUIDED)
+def test_guidance_is_the_classifier_free_combination(model, shape):
+    params, (u, t) = params_of(model), draw(model, shape)
+
+    @jax.jit
+    def of(labels, scale):
+        plain, null = (model.eps_fn(params, labels=label) for label in (labels, NULL))
+        together = model.eps_fn(params, labels=labels, guidance=scale)
+        return together(u, t), guidance.classifier_free(plain, null, scale)(u, t), plain(u, t), null(u, t)
+
+    for scale in (0.0, 1.0, 2.5):
+        got, want, conditional, unconditional = of(LABELS, scale)
+        assert np.abs(conditional - unconditional).max(axis=tuple(range(1, u.ndim))).min() > 0.01
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+        if scale < 2:
+            np.testing.assert_allclose(got, (unconditional, conditional)[int(scale)], rtol=1e-4, atol=1e-5)
+    # At scale 0 labels say nothing.
+    np.testing.assert_allclose(of(LABELS[::-1], 0.0)[0], of(LABELS, 0.0)[0], rtol=1e-4, atol=1e-5)
+
+
+def test_guidance_is_one_network_call_of_twice_the_batch():
+    model, shape = GUIDED["points"]
+    params, (u, t) = params_of(model), draw(model, shape)
+
+    def products(scale):
+        text = str(jax.make_jaxpr(model.eps_fn(params, labels=LABELS, guidance=scale))(u, t))
+        return re.findall(r":f32\[(\d+),\d+\] = dot_general", text)
+
+    plain = products(None)
+    assert set(plain) == {"4"} and products(2.0) == ["8"] * len(plain)
+
+
+def test_guidance_moves_no_row_to_another_device():
+    model, shape = GUIDED["points"]
+    params, (u, t), devices = params_of(model), draw(model, shape, batch=16), small.devices(8)
+    labels = jnp.arange(16, dtype=jnp.int32) % 3
+
+    def guided(params, u, t, labels):
+        return model.eps_fn(params, labels=labels, guidance=2.0)(u, t)
+
+    spread = (jax.device_put(a, devices.batch()) for a in (u, t, labels))
+    compiled = jax.jit(guided, out_shardings=devices.batch()).lower(params, *spread).compile()
+    assert not re.findall(r"all-gather|all-reduce|all-to-all|collective-permute", compiled.as_text())
+
+
+def test_labels_are_dropped_with_their_probability():
+    # One state many times over: in training its rows are the class's or the null class's, and say which was drawn.
+    num, rate = 4000, 0.3
+    model = small.mlp(num_classes=3, label_dropout=rate)
+    params, (u, t) = params_of(model), draw(model, (2,), batch=1)
+    u, labels = jnp.repeat(u, num, axis=0), jnp.full(num, 2)
+
+    @jax.jit
+    def of(labels, key):
+        eps_fn = model.eps_fn(params, labels=labels, dropout=key)
+        return eps_fn(u, t[0])[:, 0, 0], eps_fn(-u, t[0])[:, 0, 0]
+
+    @jax.jit
+    def plain(labels):
+        return model.eps_fn(params, labels=labels)(u, t[0])[:, 0, 0]
+
+    given, null = plain(labels)[0], plain(jnp.full(num, 3))[0]
+    assert np.abs(given - null) > 0.01
+    dropped = []
+    for seed in (0, 0, 1):
+        rows, again = (np.asarray(a) for a in of(labels, jax.random.key(seed)))
+        is_null = np.abs(rows - null) < 1e-5
+        np.testing.assert_allclose(rows[~is_null], given, atol=1e-5)
+        assert abs(is_null.mean() - rate) < 4 * np.sqrt(rate * (1 - rate) / num)
+        # One function drops the same rows at every call.
+        values, which = np.unique(np.round(again, 4), return_inverse=True)
+        assert len(values) == 2 and len(set(zip(which.tolist(), is_null.tolist(), strict=True))) == 2
+        dropped.append(is_null)
+    np.testing.assert_array_equal(dropped[0], dropped[1])
+    assert 0.3 < np.mean(dropped[0] != dropped[2]) < 0.55  # 2 rate (1 - rate) = 0.42
+
+
+def test_without_label_dropout_training_draws_what_it_drew():
+    # Bitwise: the network's own dropout has the key it was given.
+    model = dataclasses.replace(small.unet(), network=Tiny())
+    params, (u, t) = params_of(model), draw(model, (8, 8, 1))
+
+    def by_hand(inputs, noise_cond):
+        rngs = {"dropout": jax.random.key(5)}
+        return model.network.apply({"params": params}, inputs, noise_cond, LABELS, True, rngs=rngs)
+
+    options = {"parameterization": model.parameterization, "conditioning": model.conditioning}
+    want = jax.jit(eps_function(model.sde, by_hand, sigma_data=model.sigma_data, **options))(u, t)
+    got = jax.jit(model.eps_fn(params, labels=LABELS, dropout=jax.random.key(5)))(u, t)
+    np.testing.assert_array_equal(got, want)
+    other = jax.jit(model.eps_fn(params, labels=LABELS, dropout=jax.random.key(6)))(u, t)
+    assert np.abs(other - got).max() > 1e-3
+
+
+def eps_shape(model, **options):
+    u, t = draw(model, (2,))
+    return jax.eval_shape(lambda params: model.eps_fn(params, **options)(u, t), params_of(model))
+
+
+REFUSED = {
+    "guidance without label dropout": (
+        lambda: small.mlp(num_classes=3).eps_fn(None, labels=LABELS, guidance=2.0),
+        "`guidance` is 2.0; it must be None for a model without label dropout: train with "
+        "model.class_conditional = True and model.label_dropout = 0.1",
+    ),
+    "guidance without labels": (
+        lambda: eps_shape(GUIDED["points"][0], guidance=2.0),
+        "`labels` is None; it must be an integer array of shape (4,)",
+    ),
+    "guidance by labels of another shape": (
+        lambda: eps_shape(GUIDED["points"][0], guidance=2.0, labels=LABELS[:3]),
+        "`labels` is (3,); it must be an integer array of shape (4,)",
+    ),
+    "training without labels": (
+        lambda: GUIDED["points"][0].eps_fn(None, dropout=jax.random.key(0)),
+        "`labels` is None; it must be an integer array, because the network has classes",
+    ),
+    "always": (
+        lambda: small.mlp(num_classes=3, label_dropout=1.0),
+        "`label_dropout` is 1.0; it must be in [0, 1)",
+    ),
+    "no number": (
+        lambda: small.mlp(num_classes=3, label_dropout=float("nan")),
+        "`label_dropout` is nan; it must be in [0, 1)",
+    ),
+    "no classes": (
+        lambda: small.mlp(label_dropout=0.1),
+        "`label_dropout` is 0.1; it must be 0 or None unless class_conditional is True",
+    ),
+}
+
+
+@pytest.mark.parametrize(("act", "message"), REFUSED.values(), ids=REFUSED)
+def test_what_does_not_fit_is_named(act, message):
+    with pytest.raises(UserError) as caught:
+        act()
+    assert str(caught.value) == message

@@ -91,6 +91,18 @@ def test_an_older_checkpoint_is_drawn_by_its_step(trained):
     assert (trained / "samples" / "step_5" / "samples.npz").exists()
 
 
+def test_classes_are_learned_with_and_without_labels_and_drawn_with_guidance(tmp_path):
+    classes = dict(model__class_conditional=True, model__label_dropout=0.5, training__report=False)
+    run.run_train(config_of(**classes), str(tmp_path))
+    drawn = []
+    for scale in (None, 4.0):
+        run.run_sample(config_of(**classes, sampling__label=3, sampling__guidance=scale), str(tmp_path))
+        drawn.append(np.load(tmp_path / "samples" / "step_10" / "samples.npz")["x"])
+    assert np.abs(drawn[1] - drawn[0]).max() > 1e-4
+    with pytest.raises(UserError, match=r"model.label_dropout = 0.5 there, 0.2 here"):
+        run.run_sample(config_of(**classes | dict(model__label_dropout=0.2)), str(tmp_path))
+
+
 def test_the_same_command_again_finds_it_trained(trained, capsys):
     before = small.contents(trained / FOLDER)
     run.run_train(config_of(training__report=False), str(trained))
@@ -139,6 +151,8 @@ REFUSED = {
     "sampling t_min": (dict(sampling__t_min=99.0), "`sampling.t_min` is 99.0; it must be between 0 and T"),
     "pngs": (dict(sampling__save_pngs=True), "`sampling.save_pngs` is True; it must be False for vectors"),
     "label": (dict(sampling__label=1), "`sampling.label` is 1; it must be None for a model without classes"),
+    "guidance": (dict(sampling__guidance=2.0), "`sampling.guidance` is 2.0; it must be None for a model without label"),
+    "label dropout": (dict(model__label_dropout=0.1), "`model.label_dropout` is 0.1; it must be 0 or None unless"),
     "loss t_min": (dict(loss__t_min=99.0), "`loss.t_min` is 99.0; it must be between 0 and T"),
     "flip": (dict(data__flip=True), "`data.flip` is True; it must be False for vectors"),
     "network": (of("digits"), "`model.name` is 'mlp'; it must be a network for data of shape"),
@@ -195,6 +209,12 @@ NOT_THIS_RUN = {
     "another process to evaluate": (run.run_eval, dict(sde__alpha=0.2), "sde.alpha = None there, 0.2 here"),
     "no such checkpoint": (run.run_sample, dict(sampling__checkpoint=7), r"`\S*checkpoint` is 7; .* holds steps 5, 10"),
     "no such checkpoint to evaluate": (run.run_eval, dict(sampling__checkpoint=7), "is 7; .* holds steps 5, 10"),
+    "guidance": (
+        run.run_sample,
+        dict(sampling__guidance=2.0),
+        "`sampling.guidance` is 2.0; it must be None for a model without label dropout: "
+        "train with model.class_conditional = True and model.label_dropout = 0.1",
+    ),
     "frames": (run.run_sample, dict(sampling__frames=3), "`sampling.frames` is 3"),
     "sampling batch": (run.run_sample, dict(sampling__batch_size=20), "`sampling.batch_size` is 20"),
     "sampling batch to evaluate": (run.run_eval, dict(sampling__batch_size=20), "`sampling.batch_size` is 20"),

@@ -11,6 +11,7 @@ from hold_jax.errors import UserError
 from hold_jax.sample import batch_inputs, draw_many, make_draw, sample, to_data_range
 
 POINTS, PICTURES, CLASSES = small.mlp(), small.unet(), small.mlp(num_classes=3)
+GUIDED = small.mlp(num_classes=3, label_dropout=0.1)
 EIGHT = small.devices(8)
 
 
@@ -110,6 +111,24 @@ def test_the_label_reaches_the_network():
     np.testing.assert_allclose(of[None][[1, 4, 7]], of[1][[1, 4, 7]], atol=1e-5)
 
 
+def test_guidance_reaches_the_network():
+    params = params_of(GUIDED)
+    params["embedding"]["labels"]["embedding"] *= 50
+
+    def of(devices=EIGHT, **changes):
+        return draw_many(GUIDED, params, small.sample_settings(**changes), devices, num=8)[0]
+
+    plain = of(label=2)
+    np.testing.assert_allclose(of(label=2, guidance=1.0), plain, atol=1e-4)
+    # At scale 0 the label is forgotten.
+    np.testing.assert_allclose(of(label=2, guidance=0.0), of(label=1, guidance=0.0), atol=1e-4)
+    assert np.abs(of(label=2, guidance=0.0) - plain).min() > 0.01
+    strong = of(guidance=3.0)
+    assert np.abs(strong - of()).min() > 0.01
+    np.testing.assert_allclose(strong[2::3], of(label=2, guidance=3.0)[2::3], atol=1e-4)
+    np.testing.assert_allclose(of(small.devices(1), guidance=3.0), strong, atol=1e-3)
+
+
 def test_pictures_become_bytes_and_vectors_stay():
     x = jnp.linspace(-1.2, 1.2, 24)
     assert to_data_range(x.reshape(2, 2, 2, 3)).dtype == np.uint8
@@ -129,6 +148,11 @@ def test_pictures_become_bytes_and_vectors_stay():
         ({"frames": -2}, "`sampling.frames` is -2"),
         ({"save_pngs": True}, "`sampling.save_pngs` is True; it must be False for vectors"),
         ({"label": 0}, "`sampling.label` is 0; it must be None for a model without classes"),
+        (
+            {"guidance": 2.0},
+            "`sampling.guidance` is 2.0; it must be None for a model without label dropout: "
+            "train with model.class_conditional = True and model.label_dropout = 0.1",
+        ),
     ],
 )
 def test_what_cannot_be_drawn_is_named_before_compilation(changes, message):
@@ -142,6 +166,17 @@ def test_what_cannot_be_drawn_is_named_before_compilation(changes, message):
 def test_labels_beyond_the_classes_are_refused(label):
     with pytest.raises(UserError, match=f"`sampling.label` is {label}; it must be a class, 0 to 2, or None"):
         make_draw(CLASSES, small.sample_settings(label=label), EIGHT)
+
+
+def test_guidance_needs_label_dropout_and_not_only_classes():
+    with pytest.raises(UserError, match=r"`sampling.guidance` is 0.0; it must be None for a model without label"):
+        make_draw(CLASSES, small.sample_settings(guidance=0.0), EIGHT)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_guidance_is_finite(value):
+    with pytest.raises(UserError, match=f"`sampling.guidance` is {value}; it must be a finite number, or None"):
+        small.sample_settings(guidance=value)
 
 
 @pytest.mark.parametrize("name", ["num_samples", "batch_size"])

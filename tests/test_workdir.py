@@ -67,6 +67,15 @@ def test_a_model_is_known_by_its_process_and_network_alone(tmp_path):
             workdir.require_model(tmp_path, record(**changes).config)
 
 
+def test_a_run_from_before_there_was_label_dropout_goes_on(tmp_path):
+    old = record()
+    del old.config["model"]["label_dropout"], old.config["sampling"]["guidance"]
+    workdir.open_for_training(tmp_path, old)
+    workdir.open_for_training(tmp_path, record())
+    with pytest.raises(UserError, match=r"model.label_dropout = None there, 0.1 here"):
+        workdir.require_model(tmp_path, record(model__label_dropout=0.1).config)
+
+
 def test_a_folder_without_a_run_has_no_model(tmp_path):
     for path in (tmp_path, tmp_path / "none"):
         with pytest.raises(UserError, match=r"no trained model in .* \(no config.json\): run --mode=train with this"):

@@ -4,20 +4,17 @@ import dataclasses
 
 import numpy as np
 
-from hold_jax.samplers import affine
+from hold_jax.samplers import linear
 from hold_jax.sde import LinearSDE
 
 
 @dataclasses.dataclass(frozen=True)
-class EulerMaruyama:
+class EulerMaruyama(linear.LinearSampler):
     """u <- u + (-F u + G G' score) h + G sqrt(h) xi with h = int beta (2011.13456, section 4.1). Weak order 1."""
 
-    calls_per_step = 1
-    step = staticmethod(affine.step)
-
-    def coefficients(self, m: LinearSDE, times: np.ndarray) -> affine.AffineStep:
+    def coefficients(self, m: LinearSDE, times: np.ndarray) -> tuple[linear.Stage, ...]:
         """One row of matrices for each interval of `times` (N + 1,)."""
         h = m.schedule.integral(times[1:], times[:-1])[:, None, None]
-        state, eps = affine.driven_score(m, times[:-1])
-        after = affine.Affine(np.eye(m.order) + h * (state - m.F), np.sqrt(h) * affine.noise_columns(m))
-        return affine.AffineStep(before=None, time=times[:-1], after=after, eps=h * eps)
+        state, eps = linear.driven_score(m, times[:-1])
+        after = linear.Affine(np.eye(m.order) + h * (state - m.F), np.sqrt(h) * linear.noise_columns(m))
+        return (linear.Stage(before=None, time=times[:-1], data=None, after=after, outputs=h * eps),)

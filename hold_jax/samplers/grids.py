@@ -19,21 +19,34 @@ def uniform(m: LinearSDE, t_min: float, num_steps: int) -> np.ndarray:
 
 def quadratic(m: LinearSDE, t_min: float, num_steps: int) -> np.ndarray:
     """Equal steps in sqrt(t): DDIM's and PSLD's quadratic steps."""
-    return np.square(np.linspace(np.sqrt(m.T), np.sqrt(t_min), num_steps + 1))
+    times = np.square(np.linspace(np.sqrt(m.T), np.sqrt(t_min), num_steps + 1))
+    # sqrt(T)^2 may exceed T by a rounding error.
+    times[[0, -1]] = m.T, t_min
+    return times
 
 
 def karras(m: LinearSDE, t_min: float, num_steps: int, *, rho: float = 7.0) -> np.ndarray:
     """Equal steps in sigma_eff^(1/rho) (EDM, 2206.00364, eq. 5), the clock on which all orders agree."""
     require(rho > 0, "rho", rho, "positive")
+    roots = lambda first, last: np.linspace(first ** (1 / rho), last ** (1 / rho), num_steps + 1) ** rho  # noqa: E731
+    return _at_noise(m, t_min, roots)
+
+
+def log(m: LinearSDE, t_min: float, num_steps: int) -> np.ndarray:
+    """Equal steps in log sigma_eff (DPM-Solver's uniform lambda, 2206.00927): data of every width meet equal steps."""
+    return _at_noise(m, t_min, lambda first, last: np.geomspace(first, last, num_steps + 1))
+
+
+def _at_noise(m: LinearSDE, t_min: float, between: Callable[[float, float], np.ndarray]) -> np.ndarray:
+    """The times at the effective noises `between`(noise at T, noise at t_min)."""
     ends = m.schedule.integral(0.0, np.array([m.T, t_min]))
-    first, last = exact.effective_noise(m.F, m.G, m.cov0, ends) ** (1 / rho)
-    sigma = np.linspace(first, last, num_steps + 1) ** rho
+    sigma = between(*exact.effective_noise(m.F, m.G, m.cov0, ends))
     times = m.schedule.time(exact.integral_of_noise(m.F, m.G, m.cov0, sigma))
     times[[0, -1]] = m.T, t_min
     return times
 
 
-GRIDS: dict[str, Grid] = {"uniform": uniform, "quadratic": quadratic, "karras": karras}
+GRIDS: dict[str, Grid] = {"uniform": uniform, "quadratic": quadratic, "karras": karras, "log": log}
 
 
 def times_of(m: LinearSDE, grid: str | Grid | Sequence[float], t_min: float, num_steps: int) -> np.ndarray:

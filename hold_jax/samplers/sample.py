@@ -1,4 +1,4 @@
-"""Draw samples: one scan over a grid of steps, whatever the sampler."""
+"""Draw samples by running the process backwards, and encode data by running it forwards."""
 
 from typing import Any, NamedTuple, Protocol
 
@@ -7,36 +7,54 @@ import jax.numpy as jnp
 import numpy as np
 
 from hold_jax import kernels
-from hold_jax.errors import require
+from hold_jax.errors import UserError, require
 from hold_jax.parameterization import EpsFn
-from hold_jax.samplers.affine import Normal
-from hold_jax.samplers.grids import times_of
+from hold_jax.samplers.grids import Grid, times_of
+from hold_jax.samplers.loop import Path
 from hold_jax.sde import LinearSDE
 
 
+UNFINISHED = (
+    "samples are NaN: the network's output is, or an adaptive solver made `max_steps` steps before it came to t_min; "
+    "look at the training loss, or raise max_steps, or loosen rtol and atol"
+)
+
+
 class Sampler(Protocol):
-    """A fixed-grid sampler: a frozen dataclass of its own options, in a file of its own."""
+    """Anything that carries a state along falling times: a frozen dataclass of its options, in a file of its own.
 
-    calls_per_step: int
-    """Network calls a step makes."""
+    Most are `loop.StepSampler`s, and most of these `linear.LinearSampler`s: tables of small matrices.
+    """
 
-    def coefficients(self, m: LinearSDE, times: np.ndarray) -> Any:
-        """A tree of float64 host arrays with a leading axis of len(times) - 1 steps."""
+    @property
+    def deterministic(self) -> bool:
+        """Whether it draws no noise, and so runs forwards too."""
         ...
 
-    def step(self, coefficients: Any, u: jax.Array, eps_fn: EpsFn, normal: Normal) -> jax.Array:
-        """The state after one step, from one row of the coefficients."""
+    def integrate(
+        self, m: LinearSDE, eps_fn: EpsFn, u: jax.Array, times: np.ndarray, *, key: jax.Array, frames: int = 0
+    ) -> Path:
+        """From u (B, *S, n, C) at times[0] to times[-1]."""
         ...
 
 
 class Samples(NamedTuple):
-    """x (B, *S, C) the data block; u (B, *S, n, C) the last state; nfe network calls made;
-    frames (frames + 1, B, *S, C) the data block along the way, from the prior on, or None."""
+    """x (B, *S, C) the data block; u (B, *S, n, C) the last state; nfe () int32 calls of `eps_fn` really made;
+    frames (frames + 1, B, *S, C) the data block along the way, from the start on, or None.
+
+    Where an adaptive solver did not reach the end x and u are NaN."""
 
     x: jax.Array
     u: jax.Array
-    nfe: int
+    nfe: jax.Array
     frames: jax.Array | None
+
+
+class Encoded(NamedTuple):
+    """u (B, *S, n, C) the latent state at T; nfe () int32 calls of `eps_fn` made."""
+
+    u: jax.Array
+    nfe: jax.Array
 
 
 def sample(
@@ -47,66 +65,123 @@ def sample(
     key: jax.Array,
     shape: tuple[int, ...],
     num_steps: int,
-    grid: Any = "karras",
+    grid: str | Grid | Any = "karras",
     t_min: float | None = None,
     denoise: bool = True,
     frames: int = 0,
+    start: jax.Array | None = None,
     sharding: jax.sharding.Sharding | None = None,
 ) -> Samples:
-    """Integrates the reverse process from the prior at T to t_min. Traceable: wrap it in `jax.jit` to call it often.
+    """Integrates the reverse process from T to t_min. Traceable: wrap it in `jax.jit` to call it often.
 
     Args:
-      sampler: e.g. `SAMPLERS["strang"]()`.
+      sampler: e.g. `SAMPLERS["unipc"]()`.
       m: the SDE.
-      eps_fn: the noise of the last block.
+      eps_fn: the noise of the last block; `guidance` makes conditional ones.
       key: for the prior and every step.
       shape: of the samples, (B, *S, C).
       num_steps: steps of the grid.
-      grid: "uniform", "quadratic", "karras", or your own falling times (num_steps + 1,).
+      grid: "karras", "log", "quadratic", "uniform", a function, or your own falling times (num_steps + 1,).
       t_min: where to stop; None is `m.t_min`, an effective noise of 0.002 data units.
       denoise: return E[q0 | u(t_min)] (one more call) instead of the data block itself.
       frames: how many states to keep on the way; divides num_steps. Memory does not grow with num_steps.
+      start: the state (B, *S, n, C) at the first time, e.g. `encode`'s; None: a draw from the prior.
       sharding: of a (B, ...) array, to spread the batch over devices (a mesh with Auto axes).
 
     Raises:
-      UserError: for a bad grid, num_steps, t_min or frames, before anything is compiled.
+      UserError: for a bad grid, num_steps, t_min, frames or start, before anything is compiled; and, where the
+        values are at hand (not under jit), if an adaptive solver did not reach the end.
     """
     times = times_of(m, grid, m.t_min if t_min is None else t_min, num_steps)
     divides = frames == 0 or (frames > 0 and num_steps % frames == 0)
     require(divides, "frames", frames, f"0 or a divisor of num_steps = {num_steps}")
-    coefficients = jax.tree.map(lambda c: jnp.asarray(c, jnp.float32), sampler.coefficients(m, times))
+    full = (*shape[:-1], m.order, shape[-1])
+    require(start is None or start.shape == full, "start", getattr(start, "shape", start), f"a state of shape {full}")
 
     key_prior, key_steps = jax.random.split(key)
-    prior_chol = jnp.asarray(np.linalg.cholesky(m.prior_cov), jnp.float32)
-    u = kernels.mix(prior_chol, jax.random.normal(key_prior, (*shape[:-1], m.order, shape[-1])))
+    u = _prior(m, key_prior, full) if start is None else jnp.asarray(start, jnp.float32)
     if sharding is not None:
         u = jax.lax.with_sharding_constraint(u, sharding)
-
-    def advance(u: jax.Array, row: tuple[jax.Array, Any]) -> tuple[jax.Array, None]:
-        index, c = row
-        key_step = jax.random.fold_in(key_steps, index)
-
-        def normal(i: int, shape: tuple[int, ...]) -> jax.Array:
-            return jax.random.normal(jax.random.fold_in(key_step, i), shape)
-
-        return sampler.step(c, u, eps_fn, normal), None
-
-    rows = (jnp.arange(num_steps), coefficients)
-    kept = None
-    if frames:
-        rows = jax.tree.map(lambda a: a.reshape(frames, num_steps // frames, *a.shape[1:]), rows)
-        first = u[..., 0, :]
-        u, kept = jax.lax.scan(lambda u, block: _with_frame(jax.lax.scan(advance, u, block)[0]), u, rows)
-        kept = jnp.concatenate([first[None], kept])
-    else:
-        u, _ = jax.lax.scan(advance, u, rows)
-
-    nfe = num_steps * sampler.calls_per_step
+    path = _finished(sampler.integrate(m, eps_fn, u, times, key=key_steps, frames=frames))
+    kept = jnp.concatenate([u[None, ..., 0, :], path.frames]) if frames else None
     if not denoise:
-        return Samples(u[..., 0, :], u, nfe, kept)
+        return Samples(path.u[..., 0, :], path.u, path.nfe, kept)
     t = jnp.float32(times[-1])
-    return Samples(kernels.denoiser(m, u, t, eps_fn(u, t)), u, nfe + 1, kept)
+    return Samples(kernels.denoiser(m, path.u, t, eps_fn(path.u, t)), path.u, path.nfe + 1, kept)
 
 
-def _with_frame(u: jax.Array) -> tuple[jax.Array, jax.Array]:
-    return u, u[..., 0, :]
+def encode(
+    sampler: Sampler,
+    m: LinearSDE,
+    eps_fn: EpsFn,
+    x: jax.Array,
+    *,
+    key: jax.Array,
+    num_steps: int,
+    grid: str | Grid | Any = "karras",
+    t_min: float | None = None,
+) -> Encoded:
+    """Data to latent: a deterministic sampler run forwards, from u(t_min) | x to T.
+
+    `sample(..., start=encoded.u)` with the same sampler and grid leads back.
+
+    Args:
+      sampler: a deterministic one.
+      m: the SDE.
+      eps_fn: the noise of the last block.
+      x: (B, *S, C) float32.
+      key: of the noise of u(t_min) | x: an effective 0.002 in the data, and the auxiliary blocks, which are free.
+      num_steps: steps of the grid.
+      grid: as in `sample`.
+      t_min: as in `sample`.
+
+    Raises:
+      UserError: for a stochastic sampler, or a bad grid, num_steps or t_min.
+    """
+    require(
+        sampler.deterministic,
+        "sampler",
+        sampler,
+        "deterministic to run forwards: ddim, dpmpp_2m, dpmpp_3m, unipc (churn = 0), heun (s_churn = 0) "
+        "or probability_flow",
+    )
+    times = times_of(m, grid, m.t_min if t_min is None else t_min, num_steps)[::-1]
+    noise = jax.random.normal(key, (*x.shape[:-1], m.order, x.shape[-1]))
+    u = kernels.perturb(kernels.marginal(m, jnp.float32(times[0])), x, noise)
+    path = _finished(sampler.integrate(m, eps_fn, u, times, key=key))
+    return Encoded(path.u, path.nfe)
+
+
+def interpolate(m: LinearSDE, first: jax.Array, second: jax.Array, fractions: jax.Array) -> jax.Array:
+    """Latents on the great circle from `first` to `second`, both (B, *S, n, C): (k, B, *S, n, C).
+
+    Spherical in the coordinates in which the prior is N(0, I) (Shoemake's slerp), example by example.
+
+    Args:
+      m: the SDE.
+      first: where fraction 0 is.
+      second: where fraction 1 is.
+      fractions: (k,) in [0, 1].
+    """
+    chol = np.linalg.cholesky(m.prior_cov)
+    whiten, colour = jnp.asarray(np.linalg.inv(chol), jnp.float32), jnp.asarray(chol, jnp.float32)
+    a, b = kernels.mix(whiten, first), kernels.mix(whiten, second)
+    axes = tuple(range(1, a.ndim))
+    norms = jnp.sqrt(jnp.sum(a * a, axes, keepdims=True) * jnp.sum(b * b, axes, keepdims=True))
+    angle = jnp.arccos(jnp.clip(jnp.sum(a * b, axes, keepdims=True) / norms, -1, 1))
+    f = jnp.asarray(fractions, jnp.float32).reshape(-1, *(1,) * a.ndim)
+    # sinc keeps both weights finite, and right, for equal latents.
+    weight = lambda part: part * jnp.sinc(part * angle / jnp.pi) / jnp.sinc(angle / jnp.pi)  # noqa: E731
+    return kernels.mix(colour, weight(1 - f) * a + weight(f) * b)
+
+
+def _prior(m: LinearSDE, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    chol = jnp.asarray(np.linalg.cholesky(m.prior_cov), jnp.float32)
+    return kernels.mix(chol, jax.random.normal(key, shape))
+
+
+def _finished(path: Path) -> Path:
+    """The path, NaN where it is not whole; an error at once where the values are known."""
+    if not isinstance(path.reached, jax.core.Tracer) and not bool(path.reached):
+        raise UserError(UNFINISHED)
+    return path._replace(u=jnp.where(path.reached, path.u, jnp.nan))

@@ -5,12 +5,12 @@ import dataclasses
 import numpy as np
 
 from hold_jax.errors import require_choice
-from hold_jax.samplers import affine
+from hold_jax.samplers import linear
 from hold_jax.sde import LinearSDE
 
 
 @dataclasses.dataclass(frozen=True)
-class Strang:
+class Strang(linear.LinearSampler):
     """One step = A/2, S, A/2, with A and S as in `lie_trotter`.
 
     Attributes:
@@ -21,18 +21,15 @@ class Strang:
 
     score_time: str = "midpoint"
 
-    calls_per_step = 1
-    step = staticmethod(affine.step)
-
     def __post_init__(self):
         require_choice("score_time", self.score_time, ("midpoint", "start"))
 
-    def coefficients(self, m: LinearSDE, times: np.ndarray) -> affine.AffineStep:
+    def coefficients(self, m: LinearSDE, times: np.ndarray) -> tuple[linear.Stage, ...]:
         """One row of matrices for each interval of `times` (N + 1,)."""
         h = m.schedule.integral(times[1:], times[:-1])
-        half = affine.reverse_ornstein_uhlenbeck(m, h / 2)
+        half = linear.reverse_ornstein_uhlenbeck(m, h / 2)
         middle = m.schedule.time(m.schedule.integral(0.0, times[:-1]) - h / 2)
         at = middle if self.score_time == "midpoint" else times[:-1]
-        kick, eps = affine.score_kick(m, at, h)
-        after = affine.Affine(half.state @ kick, half.noise)
-        return affine.AffineStep(before=half, time=at, after=after, eps=half.state @ eps)
+        kick, eps = linear.score_kick(m, at, h)
+        after = linear.Affine(half.state @ kick, half.noise)
+        return (linear.Stage(before=half, time=at, data=None, after=after, outputs=half.state @ eps),)

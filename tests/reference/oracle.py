@@ -146,12 +146,17 @@ def gaussian_row(m, t, std, digits=False):
     phi, chol = marginal(m, b, digits)
     _, total = marginal(m, b, digits, std)
     inverse = inverse_lower(total)
-    row = (chol[..., -1, -1] * inverse[..., -1, -1])[..., None] * inverse[..., -1, :]
+    row = chol[..., -1:, -1] * inverse[..., -1:, -1] * inverse[..., -1, :]
     return row.astype(np.float64), phi[..., :, 0].astype(np.float64)
 
 
 def gaussian_eps(m, mean, std, digits=False):
-    """The exact `eps_fn(u, t)` for data N(mean, std^2), in u's dtype; traceable (a host callback on t).
+    """The exact `eps_fn(u, t)` for data N(mean, std^2), in u's dtype; traceable (a host callback on t)."""
+    return affine_eps(m, mean, lambda t: gaussian_row(m, t, std, digits))
+
+
+def affine_eps(m, mean, row_of):
+    """eps_n = row (u - A mean), with row_of(t) -> row (n,), A (n,): traceable, a host callback on each t.
 
     `mean` broadcasts against the channel axis: basis columns ride on channels of mean zero.
     """
@@ -159,10 +164,8 @@ def gaussian_eps(m, mean, std, digits=False):
 
     def rows(t):
         t = np.asarray(t)
-        if digits:
-            both = [np.stack(gaussian_row(m, float(x), std, True)) for x in t.ravel()]
-            return np.stack(both).reshape(*t.shape, 2, n).astype(t.dtype)
-        return np.stack(gaussian_row(m, t, std), axis=-2).astype(t.dtype)
+        both = [np.stack(row_of(float(x))) for x in t.ravel()]
+        return np.stack(both).reshape(*t.shape, 2, n).astype(t.dtype)
 
     def eps_fn(u, t):
         t = jnp.asarray(t, u.dtype)

@@ -12,6 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hold_jax import exact
+from hold_jax.samplers import EulerMaruyama
+from hold_jax.samplers.linear import LinearSampler
 from reference import oracle
 
 
@@ -34,69 +37,144 @@ def prior(m):
     return Law(np.zeros(m.order), m.prior_cov)
 
 
-def propagate(sampler, m, times, *, mean, std, start=None, draws=4, digits=False):
+def gaussian_row(m, t, std):
+    """`oracle.gaussian_row` from the package's own float64 factors: as exact, for tiny noise at high order too."""
+    b = m.schedule.integral(0.0, np.asarray(t, np.float64))
+    cov0 = m.cov0 + std**2 * np.diag(np.eye(m.order)[0])
+    phi, chol = exact.marginal(m.F, m.G, m.cov0, b)
+    _, total = exact.marginal(m.F, m.G, cov0, b)
+    inverse = exact.solve_lower(total, np.broadcast_to(np.eye(m.order), total.shape))
+    return (chol[..., -1, -1] * inverse[..., -1, -1])[..., None] * inverse[..., -1, :], phi[..., :, 0]
+
+
+def propagate(sampler, m, times, *, mean, std, start=None, draws=4, factors=oracle.gaussian_row):
     """The law of u(times[-1]) when `sampler` runs over the falling `times` from `start` (None: the prior).
 
     Args:
-      sampler: anything with `coefficients(m, times)` and `step(c, u, eps_fn, normal)`.
+      sampler: a `StepSampler`.
       m: the SDE.
       times: (N + 1,) falling.
       mean: of the data; `std` its deviation. The eps_fn is exact for them.
       std: see `mean`.
       start: a `Law` of u(times[0]).
       draws: most state-sized noise draws a step makes.
-      digits: a 60-digit eps_fn (for tiny noise at high order) instead of a float64 one.
+      factors: `oracle.gaussian_row` (independent of the package) or `gaussian_row`.
     """
     n = m.order
     start = prior(m) if start is None else start
+    # Nothing in a linear sampler's step is its own: one compilation serves them all.
+    stepper = EulerMaruyama() if type(sampler).step is LinearSampler.step else sampler
     with jax.enable_x64(True):
-        advance = _advance(sampler, m, float(mean), float(std), draws, digits)
-        u = np.zeros((1, n, 1 + n + draws * n))
-        u[0, :, 0] = start.mean
-        # eigh: a prior may be semi-definite.
-        values, vectors = np.linalg.eigh(start.cov)
-        u[0, :, 1 : 1 + n] = vectors * np.sqrt(np.maximum(values, 0))
         coefficients = sampler.coefficients(m, np.asarray(times, np.float64))
+        told = np.stack([stage.time for stage in coefficients], axis=1)
+        rows = np.stack(factors(m, told, std), axis=-2)
+        at_rest = sampler.start(coefficients, jnp.zeros((1, n, 1)))
+        carried = sum(leaf.shape[-2] for leaf in jax.tree.leaves(at_rest) if leaf.ndim)
+        u = np.zeros((1, n, 1 + carried + draws * n))
+        u[0, :, 0] = start.mean
+        u[0, :, 1 : 1 + n] = _factor(start.cov)
+        state = sampler.start(coefficients, jnp.asarray(u))
         for i in range(len(times) - 1):
-            u = advance(u, jax.tree.map(lambda c, i=i: c[i], coefficients))
-    factor = np.asarray(u)[0, :, 1 : 1 + n]
-    return Law(np.asarray(u)[0, :, 0], factor @ factor.T)
+            c = jax.tree.map(lambda c, i=i: c[i], coefficients)
+            state = _advance(stepper, float(mean), told[i], rows[i], state, c)
+    u = np.asarray(state.u)[0]
+    return Law(u[:, 0], u[:, 1:] @ u[:, 1:].T)
 
 
-@functools.lru_cache(maxsize=64)
-def _advance(sampler, m, mean, std, draws, digits):
-    """The jitted map of the columns over one step, compiled once whatever the number of steps."""
-    n = m.order
-    num_columns = 1 + n + draws * n
-    eps_fn = oracle.gaussian_eps(m, [mean] + [0.0] * (num_columns - 1), std, digits)
+def _factor(cov):
+    """A square root by eigh: a prior may be semi-definite."""
+    values, vectors = np.linalg.eigh(cov)
+    return vectors * np.sqrt(np.maximum(values, 0))
 
-    @jax.jit
-    def advance(u, c):
-        used = 0
 
-        def normal(i, shape):
-            nonlocal used
-            del i  # every draw of a step is fresh
-            first, rows = 1 + n + used, shape[-2]
-            used += rows
-            if first + rows > num_columns:
-                raise ValueError(f"a step drew more than draws = {draws} states of noise")
-            return jnp.broadcast_to(jnp.eye(rows, num_columns, first), shape)
+def _eps_fn(mean, told, rows):
+    """The exact eps_fn at the times `told` (k,), NaN at any other; rows (k, 2, n) are its row and A.
 
-        u = sampler.step(c, u, eps_fn, normal)
-        # The factor back to n columns.
-        factor = jnp.linalg.qr(u[0, :, 1:].T, mode="r").T
-        return jnp.zeros_like(u).at[0, :, 0].set(u[0, :, 0]).at[0, :, 1 : 1 + n].set(factor)
+    The first channel is the mean, the others differences from it.
+    """
 
-    return advance
+    def eps_fn(u, t):
+        row, a = jnp.sum(jnp.where((told == t)[:, None, None], rows, 0), axis=0) / jnp.sum(told == t)
+        centre = (a * mean)[None, :, None] * jnp.eye(1, u.shape[-1])[None]
+        return jnp.sum(row[None, :, None] * (u - centre), axis=-2, keepdims=True)
+
+    return eps_fn
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _advance(sampler, mean, told, rows, state, c):
+    """The columns after one step."""
+    num_columns = state.u.shape[-1]
+    leaves, tree = jax.tree.flatten(state)
+    lengths = [leaf.shape[-2] for leaf in leaves if leaf.ndim]
+    used = 1 + sum(lengths)
+
+    def normal(i, shape):
+        nonlocal used
+        del i  # every draw of a step is fresh
+        first, used = used, used + shape[-2]
+        if used > num_columns:
+            raise ValueError("a step drew more noise than `draws` states")
+        return jnp.broadcast_to(jnp.eye(shape[-2], num_columns, first), shape)
+
+    leaves, tree = jax.tree.flatten(sampler.step(c, state, _eps_fn(mean, told, rows), normal))
+    # All that the state remembers, stacked; its factor back to as many columns as rows.
+    stack = jnp.concatenate([leaf for leaf in leaves if leaf.ndim], axis=-2)[0]
+    factor = jnp.linalg.qr(stack[:, 1:].T, mode="r").T
+    stack = jnp.zeros_like(stack).at[:, 0].set(stack[:, 0]).at[:, 1 : 1 + factor.shape[1]].set(factor)
+    parts = iter(jnp.split(stack, np.cumsum(lengths)[:-1], axis=0))
+    return jax.tree.unflatten(tree, [next(parts)[None] if leaf.ndim else leaf for leaf in leaves])
+
+
+def propagate_poisson(sampler, m, times, *, mean, std, start=None, factors=oracle.gaussian_row):
+    """Mean and covariance under `PoissonMidpoint`, over its clock too: its law is a mixture of Gaussians.
+
+    Given the clock a step is affine, and each event adds a term of its own, u' = base + sum_i H_i c_i. With
+    independent H_i of mean p, E u' = E base + p sum E c_i and E u'u' follows from the variance p (1 - p) of each.
+    """
+    law = prior(m) if start is None else start
+    p = 1 / sampler.K
+    with jax.enable_x64(True):
+        coefficients = sampler.coefficients(m, np.asarray(times, np.float64))
+        rows = np.stack(factors(m, coefficients.times, std), axis=-2)
+        for i in range(len(times) - 1):
+            c = jax.tree.map(lambda c, i=i: c[i], coefficients)
+            u = np.concatenate([law.mean[:, None], _factor(law.cov)], axis=1)
+            moved = np.asarray(_advance_poisson(sampler, float(mean), coefficients.times[i], rows[i], u, c))
+            base, events = moved[0], moved[1:] - moved[0]
+            centre = base + p * events.sum(axis=0)
+            cov = centre[:, 1:] @ centre[:, 1:].T
+            cov = cov + p * (1 - p) * np.einsum("kic,kjc->ij", events, events)
+            law = Law(centre[:, 0], cov)
+    return law
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _advance_poisson(sampler, mean, told, rows, u, c):
+    """The columns (K, n, 1 + n + K r) after a step: without an event, and with each event alone."""
+    n, k = len(u), sampler.K
+    columns = 1 + n + k * c.noise.shape[-1]
+    u = jnp.concatenate([u, jnp.zeros((n, columns - 1 - n))], axis=-1)[None]
+
+    def normal(i, shape):
+        # Draw i (from 1) of r rows: unit vectors in columns of its own.
+        unit = jnp.arange(columns)[None, :] - jnp.arange(shape[-2])[:, None] == 1 + n + (i - 1) * shape[-2]
+        return jnp.broadcast_to(unit.astype(u.dtype), shape)
+
+    def clocked(events):
+        return sampler.clocked(c, sampler.start(c, u), _eps_fn(mean, told, rows), normal, events).u[0]
+
+    # The first sub-step never has an event.
+    return jax.lax.map(clocked, jnp.eye(k, dtype=bool).at[0].set(False))
 
 
 def denoised(m, law, t, *, mean, std):
     """Mean and variance of D = E[q0 | u] for u ~ `law` at t and data N(mean, std^2): D is affine in u."""
     phi, chol = oracle.marginal(m, float(oracle.integral(m, t)), True, std)
-    gain = std**2 * np.linalg.solve((chol @ chol.T).astype(np.float64), phi[:, 0].astype(np.float64))
-    a = phi[:, 0].astype(np.float64)
-    return mean + gain @ (law.mean - a * mean), gain @ law.cov @ gain
+    # std^2 A' Sigma^-1 in 60 digits: late covariances are far too graded to be formed in float64.
+    inverse = oracle.inverse_lower(chol)
+    gain = ((inverse @ phi[:, 0]) @ inverse).astype(np.float64) * std**2
+    return mean + gain @ (law.mean - phi[:, 0].astype(np.float64) * mean), gain @ law.cov @ gain
 
 
 def fitted_order(errors, counts):

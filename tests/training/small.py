@@ -25,7 +25,9 @@ LOSS = losses.bcsm_loss
 FULL_LOSS = functools.partial(losses.bcsm_loss, time_law=losses.log_normal())
 
 
-def mlp(*, order=2, full=False, width=16, hidden_layers=2, sigma_data=1.0, init_scale=1.0, **options):
+def mlp(
+    *, order=2, full=False, width=16, hidden_layers=2, sigma_data=1.0, init_scale=1.0, label_dropout=0.0, **options
+):
     """A model of points in the plane; `init_scale` 1: the untrained network says something.
 
     Unless `full`, with `LOSS`, it has what compiles in a third of the time: fewer kernels.
@@ -33,7 +35,7 @@ def mlp(*, order=2, full=False, width=16, hidden_layers=2, sigma_data=1.0, init_
     embedding = "fourier" if full else "positional"
     network = MLP(2, hidden_layers, width, embedding, init_scale=init_scale, **options)
     how = (gaussian, log_noise) if full else (eps, scaled_time)
-    return Model(sde.hold(order=order), network, (2,), *how, sigma_data)
+    return Model(sde.hold(order=order), network, (2,), *how, sigma_data, label_dropout)
 
 
 def unet(*, dropout=0.0, num_classes=0, **options):
@@ -99,6 +101,7 @@ def sample_settings(**changes):
             frames=0,
             save_pngs=False,
             label=None,
+            guidance=None,
             seed=0,
         )
         | changes

@@ -175,6 +175,52 @@ def test_dropout_acts_in_training_alone():
     assert len(set(values[False])) == 1
 
 
+CLASSES = {rate: small.mlp(num_classes=8, label_dropout=rate) for rate in (0.0, 0.5)}
+
+
+def test_the_null_class_learns_where_labels_are_dropped():
+    batch = jax.tree.map(jnp.asarray, batches(1)[0])
+    seen = np.unique(batch["label"])
+    rows = {}
+    for rate, model in CLASSES.items():
+        params = jax.jit(model.init)(jax.random.key(0))
+        gradient = jax.jit(jax.grad(functools.partial(mean_loss, model, small.LOSS, train=True)))
+        table = np.asarray(gradient(params, batch, jax.random.key(1))["embedding"]["labels"]["embedding"])
+        rows[rate] = {i for i in range(9) if np.abs(table[i]).max() > 0}
+    assert rows[0.0] == set(seen.tolist())
+    assert 8 in rows[0.5] and rows[0.5] - {8} < rows[0.0]  # some classes were dropped wherever they stood
+
+
+def test_labels_are_dropped_in_training_alone_and_anew_at_every_step():
+    def loss(sde, eps_fn, x, key):
+        del x, key  # nothing but the labels is random
+        return jnp.sum(jnp.square(eps_fn(jnp.ones((BATCH, 2, 2)), jnp.float32(sde.T / 2))), axis=(1, 2))
+
+    batch = jax.tree.map(jnp.asarray, batches(1)[0])
+    for rate, model in CLASSES.items():
+        params = jax.jit(model.init)(jax.random.key(0))
+        values = {}
+        for train in (True, False):
+            of_key = jax.jit(functools.partial(mean_loss, model, loss, train=train))
+            values[train] = [float(of_key(params, batch, jax.random.key(i))) for i in (0, 1, 0)]
+        assert len(set(values[False])) == 1 and values[True][0] == values[True][2]
+        assert (values[True][0] != values[True][1]) == (rate > 0)
+
+
+def test_dropped_labels_do_not_depend_on_the_number_of_devices():
+    model = CLASSES[0.5]
+    params = jax.jit(model.init)(jax.random.key(0))
+    of = jax.jit(functools.partial(mean_loss, model, small.LOSS, train=True))
+    values = []
+    for count in (1, 8):
+        devices = small.devices(count)
+        batch = devices.put(batches(1)[0])
+        values.append(float(of(jax.device_put(params, devices.replicated), batch, jax.random.key(1))))
+    other = float(of(params, jax.tree.map(jnp.asarray, batches(1)[0]), jax.random.key(2)))
+    np.testing.assert_allclose(values[1], values[0], rtol=3e-6)
+    assert abs(other - values[0]) > 1e-3
+
+
 def test_step_composes_with_vmap_and_pmap():
     step = make_train_step(LEAN, small.LOSS, OPTIMIZER, ema_decay=0.5)
     states = jax.jit(jax.vmap(functools.partial(small.init_state, LEAN, OPTIMIZER)))(jnp.arange(8))

@@ -1,0 +1,154 @@
+"""What the tests of the samplers share: the data, the clocks, the errors, and a driver of single steps in float64."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from reference import oracle
+from reference.propagate import denoised, gaussian_row, propagate, propagate_poisson, truth
+
+from hold_jax import exact, kernels, samplers, sde
+
+MEAN, STD = 0.3, 0.5
+
+hold = functools.cache(lambda n: sde.hold(order=n))
+
+
+@functools.cache
+def log_times(m, first, last, num_steps, refined=False):
+    """Times at equal steps h in log sigma_eff, from noise `first` to `last`.
+
+    refined: a step of h^2 comes before them, so that a multistep sampler's first one, which has no past to
+    extrapolate from, adds nothing of lower order than the rest.
+    """
+    noise = np.linspace(np.log(first), np.log(last), num_steps + 1)
+    h = noise[0] - noise[1]
+    if refined:
+        noise = np.concatenate([[noise[0] + h**2], noise])
+    return m.schedule.time(exact.integral_of_noise(m.F, m.G, m.cov0, np.exp(noise)))
+
+
+def law_error(m, law, t, std=STD):
+    """|W cov W' - I| and |W (mean - true mean)| with W the inverse factor of the true law of u(t)."""
+    true = truth(m, t, mean=MEAN, std=std)
+    whiten = np.linalg.inv(np.linalg.cholesky(true.cov))
+    gap = np.linalg.norm(whiten @ law.cov @ whiten.T - np.eye(m.order))
+    return gap, np.linalg.norm(whiten @ (law.mean - true.mean))
+
+
+def errors(sampler, m, times):
+    """`law_error` after `times` from the exact law at times[0]: the error of the steps alone."""
+    start = truth(m, times[0], mean=MEAN, std=STD)
+    run = propagate_poisson if isinstance(sampler, samplers.PoissonMidpoint) else propagate
+    return law_error(m, run(sampler, m, times, mean=MEAN, std=STD, start=start), times[-1])
+
+
+def fitted_orders(sampler, m, clock, first=32):
+    """Orders of the error in the covariance and in the mean, for `clock`(m, num_steps); and the largest mean error.
+
+    The slope between N and 2 N steps is p + O(1/N): that of 2 N and 4 N extrapolates it.
+    """
+    both = np.array([errors(sampler, m, clock(m, num)) for num in (first, 2 * first, 4 * first)])
+    slopes = np.log2(both[:-1] / both[1:])
+    return 2 * slopes[1] - slopes[0], both[:, 1].max()
+
+
+def kl_of_x(sampler, m, times, std, mean=0.0):
+    """KL(x || data) in nats of the denoised sample, from the prior, exactly."""
+    run = propagate_poisson if isinstance(sampler, samplers.PoissonMidpoint) else propagate
+    law = run(sampler, m, times, mean=mean, std=std, factors=gaussian_row)
+    centre, variance = denoised(m, law, times[-1], mean=mean, std=std)
+    return oracle.kl([centre], np.array([[variance]]), np.array([mean]), np.array([[std**2]]))
+
+
+def stepped(sampler, m, eps_fn, u, times, noise=None):
+    """The states (N + 1, B, n, C) of a linear sampler's own steps, in float64.
+
+    noise: (N, k, B, r, C), what the k draws of each step are (their first rows); None: none may be drawn.
+    """
+    with jax.enable_x64(True):
+        coefficients = sampler.coefficients(m, np.asarray(times, np.float64))
+        state = sampler.start(coefficients, jnp.asarray(u, jnp.float64))
+        states = [state.u]
+        for i in range(len(times) - 1):
+            row = jax.tree.map(lambda c, i=i: c[i], coefficients)
+            state = _advance(eps_fn, state, row, None if noise is None else noise[i])
+            states.append(state.u)
+        return np.stack([np.asarray(u) for u in states])
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _advance(eps_fn, state, c, noise):
+    # All linear samplers share their step.
+    return samplers.EulerMaruyama().step(c, state, eps_fn, lambda i, shape: noise[i, :, : shape[-2]])
+
+
+FIRST_ORDER = {"vp": sde.vp(), "ve": sde.ve(sigma_max=5.0), "hold1": sde.hold(order=1)}
+
+
+def signal_and_noise(name, t):
+    """a and s of x_t = a x_0 + s eps for the processes of `FIRST_ORDER`, as their papers write them."""
+    t = np.asarray(t, np.float64)
+    if name == "ve":  # 2011.13456, eq. 31, from sigma_min on
+        return np.ones_like(t), np.sqrt(0.01**2 * (5.0 / 0.01) ** (2 * t) - 0.01**2)
+    if name == "vp":  # eq. 33
+        b = 0.1 * t + 9.95 * t**2
+        return np.exp(-b / 2), np.sqrt(-np.expm1(-b))
+    return np.exp(-t), np.sqrt(-0.5 * np.expm1(-2 * t))  # 2404.12814 at n = 1: dq = -q dt + dw, 1/L = 0.5
+
+
+def data(name, x, t):
+    """The data prediction (B, 1, C) that belongs to `network`'s noise, at n = 1."""
+    a, s = signal_and_noise(name, t)
+    return (x - s * network(x, t)) / a
+
+
+def network(u, t):
+    """A nonlinear function of state and time, for tests that are not about its meaning; NumPy or JAX, t ()."""
+    sin = jnp.sin if isinstance(u, jax.Array) else np.sin
+    return 0.6 * u[..., -1:, :] + 0.1 * sin(3 * u[..., :1, :] + t)
+
+
+def denoising_eps(m, denoiser):
+    """eps_fn from a `denoiser`(y (B, 1, C), sigma) of y = q0 + sigma eps, by the sufficient statistic; float32.
+
+    Its matrices come from a host callback: a small graph, quick to compile.
+    """
+
+    def views(t):
+        phi, chol = exact.marginal(m.F, m.G, m.cov0, m.schedule.integral(0.0, np.float64(t)))
+        inverse = exact.solve_lower(chol, np.eye(m.order))
+        w = inverse @ phi[:, 0]
+        noise = 1 / np.linalg.norm(w)
+        last = np.append(inverse[-1], [w[-1], noise])
+        return np.concatenate([w @ inverse * noise**2, last]).astype(np.float32)
+
+    def eps_fn(u, t):
+        n = m.order
+        v = jax.pure_callback(views, jax.ShapeDtypeStruct((2 * n + 2,), jnp.float32), t, vmap_method="sequential")
+        y = kernels.mix(v[None, :n], u)
+        return kernels.mix(v[None, n : 2 * n], u) - v[-2] * denoiser(y, v[-1])
+
+    return eps_fn
+
+
+def mixture_eps(m):
+    """The exact eps_fn of 0.6 N(0.5, 0.1^2) + 0.4 N(-0.4, 0.2^2) in each dimension."""
+
+    def denoiser(y, sigma):
+        parts = []
+        for weight, mean, std in ((0.6, 0.5, 0.1), (0.4, -0.4, 0.2)):
+            variance = std**2 + sigma**2
+            logit = jnp.log(weight) - 0.5 * jnp.log(variance) - 0.5 * (y - mean) ** 2 / variance
+            parts.append((logit, mean + std**2 / variance * (y - mean)))
+        (one, to_one), (two, to_two) = parts
+        share = jax.nn.sigmoid(one - two)
+        return share * to_one + (1 - share) * to_two
+
+    return denoising_eps(m, denoiser)
+
+
+def gaussian_eps(m, mean=MEAN, std=STD):
+    """The exact eps_fn of N(mean, std^2)."""
+    return denoising_eps(m, lambda y, sigma: mean + std**2 / (std**2 + sigma**2) * (y - mean))

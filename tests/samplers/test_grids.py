@@ -1,0 +1,56 @@
+import numpy as np
+import pytest
+from reference import oracle
+
+from hold_jax import sde
+from hold_jax.samplers import GRIDS, grids
+
+SDES = {
+    **{f"hold{n}": sde.hold(order=n) for n in (1, 2, 3, 4)},
+    "told": sde.hold(damping="told"),
+    "cld": sde.cld(),
+    "psld": sde.psld(),
+    "vp": sde.vp(),
+    "ve": sde.ve(),
+}
+every_sde = pytest.mark.parametrize("m", SDES.values(), ids=SDES)
+
+
+def noises(m, times):
+    return np.array([oracle.effective_noise(m, float(oracle.integral(m, t))) for t in times])
+
+
+@every_sde
+@pytest.mark.parametrize("name", GRIDS)
+def test_every_grid_falls_from_T_to_t_min_to_the_last_bit(name, m):
+    # sqrt(T)^2 may exceed T by a rounding error, and a time above T is refused.
+    for num_steps in (1, 9):
+        times = grids.times_of(m, name, m.t_min, num_steps)
+        assert times.shape == (num_steps + 1,) and times.dtype == np.float64
+        assert (times[0], times[-1]) == (m.T, m.t_min)
+        assert (np.diff(times) < 0).all()
+
+
+@pytest.mark.parametrize("m", [SDES[k] for k in ("hold1", "hold3", "psld", "vp", "ve")])
+@pytest.mark.parametrize(("name", "scale"), [("karras", lambda s: s ** (1 / 7)), ("log", np.log)])
+def test_karras_and_log_take_equal_steps_of_the_noise(name, scale, m):
+    # EDM eq. 5 is linear in sigma^(1/7), DPM-Solver's clock in log sigma; the noise is the oracle's, in 60 digits.
+    steps = np.diff(scale(noises(m, grids.times_of(m, name, m.t_min, 9))))
+    np.testing.assert_allclose(steps, steps[0], rtol=1e-8)
+
+
+def test_uniform_quadratic_and_own_grids():
+    m = sde.vp()
+    np.testing.assert_allclose(np.diff(grids.times_of(m, "uniform", 0.01, 5)), -0.99 / 5, rtol=1e-12)
+    quadratic = grids.times_of(m, "quadratic", 0.01, 5)
+    np.testing.assert_allclose(np.diff(np.sqrt(quadratic)), -0.9 / 5, rtol=1e-12)
+    own = [0.9, 0.5, 0.1]
+    np.testing.assert_array_equal(grids.times_of(m, own, 0.05, 2), own)
+    steps = np.diff(noises(m, grids.times_of(m, lambda m, t, n: grids.karras(m, t, n, rho=1.0), 0.01, 4)))
+    np.testing.assert_allclose(steps, steps[0], rtol=1e-8)
+
+
+@pytest.mark.parametrize("rho", [0, -1.0])
+def test_a_bad_rho_is_named(rho):
+    with pytest.raises(ValueError, match=f"`rho` is {rho}; it must be positive"):
+        grids.karras(sde.vp(), 0.01, 4, rho=rho)

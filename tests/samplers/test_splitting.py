@@ -1,0 +1,123 @@
+import numpy as np
+import pytest
+import scipy.linalg
+from reference import oracle
+from samplers.suite import hold, network, stepped
+
+from hold_jax import sde, samplers
+from hold_jax.samplers import LieTrotter, Splitting, Strang
+
+SDES = {**{f"hold{n}": hold(n) for n in (1, 2, 3, 4)}, "psld": sde.psld(), "cld": sde.cld()}
+RNG = np.random.default_rng(0)
+
+
+def flow(drift, diffusion, h):
+    """exp(drift h) and int exp(drift s) D D' exp(drift' s) ds by Van Loan's block exponential."""
+    n = len(drift)
+    block = np.block([[-drift, diffusion @ diffusion.T], [np.zeros((n, n)), drift.T]])
+    block = scipy.linalg.expm(block * h)
+    phi = block[n:, n:].T
+    return phi, phi @ block[:n, n:]
+
+
+class Moments:
+    """A state known up to its own noise: the value and the noise's covariance, moved along together."""
+
+    def __init__(self, u):
+        self.u, self.cov = u, np.zeros((u.shape[1], u.shape[1]))
+
+    def move(self, drift, diffusion, h):
+        phi, q = flow(drift, diffusion, h)
+        self.u, self.cov = phi @ self.u, phi @ self.cov @ phi.T + q
+
+    def kick(self, m, h, state, eps):
+        """u + h G G' (score + Sigma_inf^-1 u), all of it known from `state` and `eps`, its Jacobian the linear part."""
+        weight = np.eye(m.order) + h * (m.G @ m.G.T @ m.precision_inf + state)
+        self.u, self.cov = weight @ self.u + h * eps, weight @ self.cov @ weight.T
+
+
+def score_parts(m, t, u):
+    """G G' score = S u + e from eps_n = network(u), in 60 digits: S (n, n), e (B, n, C)."""
+    phi, chol = oracle.marginal(m, float(oracle.integral(m, t)))
+    inverse = oracle.inverse_lower(chol)
+    w = inverse @ phi[:, 0]
+    # score = -Sigma^-1 (u - A D), D = ([L^-1 u]_n - eps_n) / w_n.
+    pull = -(m.G @ m.G.T) @ (inverse.T @ inverse)
+    lift = np.outer(pull @ phi[:, 0], inverse[-1]) / w[-1]
+    eps = network(u, t)
+    return (pull - lift).astype(np.float64), (pull @ phi[:, :1] / w[-1]).astype(np.float64) * eps
+
+
+def pieces(m):
+    """Drift and diffusion of O, H and of the plane rotations of H (see `Splitting`)."""
+    friction = np.diag(np.diagonal(m.F))
+    couplings = friction - m.F
+    planes = []
+    for i in range(m.order - 1):
+        plane = np.zeros_like(couplings)
+        plane[i, i + 1], plane[i + 1, i] = couplings[i, i + 1], couplings[i + 1, i]
+        planes.append(plane)
+    still = np.zeros_like(m.G)
+    return (-friction - m.G @ m.G.T @ m.precision_inf, m.G), [(couplings, still)], [(plane, still) for plane in planes]
+
+
+def reference(m, sequence, times, u, *, planes=False, at="start"):
+    """One step of a sequence of A (all that is exact), O, H and B, each sharing the step with its like."""
+    b = oracle.integral(m, times)
+    h = b[0] - b[1]
+    o, whole, planar = pieces(m)
+    a = (-m.F - m.G @ m.G.T @ m.precision_inf, m.G)
+    t = times[0] if at == "start" else float(m.schedule.time(b[0] - h / 2))
+    moments, parts = Moments(u), None
+    for letter in sequence:
+        share = h / sequence.count(letter)
+        if letter == "B":
+            # One call a step: the second kick of a step uses the noise of the first, with its own u.
+            parts = parts or score_parts(m, t, moments.u)
+            moments.kick(m, share, *parts)
+        else:
+            for piece in {"A": [a], "O": [o], "H": planar if planes else whole}[letter]:
+                moments.move(*piece, share)
+    return moments
+
+
+SAMPLERS = {
+    "lie_trotter": (LieTrotter(), "BA", {}),
+    "strang": (Strang(), "ABA", {"at": "midpoint"}),
+    "sscs": (Strang(score_time="start"), "ABA", {}),
+    "lie_trotter_split": (samplers.lie_trotter_split(), "BOH", {"planes": True}),
+    "reduced_splitting": (samplers.reduced_splitting(sequence="OBH"), "OBH", {}),
+    "HBHO": (Splitting(sequence="HBHO"), "HBHO", {}),
+    "OBHBO": (Splitting(sequence="OBHBO"), "OBHBO", {}),
+    "HOBOH_planes": (Splitting(sequence="HOBOH", pieces=True), "HOBOH", {"planes": True}),
+}
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("m", SDES.values(), ids=SDES)
+def test_a_step_is_its_pieces_one_after_the_other(m, name):
+    # Value without noise, for any function as network; and the covariance of the noise, whatever its factor.
+    sampler, sequence, options = SAMPLERS[name]
+    times = m.schedule.time(np.array([1.3, 1.0]))
+    u = RNG.standard_normal((3, m.order, 2))
+    want = reference(m, sequence, times, u, **options)
+    draws = np.zeros((1, 2, 3, 3 * m.order, 2))
+    np.testing.assert_allclose(stepped(sampler, m, network, u, times, draws)[1], want.u, rtol=1e-8, atol=1e-9)
+    (stage,) = sampler.coefficients(m, times)
+    noises = [] if stage.after.noise is None else [stage.after.noise[0]]
+    if stage.before is not None and stage.before.noise is not None:
+        noises.append(stage.after.state[0] @ stage.before.noise[0])
+    np.testing.assert_allclose(sum(n @ n.T for n in noises), want.cov, atol=1e-10)
+    # Columns that carry no noise cost random numbers.
+    assert all(np.abs(n).max(axis=0).min() > 0 for n in noises)
+
+
+@pytest.mark.parametrize("sequence", ["OB", "", "OBHX", "obh"])
+def test_a_bad_sequence_is_named(sequence):
+    with pytest.raises(ValueError, match=f"`sequence` is '{sequence}'; it must be a sequence of the letters O, H and B"):
+        Splitting(sequence=sequence)
+
+
+def test_a_bad_score_time_is_named():
+    with pytest.raises(ValueError, match=r"`score_time` is 'midpiont' \(did you mean 'midpoint'\?\).*: midpoint, start"):
+        Strang(score_time="midpiont")
