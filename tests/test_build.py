@@ -5,7 +5,7 @@ from configs import base, digits_hold, swissroll_hold
 from hold_jax import build, losses, sde
 from hold_jax.errors import UserError
 from hold_jax.nn import MLP, NCSNpp
-from hold_jax.samplers import EulerMaruyama, Strang
+from hold_jax.samplers import EulerMaruyama, Strang, gaussian_fitted, grids
 
 PICTURE, POINT = ((8, 8, 1), 10), ((2,), 4)
 
@@ -22,7 +22,7 @@ def test_a_key_left_at_none_keeps_the_constructor_s_default():
     model = build.model(config, (32, 32, 3), 0)
     want = NCSNpp(3)
     assert model.network == want
-    assert build.sampling(config).sampler == Strang()
+    assert build.sampling(config).sampler == gaussian_fitted()
     config = config_of(base, model__name="mlp")
     assert build.model(config, (5,), 0).network == MLP(5)
 
@@ -30,7 +30,7 @@ def test_a_key_left_at_none_keeps_the_constructor_s_default():
 def test_a_key_that_is_set_arrives():
     config = config_of(
         sde__order=2, sde__alpha=0.5, model__channels=16, model__attention_resolutions=(8, 4), model__dtype="bfloat16",
-        model__class_conditional=True, model__sigma_data=0.7, sampling__score_time="start", seed=11,
+        model__class_conditional=True, model__sigma_data=0.7, sampling__churn=0.5, seed=11,
         training__steps_per_call=5, data__flip=True, eval__repeats=4,
     )  # fmt: skip
     model = build.model(config, *PICTURE)
@@ -38,11 +38,13 @@ def test_a_key_that_is_set_arrives():
     assert (model.network.channels, model.network.attention_resolutions) == (16, (8, 4))
     assert (model.network.num_classes, model.network.out_channels, model.sigma_data) == (10, 1, 0.7)
     assert model.network.dtype == build.DTYPES["bfloat16"]
-    assert build.sampling(config).sampler == Strang(score_time="start")
+    assert build.sampling(config).sampler == gaussian_fitted(churn=0.5)
     settings = build.training(config)
     assert (settings.seed, settings.flip, settings.steps_per_call) == (11, True, 5)
     assert build.evaluation(config).repeats == 4 and build.sampling(config).seed == 11
     assert build.sampling(config_of(sampling__name="euler_maruyama")).sampler == EulerMaruyama()
+    start = config_of(sampling__name="strang", sampling__score_time="start")
+    assert build.sampling(start).sampler == Strang(score_time="start")
 
 
 def test_label_dropout_and_guidance_arrive():
@@ -70,8 +72,14 @@ def test_the_loss_has_its_options():
 
 def test_the_grid_has_its_exponent():
     m = sde.hold()
-    grid = build.sampling(config_of(sampling__rho=3.0)).grid
+    grid = build.sampling(config_of(sampling__grid="karras", sampling__rho=3.0)).grid
     np.testing.assert_array_equal(grid(m, 0.1, 4), build.samplers.GRIDS["karras"](m, 0.1, 4, rho=3.0))
+
+
+def test_times_of_one_s_own_replace_the_grid():
+    m, times = sde.hold(), (2.0, 1.0, 0.5)
+    settings = build.sampling(config_of(sampling__times=times, sampling__num_steps=2))
+    np.testing.assert_array_equal(grids.times_of(m, settings.grid, 0.1, settings.num_steps), times)
 
 
 def test_the_learning_rate_ends_with_the_run():
@@ -113,8 +121,14 @@ def all_of(config):
         ({"optimizer__schedule": "cosin"}, "`optimizer.schedule` is 'cosin' (did you mean 'cosine'?)"),
         ({"sampling__name": "strung"}, "`sampling.name` is 'strung' (did you mean 'strang'?)"),
         ({"sampling__grid": "karas"}, "`sampling.grid` is 'karas' (did you mean 'karras'?)"),
-        ({"sampling__score_time": "begin"}, "`sampling.score_time` is 'begin'"),
+        ({"sampling__name": "strang", "sampling__score_time": "begin"}, "`sampling.score_time` is 'begin'"),
         # Values out of range.
+        ({"sampling__order": 5}, "`sampling.order` is 5; it must be a whole number from 1 to 4"),
+        ({"sampling__churn": -0.1}, "`sampling.churn` is -0.1; it must be a finite number >= 0"),
+        ({"sampling__gauge": "cholesk"}, "`sampling.gauge` is 'cholesk' (did you mean 'cholesky'?)"),
+        ({"sampling__name": "poisson_midpoint", "sampling__K": 0}, "`sampling.K` is 0; it must be a whole number >= 1"),
+        ({"sampling__name": "probability_flow", "sampling__rtol": 0.0}, "`sampling.rtol` is 0.0; it must be positive"),
+        ({"sampling__times": (2.0, 1.0), "sampling__rho": 7.0, "sampling__grid": "karras"}, "`sampling.rho` is 7.0"),
         ({"sde__order": 0}, "`sde.order` is 0; it must be a whole number from 1 to 6"),
         ({"sde__order": 12}, "`sde.order` is 12; it must be a whole number from 1 to 6"),
         ({"sde__order": 4, "sde__damping": "told"}, "`sde.order` is 4; it must be 3 with damping=\"told\""),

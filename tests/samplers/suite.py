@@ -111,7 +111,7 @@ def network(u, t):
 
 
 def denoising_eps(m, denoiser):
-    """eps_fn from a `denoiser`(y (B, 1, C), sigma) of y = q0 + sigma eps, by the sufficient statistic; float32.
+    """eps_fn from a `denoiser`(y (B, 1, C), sigma) of y = q0 + sigma eps, by the sufficient statistic, in u's dtype.
 
     Its matrices come from a host callback: a small graph, quick to compile.
     """
@@ -122,11 +122,12 @@ def denoising_eps(m, denoiser):
         w = inverse @ phi[:, 0]
         noise = 1 / np.linalg.norm(w)
         last = np.append(inverse[-1], [w[-1], noise])
-        return np.concatenate([w @ inverse * noise**2, last]).astype(np.float32)
+        return np.concatenate([w @ inverse * noise**2, last]).astype(t.dtype)
 
     def eps_fn(u, t):
         n = m.order
-        v = jax.pure_callback(views, jax.ShapeDtypeStruct((2 * n + 2,), jnp.float32), t, vmap_method="sequential")
+        shape = jax.ShapeDtypeStruct((2 * n + 2,), u.dtype)
+        v = jax.pure_callback(views, shape, jnp.asarray(t, u.dtype), vmap_method="sequential")
         y = kernels.mix(v[None, :n], u)
         return kernels.mix(v[None, n : 2 * n], u) - v[-2] * denoiser(y, v[-1])
 

@@ -71,7 +71,6 @@ def test_weak_order_of_data_prediction(n, name):
     # The signal gauge at n > 1 is n = 1, which `test_whitened` shows.
     sampler, order, refined = DATA_PREDICTION[name]
     orders, mean_error = fitted_orders(sampler, hold(n), lambda m, num: log_times(m, 3.0, 0.3, num, refined))
-    print(name,n,orders,mean_error)
     assert orders[0] == pytest.approx(order, abs=0.2)
     # On the mean path D is constant, and a constant is integrated exactly by all of them.
     assert mean_error < 1e-10

@@ -4,29 +4,40 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from reference import oracle
 from reference.propagate import Law, propagate, truth
-from samplers.suite import MEAN, STD, gaussian_eps, hold, law_error, log_times, mixture_eps
+from samplers.suite import MEAN, STD, gaussian_eps, hold, law_error, log_times, mixture_eps, stepped
 
 from hold_jax import kernels, samplers, sde
 from hold_jax.samplers import Heun, ProbabilityFlow, encode, grids, interpolate, sample, unipc
 
 X = 0.3 * jax.random.normal(jax.random.key(0), (32, 2)) + 0.1
-DETERMINISTIC = {
-    "ddim": (samplers.ddim(), 400),
-    "heun": (Heun(), 150),
-    "unipc": (unipc(), 60),
-    "unipc_cholesky": (unipc(gauge="cholesky"), 60),
-    "probability_flow": (ProbabilityFlow(rtol=1e-6, atol=1e-6), 1),
-}
+DETERMINISTIC = {"heun": (Heun(), 150), "unipc": (unipc(), 90), "unipc_cholesky": (unipc(gauge="cholesky"), 90)}
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+@pytest.mark.parametrize("name", DETERMINISTIC)
+def test_forwards_and_back_is_where_it_began(name, n):
+    # Their own steps in float64, for a mixture, through 80 units of noise: what is left is the solver's error, twice.
+    sampler, num_steps = DETERMINISTIC[name]
+    m = hold(n)
+    times = grids.log(m, m.t_min, num_steps)
+    _, chol = oracle.marginal(m, float(oracle.integral(m, times[-1])))
+    noise = chol.astype(np.float64) @ np.random.default_rng(0).standard_normal((32, n, 2))
+    u = noise + np.eye(n)[:, :1] * np.asarray(X, np.float64)[:, None, :]
+    eps_fn = mixture_eps(m)
+    latent = stepped(sampler, m, eps_fn, u, times[::-1])[-1]
+    back = stepped(sampler, m, eps_fn, latent, times)[-1]
+    assert np.abs(latent).max() > 1
+    np.testing.assert_allclose(back[:, 0], u[:, 0], atol=1e-3)
 
 
 @pytest.mark.parametrize(
-    ("name", "n"),
-    [(name, n) for name in ("heun", "unipc") for n in (1, 2, 3)] + [("unipc_cholesky", 3), ("probability_flow", 1)],
+    ("n", "sampler", "num_steps"),
+    [(1, Heun(), 150), (2, unipc(), 60), (3, ProbabilityFlow(rtol=1e-5, atol=1e-5), 1)],
+    ids=["heun", "unipc", "probability_flow"],
 )
-def test_data_come_back_from_their_latents(name, n):
-    # Through 80 units of noise, for a mixture: what is left is the solver's error, twice, and float32's.
-    sampler, num_steps = DETERMINISTIC[name]
+def test_data_come_back_from_their_latents(n, sampler, num_steps):
     m, options = hold(n), {"num_steps": num_steps, "grid": "log"}
 
     @jax.jit
@@ -36,27 +47,24 @@ def test_data_come_back_from_their_latents(name, n):
         return there, back
 
     there, back = there_and_back(X)
-    assert there.u.shape == (32, n, 2)
-    print(name, n, np.abs(back.x - X).max(), int(back.nfe))
-    np.testing.assert_allclose(back.x, X, atol=0.02)
+    # All that is lost is the noise of t_min, an effective 0.002, and a little of the solver's and of float32.
+    assert jnp.sqrt(jnp.mean(jnp.square(back.x - X))) < 0.0025
     # A latent is nothing like its datum: 80 units of noise have come in.
-    noise_of_latent = kernels.sufficient_statistic(m, there.u, jnp.float32(m.T))[0]
-    assert np.abs(noise_of_latent).max() > 50
-    calls = {"heun": 2}.get(name, 1) * num_steps
-    if name != "probability_flow":
-        assert (int(there.nfe), int(back.nfe)) == (calls, calls + 1)
+    assert np.abs(kernels.sufficient_statistic(m, there.u, jnp.float32(m.T))[0]).max() > 50
+    if num_steps > 1:
+        calls = num_steps * (2 if isinstance(sampler, Heun) else 1)
+        assert (there.nfe, back.nfe) == (calls, calls + 1)
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4])
-@pytest.mark.parametrize("name", ["heun", "unipc", "unipc_cholesky"])
+@pytest.mark.parametrize("name", DETERMINISTIC)
 def test_the_latents_of_gaussian_data_have_the_law_at_T_which_is_the_prior(name, n):
     # By exact propagation over rising times: no Monte Carlo.
     sampler, num_steps = DETERMINISTIC[name]
     m = hold(n)
-    times = np.append(log_times(m, 79.9, 0.01, num_steps), [])[::-1]
+    times = log_times(m, 79.9, 0.01, num_steps)[::-1]
     law = propagate(sampler, m, times, mean=MEAN, std=STD, start=truth(m, times[0], mean=MEAN, std=STD))
     covariance, mean = law_error(m, law, times[-1])
-    print(name, n, covariance, mean)
     assert covariance < 2e-3 and mean < 1e-8
     np.testing.assert_allclose(law.cov, m.prior_cov, atol=2e-3)
 
