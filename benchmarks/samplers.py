@@ -1,11 +1,13 @@
 """Every sampler's quality against network calls, where the truth is known exactly.
 
 python -m benchmarks.samplers gaussian --output=docs/samplers_gaussian.json --plot=docs/samplers_gaussian.png
+python -m benchmarks.samplers poisson --output=docs/samplers_poisson.json
 python -m benchmarks.samplers mixture --output=docs/samplers_mixture.json --plot=docs/samplers_mixture.png
 
 - gaussian: data N(0, std^2). Every sampler is affine, so the law of its x is propagated exactly through its own step,
   without Monte Carlo; its KL for every sampler and grid, orders 1 to 4, std 0.5, 0.1, 0.02. The calls include the
   final denoising. About 15 minutes on 2 CPU cores.
+- poisson: the same for `poisson_midpoint` against Euler-Maruyama on the grid `log`. About 3 minutes.
 - mixture: eight unequal modes on a circle, and 25 on a square, with their exact denoisers: sliced Wasserstein
   distance of 100,000 samples to data, over that of a second draw of data (1 is indistinguishable). About 15 minutes.
 """
@@ -29,7 +31,7 @@ from hold_jax.metrics.sliced_wasserstein import sliced_wasserstein
 from hold_jax.samplers import grids
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-from reference.propagate import gaussian_row, propagate, propagate_poisson  # noqa: E402
+from reference.propagate import gaussian_row, propagate, propagate_poisson
 
 ORDERS = (1, 2, 3, 4)
 STDS = (0.5, 0.1, 0.02)
@@ -158,6 +160,48 @@ def plot_gaussian(rows: list[dict[str, Any]], args: argparse.Namespace) -> plt.F
     return figure
 
 
+# --- Poisson midpoint against Euler-Maruyama: exact ---------------------------------------------------------
+
+POISSON_CALLS = (25, 50, 100, 200)
+
+
+def poisson(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """One row for each sub-step count (0: Euler-Maruyama), order, width and number of calls."""
+    rows = []
+    for order, std, k in itertools.product(args.orders, (0.5, 0.1), (0, 4, 16)):
+        m = sde.hold(order=order)
+        sampler, per_step = (samplers.PoissonMidpoint(K=k), 2 - 1 / k) if k else (samplers.EulerMaruyama(), 1)
+        for calls in POISSON_CALLS:
+            times = grids.times_of(m, "log", m.t_min, steps_for(calls, per_step))
+            rows.append({"order": order, "std": std, "K": k, "calls": calls, "kl": kl_of_x(m, sampler, times, std)})
+    return rows
+
+
+def table_poisson(rows: list[dict[str, Any]], args: argparse.Namespace) -> None:
+    """KL, and the power of 1 / calls with which it fell over the last doubling."""
+    print(f"{'order':<7}{'std':<6}{'sampler':<26}" + "".join(f"{c:>10}" for c in POISSON_CALLS) + f"{'power':>8}")
+    for order, std, k in itertools.product(args.orders, (0.5, 0.1), (0, 4, 16)):
+        kls = [r["kl"] for r in rows if (r["order"], r["std"], r["K"]) == (order, std, k)]
+        name = f"poisson_midpoint, K = {k}" if k else "euler_maruyama"
+        power = np.log2(kls[-2] / kls[-1])
+        print(f"{order:<7}{std:<6}{name:<26}" + "".join(f"{v:>10.1e}" for v in kls) + f"{power:>8.1f}")
+
+
+def plot_poisson(rows: list[dict[str, Any]], args: argparse.Namespace) -> plt.Figure:
+    """One panel an order and width."""
+    panels = list(itertools.product(args.orders, (0.5, 0.1)))
+    figure, axes = plt.subplots(1, len(panels), figsize=(3 * len(panels), 3.5), sharey=True, squeeze=False)
+    for axis, (order, std) in zip(axes[0], panels, strict=True):
+        for k in (0, 4, 16):
+            kls = [r["kl"] for r in rows if (r["order"], r["std"], r["K"]) == (order, std, k)]
+            axis.loglog(POISSON_CALLS, kls, "o-", label=f"poisson_midpoint, K = {k}" if k else "euler_maruyama")
+        axis.set(title=f"order {order}, std {std}", xlabel="network calls")
+    axes[0, 0].set_ylabel("KL")
+    axes[0, 0].legend(fontsize=6)
+    figure.tight_layout()
+    return figure
+
+
 # --- Mixtures: exact denoiser, many samples ----------------------------------------------------------------
 
 
@@ -175,6 +219,7 @@ def grid_modes() -> tuple[np.ndarray, np.ndarray, float]:
 
 
 _distance = functools.partial(sliced_wasserstein, num_projections=64)
+MIXTURE_GRIDS = ("karras", "log")
 MIXTURES = {"8 unequal modes": eight_modes, "25-mode grid": grid_modes}
 
 
@@ -208,7 +253,7 @@ def mixture(args: argparse.Namespace) -> list[dict[str, Any]]:
         target = draw_mixture(law, args.num, 1)
         floor = np.mean([_distance(draw_mixture(law, args.num, 2 + i), target) for i in range(3)])
         m = sde.hold(order=order)
-        for label, grid in itertools.product(args.samplers, ("karras", "log")):
+        for label, grid in itertools.product(args.samplers, MIXTURE_GRIDS):
             sampler, per_step = SUITE[label]
             for calls in (10, 20, 50):
                 draw = jax.jit(
@@ -237,11 +282,11 @@ def _ratio(rows: list[dict[str, Any]], **where: Any) -> float:
 def table_mixture(rows: list[dict[str, Any]], args: argparse.Namespace) -> None:
     """The better of the two grids at each number of calls."""
     for data in MIXTURES:
-        print(f"\n{data}: sliced Wasserstein distance over the floor, better of karras and log")
+        print(f"\n{data}: sliced Wasserstein distance over the floor, better of {' and '.join(MIXTURE_GRIDS)}")
         print(f"{'sampler':<28}" + "".join(f"{f'n={n}, {c}':>10}" for n in args.orders for c in (10, 20, 50)))
         for label in args.samplers:
             cells = [
-                min(_ratio(rows, data=data, sampler=label, grid=g, order=n, calls=c) for g in ("karras", "log"))
+                min(_ratio(rows, data=data, sampler=label, grid=g, order=n, calls=c) for g in MIXTURE_GRIDS)
                 for n in args.orders
                 for c in (10, 20, 50)
             ]
@@ -258,7 +303,7 @@ def plot_mixture(rows: list[dict[str, Any]], args: argparse.Namespace) -> plt.Fi
             for label, colour in SHOWN.items():
                 if label in args.samplers:
                     cells = [
-                        min(_ratio(rows, data=data, sampler=label, grid=g, order=order, calls=c) for g in ("karras", "log"))
+                        min(_ratio(rows, data=data, sampler=label, grid=g, order=order, calls=c) for g in MIXTURE_GRIDS)
                         for c in (10, 20, 50)
                     ]
                     axis.loglog((10, 20, 50), cells, "o-", ms=3, color=colour, label=label)
@@ -274,6 +319,7 @@ def plot_mixture(rows: list[dict[str, Any]], args: argparse.Namespace) -> plt.Fi
 
 PARTS = {
     "gaussian": (gaussian, table_gaussian, plot_gaussian),
+    "poisson": (poisson, table_poisson, plot_poisson),
     "mixture": (mixture, table_mixture, plot_mixture),
 }
 
@@ -283,12 +329,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=PARTS)
     parser.add_argument("--orders", type=int, nargs="+", default=list(ORDERS))
-    parser.add_argument("--samplers", nargs="+", default=list(SUITE), choices=SUITE, metavar="NAME")
+    parser.add_argument("--samplers", nargs="+", default=None, choices=SUITE, metavar="NAME")
     parser.add_argument("--num", type=int, default=100_000, help="mixture: samples")
     parser.add_argument("--output", type=Path, default=None, help="JSON file")
     parser.add_argument("--plot", type=Path, default=None, help="PNG file")
     args = parser.parse_args()
     run, table, plot = PARTS[args.part]
+    args.samplers = args.samplers or (list(SHOWN) if args.part == "mixture" else list(SUITE))
     began = time.monotonic()
     rows = run(args)
     table(rows, args)

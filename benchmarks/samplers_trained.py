@@ -78,7 +78,7 @@ def main() -> None:
             for grid in args.grids:
                 for calls in args.calls:
                     options = {"num_steps": steps_for(calls, per_step), "grid": grid}
-                    draw = jax.jit(lambda params, key, o=options, s=sampler: _draw(s, model, params, key, args.num, o))
+                    draw = jax.jit(functools.partial(_draw, sampler, model, num=args.num, options=options))
                     out = draw(params, jax.random.key(0))
                     x = np.asarray(out.x, np.float64).reshape(args.num, -1).clip(-1, 1)
                     rows.append(
@@ -100,7 +100,7 @@ def main() -> None:
         _plot(rows, args).savefig(args.plot, dpi=120)
 
 
-def _draw(sampler: Any, model: Model, params: Any, key: jax.Array, num: int, options: dict[str, Any]) -> Any:
+def _draw(sampler: Any, model: Model, params: Any, key: jax.Array, *, num: int, options: dict[str, Any]) -> Any:
     shape = (num, *model.data_shape)
     return samplers.sample(sampler, model.sde, model.eps_fn(params), key=key, shape=shape, **options)
 

@@ -97,9 +97,7 @@ class PoissonMidpoint(loop.StepSampler):
         # At the first sub-step the held kick is the kick itself: nothing to correct.
         return self.clocked(c, state, eps_fn, normal, events.at[0].set(False))
 
-    def clocked(
-        self, c: Coefficients, state: State, eps_fn: EpsFn, normal: loop.Normal, events: jax.Array
-    ) -> State:
+    def clocked(self, c: Coefficients, state: State, eps_fn: EpsFn, normal: loop.Normal, events: jax.Array) -> State:
         """The step under given events (K,) bool."""
         frozen = self._kick(jax.tree.map(lambda a: a[0], c), state.u, eps_fn)
 

@@ -13,7 +13,6 @@ from hold_jax.samplers.grids import Grid, times_of
 from hold_jax.samplers.loop import Path
 from hold_jax.sde import LinearSDE
 
-
 UNFINISHED = (
     "samples are NaN: the network's output is, or an adaptive solver made `max_steps` steps before it came to t_min; "
     "look at the training loss, or raise max_steps, or loosen rtol and atol"

@@ -71,7 +71,7 @@ def _turn(m: LinearSDE, big_b: np.ndarray, w: np.ndarray, gauge: str) -> np.ndar
 
 
 def _flow_turn(m: LinearSDE, big_b: np.ndarray) -> np.ndarray:
-    """O of the probability-flow gauge: dO = Omega O dB, Omega = upper(X) - upper(X)', X = L^-1 F L + 1/2 g g', g = L^-1 G.
+    """O of the probability-flow gauge: dO = Omega O dB (`_turning`).
 
     From d(L O) = (F + 1/2 G G' Sigma^-1) L O and dL = L lower_half(L^-1 (F Sigma + Sigma F' + G G') L^-T);
     fourth-order Magnus steps in log B.
@@ -96,7 +96,10 @@ def _flow_turn(m: LinearSDE, big_b: np.ndarray) -> np.ndarray:
 
 
 def _turning(m: LinearSDE, chol: np.ndarray, inverse: np.ndarray) -> np.ndarray:
-    """Omega (..., n, n), skew: how the flow of the process turns against the Cholesky factor, per B."""
+    """Omega (..., n, n), skew: how the flow of the process turns against the Cholesky factor, per B.
+
+    Omega = upper(X) - upper(X)', X = L^-1 F L + 1/2 g g', g = L^-1 G.
+    """
     g = inverse @ m.G
     upper = np.triu(inverse @ m.F @ chol + g @ np.swapaxes(g, -1, -2) / 2, k=1)
     return upper - np.swapaxes(upper, -1, -2)
