@@ -57,8 +57,8 @@ SUITE: dict[str, tuple[Any, float]] = {
     "dpmpp_3m": (samplers.dpmpp_3m(), 1),
     "unipc": (samplers.unipc(), 1),
     "gaussian_fitted": (samplers.gaussian_fitted(), 1),
-    "gaussian_fitted (cholesky)": (samplers.gaussian_fitted(gauge="cholesky"), 1),
-    "gaussian_fitted (churn=1)": (samplers.gaussian_fitted(churn=1.0), 1),
+    "gaussian_fitted (churn=0)": (samplers.gaussian_fitted(churn=0.0), 1),
+    "gaussian_fitted (cholesky, churn=0)": (samplers.gaussian_fitted(churn=0.0, gauge="cholesky"), 1),
 }
 GRIDS = ("uniform", "quadratic", "karras", "log")
 # What the plots show: one line a family.
@@ -73,6 +73,7 @@ SHOWN = {
     "dpmpp_3m": "tab:green",
     "unipc": "tab:blue",
     "gaussian_fitted": "tab:red",
+    "gaussian_fitted (churn=0)": "black",
 }
 
 
@@ -135,11 +136,11 @@ def best_grid(rows: list[dict[str, Any]], label: str, orders: list[int]) -> str:
 def table_gaussian(rows: list[dict[str, Any]], args: argparse.Namespace) -> None:
     """Worst KL over the widths, each sampler on its best grid."""
     for order in args.orders:
-        print(f"\norder {order}: largest KL over std {STDS} at its best grid\n{'sampler':<28}{'grid':<11}", end="")
+        print(f"\norder {order}: largest KL over std {STDS} at its best grid\n{'sampler':<37}{'grid':<11}", end="")
         print("".join(f"{calls:>10}" for calls in CALLS))
         for label in args.samplers:
             grid = best_grid(rows, label, args.orders)
-            print(f"{label:<28}{grid:<11}" + "".join(f"{v:>10.1e}" for v in worst(rows, label, order, grid)))
+            print(f"{label:<37}{grid:<11}" + "".join(f"{v:>10.1e}" for v in worst(rows, label, order, grid)))
 
 
 def plot_gaussian(rows: list[dict[str, Any]], args: argparse.Namespace) -> plt.Figure:
@@ -283,14 +284,14 @@ def table_mixture(rows: list[dict[str, Any]], args: argparse.Namespace) -> None:
     """The better of the two grids at each number of calls."""
     for data in MIXTURES:
         print(f"\n{data}: sliced Wasserstein distance over the floor, better of {' and '.join(MIXTURE_GRIDS)}")
-        print(f"{'sampler':<28}" + "".join(f"{f'n={n}, {c}':>10}" for n in args.orders for c in (10, 20, 50)))
+        print(f"{'sampler':<37}" + "".join(f"{f'n={n}, {c}':>10}" for n in args.orders for c in (10, 20, 50)))
         for label in args.samplers:
             cells = [
                 min(_ratio(rows, data=data, sampler=label, grid=g, order=n, calls=c) for g in MIXTURE_GRIDS)
                 for n in args.orders
                 for c in (10, 20, 50)
             ]
-            print(f"{label:<28}" + "".join(f"{v:>10.2f}" for v in cells))
+            print(f"{label:<37}" + "".join(f"{v:>10.2f}" for v in cells))
 
 
 def plot_mixture(rows: list[dict[str, Any]], args: argparse.Namespace) -> plt.Figure:

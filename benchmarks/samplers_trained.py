@@ -33,7 +33,18 @@ from hold_jax.training.mesh import Devices
 from hold_jax.training.state import init_state
 
 CALLS = (10, 20, 50)
-DEFAULT = ("euler_maruyama", "lie_trotter", "sscs (strang, start)", "ancestral", "ddim", "heun", "dpmpp_2m", "unipc")
+DEFAULT = (
+    "euler_maruyama",
+    "lie_trotter",
+    "sscs (strang, start)",
+    "ancestral",
+    "ddim",
+    "heun",
+    "dpmpp_2m",
+    "unipc",
+    "gaussian_fitted",
+    "gaussian_fitted (churn=0)",
+)
 
 
 def trained(path: Path, config_file: str) -> tuple[Model, Any, np.ndarray]:
@@ -58,7 +69,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", required=True)
     parser.add_argument("--workdirs", type=Path, nargs="+", required=True)
-    parser.add_argument("--samplers", nargs="+", default=[*DEFAULT, "gaussian_fitted"], choices=SUITE, metavar="NAME")
+    parser.add_argument("--samplers", nargs="+", default=list(DEFAULT), choices=SUITE, metavar="NAME")
     parser.add_argument("--grids", nargs="+", default=["karras", "log"], choices=samplers.GRIDS)
     parser.add_argument("--calls", type=int, nargs="+", default=list(CALLS))
     parser.add_argument("--num", type=int, default=1500, help="samples, drawn at once")

@@ -114,7 +114,7 @@ def get_config() -> ConfigDict:
     sampling.times = placeholder(tuple)  # own falling times, num_steps + 1 numbers, instead of a grid
     sampling.order = placeholder(int)  # gaussian_fitted, unipc: denoiser values a step uses, 1 to 4 (3)
     sampling.corrector = placeholder(bool)  # gaussian_fitted: correct each step by the value at its end
-    sampling.churn = placeholder(float)  # ddim, dpmpp, unipc, gaussian_fitted: 0 deterministic, 1 stochastic twin
+    sampling.churn = placeholder(float)  # ddim, dpmpp, unipc (0), gaussian_fitted (1): 0 deterministic, 1 stochastic
     sampling.gauge = placeholder(str)  # these and heun: signal | cholesky | probability_flow
     sampling.s_churn = placeholder(float)  # heun: EDM's S_churn; s_min, s_max in effective noise
     sampling.s_min = placeholder(float)  # heun

@@ -14,7 +14,7 @@ def test_the_readmes_snippets_run(snippet):
     exec(snippet, names)  # the README is ours
     assert names["loss"].shape == (8,)
     assert np.isfinite(np.asarray(names["out"].x)).all()
-    assert names["out"].nfe == 51
+    assert names["out"].nfe == 21
 
 
 def test_the_readme_names_configs_that_exist():

@@ -102,6 +102,10 @@ def unipc(*, order: int = 3, churn: float = 0.0, gauge: str = "signal") -> Multi
     return Multistep(order=order, corrector=True, churn=churn, gauge=gauge)
 
 
-def gaussian_fitted(*, order: int = 3, corrector: bool = True, churn: float = 0.0, gauge: str = "signal") -> Multistep:
-    """Predictor and corrector fitted to Gaussian data of every width (`interpolation.gaussian`)."""
+def gaussian_fitted(*, order: int = 3, corrector: bool = True, churn: float = 1.0, gauge: str = "signal") -> Multistep:
+    """Predictor and corrector fitted to Gaussian data of every width (`interpolation.gaussian`).
+
+    Fresh noise forgets a trained network's errors, so churn is 1 unless you say otherwise; with the exact denoiser,
+    or below some fifteen calls, churn = 0 is the better one, and only it can encode.
+    """
     return Multistep(order=order, corrector=corrector, churn=churn, gauge=gauge, interpolation="gaussian")

@@ -141,8 +141,8 @@ def encode(
         sampler.deterministic,
         "sampler",
         sampler,
-        "deterministic to run forwards: ddim, dpmpp_2m, dpmpp_3m, unipc (churn = 0), heun (s_churn = 0) "
-        "or probability_flow",
+        "deterministic to run forwards: ddim, dpmpp_2m, dpmpp_3m, unipc, gaussian_fitted (all with churn = 0), "
+        "heun (s_churn = 0) or probability_flow",
     )
     times = times_of(m, grid, m.t_min if t_min is None else t_min, num_steps)[::-1]
     noise = jax.random.normal(key, (*x.shape[:-1], m.order, x.shape[-1]))

@@ -1,6 +1,6 @@
 """The law of a sampler's output for Gaussian data, exactly: no Monte Carlo.
 
-With an affine eps_fn every sampler is an affine map of its state and its noise, and its `step` acts on
+With an affine eps_fn a linear sampler is an affine map of its state and its noise, and its `step` acts on
 each channel alike. So the very same `step` carries a factor of the covariance: one channel holds the mean,
 the next ones the factor's columns, and each scalar noise draw is a unit vector in a channel of its own.
 """
@@ -14,7 +14,6 @@ import numpy as np
 
 from hold_jax import exact
 from hold_jax.samplers import EulerMaruyama
-from hold_jax.samplers.linear import LinearSampler
 from reference import oracle
 
 
@@ -47,38 +46,46 @@ def gaussian_row(m, t, std):
     return (chol[..., -1, -1] * inverse[..., -1, -1])[..., None] * inverse[..., -1, :], phi[..., :, 0]
 
 
-def propagate(sampler, m, times, *, mean, std, start=None, draws=4, factors=oracle.gaussian_row):
-    """The law of u(times[-1]) when `sampler` runs over the falling `times` from `start` (None: the prior).
+def propagate(sampler, m, times, *, mean, std, start=None, factors=oracle.gaussian_row):
+    """The law of u(times[-1]) when `sampler` runs over the monotone `times` from `start` (None: the prior).
 
     Args:
-      sampler: a `StepSampler`.
+      sampler: a `LinearSampler`.
       m: the SDE.
-      times: (N + 1,) falling.
+      times: (N + 1,).
       mean: of the data; `std` its deviation. The eps_fn is exact for them.
       std: see `mean`.
       start: a `Law` of u(times[0]).
-      draws: most state-sized noise draws a step makes.
       factors: `oracle.gaussian_row` (independent of the package) or `gaussian_row`.
     """
     n = m.order
     start = prior(m) if start is None else start
-    # Nothing in a linear sampler's step is its own: one compilation serves them all.
-    stepper = EulerMaruyama() if type(sampler).step is LinearSampler.step else sampler
+    stages = tuple(_padded(stage, n) for stage in sampler.coefficients(m, np.asarray(times, np.float64)))
+    told = np.stack([stage.time for stage in stages], axis=1)
+    rows = np.stack(factors(m, told, std), axis=-2)
+    noises = [a.noise for stage in stages for a in (stage.before, stage.after) if a is not None]
+    carried = n + stages[0].outputs.shape[-1] - 1
+    u = np.zeros((1, n, 1 + carried + sum(noise.shape[-1] for noise in noises)))
+    u[0, :, 0] = start.mean
+    u[0, :, 1 : 1 + n] = _factor(start.cov)
     with jax.enable_x64(True):
-        coefficients = sampler.coefficients(m, np.asarray(times, np.float64))
-        told = np.stack([stage.time for stage in coefficients], axis=1)
-        rows = np.stack(factors(m, told, std), axis=-2)
-        at_rest = sampler.start(coefficients, jnp.zeros((1, n, 1)))
-        carried = sum(leaf.shape[-2] for leaf in jax.tree.leaves(at_rest) if leaf.ndim)
-        u = np.zeros((1, n, 1 + carried + draws * n))
-        u[0, :, 0] = start.mean
-        u[0, :, 1 : 1 + n] = _factor(start.cov)
-        state = sampler.start(coefficients, jnp.asarray(u))
+        state = sampler.start(stages, jnp.asarray(u))
         for i in range(len(times) - 1):
-            c = jax.tree.map(lambda c, i=i: c[i], coefficients)
-            state = _advance(stepper, float(mean), told[i], rows[i], state, c)
+            state = _advance(float(mean), told[i], rows[i], state, jax.tree.map(lambda c, i=i: c[i], stages))
     u = np.asarray(state.u)[0]
     return Law(u[:, 0], u[:, 1:] @ u[:, 1:].T)
+
+
+def _padded(stage, n):
+    """The stage with noises of n columns and five outputs at the least: zeros, for one compilation to serve many."""
+
+    def columns(a, least):
+        return np.pad(a, ((0, 0), (0, 0), (0, max(0, least - a.shape[-1]))))
+
+    def affine(a):
+        return a if a is None else a._replace(noise=columns(a.state[..., :0] if a.noise is None else a.noise, n))
+
+    return stage._replace(before=affine(stage.before), after=affine(stage.after), outputs=columns(stage.outputs, 5))
 
 
 def _factor(cov):
@@ -101,29 +108,24 @@ def _eps_fn(mean, told, rows):
     return eps_fn
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _advance(sampler, mean, told, rows, state, c):
-    """The columns after one step."""
-    num_columns = state.u.shape[-1]
-    leaves, tree = jax.tree.flatten(state)
-    lengths = [leaf.shape[-2] for leaf in leaves if leaf.ndim]
-    used = 1 + sum(lengths)
+@jax.jit
+def _advance(mean, told, rows, state, stages):
+    """The columns after one step; all linear samplers share theirs."""
+    n, carried = state.u.shape[-2], state.u.shape[-2] + state.past.shape[-2]
+    used = 1 + carried
 
     def normal(i, shape):
         nonlocal used
         del i  # every draw of a step is fresh
         first, used = used, used + shape[-2]
-        if used > num_columns:
-            raise ValueError("a step drew more noise than `draws` states")
-        return jnp.broadcast_to(jnp.eye(shape[-2], num_columns, first), shape)
+        return jnp.broadcast_to(jnp.eye(shape[-2], shape[-1], first), shape)
 
-    leaves, tree = jax.tree.flatten(sampler.step(c, state, _eps_fn(mean, told, rows), normal))
+    state = EulerMaruyama().step(stages, state, _eps_fn(mean, told, rows), normal)
     # All that the state remembers, stacked; its factor back to as many columns as rows.
-    stack = jnp.concatenate([leaf for leaf in leaves if leaf.ndim], axis=-2)[0]
+    stack = jnp.concatenate([state.u, state.past], axis=-2)[0]
     factor = jnp.linalg.qr(stack[:, 1:].T, mode="r").T
-    stack = jnp.zeros_like(stack).at[:, 0].set(stack[:, 0]).at[:, 1 : 1 + factor.shape[1]].set(factor)
-    parts = iter(jnp.split(stack, np.cumsum(lengths)[:-1], axis=0))
-    return jax.tree.unflatten(tree, [next(parts)[None] if leaf.ndim else leaf for leaf in leaves])
+    stack = jnp.zeros_like(stack).at[:, 0].set(stack[:, 0]).at[:, 1 : 1 + carried].set(factor)[None]
+    return state._replace(u=stack[:, :n], past=stack[:, n:])
 
 
 def propagate_poisson(sampler, m, times, *, mean, std, start=None, factors=oracle.gaussian_row):

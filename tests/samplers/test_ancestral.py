@@ -65,5 +65,5 @@ def test_steps_too_small_to_see_stay_put(n):
     # 1 - S^2 of the noise is rounding there: never a NaN, and no more noise than the square root of it.
     m = hold(n)
     (stage,) = Ancestral().coefficients(m, np.array([1.0, 1.0 - 1e-13]))
-    np.testing.assert_allclose(stage.after.state[0] , np.eye(n), atol=1e-9)
+    np.testing.assert_allclose(stage.after.state[0], np.eye(n), atol=1e-9)
     assert np.abs(stage.after.noise).max() < 1e-6

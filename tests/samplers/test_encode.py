@@ -12,11 +12,12 @@ from hold_jax import kernels, samplers, sde
 from hold_jax.samplers import Heun, ProbabilityFlow, encode, grids, interpolate, sample, unipc
 
 X = 0.3 * jax.random.normal(jax.random.key(0), (32, 2)) + 0.1
-DETERMINISTIC = {"heun": (Heun(), 150), "unipc": (unipc(), 90), "unipc_cholesky": (unipc(gauge="cholesky"), 90)}
+DETERMINISTIC = {"heun": (Heun(), 120), "unipc": (unipc(), 90), "unipc_cholesky": (unipc(gauge="cholesky"), 90)}
 
 
-@pytest.mark.parametrize("n", [1, 2, 3])
-@pytest.mark.parametrize("name", DETERMINISTIC)
+@pytest.mark.parametrize(
+    ("name", "n"), [(name, n) for name in ("heun", "unipc") for n in (1, 2, 3)] + [("unipc_cholesky", 3)]
+)
 def test_forwards_and_back_is_where_it_began(name, n):
     # Their own steps in float64, for a mixture, through 80 units of noise: what is left is the solver's error, twice.
     sampler, num_steps = DETERMINISTIC[name]
@@ -34,8 +35,8 @@ def test_forwards_and_back_is_where_it_began(name, n):
 
 @pytest.mark.parametrize(
     ("n", "sampler", "num_steps"),
-    [(1, Heun(), 150), (2, unipc(), 60), (3, ProbabilityFlow(rtol=1e-5, atol=1e-5), 1)],
-    ids=["heun", "unipc", "probability_flow"],
+    [(3, unipc(), 60), (1, ProbabilityFlow(rtol=1e-5, atol=1e-5), 1)],
+    ids=["unipc", "probability_flow"],
 )
 def test_data_come_back_from_their_latents(n, sampler, num_steps):
     m, options = hold(n), {"num_steps": num_steps, "grid": "log"}
@@ -43,8 +44,8 @@ def test_data_come_back_from_their_latents(n, sampler, num_steps):
     @jax.jit
     def there_and_back(x):
         there = encode(sampler, m, mixture_eps(m), x, key=jax.random.key(1), **options)
-        back = sample(sampler, m, mixture_eps(m), key=jax.random.key(2), shape=x.shape, start=there.u, **options)
-        return there, back
+        more = {"shape": x.shape, "start": there.u, **options}
+        return there, sample(sampler, m, mixture_eps(m), key=jax.random.key(2), **more)
 
     there, back = there_and_back(X)
     # All that is lost is the noise of t_min, an effective 0.002, and a little of the solver's and of float32.
@@ -52,8 +53,7 @@ def test_data_come_back_from_their_latents(n, sampler, num_steps):
     # A latent is nothing like its datum: 80 units of noise have come in.
     assert np.abs(kernels.sufficient_statistic(m, there.u, jnp.float32(m.T))[0]).max() > 50
     if num_steps > 1:
-        calls = num_steps * (2 if isinstance(sampler, Heun) else 1)
-        assert (there.nfe, back.nfe) == (calls, calls + 1)
+        assert (there.nfe, back.nfe) == (num_steps, num_steps + 1)
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4])

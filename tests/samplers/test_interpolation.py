@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 
-from hold_jax.samplers import interpolation
 from hold_jax.samplers.interpolation import INTERPOLATIONS
 
 RNG = np.random.default_rng(0)

@@ -97,7 +97,7 @@ def test_unipc_and_dpmpp_3m_integrate_the_polynomial_exactly(name, churn, order,
     x, noise = start()
     sampler = Multistep(order=order, corrector=corrector, churn=churn)
     got = stepped(sampler, m, suite.network, x, times, noise)
-    values, corrected = [], x
+    values, corrected, fresh = [], x, 0.0
     for i in range(len(times) - 1):
         values.append(suite.data(name, x, times[i]))
         if corrector and i > 0:

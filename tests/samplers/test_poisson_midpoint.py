@@ -2,7 +2,6 @@ import functools
 import itertools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.linalg
@@ -115,11 +114,11 @@ def test_the_bias_is_that_of_K_small_steps(n):
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4])
 def test_it_beats_euler_maruyama_at_equal_calls_on_wide_data(n):
-    # K = 2 makes 1.5 calls a step in the mean. (On narrow data the corrections are large, and so is their variance.)
+    # K = 4 makes 1.75 calls a step in the mean. (On narrow data the corrections are large, and so is their variance.)
     m, calls = hold(n), 49
     by_euler = kl_of_x(EulerMaruyama(), m, grids.uniform(m, m.t_min, calls - 1), STD)
-    by_poisson = kl_of_x(PoissonMidpoint(K=2), m, grids.uniform(m, m.t_min, (calls - 1) * 2 // 3), STD)
-    assert by_poisson < by_euler / 2
+    by_poisson = kl_of_x(PoissonMidpoint(K=4), m, grids.uniform(m, m.t_min, (calls - 1) * 4 // 7), STD)
+    assert by_poisson < by_euler / 5
 
 
 def test_a_sub_step_without_an_event_makes_no_call():
@@ -133,14 +132,14 @@ def test_a_sub_step_without_an_event_makes_no_call():
     options = {"shape": (2, 1), "num_steps": steps, "denoise": False}
     draw = jax.jit(lambda key: sample(PoissonMidpoint(K=k), m, counted, key=key, **options).nfe)
     counts = []
-    for seed in range(20):
+    for seed in range(60):
         calls.clear()
         counts.append(int(draw(jax.random.key(seed))))
         jax.effects_barrier()
         assert len(calls) == counts[-1]
     assert len(set(counts)) > 3
-    chances = 20 * steps * (k - 1)
-    events = sum(counts) - 20 * steps
+    chances = 60 * steps * (k - 1)
+    events = sum(counts) - 60 * steps
     assert abs(events - chances / k) < 4 * np.sqrt(chances / k * (1 - 1 / k))
 
 

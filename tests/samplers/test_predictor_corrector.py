@@ -34,8 +34,8 @@ def test_the_bias_is_quadratic_in_snr_and_with_snr_squared_like_the_step_the_ord
     assert np.log2(wide / narrow) == pytest.approx(2, abs=0.3)
     m = hold(n)
     shrinking = [
-        errors(PredictorCorrector(snr=0.16 * np.sqrt(64 / num)), m, log_times(m, 5.0, 0.2, num))[0]
-        for num in (64, 128, 256)
+        errors(PredictorCorrector(corrector_steps=3, snr=0.15 * np.sqrt(32 / num)), m, log_times(m, 5.0, 0.2, num))[0]
+        for num in (32, 64, 128)
     ]
     slopes = np.log2(np.divide(shrinking[:-1], shrinking[1:]))
     assert 2 * slopes[1] - slopes[0] == pytest.approx(1, abs=0.05)

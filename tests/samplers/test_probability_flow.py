@@ -1,17 +1,17 @@
 import itertools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
-from samplers.suite import MEAN, STD, gaussian_eps, hold, mixture_eps, network, signal_and_noise
+from samplers.suite import MEAN, STD, gaussian_eps, hold, mixture_eps, network, signal_and_noise, stepped
 
 from hold_jax.errors import UserError
-from hold_jax.samplers import ProbabilityFlow, sample, unipc
+from hold_jax.samplers import ProbabilityFlow, grids, loop, probability_flow, sample, unipc
 from hold_jax.samplers.probability_flow import SOLVERS
 
 START = 0.7 * jax.random.normal(jax.random.key(0), (16, 1, 2))
 OPTIONS = {"key": jax.random.key(1), "shape": (16, 2), "num_steps": 1, "start": START}
-ADAPTIVE = [name for name in SOLVERS if name != "euler"]
 
 
 def counted(eps_fn, calls):
@@ -24,23 +24,33 @@ def counted(eps_fn, calls):
     return noting
 
 
-def flow(m, u, t):
-    """u(t) of the flow at n = 1 from u at T: it stretches every Gaussian marginal, data N(mean, std^2), onto the next."""
-    (a, s), (a_end, s_end) = (signal_and_noise("hold1", x) for x in (m.T, t))
+def flow(u, first, last):
+    """The flow at n = 1, from u at `first`: one marginal of N(mean, std^2) data stretched onto another."""
+    (a, s), (a_end, s_end) = (signal_and_noise("hold1", t) for t in (first, last))
     width = np.sqrt((a_end**2 * STD**2 + s_end**2) / (a**2 * STD**2 + s**2))
     return a_end * MEAN + width * (np.asarray(u, np.float64) - a * MEAN)
 
 
-@pytest.mark.parametrize("solver", ADAPTIVE)
+@pytest.mark.parametrize("solver", [name for name in SOLVERS if name != "euler"])
+def test_the_calls_of_a_step_are_the_stages_of_the_solver(solver):
+    # A last stage that is the next step's first costs one call, once. (euler's one call: below.)
+    constructor, calls = SOLVERS[solver]
+    tableau = constructor.tableau
+    assert (calls, solver in probability_flow._FIRST_SAME_AS_LAST) == (tableau.num_stages - tableau.fsal, tableau.fsal)
+
+
+@pytest.mark.parametrize("solver", ["heun", "tsit5", "dopri8"])
 def test_an_adaptive_solver_follows_the_flow_and_counts_all_its_calls(solver):
-    # A dozen steps and more, each with an error of 1e-5.
-    m, calls = hold(1), []
+    # A dozen steps and more, each with an error of 1e-5; frames are at the grid's times, between the solver's own.
+    m, calls, times = hold(1), [], [4.0, 1.0, 0.6, 0.3, 1e-3]
     sampler = ProbabilityFlow(solver=solver, rtol=1e-5, atol=1e-5)
-    out = jax.jit(lambda: sample(sampler, m, counted(gaussian_eps(m), calls), denoise=False, **OPTIONS))()
-    assert np.abs(out.u - flow(m, START, m.t_min)).max() < 2e-4
+    options = {**OPTIONS, "num_steps": 4, "grid": times, "frames": 2, "denoise": False}
+    out = jax.jit(lambda: sample(sampler, m, counted(gaussian_eps(m), calls), **options))()
+    np.testing.assert_allclose(out.u, flow(START, times[0], times[-1]), atol=2e-4)
+    np.testing.assert_allclose(out.frames[1], flow(START, times[0], times[2])[:, 0], atol=1e-3)
     jax.effects_barrier()
     assert out.nfe == len(calls)
-    # A rejected step goes back in time, to try a shorter one: its calls were made too. (dopri8's stages go back anyway.)
+    # A rejected step goes back, to try a shorter one: its calls were made too. (dopri8's stages go back anyway.)
     assert (np.diff(calls) > 0).any()
 
 
@@ -66,24 +76,27 @@ def test_fixed_steps_are_the_grid_s():
 
 
 def test_the_map_is_the_limit_of_unipc_in_the_same_gauge():
-    # Mixture data: from a start to its x, example by example, not only in law. (At n = 1: the flow above.)
-    m = hold(3)
-    start = 0.7 * jax.random.normal(jax.random.key(3), (16, 3, 2))
-    options = {"key": jax.random.key(1), "shape": (16, 2), "start": start, "grid": "log"}
-    ends = []
-    for sampler, steps in ((ProbabilityFlow(rtol=1e-6, atol=1e-6), 1), (unipc(gauge="probability_flow"), 200)):
-        ends.append(jax.jit(lambda s=sampler, k=steps: sample(s, m, mixture_eps(m), num_steps=k, **options).x)())
-    np.testing.assert_allclose(ends[0], ends[1], atol=1e-3)
+    # Mixture data, example by example, not only in law; unipc in float64. (At n = 1: the flow above.)
+    m, eps_fn = hold(2), mixture_eps(hold(2))
+    start = 0.7 * jax.random.normal(jax.random.key(3), (16, 2, 2))
+    options = {**OPTIONS, "start": start, "denoise": False}
+    out = jax.jit(lambda: sample(ProbabilityFlow(rtol=1e-6, atol=1e-6), m, eps_fn, **options))()
+    limit = stepped(unipc(gauge="probability_flow"), m, eps_fn, start, grids.log(m, m.t_min, 120))[-1]
+    np.testing.assert_allclose(out.x, limit[:, 0], atol=1e-3)
 
 
-def test_an_end_that_is_not_reached_is_an_error_and_nan_under_jit():
+def test_an_end_that_is_not_reached_is_nan_and_an_error_where_it_can_be_one():
     m, sampler = hold(1), ProbabilityFlow(max_steps=3)
-    draw = lambda: sample(sampler, m, gaussian_eps(m), **OPTIONS)  # noqa: E731
-    with pytest.raises(UserError, match=r"made `max_steps` steps before it came to t_min; .*raise max_steps"):
-        draw()
-    out = jax.jit(draw)()
+    out = jax.jit(lambda: sample(sampler, m, network, **OPTIONS))()
     assert np.isnan(out.x).all() and np.isnan(out.u).all()
     assert out.nfe == 6 * 3 + 1 + 1
+
+    class GaveUp:
+        def integrate(self, m, eps_fn, u, times, *, key, frames=0):
+            return loop.Path(u, jnp.int32(19), None, jnp.bool_(False))
+
+    with pytest.raises(UserError, match=r"made `max_steps` steps before it came to t_min; .*raise max_steps"):
+        sample(GaveUp(), m, network, **OPTIONS)
 
 
 @pytest.mark.parametrize(

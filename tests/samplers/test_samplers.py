@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from reference import oracle
 from reference.propagate import denoised, propagate, propagate_poisson
-from samplers.suite import MEAN, STD, gaussian_eps, hold, network
+from samplers.suite import MEAN, STD, gaussian_eps, hold, network, signal_and_noise
 
 from hold_jax import kernels, samplers, sde
 from hold_jax.samplers import (
@@ -28,7 +28,7 @@ from hold_jax.samplers import (
 from hold_jax.samplers.loop import StepSampler
 
 M = hold(2)
-SHORT = {"shape": (8, 2), "num_steps": 4}
+SHORT = {"shape": (8, 2), "num_steps": 4, "denoise": False}
 START = 0.7 * jax.random.normal(jax.random.key(0), (8, 2, 2))
 STEPPING = [name for name in SAMPLERS if name != "probability_flow"]
 every_sampler = pytest.mark.parametrize("name", STEPPING)
@@ -67,16 +67,15 @@ def drawn(name, key, start):
     ("name", "sampler"),
     [
         ("psld", Strang()),
-        ("ve", LieTrotter()),
         ("hold3", PredictorCorrector(predictor="euler_maruyama", corrector_steps=2)),
         ("hold2", Heun(s_churn=4.0)),
-        ("hold2", PoissonMidpoint(K=3)),
+        ("hold1", PoissonMidpoint(K=3)),
     ],
 )
 def test_samples_follow_the_exactly_propagated_law(name, sampler):
     # A few coarse steps, far from converged: the law is the sampler's own. A draw of noise used twice, a row of
     # coefficients out of place or a wrong prior would each show as many standard errors.
-    m = {"hold2": hold(2), "hold3": hold(3), "psld": sde.psld(), "ve": sde.ve(sigma_max=5.0)}[name]
+    m = {"hold1": hold(1), "hold2": hold(2), "hold3": hold(3), "psld": sde.psld(), "ve": sde.ve(sigma_max=5.0)}[name]
     t_min = float(m.schedule.time(oracle.integral_of_noise(m, 0.2)))
     times = grids.karras(m, t_min, 6)
     options = {"num_steps": 6, "t_min": t_min}
@@ -117,7 +116,7 @@ def test_nfe_counts_the_calls_really_made(name):
     out, times = drawn(name, 1, START)
     assert out.nfe == len(times) and out.nfe.dtype == jnp.int32
     if name != "poisson_midpoint":
-        assert out.nfe == 4 * CALLS.get(name, 1) + 1
+        assert out.nfe == 4 * CALLS.get(name, 1)
     assert M.t_min <= min(times) * (1 + 1e-6) and max(times) <= np.float32(M.T)
 
 
@@ -168,7 +167,7 @@ class Still(StepSampler):
         return state
 
 
-@pytest.mark.parametrize("m", [hold(3), sde.psld(), sde.ve()], ids=["hold3", "psld", "ve"])
+@pytest.mark.parametrize("m", [sde.psld(), sde.ve()], ids=["psld", "ve"])
 def test_without_a_start_it_is_the_prior(m):
     out = sample(Still(), m, network, key=jax.random.key(2), shape=(8192, 2), num_steps=1, frames=1, denoise=False)
     assert out.nfe == 0
@@ -178,7 +177,7 @@ def test_without_a_start_it_is_the_prior(m):
     assert (np.abs(np.cov(u, rowvar=False).reshape(m.prior_cov.shape) - m.prior_cov) < 4 * spread).all()
 
 
-def test_frames_are_the_states_on_the_way_and_denoise_false_is_the_last_one():
+def test_frames_are_the_states_on_the_way_and_change_nothing():
     m, times = hold(1), np.array([2.0, 1.5, 1.0, 0.5, 0.2])
 
     def run(steps, **more):
@@ -186,18 +185,17 @@ def test_frames_are_the_states_on_the_way_and_denoise_false_is_the_last_one():
         return jax.jit(lambda: sample(EulerMaruyama(), m, network, denoise=False, **options))()
 
     # The same keys: a run that stops half way is the first half.
-    half, whole, filmed = run(2), run(4), run(4, frames=2)
-    assert whole.frames is None
-    np.testing.assert_allclose(filmed.u, whole.u, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(filmed.frames[1:, :, None], [half.u, whole.u], rtol=1e-5, atol=1e-6)
-    np.testing.assert_array_equal(whole.x, whole.u[..., 0, :])
+    half, whole = run(2), run(4, frames=2)
+    assert half.frames is None
+    np.testing.assert_allclose(whole.frames[1], half.u[..., 0, :], rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(half.x, half.u[..., 0, :])
     assert (half.nfe, whole.nfe) == (2, 4)
 
 
 # --- Transformations ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("sampler", [unipc(churn=0.5), PoissonMidpoint(K=2)], ids=["unipc", "poisson_midpoint"])
+@pytest.mark.parametrize("sampler", [unipc(), PoissonMidpoint(K=2)], ids=["unipc", "poisson_midpoint"])
 def test_jit_vmap_and_pmap_equal_plain_calls(sampler):
     keys = jax.random.split(jax.random.key(4), 8)
 
@@ -215,9 +213,7 @@ def test_jit_vmap_and_pmap_equal_plain_calls(sampler):
         np.testing.assert_array_equal(count, nfe)
 
 
-@pytest.mark.parametrize(
-    "sampler", [unipc(), PoissonMidpoint(), ProbabilityFlow()], ids=["unipc", "poisson_midpoint", "probability_flow"]
-)
+@pytest.mark.parametrize("sampler", [unipc(), PoissonMidpoint()], ids=["unipc", "poisson_midpoint"])
 def test_a_sharding_spreads_the_batch_and_changes_nothing(sampler):
     mesh = jax.make_mesh((8,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("batch"))
@@ -229,15 +225,29 @@ def test_a_sharding_spreads_the_batch_and_changes_nothing(sampler):
     assert spread.nfe == alone.nfe
 
 
+def test_a_sharded_adaptive_solver_takes_the_steps_of_the_whole_batch():
+    # Its error is one norm over all devices; the flow of Gaussian data at n = 1 is known in closed form.
+    m = hold(1)
+    mesh = jax.make_mesh((8,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("batch"))
+    start = jnp.linspace(-1, 1, 16).reshape(8, 1, 2)
+    options = {"key": jax.random.key(6), "shape": (8, 2), "num_steps": 1, "start": start, "sharding": sharding}
+    out = jax.jit(lambda: sample(ProbabilityFlow(), m, device_eps(m), denoise=False, **options))()
+    assert len(out.u.sharding.device_set) == 8 and not out.u.sharding.is_fully_replicated
+    (a, s), (a_end, s_end) = (signal_and_noise("hold1", t) for t in (m.T, m.t_min))
+    width = np.sqrt((a_end**2 * STD**2 + s_end**2) / (a**2 * STD**2 + s**2))
+    np.testing.assert_allclose(out.u, a_end * MEAN + width * (start - a * MEAN), atol=2e-3)
+
+
 def test_memory_does_not_grow_with_the_number_of_steps():
     # A state of 256 KiB: of a thousand steps nothing is kept but the tables of coefficients.
     sampler, temporary = unipc(), []
     for num_steps in (10, 1000):
-        options = {"key": jax.random.key(0), "shape": (256, 128), "num_steps": num_steps, "denoise": False}
-        draw = lambda start, options=options: sample(sampler, M, network, start=start, **options).x  # noqa: E731
-        analysis = jax.jit(draw).lower(jnp.zeros((256, 2, 128))).compile().memory_analysis()
+        options = {"key": jax.random.key(0), "shape": (256, 256), "num_steps": num_steps, "denoise": False}
+        draw = lambda start, options=options: sample(sampler, hold(1), network, start=start, **options).x  # noqa: E731
+        analysis = jax.jit(draw).lower(jnp.zeros((256, 1, 256))).compile().memory_analysis()
         temporary.append(analysis.temp_size_in_bytes)
-    tables = jax.tree.leaves(sampler.coefficients(M, grids.karras(M, M.t_min, 1000)))
+    tables = jax.tree.leaves(sampler.coefficients(hold(1), grids.karras(hold(1), hold(1).t_min, 1000)))
     assert temporary[0] > 2**18  # it counts the state at all
     assert temporary[1] <= temporary[0] + 2 * 4 * sum(table.size for table in tables)
 

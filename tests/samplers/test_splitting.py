@@ -4,7 +4,7 @@ import scipy.linalg
 from reference import oracle
 from samplers.suite import hold, network, stepped
 
-from hold_jax import sde, samplers
+from hold_jax import samplers, sde
 from hold_jax.samplers import LieTrotter, Splitting, Strang
 
 SDES = {**{f"hold{n}": hold(n) for n in (1, 2, 3, 4)}, "psld": sde.psld(), "cld": sde.cld()}
@@ -114,10 +114,14 @@ def test_a_step_is_its_pieces_one_after_the_other(m, name):
 
 @pytest.mark.parametrize("sequence", ["OB", "", "OBHX", "obh"])
 def test_a_bad_sequence_is_named(sequence):
-    with pytest.raises(ValueError, match=f"`sequence` is '{sequence}'; it must be a sequence of the letters O, H and B"):
+    with pytest.raises(
+        ValueError, match=f"`sequence` is '{sequence}'; it must be a sequence of the letters O, H and B"
+    ):
         Splitting(sequence=sequence)
 
 
 def test_a_bad_score_time_is_named():
-    with pytest.raises(ValueError, match=r"`score_time` is 'midpiont' \(did you mean 'midpoint'\?\).*: midpoint, start"):
+    with pytest.raises(
+        ValueError, match=r"`score_time` is 'midpiont' \(did you mean 'midpoint'\?\).*: midpoint, start"
+    ):
         Strang(score_time="midpiont")

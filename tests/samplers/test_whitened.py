@@ -74,7 +74,7 @@ def test_a_constant_is_integrated_exactly(churn, gauge, m):
     np.testing.assert_allclose(total / scale, want / scale, atol=1e-10)
 
 
-@every_sde
+@pytest.mark.parametrize("m", [SDES["hold2"], SDES["hold4"], SDES["psld"]], ids=["hold2", "hold4", "psld"])
 @every_gauge
 def test_the_measure_moves_along_the_path_of_w(gauge, m):
     # The first moment too, int l dw = [l w] - int w dl, by the trapezium rule on a fine path of the gauge itself.
