@@ -111,10 +111,10 @@ def network(u, t):
     return 0.6 * u[..., -1:, :] + 0.1 * sin(3 * u[..., :1, :] + t)
 
 
-def denoising_eps(m, denoiser):
+def denoising_eps(m, denoiser, host=True):
     """eps_fn from a `denoiser`(y (B, 1, C), sigma) of y = q0 + sigma eps, by the sufficient statistic, in u's dtype.
 
-    Its matrices come from a host callback: a small graph, quick to compile.
+    host: its matrices come from a callback, a small graph that is quick to compile; else from `kernels`, in float32.
     """
 
     def views(t):
@@ -125,17 +125,21 @@ def denoising_eps(m, denoiser):
         last = np.append(inverse[-1], [w[-1], noise])
         return np.concatenate([w @ inverse * noise**2, last]).astype(t.dtype)
 
-    def eps_fn(u, t):
+    def by_callback(u, t):
         n = m.order
         shape = jax.ShapeDtypeStruct((2 * n + 2,), u.dtype)
         v = jax.pure_callback(views, shape, jnp.asarray(t, u.dtype), vmap_method="sequential")
         y = kernels.mix(v[None, :n], u)
         return kernels.mix(v[None, n : 2 * n], u) - v[-2] * denoiser(y, v[-1])
 
-    return eps_fn
+    def on_device(u, t):
+        y, sigma = kernels.sufficient_statistic(m, u, t)
+        return kernels.last_noise(m, u, t, denoiser(y, sigma))
+
+    return by_callback if host else on_device
 
 
-def mixture_eps(m):
+def mixture_eps(m, host=True):
     """The exact eps_fn of 0.6 N(0.5, 0.1^2) + 0.4 N(-0.4, 0.2^2) in each dimension."""
 
     def denoiser(y, sigma):
@@ -148,9 +152,9 @@ def mixture_eps(m):
         share = jax.nn.sigmoid(one - two)
         return share * to_one + (1 - share) * to_two
 
-    return denoising_eps(m, denoiser)
+    return denoising_eps(m, denoiser, host)
 
 
-def gaussian_eps(m, mean=MEAN, std=STD):
+def gaussian_eps(m, mean=MEAN, std=STD, host=True):
     """The exact eps_fn of N(mean, std^2)."""
-    return denoising_eps(m, lambda y, sigma: mean + std**2 / (std**2 + sigma**2) * (y - mean))
+    return denoising_eps(m, lambda y, sigma: mean + std**2 / (std**2 + sigma**2) * (y - mean), host)
