@@ -418,5 +418,5 @@ def test_a_clock_that_stalls_still_reads_both_ways():
 
 
 def test_kernels_too_rough_to_tabulate_are_one_clear_error():
-    with pytest.raises(ValueError, match="nearer to sde.critical_damping"):
+    with pytest.raises(ValueError, match=r"nearer to sde\.critical_damping"):
         kernels.marginal(sde.hold(order=4, gammas=(1.0, 0.3, 4.0), xi=0.9), 1.0)

@@ -164,11 +164,11 @@ def interpolate(m: LinearSDE, first: jax.Array, second: jax.Array, fractions: ja
     """
     chol = np.linalg.cholesky(m.prior_cov)
     whiten, colour = jnp.asarray(np.linalg.inv(chol), jnp.float32), jnp.asarray(chol, jnp.float32)
-    a, b = kernels.mix(whiten, first), kernels.mix(whiten, second)
-    axes = tuple(range(1, a.ndim))
+    a, b = kernels.mix(whiten, first)[None], kernels.mix(whiten, second)[None]
+    axes = tuple(range(2, a.ndim))
     norms = jnp.sqrt(jnp.sum(a * a, axes, keepdims=True) * jnp.sum(b * b, axes, keepdims=True))
     angle = jnp.arccos(jnp.clip(jnp.sum(a * b, axes, keepdims=True) / norms, -1, 1))
-    f = jnp.asarray(fractions, jnp.float32).reshape(-1, *(1,) * a.ndim)
+    f = jnp.asarray(fractions, jnp.float32).reshape(-1, *(1,) * (a.ndim - 1))
     # sinc keeps both weights finite, and right, for equal latents.
     weight = lambda part: part * jnp.sinc(part * angle / jnp.pi) / jnp.sinc(angle / jnp.pi)  # noqa: E731
     return kernels.mix(colour, weight(1 - f) * a + weight(f) * b)

@@ -29,7 +29,7 @@ GAUGES = ("cholesky", "probability_flow", "signal")
 # Quadrature nodes in log B over one step: exact to rounding for steps of a factor 30 in effective noise.
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(16)
 # The probability-flow gauge is integrated over at least this many steps in log B.
-_GAUGE_STEPS = 256
+_GAUGE_STEPS = 1024
 
 
 class Whitening(NamedTuple):
@@ -63,21 +63,29 @@ def _turn(m: LinearSDE, big_b: np.ndarray, w: np.ndarray, gauge: str) -> np.ndar
     if m.order == 1 or gauge == "cholesky":
         return np.broadcast_to(eye, (*big_b.shape, m.order, m.order))
     if gauge == "signal":
-        # The Householder reflection of w to the last axis, to the side where nothing cancels. The last entry
-        # of w never changes sign, so that the reflection is a smooth function of time.
-        v = w / np.linalg.norm(w, axis=-1, keepdims=True) + np.sign(w[..., -1:]) * eye[-1]
+        # The Householder reflection of w to the last axis. To which side is decided at T, where nothing cancels, and
+        # for all times: a reflection that changed sides with the sign of w's last entry would not be continuous.
+        phi, chol = exact.marginal(m.F, m.G, m.cov0, _reference(m))
+        side = np.copysign(1.0, exact.solve_lower(chol, phi[:, :1])[-1, 0])
+        v = w / np.linalg.norm(w, axis=-1, keepdims=True) + side * eye[-1]
         return eye - 2 * v[..., :, None] * v[..., None, :] / np.sum(v * v, axis=-1)[..., None, None]
     return _flow_turn(m, big_b)
 
 
+def _reference(m: LinearSDE) -> np.ndarray:
+    """B at T, where gauges are fixed, so that calls for different times agree."""
+    return np.asarray(m.schedule.integral(0.0, m.T))
+
+
 def _flow_turn(m: LinearSDE, big_b: np.ndarray) -> np.ndarray:
-    """O of the probability-flow gauge: dO = Omega O dB (`_turning`).
+    """O of the probability-flow gauge: dO = Omega O dB (`_turning`), O = 1 at T.
 
     From d(L O) = (F + 1/2 G G' Sigma^-1) L O and dL = L lower_half(L^-1 (F Sigma + Sigma F' + G G') L^-T);
     fourth-order Magnus steps in log B.
     """
-    wanted = np.log(big_b)
-    path = np.unique(np.concatenate([wanted.ravel(), np.linspace(wanted.min(), wanted.max(), _GAUGE_STEPS + 1)]))
+    wanted, fixed = np.log(big_b), np.log(_reference(m))
+    low, high = min(wanted.min(), fixed), max(wanted.max(), fixed)
+    path = np.unique(np.concatenate([wanted.ravel(), [fixed], np.linspace(low, high, _GAUGE_STEPS + 1)]))
     h = np.diff(path)[:, None]
     nodes = (path[:-1] + path[1:])[:, None] / 2 + h / 2 * np.array([-1, 1]) / np.sqrt(3)
     b = np.exp(nodes)
@@ -92,7 +100,8 @@ def _flow_turn(m: LinearSDE, big_b: np.ndarray) -> np.ndarray:
     along = [np.eye(m.order)]
     for turn in turns:
         along.append(turn @ along[-1])
-    return np.stack(along)[np.searchsorted(path, wanted)]
+    there = along[int(np.searchsorted(path, fixed))]
+    return np.stack(along)[np.searchsorted(path, wanted)] @ there.T
 
 
 def _turning(m: LinearSDE, chol: np.ndarray, inverse: np.ndarray) -> np.ndarray:

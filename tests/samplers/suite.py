@@ -111,50 +111,50 @@ def network(u, t):
     return 0.6 * u[..., -1:, :] + 0.1 * sin(3 * u[..., :1, :] + t)
 
 
-def denoising_eps(m, denoiser, host=True):
+def denoising_eps(m, denoiser, times=None):
     """eps_fn from a `denoiser`(y (B, 1, C), sigma) of y = q0 + sigma eps, by the sufficient statistic, in u's dtype.
 
-    host: its matrices come from a callback, a small graph that is quick to compile; else from `kernels`, in float32.
+    times: those it will be asked at: its matrices are then float64's, a small graph that is quick to compile.
+    None: any; from `kernels`, in float32.
     """
-
-    def views(t):
-        phi, chol = exact.marginal(m.F, m.G, m.cov0, m.schedule.integral(0.0, np.float64(t)))
-        inverse = exact.solve_lower(chol, np.eye(m.order))
-        w = inverse @ phi[:, 0]
-        noise = 1 / np.linalg.norm(w)
-        last = np.append(inverse[-1], [w[-1], noise])
-        return np.concatenate([w @ inverse * noise**2, last]).astype(t.dtype)
-
-    def by_callback(u, t):
-        n = m.order
-        shape = jax.ShapeDtypeStruct((2 * n + 2,), u.dtype)
-        v = jax.pure_callback(views, shape, jnp.asarray(t, u.dtype), vmap_method="sequential")
-        y = kernels.mix(v[None, :n], u)
-        return kernels.mix(v[None, n : 2 * n], u) - v[-2] * denoiser(y, v[-1])
 
     def on_device(u, t):
         y, sigma = kernels.sufficient_statistic(m, u, t)
         return kernels.last_noise(m, u, t, denoiser(y, sigma))
 
-    return by_callback if host else on_device
+    if times is None:
+        return on_device
+    times = np.asarray(times, np.float64).ravel()
+    phi, chol = exact.marginal(m.F, m.G, m.cov0, m.schedule.integral(0.0, times))
+    inverse = exact.solve_lower(chol, np.broadcast_to(np.eye(m.order), chol.shape))
+    w = (inverse @ phi[..., :1])[..., 0]
+    noise = 1 / np.linalg.norm(w, axis=-1)
+    statistic = (w[:, None] @ inverse) * noise[:, None, None] ** 2
+
+    def at_times(u, t):
+        # The nearest: in float32 a time is off by its rounding.
+        i = jnp.argmin(jnp.abs(jnp.asarray(times, u.dtype) - t))
+        row, last, w_n, sigma = (jnp.asarray(v, u.dtype)[i] for v in (statistic, inverse[:, -1:], w[:, -1], noise))
+        return kernels.mix(last, u) - w_n * denoiser(kernels.mix(row, u), sigma)
+
+    return at_times
 
 
-def mixture_eps(m, host=True):
-    """The exact eps_fn of 0.6 N(0.5, 0.1^2) + 0.4 N(-0.4, 0.2^2) in each dimension."""
-
-    def denoiser(y, sigma):
-        parts = []
-        for weight, mean, std in ((0.6, 0.5, 0.1), (0.4, -0.4, 0.2)):
-            variance = std**2 + sigma**2
-            logit = jnp.log(weight) - 0.5 * jnp.log(variance) - 0.5 * (y - mean) ** 2 / variance
-            parts.append((logit, mean + std**2 / variance * (y - mean)))
-        (one, to_one), (two, to_two) = parts
-        share = jax.nn.sigmoid(one - two)
-        return share * to_one + (1 - share) * to_two
-
-    return denoising_eps(m, denoiser, host)
+def mixture_denoiser(y, sigma):
+    """Of 0.6 N(0.5, 0.1^2) + 0.4 N(-0.4, 0.2^2) in each dimension; NumPy or JAX."""
+    xp = jnp if isinstance(y, jax.Array) else np
+    one, two = (std**2 + sigma**2 for std in (0.1, 0.2))
+    # Odds of the second against the first, clipped where nothing is left of either.
+    odds = 0.5 * xp.log(one / two) + 0.5 * ((y - 0.5) ** 2 / one - (y + 0.4) ** 2 / two)
+    share = 1 / (1 + 0.4 / 0.6 * xp.exp(xp.clip(odds, -60, 60)))
+    return share * (0.5 + 0.1**2 / one * (y - 0.5)) + (1 - share) * (-0.4 + 0.2**2 / two * (y + 0.4))
 
 
-def gaussian_eps(m, mean=MEAN, std=STD, host=True):
-    """The exact eps_fn of N(mean, std^2)."""
-    return denoising_eps(m, lambda y, sigma: mean + std**2 / (std**2 + sigma**2) * (y - mean), host)
+def mixture_eps(m, times=None):
+    """The exact eps_fn of `mixture_denoiser`'s data."""
+    return denoising_eps(m, mixture_denoiser, times)
+
+
+def gaussian_eps(m, times=None):
+    """The exact eps_fn of N(MEAN, STD^2)."""
+    return denoising_eps(m, lambda y, sigma: MEAN + STD**2 / (STD**2 + sigma**2) * (y - MEAN), times)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from reference import oracle
-from reference.propagate import Law, propagate, truth
+from reference.propagate import propagate, truth
 from samplers.suite import MEAN, STD, gaussian_eps, hold, law_error, log_times, mixture_eps, stepped
 
 from hold_jax import kernels, samplers, sde
@@ -26,7 +26,7 @@ def test_forwards_and_back_is_where_it_began(name, n):
     _, chol = oracle.marginal(m, float(oracle.integral(m, times[-1])))
     noise = chol.astype(np.float64) @ np.random.default_rng(0).standard_normal((32, n, 2))
     u = noise + np.eye(n)[:, :1] * np.asarray(X, np.float64)[:, None, :]
-    eps_fn = mixture_eps(m)
+    eps_fn = mixture_eps(m, times)
     latent = stepped(sampler, m, eps_fn, u, times[::-1])[-1]
     back = stepped(sampler, m, eps_fn, latent, times)[-1]
     assert np.abs(latent).max() > 1
@@ -36,12 +36,13 @@ def test_forwards_and_back_is_where_it_began(name, n):
 def test_data_come_back_from_their_latents():
     # (probability_flow: its own file.)
     m, options = hold(3), {"num_steps": 60, "grid": "log"}
+    eps_fn = mixture_eps(m, grids.log(m, m.t_min, 60))
 
     @jax.jit
     def there_and_back(x):
-        there = encode(unipc(), m, mixture_eps(m), x, key=jax.random.key(1), **options)
+        there = encode(unipc(), m, eps_fn, x, key=jax.random.key(1), **options)
         more = {"shape": x.shape, "start": there.u, **options}
-        return there, sample(unipc(), m, mixture_eps(m), key=jax.random.key(2), **more)
+        return there, sample(unipc(), m, eps_fn, key=jax.random.key(2), **more)
 
     there, back = there_and_back(X)
     # All that is lost is the noise of t_min, an effective 0.002, and a little of the solver's and of float32.
@@ -68,13 +69,12 @@ def test_encode_starts_from_the_data_at_t_min_with_fresh_noise_in_every_block():
     # Moments of the latents of one datum: N(0, C) but for the trace of the datum that 80 units of noise leave.
     m = hold(2)
     num = 4096
-    x = jnp.full((num, 4), 0.25)
-    out = jax.jit(lambda: encode(unipc(), m, gaussian_eps(m), x, key=jax.random.key(3), num_steps=15, grid="log"))()
+    x, times = jnp.full((num, 4), 0.25), grids.log(m, m.t_min, 15)[::-1]
+    eps_fn = gaussian_eps(m, times)
+    out = jax.jit(lambda: encode(unipc(), m, eps_fn, x, key=jax.random.key(3), num_steps=15, grid="log"))()
     u = np.asarray(out.u, np.float64).transpose(0, 2, 1).reshape(-1, 2)
     # The datum, exactly known to 0.002, is a point of the data's law: only its auxiliary block is free.
-    times = grids.log(m, m.t_min, 15)[::-1]
-    phi_chol = truth(m, times[0], mean=0.25, std=0.0)
-    law = propagate(unipc(), m, times, mean=MEAN, std=STD, start=Law(phi_chol.mean, phi_chol.cov))
+    law = propagate(unipc(), m, times, mean=MEAN, std=STD, start=truth(m, times[0], mean=0.25, std=0.0))
     spread = np.sqrt(np.diagonal(law.cov))
     assert (np.abs(u.mean(axis=0) - law.mean) < 4 * spread / np.sqrt(len(u))).all()
     wobble = np.sqrt((np.outer(spread, spread) ** 2 + law.cov**2) / len(u))

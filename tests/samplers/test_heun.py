@@ -6,8 +6,8 @@ from reference import oracle
 from samplers import suite
 from samplers.suite import FIRST_ORDER, hold, signal_and_noise, stepped
 
-from hold_jax import kernels, sde
-from hold_jax.samplers import Heun, sample
+from hold_jax import sde
+from hold_jax.samplers import Heun, grids, sample
 
 BUDGET = np.array([2.0, 1.4, 0.9, 0.5, 0.2])
 
@@ -59,23 +59,14 @@ def test_heun_is_edm_s_sampler(name, churn):
 def test_with_the_karras_grid_and_the_final_denoising_all_of_it_is_edm_s():
     # N steps and the denoising are EDM's N + 1, whose last one ends at noise 0: through `sample`, in float32.
     m = sde.hold(order=1)
-    mixture = oracle.Mixture([0.3, 0.7], [[0.5, 0.2], [-0.4, 0.1]], [0.1, 0.05])
-
-    def denoise(y, sigma):
-        return mixture.first_order_denoiser(np.asarray(y, np.float64), float(sigma)).astype(np.float32)
-
-    def eps_fn(u, t):
-        y, sigma = kernels.sufficient_statistic(m, u, t)
-        d = jax.pure_callback(denoise, jax.ShapeDtypeStruct(y.shape, y.dtype), y, sigma)
-        return kernels.last_noise(m, u, t, d)
-
+    eps_fn = suite.mixture_eps(m, grids.karras(m, m.t_min, 6))
     start = 56.0 * jax.random.normal(jax.random.key(0), (64, 1, 2)) * float(jnp.exp(-m.T))
     options = {"key": jax.random.key(1), "shape": (64, 2), "num_steps": 6, "start": start}
     out = jax.jit(lambda: sample(Heun(), m, eps_fn, **options))()
     steps = np.arange(7) / 6
     t = (80.0 ** (1 / 7) + steps * (0.002 ** (1 / 7) - 80.0 ** (1 / 7))) ** 7
     y = np.asarray(start, np.float64)[:, 0] / np.exp(-m.T)
-    want = edm(mixture.first_order_denoiser, y, np.append(t, 0.0))
+    want = edm(suite.mixture_denoiser, y, np.append(t, 0.0))
     np.testing.assert_allclose(out.x, want, atol=2e-4)
     assert out.nfe == 2 * 6 + 1
 

@@ -7,7 +7,7 @@ import pytest
 import scipy.linalg
 from reference import oracle
 from reference.propagate import propagate_poisson, truth
-from samplers.suite import MEAN, STD, errors, hold, kl_of_x, network
+from samplers.suite import MEAN, STD, errors, gaussian_eps, hold, kl_of_x, network
 
 from hold_jax import sde
 from hold_jax.samplers import EulerMaruyama, PoissonMidpoint, grids, sample
@@ -79,8 +79,7 @@ def test_propagation_over_the_clock_is_the_sum_over_all_its_events():
     times = np.array([1.5, 1.0, 0.6])
     start = truth(m, times[0], mean=MEAN, std=0.2)
     want = propagate_poisson(sampler, m, times, mean=MEAN, std=STD, start=start)
-    with jax.enable_x64(True):
-        eps_fn = oracle.gaussian_eps(m, MEAN, STD)
+    eps_fn = gaussian_eps(m, sampler.coefficients(m, times).times)
     # Examples: the origin, the two unit states, the six unit draws.
     u, noise = np.zeros((9, 2, 1)), np.zeros((3, 9, 2, 1))
     u[1:3, :, 0] = np.eye(2)

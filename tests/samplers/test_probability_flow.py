@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from samplers.suite import MEAN, STD, gaussian_eps, hold, mixture_eps, network, signal_and_noise, stepped
+from samplers.suite import MEAN, STD, hold, mixture_eps, network, signal_and_noise, stepped
 
 from hold_jax.errors import UserError
 from hold_jax.samplers import ProbabilityFlow, encode, grids, loop, probability_flow, sample, unipc
@@ -31,6 +31,12 @@ def flow(u, first, last):
     return a_end * MEAN + width * (np.asarray(u, np.float64) - a * MEAN)
 
 
+def gaussian_noise(u, t):
+    """The exact eps_fn of N(mean, std^2) at n = 1, in closed form."""
+    a, square = jnp.exp(-t), -0.5 * jnp.expm1(-2 * t)
+    return jnp.sqrt(square) * (u - a * MEAN) / (a**2 * STD**2 + square)
+
+
 @pytest.mark.parametrize("solver", [name for name in SOLVERS if name != "euler"])
 def test_the_calls_of_a_step_are_the_stages_of_the_solver(solver):
     # A last stage that is the next step's first costs one call, once. (euler's one call: below.)
@@ -45,7 +51,7 @@ def test_an_adaptive_solver_follows_the_flow_and_counts_all_its_calls(solver):
     m, calls, times = hold(1), [], [4.0, 1.0, 0.6, 0.3, 1e-3]
     sampler = ProbabilityFlow(solver=solver, rtol=1e-5, atol=1e-5)
     options = {**OPTIONS, "num_steps": 4, "grid": times, "frames": 2, "denoise": False}
-    out = jax.jit(lambda: sample(sampler, m, counted(gaussian_eps(m), calls), **options))()
+    out = jax.jit(lambda: sample(sampler, m, counted(gaussian_noise, calls), **options))()
     np.testing.assert_allclose(out.u, flow(START, times[0], times[-1]), atol=2e-4)
     np.testing.assert_allclose(out.frames[1], flow(START, times[0], times[2])[:, 0], atol=1e-3)
     jax.effects_barrier()
@@ -78,7 +84,7 @@ def test_fixed_steps_are_the_grid_s():
 def test_data_come_back_from_their_latents_the_way_of_unipc_s_limit_and_sharded():
     # Mixture data in two dimensions at n = 2, the batch and its one sequence of steps spread over eight devices.
     m, sampler = hold(2), ProbabilityFlow(rtol=1e-5, atol=1e-5)
-    eps_fn = mixture_eps(m, host=False)
+    eps_fn = mixture_eps(m)
     x = 0.3 * jax.random.normal(jax.random.key(0), (16, 2)) + 0.1
     mesh = jax.make_mesh((8,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("batch"))
@@ -95,7 +101,7 @@ def test_data_come_back_from_their_latents_the_way_of_unipc_s_limit_and_sharded(
     assert jnp.sqrt(jnp.mean(jnp.square(back.x - x))) < 0.0025
     # In its gauge unipc goes the same way, example by example: its own steps in float64.
     latent, times = np.asarray(there.u), grids.log(m, m.t_min, 120)
-    limit = stepped(unipc(gauge="probability_flow"), m, mixture_eps(m), latent, times)[-1]
+    limit = stepped(unipc(gauge="probability_flow"), m, mixture_eps(m, times), latent, times)[-1]
     np.testing.assert_allclose(back.u[:, 0], limit[:, 0], atol=1e-3)
 
 

@@ -79,14 +79,16 @@ def test_samples_follow_the_exactly_propagated_law(name, sampler):
     times = grids.karras(m, t_min, 6)
     options = {"num_steps": 6, "t_min": t_min}
     if isinstance(sampler, PoissonMidpoint):
-        # A batch has one clock: independent samples are batches of one. No host callbacks in so long a loop.
+        # A batch has one clock: independent samples are batches of one.
         law, keys = propagate_poisson(sampler, m, times, mean=MEAN, std=STD), jax.random.split(jax.random.key(1), 4096)
-        one = lambda key: sample(sampler, m, gaussian_eps(m, host=False), key=key, shape=(1, 1), **options)  # noqa: E731
+        one = lambda key: sample(sampler, m, gaussian_eps(m), key=key, shape=(1, 1), **options)  # noqa: E731
         out = jax.jit(lambda keys: jax.lax.map(one, keys))(keys)
         out = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), out)
     else:
         law = propagate(sampler, m, times, mean=MEAN, std=STD)
-        draw = jax.jit(lambda key: sample(sampler, m, gaussian_eps(m), key=key, shape=(4096, 4), **options))
+        told = [stage.time for stage in sampler.coefficients(m, times)]
+        eps_fn = gaussian_eps(m, np.append(told, times[-1]))
+        draw = jax.jit(lambda key: sample(sampler, m, eps_fn, key=key, shape=(4096, 4), **options))
         out = draw(jax.random.key(1))
     num = out.x.size
     u = np.asarray(out.u, np.float64).transpose(0, 2, 1).reshape(-1, m.order)
