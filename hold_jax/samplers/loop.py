@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hold_jax.draws import per_example
 from hold_jax.parameterization import EpsFn
 from hold_jax.sde import LinearSDE
 
@@ -26,13 +27,18 @@ class Path(NamedTuple):
 
 
 class Draws(NamedTuple):
-    """The random numbers of a step, all from its own key."""
+    """The random numbers of a step, all from its own key; index as in `draws.per_example`."""
 
     key: jax.Array
+    index: jax.Array | None
 
     def __call__(self, i: Any, shape: tuple[int, ...]) -> jax.Array:
-        """The i-th standard normal draw."""
-        return jax.random.normal(jax.random.fold_in(self.key, i), shape)
+        """The i-th standard normal draw, (B, ...)."""
+        return per_example(jax.random.normal, jax.random.fold_in(self.key, i), shape, self.index)
+
+    def shared(self, i: Any, shape: tuple[int, ...]) -> jax.Array:
+        """The i-th draw, uniform in [0, 1), that all examples share."""
+        return jax.random.uniform(jax.random.fold_in(self.key, i), shape)
 
 
 class StepSampler(abc.ABC):
@@ -54,7 +60,15 @@ class StepSampler(abc.ABC):
         """The state after one step, from one row of the coefficients."""
 
     def integrate(
-        self, m: LinearSDE, eps_fn: EpsFn, u: jax.Array, times: np.ndarray, *, key: jax.Array, frames: int = 0
+        self,
+        m: LinearSDE,
+        eps_fn: EpsFn,
+        u: jax.Array,
+        times: np.ndarray,
+        *,
+        key: jax.Array,
+        index: jax.Array | None = None,
+        frames: int = 0,
     ) -> Path:
         """From u at times[0] to times[-1]; memory does not grow with the number of steps.
 
@@ -64,14 +78,15 @@ class StepSampler(abc.ABC):
           u: (B, *S, n, C).
           times: (N + 1,) float64, monotone.
           key: of the noise.
+          index: (B,) the examples' numbers, as in `draws.per_example`.
           frames: states kept on the way; divides N.
         """
         num_steps = len(times) - 1
         coefficients = jax.tree.map(lambda c: jnp.asarray(c, jnp.float32), self.coefficients(m, times))
 
         def advance(state: Any, row: tuple[jax.Array, Any]) -> tuple[Any, None]:
-            index, c = row
-            return self.step(c, state, eps_fn, Draws(jax.random.fold_in(key, index))), None
+            step, c = row
+            return self.step(c, state, eps_fn, Draws(jax.random.fold_in(key, step), index)), None
 
         rows = (jnp.arange(num_steps), coefficients)
         state, kept = self.start(coefficients, u), None

@@ -90,10 +90,9 @@ class PoissonMidpoint(loop.StepSampler):
         del coefficients
         return State(u, jnp.int32(0))
 
-    def step(self, c: Coefficients, state: State, eps_fn: EpsFn, normal: loop.Normal) -> State:
+    def step(self, c: Coefficients, state: State, eps_fn: EpsFn, normal: loop.Draws) -> State:
         """K sub-steps, with a fresh clock."""
-        # A uniform number from a normal one: the step has one source of randomness.
-        events = jax.scipy.special.ndtr(normal(0, (self.K,))) < 1 / self.K
+        events = normal.shared(0, (self.K,)) < 1 / self.K
         # At the first sub-step the held kick is the kick itself: nothing to correct.
         return self.clocked(c, state, eps_fn, normal, events.at[0].set(False))
 

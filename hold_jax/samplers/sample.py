@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hold_jax import kernels
+from hold_jax.draws import per_example
 from hold_jax.errors import UserError, require
 from hold_jax.parameterization import EpsFn
 from hold_jax.samplers.grids import Grid, times_of
@@ -31,7 +32,15 @@ class Sampler(Protocol):
         ...
 
     def integrate(
-        self, m: LinearSDE, eps_fn: EpsFn, u: jax.Array, times: np.ndarray, *, key: jax.Array, frames: int = 0
+        self,
+        m: LinearSDE,
+        eps_fn: EpsFn,
+        u: jax.Array,
+        times: np.ndarray,
+        *,
+        key: jax.Array,
+        index: jax.Array | None = None,
+        frames: int = 0,
     ) -> Path:
         """From u (B, *S, n, C) at times[0] to times[-1]."""
         ...
@@ -63,6 +72,7 @@ def sample(
     *,
     key: jax.Array,
     shape: tuple[int, ...],
+    index: jax.Array | None = None,
     num_steps: int,
     grid: str | Grid | Any = "karras",
     t_min: float | None = None,
@@ -79,6 +89,8 @@ def sample(
       eps_fn: the noise of the last block; `guidance` makes conditional ones.
       key: for the prior and every step.
       shape: of the samples, (B, *S, C).
+      index: (B,) int32, numbers of the samples: sample i then depends on `key` and i alone, not on B or its place
+        (but for `poisson_midpoint`'s clock and an adaptive solver's steps, which a batch shares); None: on its place.
       num_steps: steps of the grid.
       grid: "karras", "log", "quadratic", "uniform", a function, or your own falling times (num_steps + 1,).
       t_min: where to stop; None is `m.t_min`, an effective noise of 0.002 data units.
@@ -98,10 +110,11 @@ def sample(
     require(start is None or start.shape == full, "start", getattr(start, "shape", start), f"a state of shape {full}")
 
     key_prior, key_steps = jax.random.split(key)
-    u = _prior(m, key_prior, full) if start is None else jnp.asarray(start, jnp.float32)
+    u = _prior(m, key_prior, full, index) if start is None else jnp.asarray(start, jnp.float32)
     if sharding is not None:
         u = jax.lax.with_sharding_constraint(u, sharding)
-    path = _finished(sampler.integrate(m, eps_fn, u, times, key=key_steps, frames=frames))
+        index = None if index is None else jax.lax.with_sharding_constraint(index, sharding)
+    path = _finished(sampler.integrate(m, eps_fn, u, times, key=key_steps, index=index, frames=frames))
     kept = jnp.concatenate([u[None, ..., 0, :], path.frames]) if frames else None
     if not denoise:
         return Samples(path.u[..., 0, :], path.u, path.nfe, kept)
@@ -174,9 +187,9 @@ def interpolate(m: LinearSDE, first: jax.Array, second: jax.Array, fractions: ja
     return kernels.mix(colour, weight(1 - f) * a + weight(f) * b)
 
 
-def _prior(m: LinearSDE, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+def _prior(m: LinearSDE, key: jax.Array, shape: tuple[int, ...], index: jax.Array | None) -> jax.Array:
     chol = jnp.asarray(np.linalg.cholesky(m.prior_cov), jnp.float32)
-    return kernels.mix(chol, jax.random.normal(key, shape))
+    return kernels.mix(chol, per_example(jax.random.normal, key, shape, index))
 
 
 def _finished(path: Path) -> Path:

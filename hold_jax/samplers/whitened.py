@@ -65,8 +65,7 @@ def _turn(m: LinearSDE, big_b: np.ndarray, w: np.ndarray, gauge: str) -> np.ndar
     if gauge == "signal":
         # The Householder reflection of w to the last axis. To which side is decided at T, where nothing cancels, and
         # for all times: a reflection that changed sides with the sign of w's last entry would not be continuous.
-        phi, chol = exact.marginal(m.F, m.G, m.cov0, _reference(m))
-        side = np.copysign(1.0, exact.solve_lower(chol, phi[:, :1])[-1, 0])
+        side = exact.signal_side(m.F, m.G, m.cov0, _reference(m))
         v = w / np.linalg.norm(w, axis=-1, keepdims=True) + side * eye[-1]
         return eye - 2 * v[..., :, None] * v[..., None, :] / np.sum(v * v, axis=-1)[..., None, None]
     return _flow_turn(m, big_b)

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from samplers.suite import MEAN, STD, hold, mixture_eps, network, signal_and_noise, stepped
 
+from hold_jax import ode
 from hold_jax.errors import UserError
-from hold_jax.samplers import ProbabilityFlow, encode, grids, loop, probability_flow, sample, unipc
-from hold_jax.samplers.probability_flow import SOLVERS
+from hold_jax.ode import SOLVERS
+from hold_jax.samplers import ProbabilityFlow, encode, grids, loop, sample, unipc
 
 START = 0.7 * jax.random.normal(jax.random.key(0), (16, 1, 2))
 OPTIONS = {"key": jax.random.key(1), "shape": (16, 2), "num_steps": 1, "start": START}
@@ -42,7 +43,7 @@ def test_the_calls_of_a_step_are_the_stages_of_the_solver(solver):
     # A last stage that is the next step's first costs one call, once. (euler's one call: below.)
     constructor, calls = SOLVERS[solver]
     tableau = constructor.tableau
-    assert (calls, solver in probability_flow._FIRST_SAME_AS_LAST) == (tableau.num_stages - tableau.fsal, tableau.fsal)
+    assert (calls, solver in ode._FIRST_SAME_AS_LAST) == (tableau.num_stages - tableau.fsal, tableau.fsal)
 
 
 @pytest.mark.parametrize("solver", ["heun", "tsit5", "dopri8"])
@@ -112,7 +113,7 @@ def test_an_end_that_is_not_reached_is_nan_and_an_error_where_it_can_be_one():
     assert out.nfe == 6 * 3 + 1 + 1
 
     class GaveUp:
-        def integrate(self, m, eps_fn, u, times, *, key, frames=0):
+        def integrate(self, m, eps_fn, u, times, *, key, index=None, frames=0):
             return loop.Path(u, jnp.int32(19), None, jnp.bool_(False))
 
     with pytest.raises(UserError, match=r"made `max_steps` steps before it came to t_min; .*raise max_steps"):

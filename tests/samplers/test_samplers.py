@@ -257,3 +257,28 @@ def test_every_sampler_is_a_value():
     for name, constructor in SAMPLERS.items():
         assert constructor() == constructor() and hash(constructor()) == hash(constructor()), name
     assert samplers.ddim() != samplers.ddim(churn=1.0)
+
+
+@pytest.mark.parametrize("name", ["gaussian_fitted", "strang", "predictor_corrector"])
+def test_a_numbered_sample_is_the_same_in_every_batch(name):
+    m, key = sde.hold(order=2), jax.random.key(3)
+    eps_fn = lambda u, t: u[..., -1:, :]  # noqa: E731
+    draw = jax.jit(
+        lambda index: (
+            samplers.sample(
+                samplers.SAMPLERS[name](),
+                m,
+                eps_fn,
+                key=key,
+                shape=(index.size, 3),
+                index=index,
+                num_steps=4,
+                grid="log",
+            ).x
+        )
+    )
+    eight = draw(jnp.arange(8))
+    np.testing.assert_array_equal(draw(jnp.array([5, 2, 7])), eight[jnp.array([5, 2, 7])])
+    assert len(np.unique(eight)) == eight.size
+    # Numbers beyond the first batch are other samples.
+    assert np.abs(draw(jnp.arange(8, 16)) - eight).min() > 0
