@@ -128,3 +128,13 @@ def integral_of_noise(f: np.ndarray, g: np.ndarray, cov0: np.ndarray, sigma: np.
     # The end whose noise is nearer: the bracket may be narrow on one side only.
     nearer = np.abs(below - target) < np.abs(over - target)
     return np.exp(np.where(nearer, low, high)).reshape(np.shape(sigma))
+
+
+def signal_side(F: np.ndarray, G: np.ndarray, cov0: np.ndarray, big_b: np.ndarray) -> float:
+    """The sign, 1 or -1, of the last entry of w = L^-1 A at B = `big_b`, the end of the process.
+
+    A reflection of the last axis to w is continuous in time if it goes to the same side at all times; which side
+    is decided where nothing cancels.
+    """
+    phi, chol = marginal(F, G, cov0, np.asarray(big_b))
+    return float(np.copysign(1.0, solve_lower(chol, phi[:, :1])[-1, 0]))

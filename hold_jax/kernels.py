@@ -213,3 +213,26 @@ def sufficient_statistic(m: LinearSDE, u: jax.Array, t: jax.Array) -> tuple[jax.
     """y (B, *S, C) and sigma_eff (...,): y = A' Sigma^-1 u / SNR ~ N(q0, sigma_eff^2) holds all u_t says of q0."""
     row, sigma = sufficient_row(m, t)
     return mix(row, u)[..., 0, :], sigma
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def rest_basis(m: LinearSDE, t: jax.Array) -> jax.Array:
+    """K (..., n, n - 1), orthonormal, K' w = 0: the directions of whitened space that tell nothing of q0.
+
+    Given q0, z = L^-1 u ~ N(w q0, I) is the pair of y, along w, and rest = K' z ~ N(0, I), independent of it. K is
+    a part of the reflection of the last axis to the direction of w, and continuous in t (`exact.signal_side`).
+    """
+    w = whitened_mean(marginal(m, t))
+    w = w / _norm(w)[..., None]
+    side = exact.signal_side(m.F, m.G, m.cov0, m.schedule.integral(0.0, m.T))
+    # Of I - v v' / (1 + side w_n), v = w + side e_n, the first n - 1 columns.
+    v = w.at[..., -1].add(side)
+    outer = v[..., :, None] * w[..., None, :-1] / (1 + side * w[..., -1])[..., None, None]
+    return jnp.broadcast_to(jnp.eye(m.order, m.order - 1, dtype=w.dtype), outer.shape) - outer
+
+
+def state_of(m: LinearSDE, y: jax.Array, rest: jax.Array, t: jax.Array) -> jax.Array:
+    """u_t = A y + L K rest (B, *S, n, C) from the sufficient statistic y (B, *S, C) and rest (B, *S, n - 1, C)."""
+    kernel = marginal(m, t)
+    u = mix(kernel.phi[..., :, :1], y[..., None, :])
+    return u if m.order == 1 else u + mix(kernel.chol, mix(rest_basis(m, t), rest))

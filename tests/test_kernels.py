@@ -420,3 +420,29 @@ def test_a_clock_that_stalls_still_reads_both_ways():
 def test_kernels_too_rough_to_tabulate_are_one_clear_error():
     with pytest.raises(ValueError, match=r"nearer to sde\.critical_damping"):
         kernels.marginal(sde.hold(order=4, gammas=(1.0, 0.3, 4.0), xi=0.9), 1.0)
+
+
+@pytest.mark.parametrize("name", ["vp", "psld", "hold3", "hold6"])
+def test_a_state_is_its_sufficient_statistic_and_the_rest(name):
+    """u = A y + L K rest, K orthonormal, of whitened vectors that tell nothing of q0; one such K from t_min to T."""
+    m = MODELS[name]
+    t = jnp.asarray(np.geomspace(m.t_min, m.T * (1 - 1e-6), 50), jnp.float32)
+    y, rest = jax.random.normal(jax.random.key(0), (50, 3)), jax.random.normal(jax.random.key(1), (50, m.order - 1, 3))
+    u = kernels.state_of(m, y, rest, t)
+    np.testing.assert_allclose(kernels.sufficient_statistic(m, u, t)[0], y, atol=1e-5 * (1 + m.T))
+    kernel = kernels.marginal(m, t)
+    basis = np.asarray(kernels.rest_basis(m, t), np.float64)
+    np.testing.assert_allclose(
+        np.swapaxes(basis, 1, 2) @ basis,
+        np.broadcast_to(np.eye(m.order - 1), (50, m.order - 1, m.order - 1)),
+        atol=1e-6,
+    )
+    w = np.asarray(kernels.whitened_mean(kernel), np.float64)
+    w /= np.linalg.norm(w, axis=1, keepdims=True)
+    np.testing.assert_allclose(np.einsum("ti,tij->tj", w, basis), 0, atol=1e-6)
+    # Away from y the whitened state is the rest.
+    away = u - kernels.mix(kernel.phi[..., :, :1], y[..., None, :])
+    whitened = kernels.mix(kernels.inverse_lower(kernel.chol), away)
+    np.testing.assert_allclose(kernels.mix(jnp.swapaxes(kernels.rest_basis(m, t), 1, 2), whitened), rest, atol=2e-4)
+    # Continuous: no column turns over from one time to the next.
+    assert (np.sum(basis[1:] * basis[:-1], axis=1) > 0.5).all()
