@@ -1,0 +1,1 @@
+"""Feature extractors by name: what metrics compare samples in."""
