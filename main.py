@@ -11,7 +11,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment, e.g. configs/digits_hold.py.")
-_MODE = flags.DEFINE_enum("mode", None, ["train", "sample", "eval"], "What to do.")
+_MODE = flags.DEFINE_enum("mode", None, ["train", "sample", "eval", "stats"], "What to do.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
 flags.mark_flags_as_required(["config", "mode", "workdir"])
 
@@ -26,7 +26,7 @@ def main(argv: Sequence[str]) -> None:
     from hold_jax import run
     from hold_jax.errors import UserError
 
-    logging.set_verbosity(logging.WARNING)  # Orbax tells of every write
+    logging.set_verbosity(logging.ERROR)  # Orbax tells of every write, and warns of reading
     jax.config.update("jax_logging_level", "WARNING")
     try:
         if argv[1:]:

@@ -144,6 +144,25 @@ def get_config() -> ConfigDict:
     c.eval = evaluation = ConfigDict()  # hold_jax/evaluate.py
     evaluation.batch_size = 128  # test examples at once over all devices
     evaluation.repeats = 1  # perturbations of each test example
-    evaluation.num_samples = placeholder(int)  # for distances of small data; None: as many as test examples; 0: none
+    evaluation.num_samples = 50_000  # compared with the data; None: as many as there are test examples; 0: none
+    evaluation.features = "pixels"  # what they are compared in, comma-separated: inception | classifier | pixels
+    evaluation.inception = placeholder(str)  # path of the Inception weights (.pth of pytorch-fid, or .npz)
+    evaluation.stats = placeholder(str)  # reference statistics in a file (--mode=stats); None: of the training data
+    evaluation.neighbours = 10  # samples shown beside the training pictures nearest to them; 0: none
+    evaluation.likelihood = False  # bits per dimension of the test data too
+    evaluation.checkpoints = "newest"  # newest | all | steps, comma-separated
+
+    c.likelihood = likelihood = ConfigDict()  # hold_jax/likelihood.py
+    likelihood.num_examples = placeholder(int)  # of the test data; None: all
+    likelihood.batch_size = 128  # examples at once over all devices
+    likelihood.probes = 1  # of the trace, for each draw; 0: the exact trace, by a derivative for each dimension
+    likelihood.repeats = 1  # draws of dequantisation, auxiliaries and probes for each example
+    likelihood.importance_weighted = False  # combine them as a tighter bound, not as a mean
+    likelihood.auxiliary = "posterior"  # posterior | initial (the papers' bound, far looser)
+    likelihood.t_min = placeholder(float)  # where the flow ends; None = effective noise of 0.002
+    likelihood.solver = "tsit5"  # tsit5 | dopri5 | dopri8 | bosh3 | heun | midpoint
+    likelihood.rtol = 1e-5
+    likelihood.atol = 1e-5
+    likelihood.max_steps = 1000
 
     return c.lock()

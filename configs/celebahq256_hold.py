@@ -24,6 +24,8 @@ def get_config():
     c.optimizer.learning_rate = 1e-4
     c.training.batch_size = 64
     c.training.num_steps = 600_000
+    c.training.report = False
     c.sampling.num_samples = 16
     c.sampling.batch_size = 16
+    c.eval.features = "inception"
     return c.lock()

@@ -26,4 +26,7 @@ def get_config():
     c.model.embedding = "fourier"
     c.model.skip_rescale = True
     c.model.dropout = 0.1
+    c.training.report = False  # 50,000 samples take hours: --mode=eval
+    c.sampling.batch_size = 128
+    c.eval.features = "inception"
     return c.lock()

@@ -5,6 +5,8 @@ python main.py --config=configs/digits_hold.py --mode=train --workdir=runs/digit
 Hardware: 2 CPU cores. Time: about 5 minutes.
 """
 
+from ml_collections.config_dict import placeholder
+
 from configs import base
 
 
@@ -34,4 +36,7 @@ def get_config():
     c.sampling.batch_size = 100
     c.sampling.frames = 60
     c.eval.repeats = 20
+    c.eval.num_samples = placeholder(int)
+    c.eval.features = "classifier,pixels"
+    c.likelihood.batch_size = 99
     return c.lock()

@@ -5,6 +5,8 @@ python main.py --config=configs/swissroll_hold.py --mode=train --workdir=runs/sw
 Hardware: 2 CPU cores. Time: about 2 minutes.
 """
 
+from ml_collections.config_dict import placeholder
+
 from configs import base
 
 
@@ -37,4 +39,7 @@ def get_config():
     c.sampling.batch_size = 10_000
     c.sampling.frames = 50
     c.eval.batch_size = 1024
+    c.eval.num_samples = placeholder(int)
+    c.likelihood.batch_size = 1000
+    c.likelihood.probes = 0
     return c.lock()

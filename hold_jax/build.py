@@ -17,11 +17,16 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
-from hold_jax import losses, parameterization, samplers, sde
+from hold_jax import losses, ode, parameterization, samplers, sde
 from hold_jax.data import Dataset, load
 from hold_jax.errors import UserError, require, require_choice
 from hold_jax.evaluate import EvalSettings
+from hold_jax.features.classifier import classifier
+from hold_jax.features.inception import inception
+from hold_jax.features.network import FeatureNetwork
+from hold_jax.features.pixels import pixels
 from hold_jax.model import Model
+from hold_jax.nll import LikelihoodSettings
 from hold_jax.nn import MLP, NCSNpp, check_image_shape
 from hold_jax.sample import SampleSettings
 from hold_jax.train import TrainSettings
@@ -189,7 +194,67 @@ def sampling(config: ml_collections.ConfigDict) -> SampleSettings:
 
 def evaluation(config: ml_collections.ConfigDict) -> EvalSettings:
     """What is evaluated."""
-    return EvalSettings(seed=config.seed, **dict(config.eval))
+    c = config.eval
+    options = {key: c[key] for key in ("batch_size", "repeats", "num_samples", "neighbours")}
+    stats = None if c.stats is None else Path(c.stats).expanduser().absolute()
+    bits = likelihood(config) if c.likelihood else None
+    return EvalSettings(seed=config.seed, stats=stats, likelihood=bits, **options)
+
+
+def likelihood(config: ml_collections.ConfigDict) -> LikelihoodSettings:
+    """How bits per dimension are computed."""
+    c = config.likelihood
+    solver = {field.name for field in dataclasses.fields(ode.Solver)}
+    own = {key: c[key] for key in solver & set(c)}
+    settings = {key: value for key, value in c.items() if key not in solver}
+    return LikelihoodSettings(seed=config.seed, solver=construct("likelihood", c.solver, ode.Solver, own), **settings)
+
+
+def feature_networks(
+    config: ml_collections.ConfigDict, load_train: Callable[[], Dataset], folder: Path
+) -> list[FeatureNetwork]:
+    """What samples are compared in; trains the classifier, if it is asked for and not in `folder` yet."""
+    known = {
+        "classifier": lambda: classifier(load_train(), folder),
+        "inception": lambda: inception(_inception_weights(config), "eval.inception"),
+        "pixels": pixels,
+    }
+    chosen = names(config.eval.features)
+    for name in chosen:
+        require_choice("eval.features", name, known)
+    return [known[name]() for name in chosen]
+
+
+def _inception_weights(config: ml_collections.ConfigDict) -> str:
+    path = config.eval.inception
+    require(
+        path is not None,
+        "eval.inception",
+        path,
+        "the path of pt_inception-2015-12-05-6726825d.pth (github.com/mseitzer/pytorch-fid/releases) or of the .npz "
+        "that python -m hold_jax.convert makes of it; without it take --config.eval.features=classifier",
+    )
+    return path
+
+
+def checkpoint_steps(config: ml_collections.ConfigDict) -> list[int] | None:
+    """What to evaluate: None for the newest checkpoint, an empty list for all, or steps."""
+    text = config.eval.checkpoints
+    if text in ("newest", "all"):
+        return None if text == "newest" else []
+    steps = names(text)
+    require(
+        bool(steps) and all(step.isdecimal() for step in steps),
+        "eval.checkpoints",
+        text,
+        "newest, all, or steps like 10000,20000",
+    )
+    return [int(step) for step in steps]
+
+
+def names(text: str) -> list[str]:
+    """What a comma-separated list names."""
+    return [name for name in (part.strip() for part in text.split(",")) if name]
 
 
 def workdir(path: str) -> Path:

@@ -1,17 +1,23 @@
 """The modes of `main.py`: each builds what it needs from the config, then calls one loop."""
 
+import dataclasses
 import functools
+import itertools
 import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
 import ml_collections
 import numpy as np
 
-from hold_jax import build, workdir
+from hold_jax import build, reference, workdir
 from hold_jax.data import Dataset, to_model_range
 from hold_jax.errors import require
-from hold_jax.evaluate import evaluate
+from hold_jax.evaluate import EvalSettings, evaluate
+from hold_jax.evaluate import check as check_evaluation
+from hold_jax.features.network import FeatureNetwork
 from hold_jax.model import Model
 from hold_jax.sample import make_draw, sample
 from hold_jax.train import check, train
@@ -30,18 +36,22 @@ def run_train(config: ml_collections.ConfigDict, folder: str) -> None:
     model = build.model(config, data.shape, data.num_classes)
     check(model, loss, optimiser, data, settings, sampling)
     if config.training.report:
-        # The report comes after hours of work: what it needs is checked now.
+        # The report comes after hours of work: what it needs is checked, and made, now.
         held_out = _dataset(config, "test", data.shape)
         Devices.all().require_divides("eval.batch_size", evaluation.batch_size)
     workdir.open_for_training(path, build.record(config, data))
+    if config.training.report:
+        networks = _networks(config, evaluation, lambda: data, path)
+        check_evaluation(evaluation, networks, held_out, Devices.all())
 
     state = train(model, loss, optimiser, data, settings, sampling, path)
     if config.training.report:
         step = int(state.step)
         _announce(sample(model, state.ema, sampling, path, step=step, reference=_vectors(data)))
         results = evaluate(
-            model, loss, state.ema, held_out, evaluation, sampling, path, step=step, load_train=lambda: data
-        )
+            model, loss, state.ema, held_out, evaluation, sampling, path,
+            step=step, networks=networks, load_train=lambda: data,
+        )  # fmt: skip
         _print_results(results)
 
 
@@ -52,27 +62,44 @@ def run_sample(config: ml_collections.ConfigDict, folder: str) -> None:
     sampling = build.sampling(config)
     model = build.model(config, found.data_shape, found.num_classes)
     make_draw(model, sampling, Devices.all())
-    step, params = _restore(config, model, path)
-    _announce(sample(model, params, sampling, path, step=step))
+    asked = config.sampling.checkpoint
+    for step, params in _averages(config, model, path, None if asked is None else [asked]):
+        _announce(sample(model, params, sampling, path, step=step))
 
 
 def run_eval(config: ml_collections.ConfigDict, folder: str) -> None:
-    """Reports the test loss and, for small data, distances of samples to the data."""
+    """Reports the test loss, distances of samples to the data and, if asked for, bits per dimension."""
     path = build.workdir(folder)
     found = workdir.require_model(path, build.as_json(config))
-    loss, sampling, evaluation = build.loss(config), build.sampling(config), build.evaluation(config)
+    loss, evaluation = build.loss(config), build.evaluation(config)
+    sampling = dataclasses.replace(build.sampling(config), frames=0)
     model = build.model(config, found.data_shape, found.num_classes)
     held_out = _dataset(config, "test", found.data_shape)
+    load_train = functools.cache(lambda: _dataset(config, "train", found.data_shape))
     make_draw(model, sampling, Devices.all())
-    Devices.all().require_divides("eval.batch_size", evaluation.batch_size)
-    step, params = _restore(config, model, path)
-    load_train = functools.partial(_dataset, config, "train", found.data_shape)
-    _print_results(
-        evaluate(model, loss, params, held_out, evaluation, sampling, path, step=step, load_train=load_train)
-    )
+    averages = _averages(config, model, path, build.checkpoint_steps(config))
+    first = next(averages)
+    networks = _networks(config, evaluation, load_train, path)
+    check_evaluation(evaluation, networks, held_out, Devices.all())
+    for step, params in itertools.chain([first], averages):
+        results = evaluate(
+            model, loss, params, held_out, evaluation, sampling, path,
+            step=step, networks=networks, load_train=load_train,
+        )  # fmt: skip
+        _print_results(results)
 
 
-MODES = {"train": run_train, "sample": run_sample, "eval": run_eval}
+def run_stats(config: ml_collections.ConfigDict, folder: str) -> None:
+    """Computes and keeps the reference statistics of the training data, for each of config.eval.features."""
+    path = build.workdir(folder)
+    data = build.dataset(config, "train")
+    for network in build.feature_networks(config, lambda: data, path):
+        reference.prepare(network, data, path, Devices.all())
+        if jax.process_index() == 0:
+            print(reference.stats_path(path, network, data), flush=True)
+
+
+MODES = {"train": run_train, "sample": run_sample, "eval": run_eval, "stats": run_stats}
 
 
 def _dataset(config: ml_collections.ConfigDict, split: str, shape: tuple[int, ...]) -> Dataset:
@@ -87,13 +114,24 @@ def _dataset(config: ml_collections.ConfigDict, split: str, shape: tuple[int, ..
     return data
 
 
-def _restore(config: ml_collections.ConfigDict, model: Model, path: Any) -> tuple[int, Any]:
-    """The step and the averaged parameters of the checkpoint the config asks for (None: the newest)."""
+def _networks(
+    config: ml_collections.ConfigDict, settings: EvalSettings, load_train: Callable[[], Dataset], path: Path
+) -> list[FeatureNetwork]:
+    """What samples are compared in, if any are drawn."""
+    return [] if settings.num_samples == 0 else build.feature_networks(config, load_train, path)
+
+
+def _averages(
+    config: ml_collections.ConfigDict, model: Model, path: Path, steps: list[int] | None
+) -> Iterator[tuple[int, Any]]:
+    """The averaged parameters of checkpoints in turn: of `steps`, of all (an empty list), or of the newest (None)."""
     optimiser = build.optimiser(config)
     abstract = abstract_state(lambda: init_state(model, optimiser, config.seed), Devices.all().replicated)
     with Checkpoints.open_to_read(path) as checkpoints:
-        state = checkpoints.restore(abstract, config.sampling.checkpoint)
-    return int(state.step), state.ema
+        chosen = [checkpoints.latest()] if steps is None else steps or checkpoints.steps() or [None]
+        for step in chosen:
+            state = checkpoints.restore(abstract, step)
+            yield int(state.step), state.ema
 
 
 def _vectors(data: Dataset) -> np.ndarray | None:
@@ -107,6 +145,15 @@ def _announce(folder: Any) -> None:
 
 
 def _print_results(results: dict[str, float]) -> None:
-    if jax.process_index() == 0:
-        width = max(map(len, results))
-        print("\n".join(f"{name:<{width}}  {value:.6g}" for name, value in results.items()), flush=True)
+    """One line a figure, with its error or its interval."""
+    if jax.process_index() != 0:
+        return
+    endings = ("_error", "_low", "_high")
+    rows = {name: f"{value:.6g}" for name, value in results.items() if not name.endswith(endings)}
+    for name in rows:
+        if f"{name}_error" in results:
+            rows[name] += f" +- {results[f'{name}_error']:.2g}"
+        if f"{name}_low" in results:
+            rows[name] += f"  [{results[f'{name}_low']:.3g}, {results[f'{name}_high']:.3g}]"
+    width = max(map(len, rows))
+    print("\n".join(f"{name:<{width}}  {text}" for name, text in rows.items()), flush=True)

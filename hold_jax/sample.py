@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -62,14 +62,16 @@ class SampleSettings:
         require(finite, "sampling.guidance", self.guidance, "a finite number, or None")
 
 
-DrawFn = Callable[[Any, jax.Array, jax.Array], tuple[jax.Array, jax.Array | None]]
-"""draw(params, key, labels (B,)) -> samples (B, *data_shape), frames (frames + 1, B, *data_shape) or None."""
+DrawFn = Callable[[Any, jax.Array], tuple[jax.Array, jax.Array | None]]
+"""draw(params, index (B,)) -> samples (B, *data_shape), frames (frames + 1, B, *data_shape) or None."""
 
 
 @functools.lru_cache(maxsize=4)
 def make_draw(model: Model, settings: SampleSettings, devices: Devices) -> DrawFn:
     """The settings bound, compiled once, the batch spread over the devices.
 
+    Sample i is a function of the settings, the parameters and i: not of the batch it is drawn in (`samplers.sample`).
+    Of a class-conditional model it has the chosen class, or class i modulo their number.
     Remembered by value, so that grids, report and score of one run share one compilation.
 
     Raises:
@@ -101,34 +103,38 @@ def make_draw(model: Model, settings: SampleSettings, devices: Devices) -> DrawF
         raise UserError(str(error).replace("`", "`sampling.", 1)) from None
 
     @functools.partial(jax.jit, out_shardings=devices.replicated)
-    def compiled(params: Any, key: jax.Array, labels: jax.Array) -> Any:
-        out = draw(model.eps_fn(params, labels=labels, guidance=settings.guidance), key=key)
+    def compiled(params: Any, index: jax.Array) -> Any:
+        labels = index % max(classes, 1) if settings.label is None else jnp.full_like(index, settings.label)
+        eps_fn = model.eps_fn(params, labels=labels, guidance=settings.guidance)
+        out = draw(eps_fn, key=jax.random.key(settings.seed), index=index)
         return out.x, out.frames
 
     return compiled
 
 
-def batch_inputs(model: Model, settings: SampleSettings, batch: int) -> tuple[jax.Array, jax.Array]:
-    """The key and the labels (B,) of a numbered batch: the chosen class, or every class in turn."""
-    classes = max(model.network.num_classes, 1)
-    in_turn = (batch * settings.batch_size + np.arange(settings.batch_size)) % classes
-    labels = in_turn if settings.label is None else np.full_like(in_turn, settings.label)
-    return jax.random.fold_in(jax.random.key(settings.seed), batch), jnp.asarray(labels, jnp.int32)
+def draw_blocks(
+    model: Model, params: Any, settings: SampleSettings, devices: Devices, *, start: int, stop: int
+) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+    """Samples `start` to `stop` in order, in blocks (<= batch_size, *data_shape) in the model's range, with frames.
+
+    Raises:
+      UserError: for a sample that is NaN.
+    """
+    draw = make_draw(model, settings, devices)
+    for first in range(start, stop, settings.batch_size):
+        x, film = draw(params, first + np.arange(settings.batch_size, dtype=np.int32))
+        x = np.asarray(x)[: stop - first]
+        if np.isnan(x).any():
+            raise UserError(samplers.UNFINISHED)
+        yield x, None if film is None else np.asarray(film)
 
 
 def draw_many(
     model: Model, params: Any, settings: SampleSettings, devices: Devices, *, num: int
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """`num` samples (num, *data_shape) in the model's range and, of the first batch, its frames."""
-    draw = make_draw(model, settings, devices)
-    found, film = [], None
-    for batch in range(-(-num // settings.batch_size)):
-        x, kept = draw(params, *batch_inputs(model, settings, batch))
-        found.append(np.asarray(x))
-        if np.isnan(found[-1]).any():
-            raise UserError(samplers.UNFINISHED)
-        film = kept if film is None else film
-    return np.concatenate(found)[:num], None if film is None else np.asarray(film)
+    blocks = list(draw_blocks(model, params, settings, devices, start=0, stop=num))
+    return np.concatenate([x for x, _ in blocks]), blocks[0][1]
 
 
 def to_data_range(x: np.ndarray) -> np.ndarray:

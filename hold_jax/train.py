@@ -17,7 +17,7 @@ from hold_jax import pictures
 from hold_jax.data import Dataset, batches, prefetch, to_model_range
 from hold_jax.errors import UserError, require
 from hold_jax.model import Model
-from hold_jax.sample import SampleSettings, batch_inputs, make_draw, picture
+from hold_jax.sample import SampleSettings, make_draw, picture
 from hold_jax.training.checkpoint import Checkpoints, abstract_state
 from hold_jax.training.log import METRICS_FILE, MetricLog, NullLog, Progress, read_jsonl
 from hold_jax.training.mesh import Devices
@@ -140,7 +140,7 @@ def train(
                 if due(settings.checkpoint_every):
                     checkpoints.save(state)
                 if due(settings.sample_every):
-                    x, _ = draw(state.ema, *batch_inputs(model, sampling, 0))
+                    x, _ = draw(state.ema, np.arange(sampling.batch_size, dtype=np.int32))
                     if main:
                         grid = picture(np.asarray(x))
                         (workdir / "grids").mkdir(exist_ok=True)

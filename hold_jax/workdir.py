@@ -11,7 +11,7 @@ from hold_jax.errors import UserError
 RECORD_FILE = "config.json"
 
 # What a run may change when it goes on: everything that says neither what is learned nor from what.
-_FREE_SECTIONS = ("sampling", "eval")
+_FREE_SECTIONS = ("sampling", "eval", "likelihood")
 _FREE_KEYS = (
     "training.num_steps",
     "training.log_every",

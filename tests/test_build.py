@@ -1,9 +1,12 @@
 import numpy as np
 import pytest
 
-from configs import base, digits_hold, swissroll_hold
-from hold_jax import build, losses, sde
+from configs import base, cifar10_hold, cifar10_small_hold, digits_hold, swissroll_hold
+from hold_jax import build, losses, ode, sde
 from hold_jax.errors import UserError
+from hold_jax.evaluate import EvalSettings
+from hold_jax.features.network import FeatureNetwork
+from hold_jax.nll import LikelihoodSettings
 from hold_jax.nn import MLP, NCSNpp
 from hold_jax.samplers import EulerMaruyama, Strang, gaussian_fitted, grids
 
@@ -45,6 +48,81 @@ def test_a_key_that_is_set_arrives():
     assert build.sampling(config_of(sampling__name="euler_maruyama")).sampler == EulerMaruyama()
     start = config_of(sampling__name="strang", sampling__score_time="start")
     assert build.sampling(start).sampler == Strang(score_time="start")
+
+
+def test_the_evaluation_arrives(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    changes = dict(batch_size=7, repeats=2, num_samples=30, neighbours=4)
+    config = config_of(seed=11, eval__stats="~/a.npz", **{f"eval__{name}": value for name, value in changes.items()})
+    assert build.evaluation(config) == EvalSettings(**changes, stats=tmp_path / "a.npz", likelihood=None, seed=11)
+    assert build.evaluation(config_of(base)).num_samples == 50_000
+    assert build.evaluation(config_of()).num_samples is None and build.evaluation(config_of()).stats is None
+    monkeypatch.chdir(tmp_path)
+    assert build.evaluation(config_of(eval__stats="b.npz")).stats == tmp_path / "b.npz"
+
+
+def test_the_likelihood_arrives():
+    changes = dict(
+        num_examples=5, batch_size=6, probes=0, repeats=3, importance_weighted=True, auxiliary="initial", t_min=0.2
+    )
+    solver = dict(solver="bosh3", rtol=1e-3, atol=1e-2, max_steps=50)
+    config = config_of(seed=4, eval__likelihood=True, **{f"likelihood__{k}": v for k, v in (changes | solver).items()})
+    assert build.evaluation(config).likelihood == LikelihoodSettings(**changes, solver=ode.Solver(**solver), seed=4)
+    # Left as it is, it is the default of `likelihood.bits_per_dim`: adaptive, at these tolerances.
+    assert build.likelihood(config_of(base)).solver == ode.Solver(rtol=1e-5, atol=1e-5)
+    assert build.evaluation(config_of(base)).likelihood is None
+
+
+def never():
+    raise AssertionError("the training data were read")
+
+
+def test_feature_networks_are_those_asked_for_in_order(tmp_path, monkeypatch):
+    def of(features, load_train=never, **changes):
+        config = config_of(eval__features=features, **changes)
+        return [network.name for network in build.feature_networks(config, load_train, tmp_path)]
+
+    assert of("pixels") == ["pixels"] and of("") == [] and of(" , ") == []
+    called = []
+    for name in ("classifier", "inception"):
+        stand_in = FeatureNetwork(name, "distance", name, None, None)
+        monkeypatch.setattr(build, name, lambda *args, network=stand_in: called.append(args) or network)
+    assert of(" pixels,classifier ", lambda: "data") == ["pixels", "classifier"]
+    assert of("classifier,pixels", lambda: "data") == ["classifier", "pixels"]
+    assert of("inception", eval__inception="w.pth") == ["inception"]
+    assert called == [("data", tmp_path), ("data", tmp_path), ("w.pth", "eval.inception")]
+
+
+@pytest.mark.parametrize("features", ["pixles", "pixles,classifier", "classifier,pixles"])
+def test_a_feature_network_that_is_unknown_is_named_before_any_is_made(features, tmp_path):
+    with pytest.raises(UserError) as caught:
+        build.feature_networks(config_of(eval__features=features), never, tmp_path)
+    assert str(caught.value) == (
+        "`eval.features` is 'pixles' (did you mean 'pixels'?); it must be one of: classifier, inception, pixels"
+    )
+
+
+@pytest.mark.parametrize("module", [cifar10_hold, cifar10_small_hold])
+def test_inception_without_its_weights_says_where_they_are(module, tmp_path):
+    with pytest.raises(UserError) as caught:
+        build.feature_networks(config_of(module), never, tmp_path)
+    message = str(caught.value)
+    assert message.startswith("`eval.inception` is None; it must be the path of pt_inception-2015-12-05-6726825d.pth")
+    assert "without it take --config.eval.features=classifier" in message and "\n" not in message
+    with pytest.raises(UserError, match=r"`eval.inception` is '.*none\.pth'; there is no such file"):
+        build.feature_networks(config_of(module, eval__inception=str(tmp_path / "none.pth")), never, tmp_path)
+
+
+def test_checkpoints_are_the_newest_all_or_a_list():
+    def of(text):
+        return build.checkpoint_steps(config_of(eval__checkpoints=text))
+
+    assert (of("newest"), of("all"), of("500"), of(" 1000, 500,")) == (None, [], [500], [1000, 500])
+    for text in ("", ",", "last", "1000,last", "-5", "5.0", "newest,5", "1e3"):
+        with pytest.raises(UserError) as caught:
+            of(text)
+        want = f"`eval.checkpoints` is {text!r}; it must be newest, all, or steps like 10000,20000"
+        assert str(caught.value) == want
 
 
 def test_label_dropout_and_guidance_arrive():
@@ -100,6 +178,10 @@ def all_of(config):
     build.training(config), build.sampling(config), build.evaluation(config), build.process(config)
     data = build.dataset(config, "train")
     return build.model(config, data.shape, data.num_classes)
+
+
+def bits(**changes):
+    return {"eval__likelihood": True} | {f"likelihood__{name}": value for name, value in changes.items()}
 
 
 @pytest.mark.parametrize(
@@ -158,7 +240,19 @@ def all_of(config):
         ({"training__ema_decay": 1.5}, "`training.ema_decay` is 1.5; it must be in [0, 1)"),
         ({"seed": -1}, "`seed` is -1; it must be in [0, 2^32)"),
         ({"eval__repeats": 0}, "`eval.repeats` is 0; it must be 1 or more"),
+        ({"eval__num_samples": 1}, "`eval.num_samples` is 1; it must be None, 0, or 2 or more"),
+        ({"eval__neighbours": -1}, "`eval.neighbours` is -1; it must be 0 or more"),
         ({"sampling__num_samples": 0}, "`sampling.num_samples` is 0; it must be 1 or more"),
+        # The likelihood, where it is asked for.
+        (bits(solver="tsit"), "`likelihood.solver` is 'tsit' (did you mean 'tsit5'?)"),
+        (bits(rtol=0.0), "`likelihood.rtol` is 0.0; it must be positive"),
+        (bits(atol=-1.0), "`likelihood.atol` is -1.0; it must be positive"),
+        (bits(max_steps=0), "`likelihood.max_steps` is 0; it must be a whole number >= 1"),
+        (bits(num_examples=1), "`likelihood.num_examples` is 1; it must be None, or 2 or more"),
+        (bits(batch_size=0), "`likelihood.batch_size` is 0; it must be 1 or more"),
+        (bits(probes=-1), "`likelihood.probes` is -1; it must be 0 or more"),
+        (bits(repeats=0), "`likelihood.repeats` is 0; it must be 1 or more"),
+        (bits(auxiliary="prior"), "`likelihood.auxiliary` is 'prior'"),
         ({"data__image_size": 0}, "`data.image_size` is 0; it must be a positive integer, or None"),
         ({"data__channels": 2}, "`data.channels` is 2; it must be 1, 3 or None"),
         ({"data__memory_limit_gib": 0.0}, "`data.memory_limit_gib` is 0.0; it must be positive"),

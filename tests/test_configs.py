@@ -12,8 +12,9 @@ import jax
 import pytest
 
 import configs
-from hold_jax import build, sde
+from hold_jax import build, ode, sde
 from hold_jax.evaluate import EvalSettings
+from hold_jax.nll import LikelihoodSettings
 from hold_jax.nn import MLP, NCSNpp
 from hold_jax.sample import SampleSettings
 from hold_jax.samplers import SAMPLERS
@@ -49,6 +50,16 @@ def test_experiments_build_with_every_process(name):
     build.loss(config), build.optimiser(config), build.training(config), build.evaluation(config)
     settings = build.sampling(config)
     assert settings.frames == 0 or settings.num_steps % settings.frames == 0
+    features = build.names(config.eval.features)
+    assert features and set(features) <= {"classifier", "inception", "pixels"}
+    # Inception has seen pictures in colour; a classifier needs labels.
+    assert "inception" not in features or shape[-1:] == (3,)
+    assert "classifier" not in features or num_classes >= 2
+    # A report at the end of the training needs no file that must be fetched first.
+    assert not (config.training.report and "inception" in features)
+    assert build.checkpoint_steps(config) is None and build.evaluation(config).likelihood is None
+    config.eval.likelihood = True
+    assert build.evaluation(config).likelihood.solver.adaptive
     for changes in PROCESSES:
         config = load(name)
         config.sde.update(changes)
@@ -93,6 +104,7 @@ def parameters_of(section):
         "training": [TrainSettings],
         "sampling": [SampleSettings, *SAMPLERS.values()],
         "eval": [EvalSettings],
+        "likelihood": [LikelihoodSettings, ode.Solver],
     }
     return {name for constructor in taken[section] for name in inspect.signature(constructor).parameters}
 
@@ -118,6 +130,8 @@ def test_no_option_of_a_constructor_is_out_of_reach():
         "training": {"seed", "flip"},
         "sampling": {"sampler", "seed"},
         "eval": {"seed"},
+        # Without error control there is nothing to trust.
+        "likelihood": {"seed", "adaptive"},
     }
     for section, ours in bound.items():
         missing = parameters_of(section) - ours - set(load("base")[section])
@@ -129,6 +143,7 @@ def test_every_key_of_the_base_has_a_note():
     assigned = [line for line in lines if re.match(r"    (c|[a-z]+)\.\w+ = (?!\w+ = )", line)]
     assert len(assigned) > 60
     obvious = ("num_steps", "learning_rate", "b1", "b2", "eps", "ema_decay", "log_every", "sample", "checkpoint_every")
+    obvious += ("likelihood.rtol", "likelihood.atol", "likelihood.max_steps")
     for line in assigned:
         assert "#" in line or any(word in line for word in obvious), line
 

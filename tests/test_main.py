@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from training import small
 
+from hold_jax.run import MODES
+
 ROOT = Path(__file__).parent.parent
 ROLL = "configs/swissroll_hold.py"
 # The first lines stand for what compiles in a third of the time: fewer kernels.
@@ -36,6 +38,10 @@ TINY = {
     "sampling.frames": 2,
     "eval.batch_size": 16,
     "eval.num_samples": 16,
+    "likelihood.num_examples": 24,
+    "likelihood.batch_size": 16,
+    "likelihood.rtol": 1e-3,
+    "likelihood.atol": 1e-3,
 }
 
 
@@ -77,9 +83,9 @@ def test_train_sample_eval_and_train_again(tmp_path):
     assert on.returncode == 0, on.stderr
     assert "going on from step 10" in on.stdout and "test_loss" in on.stdout
     assert [line["step"] for line in lines(run / "metrics.jsonl")] == [5, 10, 15, 20]
-    assert sorted(p.name for p in run.iterdir()) == sorted(
-        ["checkpoints", "config.json", "grids", "loss.png", "metrics.jsonl", "results.jsonl", "samples", "tensorboard"]
-    )
+    files = ["config.json", "loss.png", "metrics.jsonl", "results.jsonl"]
+    folders = ["checkpoints", "eval", "grids", "samples", "stats", "tensorboard"]
+    assert sorted(p.name for p in run.iterdir()) == sorted(files + folders)
     report = np.load(run / "samples" / "step_20" / "samples.npz")["x"]
 
     drawn = command(*tiny("sample", "run"), cwd=tmp_path, cache=cache)
@@ -87,9 +93,20 @@ def test_train_sample_eval_and_train_again(tmp_path):
     np.testing.assert_array_equal(np.load(run / "samples" / "step_20" / "samples.npz")["x"], report)
 
     before = small.contents(run / "checkpoints")
-    scored = command(*tiny("eval", "run"), cwd=tmp_path, cache=cache)
+    scored = command(*tiny("eval", "run", eval__likelihood=True), cwd=tmp_path, cache=cache)
     assert scored.returncode == 0, scored.stderr
-    assert lines(run / "results.jsonl")[0] == lines(run / "results.jsonl")[1]
+    report, later = lines(run / "results.jsonl")
+    bits = {name: value for name, value in later.items() if name not in report}
+    assert later == report | bits and "likelihood 24/24" in scored.stderr
+    rows = np.concatenate([np.load(p) for p in sorted((run / "eval" / "step_20").glob("likelihood_*/*.npy"))])
+    assert rows.shape == (24, 2) and np.isfinite(rows).all()
+    assert bits == {
+        "bits_per_dim": pytest.approx(rows[:, 0].mean(), rel=1e-12),
+        "bits_per_dim_error": pytest.approx(rows[:, 0].std(ddof=1) / np.sqrt(24), rel=1e-12),
+        "bits_per_dim_is_bound": 1.0,
+        "likelihood_nfe": pytest.approx(rows[:, 1].mean(), rel=1e-12),
+        "likelihood_examples": 24,
+    }
 
     again = command(*tiny("train", "run", training__report=False), cwd=tmp_path, cache=cache)
     assert again.returncode == 0, again.stderr
@@ -101,7 +118,7 @@ WRONG = {
     "unknown section": (["--config.trainin.num_steps=3"], 'Did you mean "training" instead of "trainin"?'),
     "order of a half": (["--config.sde.order=2.5"], "2.5"),
     "order of twelve": (["--config.sde.order=12"], "`sde.order` is 12; it must be a whole number from 1 to 6"),
-    "bad mode": (["--mode=smaple"], "flags: flag --mode=smaple: value should be one of <train|sample|eval>"),
+    "bad mode": (["--mode=smaple"], f"flags: flag --mode=smaple: value should be one of <{'|'.join(MODES)}>"),
     "no such config": (["--config=configs/none.py"], "--config=configs/none.py: no such file; configs/ holds the exp"),
     "no checkpoint": (["--mode=sample"], "no trained model in "),
     "nothing to evaluate": (["--mode=eval"], "no trained model in "),

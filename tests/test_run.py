@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 
 import numpy as np
 import PIL.Image
@@ -7,9 +8,10 @@ import pytest
 from training import small
 from training.small import quick_compilation  # noqa: F401
 
-from configs import digits_hold, swissroll_hold
-from hold_jax import run
+from configs import cifar10_hold, cifar10_small_hold, digits_hold, swissroll_hold
+from hold_jax import reference, run
 from hold_jax.errors import UserError
+from hold_jax.features import classifier
 from hold_jax.training.checkpoint import FOLDER
 
 # The first lines stand for what compiles in a third of the time: fewer kernels.
@@ -59,15 +61,15 @@ def trained(tmp_path_factory):
 
 def results(folder):
     return [
-        {k: v for k, v in json.loads(line).items() if k != "sampling_seconds"}
+        {k: v for k, v in json.loads(line).items() if "seconds" not in k}
         for line in (folder / "results.jsonl").read_text().splitlines()
     ]
 
 
 def test_training_ends_with_a_report(trained):
-    assert sorted(p.name for p in trained.iterdir()) == sorted(
-        [FOLDER, "config.json", "grids", "loss.png", "metrics.jsonl", "results.jsonl", "samples", "tensorboard"]
-    )
+    files = ["config.json", "loss.png", "metrics.jsonl", "results.jsonl"]
+    folders = [FOLDER, "eval", "grids", "samples", "stats", "tensorboard"]
+    assert sorted(p.name for p in trained.iterdir()) == sorted(files + folders)
     folder = trained / "samples" / "step_10"
     assert sorted(p.name for p in folder.iterdir()) == ["film.gif", "grid.png", "samples.npz"]
     assert results(trained)[0]["step"] == 10
@@ -86,9 +88,94 @@ def test_sampling_and_evaluating_later_give_the_report_again(trained, capsys):
     assert "test_loss " in printed.out and "sliced_wasserstein_floor " in printed.out
 
 
+def test_a_figure_is_printed_with_its_error_or_its_interval(capsys):
+    run._print_results(
+        {"step": 10, "fid": 3.14159265, "fid_error": 0.0123, "recall": 0.5, "recall_low": 0.25, "recall_high": 0.75}
+    )
+    assert capsys.readouterr().out == "step    10\nfid     3.14159 +- 0.012\nrecall  0.5  [0.25, 0.75]\n"
+
+
 def test_an_older_checkpoint_is_drawn_by_its_step(trained):
     run.run_sample(config_of(sampling__checkpoint=5, sampling__frames=0), str(trained))
     assert (trained / "samples" / "step_5" / "samples.npz").exists()
+
+
+@pytest.fixture
+def copied(trained, tmp_path):
+    """The run once more, for tests that add to it; its results forgotten."""
+    folder = tmp_path / "copy"
+    shutil.copytree(trained, folder)
+    (folder / "results.jsonl").unlink()
+    return folder
+
+
+def test_each_checkpoint_that_is_named_is_evaluated_in_turn(copied, trained):
+    # A number of frames that does not divide the steps is of no concern: no film is made.
+    run.run_eval(config_of(eval__checkpoints="all", sampling__frames=3), str(copied))
+    run.run_eval(config_of(eval__checkpoints="10,5"), str(copied))
+    run.run_eval(config_of(eval__checkpoints="5"), str(copied))
+    found = results(copied)
+    assert [line["step"] for line in found] == [5, 10, 10, 5, 5]
+    assert found[1] == found[2] == results(trained)[0]
+    assert found[0] == found[3] == found[4]
+    assert all(found[0][name] != found[1][name] for name in ("test_loss", "frechet_raw", "sliced_wasserstein"))
+    assert sorted(p.name for p in (copied / "eval").iterdir()) == ["step_10", "step_5"]
+
+
+def test_statistics_made_before_give_the_same_figures(copied, tmp_path, capsys):
+    run.run_stats(config_of(), str(tmp_path / "new"))
+    path = tmp_path / "new" / "stats" / "pixels_gaussians8_train.npz"
+    assert capsys.readouterr().out == f"{path}\n"
+    assert sorted(small.contents(tmp_path / "new")) == ["stats/pixels_gaussians8_train.npz"]
+    made = reference.load(path)
+    assert made.about.count == 64 and made.about.split == "train"
+    before = path.read_bytes()
+    run.run_stats(config_of(), str(tmp_path / "new"))
+    assert path.read_bytes() == before  # nothing is computed again
+
+    run.run_eval(config_of(), str(copied))
+    run.run_eval(config_of(eval__stats=str(path)), str(copied))
+    without, given = results(copied)
+    assert given == without
+    other = config_of(eval__stats=str(path), data__name="checkerboard")
+    with pytest.raises(UserError, match="was made with data = 'gaussians8'; this evaluation has 'checkerboard'"):
+        run.run_eval(other, str(copied))
+
+
+def test_a_classifier_is_trained_once_for_a_run(copied, monkeypatch):
+    monkeypatch.setattr(classifier, "STEPS", 5)
+    config = config_of(eval__features="classifier,pixels")
+    run.run_eval(config, str(copied))
+    monkeypatch.setattr(classifier, "_train", None)
+    run.run_eval(config, str(copied))
+    first, second = results(copied)
+    assert first == second and {"frechet_classifier_distance", "frechet_raw", "classifier_score"} < first.keys()
+    assert (copied / "classifier.npz").exists()
+    assert sorted(p.name for p in (copied / "stats").iterdir()) == [
+        "classifier_gaussians8_train.npz",
+        "pixels_gaussians8_train.npz",
+    ]
+
+
+def assert_asks_for_weights(mode, config, folder):
+    with small.compilations() as found, pytest.raises(UserError) as caught:
+        mode(config, str(folder))
+    assert str(caught.value).startswith("`eval.inception` is None; it must be the path of pt_inception-2015-12-05-67")
+    assert "--config.eval.features=classifier" in str(caught.value) and "\n" not in str(caught.value)
+    assert sum(found) < 2.0
+
+
+@pytest.mark.parametrize("module", [cifar10_hold, cifar10_small_hold])
+def test_inception_without_weights_is_one_line_before_anything_is_computed(module, tmp_path):
+    picture(tmp_path / "data" / "train" / "a.png")
+    config = config_of(module, data__name=f"folder:{tmp_path}/data")
+    assert_asks_for_weights(run.run_stats, config, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_inception_without_weights_is_one_line_before_the_training_that_it_is_to_report(tmp_path):
+    assert_asks_for_weights(run.run_train, config_of(eval__features="inception"), tmp_path / "new")
+    assert not (tmp_path / "new" / FOLDER).exists()
 
 
 def test_classes_are_learned_with_and_without_labels_and_drawn_with_guidance(tmp_path):
@@ -145,6 +232,7 @@ REFUSED = {
     "parts": (dict(training__accumulation_steps=3), "`training.batch_size` is 16; it must be a multiple of 24"),
     "sampling batch": (dict(sampling__batch_size=20), "`sampling.batch_size` is 20; it must be a multiple of 8"),
     "eval batch": (dict(eval__batch_size=20), "`eval.batch_size` is 20; it must be a multiple of 8"),
+    "likelihood": (dict(eval__likelihood=True, likelihood__probes=-1), "`likelihood.probes` is -1; it must be 0"),
     "steps a call": (dict(training__steps_per_call=4), "`training.num_steps` is 10; it must be a multiple of"),
     # Sampling, though it comes only after training.
     "frames": (dict(sampling__frames=3), "`sampling.frames` is 3; it must be 0 or a divisor of num_steps = 4"),
@@ -208,7 +296,25 @@ NOT_THIS_RUN = {
     "another model to sample": (run.run_sample, dict(model__width=8), "model.width = 16 there, 8 here"),
     "another process to evaluate": (run.run_eval, dict(sde__alpha=0.2), "sde.alpha = None there, 0.2 here"),
     "no such checkpoint": (run.run_sample, dict(sampling__checkpoint=7), r"`\S*checkpoint` is 7; .* holds steps 5, 10"),
-    "no such checkpoint to evaluate": (run.run_eval, dict(sampling__checkpoint=7), "is 7; .* holds steps 5, 10"),
+    "no such checkpoint to evaluate": (run.run_eval, dict(eval__checkpoints="7"), "is 7; .* holds steps 5, 10"),
+    "no checkpoints": (
+        run.run_eval,
+        dict(eval__checkpoints="last"),
+        "`eval.checkpoints` is 'last'; it must be newest, all, or steps like 10000,20000",
+    ),
+    "features": (run.run_eval, dict(eval__features="pixels,inceptoin"), r"`eval.features` is 'inceptoin' .did you mea"),
+    "Inception's weights": (run.run_eval, dict(eval__features="inception"), "`eval.inception` is None; it must be the"),
+    "statistics": (run.run_eval, dict(eval__stats="/none.npz"), "`eval.stats` is '/none.npz': no such file; make it"),
+    "two networks with statistics": (
+        run.run_eval,
+        dict(eval__stats="/none.npz", eval__features="pixels,pixels"),
+        r"`eval.features` is .* it must be one network, to use eval.stats",
+    ),
+    "likelihood batch": (
+        run.run_eval,
+        dict(eval__likelihood=True, likelihood__batch_size=20),
+        "`likelihood.batch_size` is 20; it must be a multiple of 8",
+    ),
     "guidance": (
         run.run_sample,
         dict(sampling__guidance=2.0),
@@ -237,14 +343,16 @@ def test_what_does_not_fit_a_run_leaves_it_as_it_was(mode, changes, message, tra
     assert sum(found) < 2.0
 
 
+@pytest.mark.parametrize("checkpoints", ["newest", "all", "5"])
 @pytest.mark.parametrize("mode", [run.run_sample, run.run_eval])
-def test_nothing_to_sample_from_or_evaluate(mode, trained, tmp_path):
+def test_nothing_to_sample_from_or_evaluate(mode, checkpoints, trained, tmp_path):
+    config = config_of(eval__checkpoints=checkpoints)
     with pytest.raises(UserError, match=r"no trained model in .*: run --mode=train with this --workdir first"):
-        mode(config_of(), str(tmp_path / "none"))
+        mode(config, str(tmp_path / "none"))
     # A run that was stopped before its first checkpoint.
     (tmp_path / "config.json").write_bytes((trained / "config.json").read_bytes())
     with pytest.raises(UserError, match=r"no checkpoint in .*: run --mode=train with this --workdir first"):
-        mode(config_of(), str(tmp_path))
+        mode(config, str(tmp_path))
     assert os.listdir(tmp_path) == ["config.json"]
 
 

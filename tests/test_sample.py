@@ -8,7 +8,7 @@ from training.small import quick_compilation  # noqa: F401
 
 from hold_jax.data import from_model_range
 from hold_jax.errors import UserError
-from hold_jax.sample import batch_inputs, draw_many, make_draw, sample, to_data_range
+from hold_jax.sample import draw_blocks, draw_many, make_draw, sample, to_data_range
 
 POINTS, PICTURES, CLASSES = small.mlp(), small.unet(), small.mlp(num_classes=3)
 GUIDED = small.mlp(num_classes=3, label_dropout=0.1)
@@ -90,25 +90,42 @@ def test_frames_lead_from_the_prior_to_the_samples(points):
     assert 0.2 < film[0].std() < 1.5 and film[0].std() != film[-1].std()
 
 
+def test_a_sample_has_its_number_and_not_its_place(points):
+    settings = small.sample_settings()
+    many = draw(points, 20)
+    blocks = [x for x, _ in draw_blocks(POINTS, points, settings, EIGHT, start=0, stop=20)]
+    assert [len(x) for x in blocks] == [8, 8, 4]
+    np.testing.assert_array_equal(np.concatenate(blocks), many)
+    # The same program from another place on: the same bits.
+    blocks = [x for x, _ in draw_blocks(POINTS, points, settings, EIGHT, start=5, stop=16)]
+    assert [len(x) for x in blocks] == [8, 3]
+    np.testing.assert_array_equal(np.concatenate(blocks), many[5:16])
+    turned, _ = make_draw(POINTS, settings, EIGHT)(points, np.arange(8, dtype=np.int32)[::-1] + 3)
+    np.testing.assert_array_equal(turned, many[3:11][::-1])
+    # Another batch is another program, which rounds differently.
+    np.testing.assert_allclose(draw(points, 20, batch_size=16), many, atol=2e-6 * np.abs(many).max())
+    assert not list(draw_blocks(POINTS, points, settings, EIGHT, start=20, stop=20))
+
+
+def test_a_sample_that_is_nan_stops_the_draw(points):
+    settings = small.sample_settings()
+    broken = jax.tree.map(lambda a: a * jnp.nan, points)
+    with pytest.raises(UserError, match="NaN"):
+        next(draw_blocks(POINTS, broken, settings, EIGHT, start=0, stop=8))
+
+
 def test_labels_are_all_in_turn_or_the_one_asked_for():
-    assert [batch_inputs(CLASSES, small.sample_settings(), b)[1].tolist() for b in (0, 1)] == [
-        [0, 1, 2, 0, 1, 2, 0, 1],
-        [2, 0, 1, 2, 0, 1, 2, 0],
-    ]
-    assert batch_inputs(CLASSES, small.sample_settings(label=2), 1)[1].tolist() == [2] * 8
-    assert batch_inputs(POINTS, small.sample_settings(), 1)[1].tolist() == [0] * 8
-    keys = [jax.random.key_data(batch_inputs(POINTS, small.sample_settings(), b)[0]).tolist() for b in (0, 1)]
-    assert keys[0] != keys[1]
-
-
-def test_the_label_reaches_the_network():
     params = params_of(CLASSES)
-    of = {
-        label: draw_many(CLASSES, params, small.sample_settings(label=label), EIGHT, num=8)[0] for label in (None, 0, 1)
-    }
-    assert np.abs(of[0] - of[1]).min() > 1e-6
-    np.testing.assert_allclose(of[None][[0, 3, 6]], of[0][[0, 3, 6]], atol=1e-5)
-    np.testing.assert_allclose(of[None][[1, 4, 7]], of[1][[1, 4, 7]], atol=1e-5)
+    params["embedding"]["labels"]["embedding"] *= 50
+
+    def of(label):
+        return draw_many(CLASSES, params, small.sample_settings(label=label), EIGHT, num=16)[0]
+
+    in_turn, first, last = of(None), of(0), of(2)
+    assert np.abs(first - last).min() > 0.01
+    for i in range(16):  # through both batches
+        near = [np.abs(in_turn[i] - x[i]).max() < 1e-4 for x in (first, last)]
+        assert near == [i % 3 == 0, i % 3 == 2], i
 
 
 def test_guidance_reaches_the_network():

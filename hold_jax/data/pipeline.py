@@ -76,9 +76,17 @@ def batches(
 
 
 def eval_batches(
-    dataset: Dataset, *, batch_size: int, process_index: int = 0, process_count: int = 1
+    dataset: Dataset,
+    *,
+    batch_size: int,
+    start: int = 0,
+    stop: int | None = None,
+    process_index: int = 0,
+    process_count: int = 1,
 ) -> Iterator[Batch]:
     """Yields this process's part of one pass in order; every process yields equally many batches of equal size.
+
+    The pass goes from example `start` to `stop` (None: to the end).
 
     Besides `x` and `label` a batch has `index` `(b,)` int32, the example's place in the set, and `mask` `(b,)` bool,
     False on the rows that fill up the last batch (they repeat the last example).
@@ -87,14 +95,15 @@ def eval_batches(
       UserError: at the call, for any argument out of range.
     """
     local = _local_rows(dataset, batch_size, process_index, process_count)
-    num = len(dataset)
+    end = len(dataset) if stop is None else stop
+    require(0 <= start <= end <= len(dataset), "start, stop", (start, stop), f"a part of {len(dataset)} examples")
 
     def batch_at(step: int) -> Batch:
-        place = step * batch_size + np.arange(local.start, local.stop)
-        index = np.minimum(place, num - 1)
-        return {**dataset.gather(index), "index": index.astype(np.int32), "mask": place < num}
+        place = start + step * batch_size + np.arange(local.start, local.stop)
+        index = np.minimum(place, end - 1)
+        return {**dataset.gather(index), "index": index.astype(np.int32), "mask": place < end}
 
-    return _run(dataset, batch_at, 0, -(-num // batch_size))
+    return _run(dataset, batch_at, 0, -(-(end - start) // batch_size))
 
 
 def _local_rows(dataset: Dataset, batch_size: int, process_index: int, process_count: int) -> slice:

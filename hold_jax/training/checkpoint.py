@@ -41,6 +41,10 @@ class Checkpoints:
         """The newest step, or None."""
         return self.manager.latest_step()
 
+    def steps(self) -> list[int]:
+        """All steps, rising."""
+        return sorted(self.manager.all_steps())
+
     def save(self, state: TrainState) -> None:
         """Begins to write `state`; returns once its arrays are copied. A step that is there already is left."""
         step = int(state.step)
@@ -58,7 +62,7 @@ class Checkpoints:
         Raises:
           UserError: if there is no such checkpoint.
         """
-        steps = sorted(self.manager.all_steps())
+        steps = self.steps()
         if not steps:
             raise UserError(f"no checkpoint in {self.manager.directory}: run --mode=train with this --workdir first")
         step = steps[-1] if step is None else step

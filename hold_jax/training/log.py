@@ -18,6 +18,7 @@ from tqdm import tqdm
 from hold_jax.errors import UserError, require
 
 METRICS_FILE = "metrics.jsonl"
+RESULTS_FILE = "results.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"
 
 # JSON has no such numbers; these are the words protobuf's JSON mapping uses, and JavaScript's Number() reads.
@@ -94,14 +95,14 @@ class MetricLog:
             UserError: on an array of another shape or dtype.
         """
         if isinstance(image, PIL.Image.Image):
-            image = np.asarray(image.convert("L" if image.mode in ("1", "L") else "RGB"))
+            image = _pixels(image)
         pixels = np.asarray(image)
         fits = pixels.dtype == np.uint8 and (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in (1, 3)))
         if not fits:
             raise UserError(
                 f"`image` is {pixels.dtype} of shape {pixels.shape}; it must be uint8 (H, W), (H, W, 1) or (H, W, 3)"
             )
-        self._tensorboard.add_image(name, pixels, step, dataformats="HW" if pixels.ndim == 2 else "HWC")
+        self._tensorboard.add_image(name, pixels, step, dataformats="HWC"[: pixels.ndim])
 
     def close(self) -> None:
         """Writes out what is pending and closes both files; a second call does nothing."""
@@ -134,6 +135,27 @@ class NullLog:
         pass
 
 
+def log_results(
+    workdir: str | os.PathLike[str], results: Mapping[str, float], images: Mapping[str, PIL.Image.Image]
+) -> None:
+    """Appends `results`, "step" among them, to `workdir/results.jsonl`, and both to TensorBoard beside the training's.
+
+    Call it on process 0 only.
+    """
+    workdir = Path(workdir)
+    line = {name: value if name == "step" else _to_json(float(value)) for name, value in results.items()}
+    with (workdir / RESULTS_FILE).open("a", encoding="ascii") as file:
+        file.write(json.dumps(line, allow_nan=False) + "\n")
+    folder = str(workdir / TENSORBOARD_FOLDER / "eval")
+    with SummaryWriter(folder, filename_suffix=f".{time.time_ns()}") as writer:
+        for name, value in results.items():
+            if name != "step":
+                writer.add_scalar(f"eval/{name}", float(value), results["step"])
+        for name, image in images.items():
+            pixels = _pixels(image)
+            writer.add_image(f"eval/{name}", pixels, results["step"], dataformats="HWC"[: pixels.ndim])
+
+
 def read_jsonl(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """Returns the lines that `MetricLog` wrote, in order, with NaN and the infinities as floats again.
 
@@ -155,6 +177,11 @@ def read_jsonl(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
             if number < len(lines):
                 raise ValueError(f"line {number} of {os.fspath(path)!r} is not a line of metrics: {error}") from error
     return entries
+
+
+def _pixels(image: PIL.Image.Image) -> np.ndarray:
+    """uint8 (H, W) of a grey picture, (H, W, 3) of any other."""
+    return np.asarray(image.convert("L" if image.mode in ("1", "L") else "RGB"))
 
 
 def _drop_lines_after(path: Path, start_step: int) -> None:
@@ -198,6 +225,7 @@ class Progress:
         total_steps: the step at which training ends.
         start_step: the step from which it goes on.
         images_per_step: the global batch size.
+        unit: what is counted.
         enabled: whether anything is shown; pass `False` on every process but the first.
         clock: returns seconds.
         stream: where to write; standard error by default.
@@ -211,6 +239,7 @@ class Progress:
         images_per_step: int,
         enabled: bool = True,
         *,
+        unit: str = "step",
         clock: Callable[[], float] = time.monotonic,
         stream: TextIO | None = None,
         line_every_s: float = 30.0,
@@ -218,6 +247,7 @@ class Progress:
         self._total_steps = total_steps
         self._step = start_step
         self._images_per_step = images_per_step
+        self._unit = unit
         self._clock = clock
         self._stream = sys.stderr if stream is None else stream
         self._line_every_s = line_every_s
@@ -298,7 +328,7 @@ class Progress:
         self.close()
 
     def _text(self) -> str:
-        parts = [f"step {self._step:,}/{self._total_steps:,}"]
+        parts = [f"{self._unit} {self._step:,}/{self._total_steps:,}"]
         if self._loss is not None:
             parts.append(f"loss {self._loss:.4g}")
         rate, left = self.images_per_second, self.seconds_left

@@ -131,6 +131,36 @@ def test_eval_covers_each_example_once(make, batch_size, count):
     np.testing.assert_array_equal(rows["mask"], np.arange(len(rows["mask"])) < NUM)
 
 
+@pytest.mark.parametrize("make", [in_memory, on_disk])
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize(("start", "stop"), [(0, None), (5, None), (8, 16), (5, 18), (22, 23), (0, 1), (0, NUM)])
+def test_eval_covers_a_part_once(make, count, start, stop):
+    end = NUM if stop is None else stop
+    parts = [
+        list(data.eval_batches(make(), batch_size=8, start=start, stop=stop, process_index=p, process_count=count))
+        for p in range(count)
+    ]
+    assert {len(p) for p in parts} == {-(-(end - start) // 8)}
+    batches = [part[i] for i in range(len(parts[0])) for part in parts]
+    rows = {k: np.concatenate([batch[k] for batch in batches]) for k in ("x", "index", "mask")}
+    np.testing.assert_array_equal(rows["index"][rows["mask"]], np.arange(start, end))
+    np.testing.assert_array_equal(rows["x"][rows["mask"]], in_memory().source[start:end])
+    # What fills up the last batch is the last example of the part, not the next one of the set.
+    assert (rows["index"][~rows["mask"]] == end - 1).all() and rows["index"].dtype == np.int32
+    np.testing.assert_array_equal(rows["x"], in_memory().source[rows["index"]])
+
+
+@pytest.mark.parametrize("place", [0, 7, NUM])
+def test_an_empty_part_has_no_batches(place):
+    assert not list(data.eval_batches(in_memory(), batch_size=8, start=place, stop=place))
+
+
+@pytest.mark.parametrize(("start", "stop"), [(-1, 3), (5, 4), (0, NUM + 1), (NUM + 1, None)])
+def test_a_part_that_is_none_fails_at_the_call(start, stop):
+    with pytest.raises(UserError, match=r"`start, stop` is .*; it must be a part of 23 examples"):
+        data.eval_batches(in_memory(), batch_size=8, start=start, stop=stop)
+
+
 def test_unlabelled_sets_give_label_zero():
     dataset = array_dataset("plain", "train", np.zeros((4, 2, 2, 3), np.uint8), None, 0)
     (batch,) = data.batches(dataset, batch_size=6, seed=0, steps=1)

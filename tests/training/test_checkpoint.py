@@ -92,9 +92,19 @@ def test_saving_a_step_again_changes_nothing(tmp_path):
     assert small.contents(tmp_path) == before
 
 
+def test_steps_rise_as_numbers(tmp_path):
+    with Checkpoints.open(tmp_path, keep_last=4) as checkpoints:
+        assert checkpoints.steps() == []
+        for step in (9, 10, 100):
+            checkpoints.save(state_at(step))
+    (tmp_path / FOLDER / "200.orbax-checkpoint-tmp").mkdir()
+    with Checkpoints.open_to_read(tmp_path) as checkpoints:
+        assert checkpoints.steps() == [9, 10, 100] and checkpoints.latest() == 100
+
+
 def test_reading_creates_and_deletes_nothing(tmp_path):
     with Checkpoints.open_to_read(tmp_path) as checkpoints:
-        assert checkpoints.latest() is None
+        assert checkpoints.latest() is None and checkpoints.steps() == []
     assert not list(tmp_path.iterdir())
     with Checkpoints.open(tmp_path, keep_last=3) as checkpoints:
         for step in (1, 2, 3):

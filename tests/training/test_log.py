@@ -7,11 +7,11 @@ import PIL.Image
 import pytest
 
 from hold_jax.errors import UserError
-from hold_jax.training.log import MetricLog, NullLog, Progress, read_jsonl
+from hold_jax.training.log import MetricLog, NullLog, Progress, log_results, read_jsonl
 
 
-def _events(workdir):
-    return b"".join(path.read_bytes() for path in sorted((workdir / "tensorboard").glob("*tfevents*")))
+def _events(workdir, folder="tensorboard"):
+    return b"".join(path.read_bytes() for path in sorted((workdir / folder).glob("*tfevents*")))
 
 
 def _strict(line):
@@ -124,6 +124,31 @@ def test_the_null_log_writes_nothing(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_results_are_a_line_and_events_of_their_own(tmp_path):
+    with MetricLog(tmp_path, start_step=0) as log:
+        log.scalars(1, {"train/loss": 0.5})
+    trained = _events(tmp_path)
+    picture = PIL.Image.new("RGB", (6, 5), (255, 0, 0))
+    log_results(tmp_path, {"step": 10, "fid": np.float32(0.5), "num_samples": 20}, {"samples": picture})
+    log_results(tmp_path, {"step": 20, "fid": math.nan, "kid": -math.inf}, {"grey": PIL.Image.new("1", (6, 5))})
+    lines = (tmp_path / "results.jsonl").read_text().splitlines()
+    assert [_strict(line) for line in lines] == [
+        {"step": 10, "fid": 0.5, "num_samples": 20},
+        {"step": 20, "fid": "NaN", "kid": "-Infinity"},
+    ]
+    assert math.isnan(read_jsonl(tmp_path / "results.jsonl")[1]["fid"])
+    found = _events(tmp_path, "tensorboard/eval")
+    for tag in (b"eval/fid", b"eval/kid", b"eval/num_samples", b"eval/samples", b"eval/grey"):
+        assert tag in found
+    assert b"eval/step" not in found and found.count(b"\x89PNG") == 2
+    assert len(list((tmp_path / "tensorboard" / "eval").iterdir())) == 2  # in one second: the second beside the first
+    # The training's own files and log are as they were, and stay when it goes on.
+    assert _events(tmp_path) == trained and len(read_jsonl(tmp_path / "metrics.jsonl")) == 1
+    with MetricLog(tmp_path, start_step=5):
+        pass
+    assert _events(tmp_path, "tensorboard/eval") == found and len(read_jsonl(tmp_path / "results.jsonl")) == 2
+
+
 class _Clock:
     def __init__(self):
         self.now = 1000.0
@@ -164,6 +189,19 @@ def test_without_a_terminal_there_are_few_plain_lines():
         "step 61/100, loss 0.01639, 64 images/s, 00:39 left\n"
         "step 91/100, loss 0.01099, 64 images/s, 00:09 left\n"
         "finished after 01:40: step 100/100, loss 0.01, 64 images/s\n"
+    )
+
+
+def test_what_is_counted_has_its_name():
+    clock, stream = _Clock(), io.StringIO()
+    with Progress(50_000, 128, 1, unit="sample", clock=clock, stream=stream) as progress:
+        progress.update(128)
+        clock.now += 40.0
+        progress.update(528)
+    assert stream.getvalue() == (
+        "sample 128/50,000\n"
+        "sample 528/50,000, 10 images/s, 1:22:27 left\n"
+        "stopped after 00:40: sample 528/50,000, 10 images/s, 1:22:27 left\n"
     )
 
 
