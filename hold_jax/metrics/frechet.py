@@ -186,7 +186,7 @@ def frechet_jackknife(features: ArrayLike, reference: Moments, *, num_parts: int
 
     The error is what another draw of `features` would change; `reference` is taken as it is. The bias says
     how much of the distance is due to the number of samples: compare figures only at equal N. It is not
-    subtracted, as published figures are not. Costs m + 1 distances: at 2048 features half a minute.
+    subtracted, as published figures are not. Costs m + 1 distances.
 
     Args:
         features: `(N, d)`, any real dtype.
