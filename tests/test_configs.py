@@ -9,10 +9,12 @@ import re
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import configs
-from hold_jax import build, ode, sde
+from hold_jax import build, kernels, ode, samplers, sde
 from hold_jax.evaluate import EvalSettings
 from hold_jax.nll import LikelihoodSettings
 from hold_jax.nn import MLP, NCSNpp
@@ -23,9 +25,23 @@ from hold_jax.train import TrainSettings
 SHAPES = {
     "celebahq256_hold": ((256, 256, 3), 0),
     "cifar10_hold": ((32, 32, 3), 10),
+    "cifar10_hold4": ((32, 32, 3), 10),
+    "cifar10_psld": ((32, 32, 3), 10),
     "cifar10_small_hold": ((32, 32, 3), 10),
+    "cifar10_told": ((32, 32, 3), 10),
+    "cifar10_toldpp": ((32, 32, 3), 10),
     "digits_hold": ((8, 8, 1), 10),
+    "imagenet32_hold": ((32, 32, 3), 1000),
     "swissroll_hold": ((2,), 4),
+}
+# Published processes: what they are is part of the experiment.
+BASELINES = {
+    "cifar10_hold4": sde.hold(order=4, gammas=(1.0, 2.0, 5.0), xi=4 * math.sqrt(5), L_inv=0.5, alpha=0.08, T=5.0),
+    "cifar10_psld": sde.psld(beta=8.0, Gamma=0.01, nu=4.01, kappa=0.04, mass=0.25),
+    "cifar10_told": sde.hold(order=3, gammas=(1.0, math.sqrt(10)), xi=6.0, L_inv=0.5, alpha=0.08, T=5.0),
+    "cifar10_toldpp": sde.hold(
+        order=3, gammas=(1.0, 2 * math.sqrt(2)), xi=3 * math.sqrt(3), L_inv=0.5, alpha=0.08, T=5.0
+    ),
 }
 MILLIONS = {"cifar10_hold": 107.6, "cifar10_small_hold": 1.8}
 PROCESSES = [
@@ -60,12 +76,43 @@ def test_experiments_build_with_every_process(name):
     assert build.checkpoint_steps(config) is None and build.evaluation(config).likelihood is None
     config.eval.likelihood = True
     assert build.evaluation(config).likelihood.solver.adaptive
-    for changes in PROCESSES:
+    for changes in () if name in BASELINES else PROCESSES:
         config = load(name)
         config.sde.update(changes)
         assert build.model(config, shape, num_classes).sde == build.SDES[changes["name"]](
             **{k: v for k, v in changes.items() if k != "name"}
         )
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_baselines_are_the_published_processes(name):
+    config = load(name)
+    m, published = build.process(config), BASELINES[name]
+    for field in ("F", "G", "cov0", "prior_cov"):
+        np.testing.assert_allclose(getattr(m, field), getattr(published, field), rtol=1e-12, atol=0)
+    assert (m.schedule, m.T) == (published.schedule, published.T)
+    # The same network at another order is one flag.
+    config.sde.update({"name": "hold"} if name == "cifar10_psld" else {"damping": "critical"})
+    config.sde.order = 2
+    assert build.model(config, *SHAPES[name]).network == build.model(load(name), *SHAPES[name]).network
+
+
+@pytest.mark.parametrize("name", ["cifar10_hold4", "cifar10_psld"])
+def test_baselines_are_finite_at_their_least_times(name):
+    config = load(name)
+    m = build.process(config)
+
+    # Effective noises go down to 1e-18 there: the exact eps_fn of data at 0 must still have no loss.
+    def exact(u, t):
+        return kernels.last_noise(m, u, t, jnp.zeros_like(u[..., 0, :]))
+
+    assert jnp.max(build.loss(config)(m, exact, jnp.zeros((64, 2)), jax.random.key(0))) < 1e-6
+    settings = build.sampling(config)
+    out = samplers.sample(
+        settings.sampler, m, exact, key=jax.random.key(1), shape=(8, 2), num_steps=settings.num_steps,
+        grid=settings.grid, t_min=settings.t_min,
+    )  # fmt: skip
+    assert jnp.max(jnp.abs(out.x)) < 1e-3
 
 
 @pytest.mark.parametrize(
