@@ -1,0 +1,365 @@
+"""What each parameterisation and each order buys at equal cost: one network, one budget, one objective, every cell.
+
+python -m benchmarks.parameterizations --workdir=runs/parameterizations --seeds 0 1 2 \
+  --output=docs/parameterizations.json --plot=docs/parameterizations.png
+
+Trains `eps`, `mixed`, `gaussian`, `sufficient` at orders 1 to 4, on the digits as vectors with a small perceptron, and
+reports of each:
+
+- the held-out error of the denoiser, |D - q0|^2 per dimension: over `losses.log_normal`'s law of the effective noise
+  ("q0": the units of `losses.q0_weight`), and divided by EDM's c_out^2, which weighs all noises alike ("edm": the best
+  linear denoiser of Gaussian data has 1). Every cell sees the same pictures at the same effective noises with the same
+  noise in the sufficient statistic, so that differences are paired: an optimal denoiser would have the same error at
+  every order, whatever its parameterisation.
+- squared Frechet distances of samples of the default sampler to the training data, with jackknife errors.
+- with --likelihood=N, bits per dimension of N test examples (a bound for n > 1).
+
+Cells done are kept in the work directory and not computed again. Under a minute a cell on
+2 CPU cores. Any other config does, with keys to change; the digits as pictures with a small convolutional network
+(3 minutes a cell), and CIFAR-10 (for an accelerator):
+
+python -m benchmarks.parameterizations --config=configs/digits_hold.py --steps=600 \
+  --set model.channels=16 training.batch_size=64 --workdir=runs/parameterizations_pictures
+python -m benchmarks.parameterizations --config=configs/cifar10_small_hold.py --steps=20000 --set model.dtype=bfloat16 \
+  --num=10000 --workdir=runs/parameterizations_cifar --output=parameterizations_cifar.json
+"""
+
+import argparse
+import importlib.util
+import itertools
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from absl import logging
+
+from configs import swissroll_hold
+from hold_jax import build, kernels, run, samplers
+from hold_jax.data import Dataset, load, to_model_range
+from hold_jax.data.dataset import array_dataset
+from hold_jax.features.classifier import classifier
+from hold_jax.features.compute import features_of
+from hold_jax.features.network import FeatureNetwork
+from hold_jax.features.pixels import pixels
+from hold_jax.metrics.frechet import frechet_jackknife, moments
+from hold_jax.model import Model
+from hold_jax.nll import bits_per_dim
+from hold_jax.partial import PartialRows
+from hold_jax.sample import to_data_range
+from hold_jax.training.checkpoint import Checkpoints, abstract_state
+from hold_jax.training.mesh import Devices
+from hold_jax.training.state import init_state
+
+BINS = 8
+PARAMETERIZATIONS = ("eps", "mixed", "gaussian", "sufficient")
+COLOURS = {"eps": "tab:gray", "mixed": "tab:orange", "gaussian": "tab:blue", "sufficient": "tab:red"}
+
+
+def digits_as_vectors(folder: Path) -> ml_collections.ConfigDict:
+    """A perceptron on the digits as vectors of 64, in [-1, 1], dequantised once by uniform noise of their 17 levels."""
+    path = folder / "digits.npz"
+    if not path.exists():
+        rng, arrays = np.random.default_rng(0), {}
+        for split, ending in (("train", ""), ("test", "_test")):
+            data = load("digits", split=split)
+            levels = np.rint(data.source.reshape(len(data), -1) * (16 / 255))
+            arrays |= {f"x{ending}": 2 * (levels + rng.random(levels.shape)) / 17 - 1, f"y{ending}": data.labels}
+        np.savez(path, **arrays)
+    config = swissroll_hold.get_config()
+    config.unlock()
+    config.data.name = f"npz:{path.absolute()}"
+    config.model.fourier_scale = 1.0
+    config.model.hidden_layers, config.model.width = 3, 128
+    config.loss.time_mean, config.loss.time_std = -1.2, 1.2
+    config.training.batch_size = 64
+    config.training.num_steps = 2500
+    config.training.log_every = 500
+    config.sampling.name, config.sampling.grid, config.sampling.frames = "gaussian_fitted", "log", 0
+    config.sampling.num_samples = config.sampling.batch_size = 100
+    config.model.sigma_data = 0.75
+    config.likelihood.probes = 1
+    return config.lock()
+
+
+def configured(args: argparse.Namespace, name: str, order: int, seed: int) -> ml_collections.ConfigDict:
+    """The config of one cell."""
+    if args.config is None:
+        config = digits_as_vectors(args.workdir)
+    else:
+        spec = importlib.util.spec_from_file_location("config", args.config)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        config = module.get_config()
+    for assignment in args.set:
+        key, _, value = assignment.partition("=")
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError:
+            pass  # a word
+        config.update_from_flattened_dict({key: tuple(value) if isinstance(value, list) else value})
+    config.seed = seed
+    config.sde.order = order
+    config.model.parameterization = name
+    if args.steps:
+        config.training.num_steps = args.steps
+    config.training.sample_every = 0
+    config.training.checkpoint_every = config.training.num_steps
+    config.training.keep_every = 0
+    config.training.report = False
+    return config
+
+
+def trained(config: ml_collections.ConfigDict, folder: Path) -> tuple[Model, Any]:
+    """The model and its averaged parameters, trained in `folder` as far as they are not yet."""
+    run.run_train(config, str(folder))
+    data = build.dataset(config, "train")
+    model, optimiser = build.model(config, data.shape, data.num_classes), build.optimiser(config)
+    abstract = abstract_state(lambda: init_state(model, optimiser, config.seed), Devices.all().replicated)
+    with Checkpoints.open_to_read(folder.absolute()) as checkpoints:
+        return model, checkpoints.restore(abstract, None).ema
+
+
+def errors(
+    model: Model, params: Any, data: Dataset, *, repeats: int, mean: float = -1.2, std: float = 1.2
+) -> np.ndarray:
+    """|D - q0|^2 per dimension, (repeats, N, 2): as it is, and over c_out^2; row i, j is at `noises(repeats, N)[i, j]`.
+
+    The state is put together from its sufficient statistic and the rest (`kernels.state_of`), so that the first, all
+    that an optimal denoiser looks at, is the same at every order.
+    """
+    m, count = model.sde, len(data)
+    x = jnp.asarray(to_model_range(data.gather(np.arange(count))["x"]))
+    labels = jnp.asarray(data.gather(np.arange(count))["label"]) if model.takes_labels else None
+
+    @jax.jit
+    def of_repeat(params: Any, sigma: jax.Array, key: jax.Array) -> jax.Array:
+        key_y, key_rest = jax.random.split(key)
+        t = kernels.time_of_noise(m, sigma)
+        y = x + kernels.per_example(sigma, x) * jax.random.normal(key_y, x.shape)
+        rest = jax.random.normal(key_rest, (*x.shape[:-1], m.order - 1, x.shape[-1]))
+        u = kernels.state_of(m, y, rest, t)
+        denoised = kernels.denoiser(m, u, t, model.eps_fn(params, labels=labels)(u, t))
+        error = jnp.mean(jnp.square(denoised - x), axis=tuple(range(1, x.ndim)))
+        c_out = sigma * model.sigma_data / jnp.sqrt(sigma**2 + model.sigma_data**2)
+        return jnp.stack([error, error / c_out**2], axis=-1)
+
+    sigmas = noises(repeats, count, mean=mean, std=std)
+    keys = jax.random.split(jax.random.key(0), repeats)
+    return np.stack([of_repeat(params, s, k) for s, k in zip(sigmas, keys, strict=True)]).astype(np.float64)
+
+
+def noises(repeats: int, count: int, *, mean: float = -1.2, std: float = 1.2) -> np.ndarray:
+    """Effective noises (repeats, count), stratified draws of EDM's log-normal law between 0.0025 and 75."""
+    rng = np.random.default_rng(0)
+    quantile = (rng.permuted(np.tile(np.arange(count), (repeats, 1)), axis=1) + rng.random((repeats, count))) / count
+    normal = np.asarray(jax.scipy.special.ndtri(quantile))
+    # Inside the range that every process reaches, whose ends differ by rounding.
+    return np.clip(np.exp(mean + std * normal), 0.0025, 75.0).astype(np.float32)
+
+
+def drawn(config: ml_collections.ConfigDict, model: Model, params: Any, args: argparse.Namespace) -> np.ndarray:
+    """Samples as data; the prior draws and the noise of one order are the same for every parameterisation."""
+    settings = build.sampling(config)
+
+    @jax.jit
+    def draw(params: Any, index: jax.Array) -> jax.Array:
+        labels = index % max(model.network.num_classes, 1) if model.takes_labels else None
+        return samplers.sample(
+            settings.sampler,
+            model.sde,
+            model.eps_fn(params, labels=labels),
+            key=jax.random.key(0),
+            index=index,
+            shape=(args.batch, *model.data_shape),
+            num_steps=args.calls - 1,
+            grid=settings.grid,
+        ).x
+
+    starts = range(0, args.num, args.batch)
+    x = np.concatenate([np.asarray(draw(params, jnp.arange(s, s + args.batch))) for s in starts])
+    return to_data_range(x[: args.num])
+
+
+def likelihood(
+    config: ml_collections.ConfigDict, model: Model, params: Any, data: Dataset, args: argparse.Namespace, folder: Path
+) -> dict[str, float]:
+    """Bits per dimension of the first test examples."""
+    with config.unlocked():
+        config.likelihood.num_examples, config.likelihood.batch_size = args.likelihood, min(args.likelihood, 99)
+    rows = PartialRows(folder / f"likelihood_{args.likelihood}", args.likelihood)
+    return bits_per_dim(model, params, data, build.likelihood(config), Devices.all(), rows)
+
+
+def cell(args: argparse.Namespace, name: str, order: int, seed: int, networks: list[FeatureNetwork]) -> dict[str, Any]:
+    """Everything about one model; kept in its folder."""
+    folder = args.workdir / f"{name}_n{order}_seed{seed}"
+    kept = folder / "result.json"
+    found = json.loads(kept.read_text()) if kept.exists() else {}
+    if found and (not args.likelihood or "bits_per_dim" in found):
+        return found
+    config = configured(args, name, order, seed)
+    began = time.monotonic()
+    model, params = trained(config, folder)
+    seconds = time.monotonic() - began
+    train, test = build.dataset(config, "train"), build.dataset(config, "test")
+    if not found:
+        each = errors(model, params, test, repeats=args.repeats)
+        np.save(folder / "errors.npy", each)
+        of_example = each.mean(axis=0)
+        scatter = of_example.std(axis=0, ddof=1) / math.sqrt(len(of_example))
+        order_of = np.argsort(noises(args.repeats, len(test)).ravel())
+        curve = [part.mean() for part in np.array_split(each[..., 1].ravel()[order_of], BINS)]
+        count = sum(leaf.size for leaf in jax.tree.leaves(params))
+        found = {"parameterization": name, "order": order, "seed": seed, "steps": config.training.num_steps}
+        found |= {"parameters": count, "train_seconds": seconds}
+        found |= {"q0": of_example[:, 0].mean(), "q0_error": scatter[0], "edm": of_example[:, 1].mean()}
+        found |= {"edm_error": scatter[1], "curve": curve}
+        x = array_dataset("samples", "test", drawn(config, model, params, args), None, 0)
+        for network in networks:
+            reference = moments(features_of(network, train, Devices.all()).values)
+            value, error, bias = frechet_jackknife(features_of(network, x, Devices.all()).values, reference)
+            found |= {network.name: value, f"{network.name}_error": error, f"{network.name}_bias": bias}
+    if args.likelihood:
+        found |= likelihood(config, model, params, test, args, folder)
+    kept.write_text(json.dumps(found, indent=1) + "\n")
+    return found
+
+
+def paired(args: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
+    """Adds to each row the ratio of its errors to those of `gaussian` at its order and seed, with paired errors."""
+
+    def of_example(row: dict[str, Any], name: str) -> np.ndarray:
+        folder = args.workdir / f"{name}_n{row['order']}_seed{row['seed']}"
+        return np.load(folder / "errors.npy").mean(axis=0)
+
+    there = {(r["parameterization"], r["order"], r["seed"]) for r in rows}
+    for row in rows:
+        if ("gaussian", row["order"], row["seed"]) not in there:
+            continue
+        own, other = of_example(row, row["parameterization"]), of_example(row, "gaussian")
+        for i, figure in enumerate(("q0", "edm")):
+            ratio = own[:, i].mean() / other[:, i].mean()
+            # The delta method for a ratio of means over the same examples.
+            spread = (own[:, i] - ratio * other[:, i]).std(ddof=1) / math.sqrt(len(own)) / other[:, i].mean()
+            row |= {f"{figure}_over_gaussian": float(ratio), f"{figure}_over_gaussian_error": float(spread)}
+
+
+def main() -> None:
+    """Prints a table; writes JSON and a plot."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", default=None, help="an experiment; None: the digits as vectors")
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="keys of the config")
+    parser.add_argument("--steps", type=int, default=None, help="optimiser steps; None: the config's")
+    parser.add_argument("--orders", type=int, nargs="+", default=[1, 2, 3, 4])
+    parser.add_argument(
+        "--parameterizations", nargs="+", default=list(PARAMETERIZATIONS), choices=PARAMETERIZATIONS, metavar="NAME"
+    )
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--workdir", type=Path, required=True)
+    parser.add_argument("--repeats", type=int, default=16, help="noises for each test example")
+    parser.add_argument("--num", type=int, default=1500, help="samples")
+    parser.add_argument("--batch", type=int, default=500, help="samples at once")
+    parser.add_argument("--calls", type=int, default=20, help="network calls of the default sampler")
+    parser.add_argument("--likelihood", type=int, default=0, help="test examples whose likelihood is computed")
+    parser.add_argument("--output", type=Path, default=None, help="JSON file")
+    parser.add_argument("--plot", type=Path, default=None, help="PNG file")
+    args = parser.parse_args()
+
+    logging.set_verbosity(logging.ERROR)  # Orbax tells of every write, and warns of reading
+    args.workdir.mkdir(parents=True, exist_ok=True)
+    data = build.dataset(configured(args, "eps", 1, 0), "train")
+    networks = [classifier(data, args.workdir)] if data.num_classes >= 2 else []
+    networks.append(pixels())
+    rows = []
+    for seed, order, name in itertools.product(args.seeds, args.orders, args.parameterizations):
+        rows.append(cell(args, name, order, seed, networks))
+        print(json.dumps(rows[-1]), flush=True)
+    paired(args, rows)
+    table(rows, args, networks)
+    if args.output:
+        args.output.write_text(json.dumps({"device": jax.devices()[0].device_kind, "rows": rows}, indent=1) + "\n")
+    if args.plot:
+        plot(rows, args, networks).savefig(args.plot, dpi=110)
+
+
+def _cell(rows: list[dict[str, Any]], figure: str, name: str, order: int) -> tuple[float, float, int]:
+    """Mean over the seeds, its standard error (over seeds if there are several) and their number."""
+    found = [r for r in rows if (r["parameterization"], r["order"]) == (name, order)]
+    values = [r[figure] for r in found]
+    error = np.std(values, ddof=1) / math.sqrt(len(values)) if len(values) > 1 else found[0].get(f"{figure}_error", 0.0)
+    return float(np.mean(values)), float(error), len(values)
+
+
+def table(rows: list[dict[str, Any]], args: argparse.Namespace, networks: list[FeatureNetwork]) -> None:
+    """One block a figure."""
+    titles = {
+        "q0": ("held-out |D - q0|^2 per dimension, times 1000", 1000.0),
+        "edm": ("held-out |D - q0|^2 / c_out^2", 1.0),
+        "edm_over_gaussian": ("the same over that of gaussian, same order and seeds", 1.0),
+        **{
+            n.name: (f"squared Frechet distance, {n.name}, {args.num} samples, {args.calls} calls", 1.0)
+            for n in networks
+        },
+        "bits_per_dim": ("bits per dimension", 1.0),
+    }
+    for figure, (title, scale) in titles.items():
+        if not all(figure in row for row in rows):
+            continue
+        print(f"\n{title}\n{'':<12}" + "".join(f"{f'n = {n}':>20}" for n in args.orders))
+        for name in args.parameterizations:
+            found = [_cell(rows, figure, name, n) for n in args.orders]
+            texts = (f"{v * scale:.4g} +- {e * scale:.1g}" + (f" ({k})" if k > 1 else "") for v, e, k in found)
+            print(f"{name:<12}" + "".join(f"{text:>20}" for text in texts))
+
+
+def plot(rows: list[dict[str, Any]], args: argparse.Namespace, networks: list[FeatureNetwork]) -> Any:
+    """The denoiser's error by noise at each order, then what it costs in samples."""
+    from matplotlib.figure import Figure
+
+    last = networks[0]
+    figure = Figure(figsize=(3.1 * len(args.orders) + 3.6, 3.4), layout="constrained")
+    panels = figure.subplots(1, len(args.orders) + 1, width_ratios=[1] * len(args.orders) + [1.15])
+    config = configured(args, "eps", 1, 0)
+    sigmas = np.sort(noises(args.repeats, len(build.dataset(config, "test"))).ravel())
+    centres = [float(np.exp(np.log(part).mean())) for part in np.array_split(sigmas, BINS)]
+    curves = [row["curve"] for row in rows]
+    low, high = np.min(curves) * 0.9, np.max(curves) * 1.1
+    for axes, order in zip(panels, args.orders, strict=False):
+        for name in args.parameterizations:
+            for row in rows:
+                if (row["parameterization"], row["order"]) == (name, order):
+                    label = name if row["seed"] == args.seeds[0] else None
+                    axes.loglog(centres, row["curve"], "o-", ms=3, lw=1.2, color=COLOURS[name], label=label)
+        axes.set(title=f"order {order}", xlabel="effective noise", ylim=(low, high))
+        axes.grid(alpha=0.25, lw=0.5)
+        if order != args.orders[0]:
+            axes.tick_params(labelleft=False, which="both")
+    panels[0].set_ylabel(r"held-out $|D - q_0|^2 / c_{out}^2$")
+    panels[0].legend(fontsize=8, frameon=False)
+    for i, name in enumerate(args.parameterizations):
+        found = [_cell(rows, last.name, name, n) for n in args.orders]
+        shift = 0.08 * (i - 0.5 * (len(args.parameterizations) - 1))
+        panels[-1].errorbar(
+            np.asarray(args.orders) + shift,
+            [v for v, _, _ in found],
+            [e for _, e, _ in found],
+            fmt="o-",
+            ms=4,
+            lw=1,
+            capsize=2,
+            color=COLOURS[name],
+        )
+    panels[-1].set(xlabel="order", yscale="log", title=f"Frechet distance, {last.name}")
+    panels[-1].set_xticks(args.orders)
+    panels[-1].grid(alpha=0.25, lw=0.5)
+    return figure
+
+
+if __name__ == "__main__":
+    main()
