@@ -45,8 +45,9 @@ def get_config() -> ConfigDict:
 
     c.model = model = ConfigDict()
     model.name = "ncsnpp"  # ncsnpp | mlp (hold_jax/nn)
-    model.parameterization = "gaussian"  # eps | mixed | gaussian | sufficient (hold_jax/parameterization.py)
-    model.conditioning = "log_noise"  # log_noise | time
+    # hold_jax/parameterization.py: eps | mixed | gaussian | sufficient | vp | subvp | ve
+    model.parameterization = "gaussian"  # what the network's output means
+    model.conditioning = "log_noise"  # log_noise | vp_time | subvp_time | ve_noise | time | log_time
     model.sigma_data = 0.5  # standard deviation of the data in the model's range
     model.dtype = "float32"  # compute type: float32 | bfloat16; parameters are float32
     model.class_conditional = False  # feed the data's labels to the network
@@ -54,6 +55,7 @@ def get_config() -> ConfigDict:
     model.embedding = placeholder(str)  # of the noise: fourier | positional
     model.fourier_scale = placeholder(float)  # cycles per unit of conditioning
     model.init_scale = placeholder(float)  # of output and residual branches; 0 starts at zero
+    model.label_place = placeholder(str)  # ncsnpp: where the class enters: embedding | features
     model.conditional = placeholder(bool)  # whether the network sees the noise level
     model.channels = placeholder(int)  # ncsnpp: width of the first level
     model.channel_multipliers = placeholder(tuple)  # ncsnpp: width of each level over channels

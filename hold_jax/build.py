@@ -129,6 +129,11 @@ def model(config: ml_collections.ConfigDict, data_shape: tuple[int, ...], num_cl
     )
 
 
+def any_process(config: ml_collections.ConfigDict) -> bool:
+    """Whether the model is a denoiser that samples by another process than it was trained with, of any order."""
+    return parameterization.is_denoiser(config.model.parameterization, config.model.conditioning)
+
+
 def loss(config: ml_collections.ConfigDict) -> ScoreLoss:
     """The per-example loss with its options bound."""
     c = config.loss

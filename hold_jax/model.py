@@ -51,10 +51,15 @@ class Model:
         """Whether the network is conditioned on class labels."""
         return self.network.num_classes > 0
 
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Of what the network sees of one example: the parameterisation's blocks stacked on the last axis."""
+        blocks = self.parameterization(self.sde, jnp.float32(self.sde.T), self.sigma_data).c_in.shape[-2]
+        return (*self.data_shape[:-1], blocks * self.data_shape[-1])
+
     def init(self, key: jax.Array) -> Params:
         """Fresh float32 parameters, a tree of plain dictionaries."""
-        blocks = self.parameterization(self.sde, jnp.float32(self.sde.T), self.sigma_data).c_in.shape[-2]
-        inputs = jnp.zeros((1, *self.data_shape[:-1], blocks * self.data_shape[-1]))
+        inputs = jnp.zeros((1, *self.input_shape))
         labels = jnp.zeros((1,), jnp.int32) if self.takes_labels else None
         return self.network.init({"params": key}, inputs, jnp.zeros((1,)), labels)["params"]
 

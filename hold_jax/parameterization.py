@@ -1,14 +1,15 @@
 """What a network sees and what its output means: eps_n = c_skip u + c_out net(c_in u, c_noise).
 
-Four parameterisations of the last block's noise, each a few lines of coefficients at time t:
+Parameterisations of the last block's noise, each a few lines of coefficients at time t:
 
 - `eps`: the network predicts eps_n from the raw state (HOLD, CLD).
 - `mixed`: the network corrects the score of the Gaussian stationary part (CLD, 2112.07068, section 3).
 - `gaussian`: EDM's preconditioning (2206.00364, table 1) for any order: whitened input, the optimal
   linear prediction for N(0, sigma_data^2) data as skip, unit-variance target.
-- `sufficient`: the network is an ordinary denoiser of y = q0 + sigma_eff eps, EDM's, at every order.
+- `DENOISERS`: the network is an ordinary denoiser of y = q0 + sigma_eff eps, at every order, in one of the
+  columns of that table: `sufficient` EDM's own, `vp`, `subvp` and `ve` score_sde's (2011.13456).
 
-For n = 1 the last two are EDM. Dtypes: everything here is float32; the network casts inside.
+For n = 1 `gaussian` and `sufficient` are EDM. Dtypes: everything here is float32; the network casts inside.
 """
 
 from collections.abc import Callable
@@ -18,6 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from hold_jax import kernels
+from hold_jax.schedules import Linear
 from hold_jax.sde import LinearSDE
 
 EpsFn = Callable[[jax.Array, jax.Array], jax.Array]
@@ -63,14 +65,61 @@ def gaussian(m: LinearSDE, t: jax.Array, sigma_data: float) -> Coefficients:
     return Coefficients(whiten, skip, -kernels.whitened_mean(kernel)[..., -1] * _posterior_std(m, t, sigma_data))
 
 
+class Preconditioning(NamedTuple):
+    """A denoiser of y = q0 + sigma eps: D = y - c_less y + c_out net(c_in y), each (...,) as sigma is.
+
+    `c_less` is 1 - c_skip of EDM's table 1, which float32 cannot tell from 0 at low noise once it is subtracted.
+    """
+
+    c_in: jax.Array
+    c_less: jax.Array
+    c_out: jax.Array
+
+
 def sufficient(m: LinearSDE, t: jax.Array, sigma_data: float) -> Coefficients:
-    """D = c_skip y + c_out net(c_in y) with EDM's coefficients, and eps_n = [L^-1 u]_n - w_n D."""
-    kernel = kernels.marginal(m, t)
-    w_n = kernels.whitened_mean(kernel)[..., -1]
-    row, sigma = kernels.sufficient_row(m, t)
+    """EDM's own column: c_skip = sigma_d^2 / (sigma^2 + sigma_d^2), unit-variance input and target."""
+    sigma = kernels.effective_noise(m, t)
     total = jnp.square(sigma) + sigma_data**2
-    skip = kernels.inverse_lower(kernel.chol)[..., -1:, :] - (w_n * sigma_data**2 / total)[..., None, None] * row
-    return Coefficients(row / jnp.sqrt(total)[..., None, None], skip, -w_n * _posterior_std(m, t, sigma_data))
+    root = jnp.sqrt(total)
+    return _of_denoiser(m, t, Preconditioning(1 / root, jnp.square(sigma) / total, sigma * sigma_data / root))
+
+
+def vp(m: LinearSDE, t: jax.Array, sigma_data: float) -> Coefficients:
+    """score_sde's VP: the network sees alpha y of unit variance at high noise, and predicts the noise eps of y."""
+    del sigma_data
+    sigma = kernels.effective_noise(m, t)
+    return _of_denoiser(m, t, Preconditioning(1 / jnp.sqrt(1 + jnp.square(sigma)), jnp.zeros_like(sigma), -sigma))
+
+
+def subvp(m: LinearSDE, t: jax.Array, sigma_data: float) -> Coefficients:
+    """score_sde's sub-VP: alpha q0 + (1 - alpha^2) eps has sigma = 1/alpha - alpha; else as `vp`."""
+    del sigma_data
+    sigma = kernels.effective_noise(m, t)
+    alpha = 1 / (sigma / 2 + jnp.sqrt(1 + jnp.square(sigma / 2)))
+    return _of_denoiser(m, t, Preconditioning(alpha, jnp.zeros_like(sigma), -sigma))
+
+
+def ve(m: LinearSDE, t: jax.Array, sigma_data: float) -> Coefficients:
+    """score_sde's VE with `scale_by_sigma`: the network sees y itself and predicts sigma times the score."""
+    del sigma_data
+    sigma = kernels.effective_noise(m, t)
+    return _of_denoiser(m, t, Preconditioning(jnp.ones_like(sigma), jnp.zeros_like(sigma), sigma))
+
+
+def _of_denoiser(m: LinearSDE, t: jax.Array, p: Preconditioning) -> Coefficients:
+    """eps_n = [L^-1 u]_n - w_n D, as [(I - v v') L^-1 u]_n + w_n (y - D) with v = w / |w|, so that nothing cancels.
+
+    The two are one, since y = v' L^-1 u / |w|. At n = 1 the first term is zero, and not a rounding error over sigma.
+    """
+    kernel = kernels.marginal(m, t)
+    w = kernels.whitened_mean(kernel)
+    row, sigma = kernels.sufficient_row(m, t)
+    v = w * sigma[..., None]
+    rest = -v[..., -1:] * v
+    rest = rest.at[..., -1].set(jnp.sum(jnp.square(v[..., :-1]), axis=-1))
+    beside = jnp.sum(rest[..., :, None] * kernels.inverse_lower(kernel.chol), axis=-2)[..., None, :]
+    w_n = w[..., -1]
+    return Coefficients(p.c_in[..., None, None] * row, beside + (w_n * p.c_less)[..., None, None] * row, -w_n * p.c_out)
 
 
 def _posterior_std(m: LinearSDE, t: jax.Array, sigma_data: float) -> jax.Array:
@@ -79,7 +128,8 @@ def _posterior_std(m: LinearSDE, t: jax.Array, sigma_data: float) -> jax.Array:
     return sigma * sigma_data / jnp.sqrt(jnp.square(sigma) + sigma_data**2)
 
 
-PARAMETERIZATIONS = {"eps": eps, "mixed": mixed, "gaussian": gaussian, "sufficient": sufficient}
+DENOISERS = {"sufficient": sufficient, "vp": vp, "subvp": subvp, "ve": ve}
+PARAMETERIZATIONS = {"eps": eps, "mixed": mixed, "gaussian": gaussian, **DENOISERS}
 
 
 def log_noise(m: LinearSDE, t: jax.Array) -> jax.Array:
@@ -87,12 +137,42 @@ def log_noise(m: LinearSDE, t: jax.Array) -> jax.Array:
     return jnp.log(kernels.effective_noise(m, t)) / 4
 
 
+def vp_time(m: LinearSDE, t: jax.Array) -> jax.Array:
+    """score_sde's 999 t of the VP process with noise sigma_eff: sigma^2 = e^B - 1, B = int_0^t beta."""
+    return 999.0 * _SCORE_SDE_BETA.time(jnp.log1p(jnp.square(kernels.effective_noise(m, t))))
+
+
+def subvp_time(m: LinearSDE, t: jax.Array) -> jax.Array:
+    """score_sde's 999 t of the sub-VP process with noise sigma_eff = e^{B/2} - e^{-B/2}."""
+    return 999.0 * _SCORE_SDE_BETA.time(2 * jnp.arcsinh(kernels.effective_noise(m, t) / 2))
+
+
+def ve_noise(m: LinearSDE, t: jax.Array) -> jax.Array:
+    """score_sde's log sigma for VE, for random Fourier features; its data are in [0, 1], its sigma half of ours."""
+    return jnp.log(kernels.effective_noise(m, t) / 2)
+
+
 def scaled_time(m: LinearSDE, t: jax.Array) -> jax.Array:
     """score_sde's conditioning 999 t / T, for positional embeddings."""
     return 999.0 * jnp.asarray(t, jnp.float32) / m.T
 
 
-CONDITIONINGS = {"log_noise": log_noise, "time": scaled_time}
+def log_time(m: LinearSDE, t: jax.Array) -> jax.Array:
+    """CLD's conditioning log t, for random Fourier features (2112.07068, code)."""
+    del m
+    return jnp.log(jnp.asarray(t, jnp.float32))
+
+
+# beta of score_sde's published VP and sub-VP networks (2011.13456, appendix C).
+_SCORE_SDE_BETA = Linear(0.1, 19.9)
+# Functions of sigma_eff alone, and of the process's own time.
+CLOCKS = {"log_noise": log_noise, "vp_time": vp_time, "subvp_time": subvp_time, "ve_noise": ve_noise}
+CONDITIONINGS = {**CLOCKS, "time": scaled_time, "log_time": log_time}
+
+
+def is_denoiser(parameterization: str, conditioning: str) -> bool:
+    """Whether a model so named sees y and sigma_eff only: then it is a denoiser, and any process samples from it."""
+    return parameterization in DENOISERS and conditioning in CLOCKS
 
 
 def eps_function(
@@ -110,7 +190,7 @@ def eps_function(
       network: sees k blocks stacked on the channel axis, returns one block, float32.
       parameterization: one of `PARAMETERIZATIONS`' values.
       conditioning: one of `CONDITIONINGS`' values.
-      sigma_data: standard deviation of the data, for `gaussian` and `sufficient`.
+      sigma_data: standard deviation of the data, for `gaussian` and `sufficient`; the others ignore it.
 
     Raises:
       TypeError: if the state or the network's output is not float32.

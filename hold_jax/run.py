@@ -58,7 +58,7 @@ def run_train(config: ml_collections.ConfigDict, folder: str) -> None:
 def run_sample(config: ml_collections.ConfigDict, folder: str) -> None:
     """Draws samples from a checkpoint."""
     path = build.workdir(folder)
-    found = workdir.require_model(path, build.as_json(config))
+    found = workdir.require_model(path, build.as_json(config), any_process=build.any_process(config))
     sampling = build.sampling(config)
     model = build.model(config, found.data_shape, found.num_classes)
     make_draw(model, sampling, Devices.all())
@@ -70,7 +70,7 @@ def run_sample(config: ml_collections.ConfigDict, folder: str) -> None:
 def run_eval(config: ml_collections.ConfigDict, folder: str) -> None:
     """Reports the test loss, distances of samples to the data and, if asked for, bits per dimension."""
     path = build.workdir(folder)
-    found = workdir.require_model(path, build.as_json(config))
+    found = workdir.require_model(path, build.as_json(config), any_process=build.any_process(config))
     loss, evaluation = build.loss(config), build.evaluation(config)
     sampling = dataclasses.replace(build.sampling(config), frames=0)
     model = build.model(config, found.data_shape, found.num_classes)

@@ -84,23 +84,30 @@ def read(workdir: Path) -> Record:
         raise UserError(f"{path} cannot be read ({error}); restore it, or choose another --workdir") from None
 
 
-def require_model(workdir: Path, config: dict[str, Any]) -> Record:
+def require_model(workdir: Path, config: dict[str, Any], *, any_process: bool = False) -> Record:
     """The record in `workdir`, after checking that `config` describes the model that was trained there.
+
+    Args:
+      workdir: of the run.
+      config: resolved, as JSON.
+      any_process: the network does not depend on the process, so that `sde` may differ (`build.any_process`).
 
     Raises:
       UserError: naming the keys that differ.
     """
     found = read(workdir)
-    _require_same(workdir, found, dataclasses.replace(found, config=config), all_sections=False)
+    wanted = dataclasses.replace(found, config=config)
+    _require_same(workdir, found, wanted, all_sections=False, any_process=any_process)
     return found
 
 
-def _require_same(workdir: Path, old: Record, new: Record, *, all_sections: bool) -> None:
+def _require_same(workdir: Path, old: Record, new: Record, *, all_sections: bool, any_process: bool = False) -> None:
     before, now = _flatten(old.config), _flatten(new.config)
     different = []
     for key in sorted(before.keys() | now.keys()):
         section = key.split(".")[0]
         free = key in _FREE_KEYS or (section in _FREE_SECTIONS if all_sections else section not in _MODEL_SECTIONS)
+        free = free or (any_process and section == "sde")
         if not free and before.get(key) != now.get(key):
             different.append(f"{key} = {before.get(key)!r} there, {now.get(key)!r} here")
     if old.data_shape != new.data_shape:

@@ -1,4 +1,14 @@
-"""Converts others' weights: python -m hold_jax.convert --from=pytorch_fid --input=PATH.pth --output=PATH.npz."""
+"""Converts others' weights to ours, and ours to others'.
+
+A trained network to a work directory that main.py samples from and evaluates, or back to a state dict of PyTorch:
+
+    python -m hold_jax.convert --from=cld_sgm --input=PATH.pth --output=WORKDIR [--config=configs/X.py --config.a.b=...]
+    python -m hold_jax.convert --to=score_sde_pytorch --input=WORKDIR --output=PATH.pth
+
+The FID's Inception network:
+
+    python -m hold_jax.convert --from=pytorch_fid --input=PATH.pth --output=PATH.npz
+"""
 
 import argparse
 import sys
@@ -6,8 +16,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+import ml_collections
+from absl import flags, logging
+from ml_collections import config_flags
+
 from hold_jax.convert import inception
-from hold_jax.errors import UserError, require_choice
+from hold_jax.convert.runs import SOURCES, TARGETS, export_run, import_run
+from hold_jax.errors import UserError, require, require_choice
 
 # (input, output) -> what was done, in words.
 FROM: dict[str, Callable[[Path, Path], str]] = {
@@ -24,18 +39,56 @@ class _Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Converts one file; a user's mistake is one line, exit code 2, and leaves the output as it was."""
-    parser = _Parser(prog="python -m hold_jax.convert", description=__doc__, allow_abbrev=False)
-    parser.add_argument("--from", dest="source", required=True, help=f"project: {', '.join(sorted(FROM))}")
-    parser.add_argument("--input", type=Path, required=True, help="its file")
-    parser.add_argument("--output", type=Path, required=True, help="file to write")
+    logging.set_verbosity(logging.ERROR)  # Orbax tells of every write
+    parser = _Parser(prog="python -m hold_jax.convert", description=__doc__.splitlines()[0], allow_abbrev=False)
+    known = sorted({**FROM, **SOURCES})
+    parser.add_argument("--from", dest="source", help=f"project that made the input: {', '.join(known)}")
+    parser.add_argument("--to", dest="target", help=f"project that the output is for: {', '.join(TARGETS)}")
+    parser.add_argument("--input", type=Path, required=True, help="its file; with --to, a work directory")
+    parser.add_argument("--output", type=Path, required=True, help="work directory or file to write")
     try:
-        args = parser.parse_args(arguments)
-        require_choice("from", args.source, FROM)
-        done = FROM[args.source](args.input, args.output)
+        args, rest = parser.parse_known_args(arguments)
+        done = _convert(args, rest)
     except UserError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(_EXIT_USER_ERROR)
     print(f"{args.output}: {done}")
+
+
+def _convert(args: argparse.Namespace, rest: list[str]) -> str:
+    require((args.source is None) != (args.target is None), "from, to", (args.source, args.target), "one of the two")
+    of_config = [text for text in rest if text.startswith("--config=") or text.startswith("--config.")]
+    for text in rest:
+        takes_config = args.source in SOURCES and text in of_config
+        if not takes_config:
+            raise UserError(f"unrecognized arguments: {text}")
+    if args.target is not None:
+        require_choice("to", args.target, TARGETS)
+        return export_run(TARGETS[args.target], args.input, args.output)
+    require_choice("from", args.source, {**FROM, **SOURCES})
+    if args.source in FROM:
+        return FROM[args.source](args.input, args.output)
+    source = SOURCES[args.source]
+    return import_run(source, args.input, args.output, _config(source.config, of_config))
+
+
+def _config(default: str, arguments: list[str]) -> ml_collections.ConfigDict:
+    """The config of --config=PATH, or of `default`, with its --config.a.b=value."""
+    if not any(text.startswith("--config=") for text in arguments):
+        arguments = [f"--config={default}", *arguments]
+    argv = ["convert", *arguments]
+    values = flags.FlagValues()
+    config = config_flags.DEFINE_config_file("config", None, "Experiment.", flag_values=values, sys_argv=argv)
+    try:
+        values(argv)
+        return config.value.lock()
+    except OSError:
+        name = next(text for text in arguments if text.startswith("--config="))
+        raise UserError(f"{name}: no such file; configs/ holds the experiments") from None
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+        # ml_collections reports an unknown key as the repr of a KeyError: undo the escapes.
+        text = str(error.args[0] if error.args else error).replace("\\n", " ").replace("\\'", "'").replace("''", "'")
+        raise UserError(f"flags: {text}") from None
 
 
 if __name__ == "__main__":

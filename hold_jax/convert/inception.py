@@ -1,9 +1,7 @@
 """The weights of the FID's Inception network, from pytorch-fid's file or from a converted one."""
 
-import contextlib
 import functools
 import hashlib
-import os
 import re
 import zipfile
 from collections.abc import Mapping
@@ -16,6 +14,8 @@ import numpy as np
 from flax import traverse_util
 
 from hold_jax.convert import torch_file
+from hold_jax.convert.files import replacing
+from hold_jax.convert.match import require_shapes
 from hold_jax.errors import UserError, require
 from hold_jax.nn.inception import SIZE, Inception
 
@@ -23,7 +23,7 @@ FILE = "pt_inception-2015-12-05-6726825d.pth"
 URL = "https://github.com/mseitzer/pytorch-fid/releases"
 _BATCH_NORM_EPS = 1e-3
 _BATCH_NORM = ("weight", "bias", "running_mean", "running_var")
-_NAMES_SHOWN = 5
+_WHOSE = "the FID's Inception network"
 
 Params = dict[str, Any]
 _Shapes = dict[str, tuple[int, ...]]
@@ -70,7 +70,7 @@ def from_state_dict(state: Any, where: str = "the state dict") -> Params:
     # A counter of training steps, which files have or lack by PyTorch's version.
     counters = {f"{_torch_name(module)}.bn.num_batches_tracked" for module in modules}
     state = {name: value for name, value in state.items() if name not in counters}
-    _check_shapes({name: value.shape for name, value in state.items()}, state_shapes(), where)
+    require_shapes({name: value.shape for name, value in state.items()}, state_shapes(), where, _WHOSE)
 
     params = {}
     for module in modules:
@@ -116,18 +116,8 @@ def save_npz(params: Params, path: str | Path) -> None:
     """
     path = Path(path)
     require(path.suffix == ".npz", "output", str(path), "a path that ends in .npz")
-    temporary = path.with_name(f"{path.name}.tmp{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            np.savez(file, **traverse_util.flatten_dict(params, sep="/"))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"`output` is {str(path)!r}; it cannot be written: {error.strerror or error}") from None
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+    with replacing(path) as file:
+        np.savez(file, **traverse_util.flatten_dict(params, sep="/"))
 
 
 def convert(source: Path, target: Path) -> str:
@@ -163,7 +153,7 @@ def _read_npz(path: Path, where: str) -> Params:
             f"{where}; NumPy cannot read it ({error}); make it again: "
             f"python -m hold_jax.convert --from=pytorch_fid --input={FILE} --output={path}"
         ) from None
-    _check_shapes({name: value.shape for name, value in params.items()}, _shapes(), where)
+    require_shapes({name: value.shape for name, value in params.items()}, _shapes(), where, _WHOSE)
     for name, value in params.items():
         if value.dtype != np.float32:
             raise UserError(f"{where}; its {name} is of type {value.dtype}; it must be float32")
@@ -187,22 +177,3 @@ def _shapes() -> _Shapes:
 
 def _torch_name(module: str) -> str:
     return module.replace("/", ".")
-
-
-def _check_shapes(found: _Shapes, expected: _Shapes, where: str) -> None:
-    faults = {
-        "it lacks": [name for name in expected if name not in found],
-        "it has, and the network has not,": [name for name in found if name not in expected],
-        "of other shapes than the network's are": [
-            f"{name} {found[name]} for {expected[name]}"
-            for name in expected
-            if name in found and found[name] != expected[name]
-        ],
-    }
-    said = []
-    for fault, names in faults.items():
-        shown = ", ".join(map(str, names[:_NAMES_SHOWN]))
-        more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
-        said += [f"{fault} {shown}{more}"] if names else []
-    if said:
-        raise UserError(f"{where}; it is not of the FID's Inception network: {'; '.join(said)}")

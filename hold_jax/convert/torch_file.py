@@ -42,8 +42,8 @@ def read(path: str | Path, argument: str = "input") -> Any:
     """What `torch.save(value, path)` saved, e.g. a state dict as `dict[str, np.ndarray]`.
 
     Both formats, the zip of PyTorch 1.6 and the one before it. Dicts, lists, tuples, numbers, strings and None stay;
-    a tensor or parameter becomes a read-only array of the same type (bfloat16 of `ml_dtypes`), a dtype NumPy's; views
-    of one storage share memory.
+    a NumPy number becomes Python's, a tensor or parameter a read-only array of the same type (bfloat16 of `ml_dtypes`),
+    a dtype NumPy's; views of one storage share memory.
 
     Args:
       path: the file.
@@ -129,6 +129,38 @@ class _Tensor(_Opaque):
         return np.lib.stride_tricks.as_strided(numbers[self.offset :], self.size, strides, writeable=False)
 
 
+class _NumpyDtype(_Opaque):
+    """The type of a NumPy number; its state is a version and a byte order, then what plain numbers have none of."""
+
+    __slots__ = ("dtype",)
+
+    def __init__(self, code: Any, *rest: Any):
+        if rest != (False, True) or not isinstance(code, str) or not re.fullmatch(r"[biuf][1248]", code):
+            _refuse(f"holds numbers of NumPy's type {_printable(str(code))}; {_READABLE}")
+        self.dtype = np.dtype(code)
+
+    def __setstate__(self, state: Any) -> None:
+        match state:
+            case (int(), "<" | ">" | "=" | "|" as order, None, None, None, -1, -1, 0):
+                self.dtype = self.dtype.newbyteorder(order)
+            case _:
+                _refuse(f"alters a type of NumPy; {_READABLE}")
+
+
+def _numpy_scalar(dtype: Any, raw: Any) -> Any:
+    """A NumPy number, such as a learning rate of a warm-up, as Python's."""
+    if not isinstance(dtype, _NumpyDtype) or type(raw) is not bytes or len(raw) != dtype.dtype.itemsize:
+        _refuse("holds a NumPy number that is not well formed")
+    return np.frombuffer(raw, dtype.dtype)[0].item()
+
+
+def _encode(text: Any, encoding: Any) -> bytes:
+    """How protocol 2 writes bytes."""
+    if not isinstance(text, str) or encoding != "latin1":
+        _refuse(f"encodes what is no string of bytes; {_READABLE}")
+    return text.encode("latin1")
+
+
 class _Dict(dict):
     """An OrderedDict of the file; module state dicts carry attributes, which are not kept."""
 
@@ -169,6 +201,10 @@ _FUNCTIONS = {
     "torch.Size": tuple,
     "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
     "torch._utils._rebuild_parameter": _rebuild_parameter,
+    "numpy.dtype": _NumpyDtype,
+    "numpy.core.multiarray.scalar": _numpy_scalar,
+    "numpy._core.multiarray.scalar": _numpy_scalar,
+    "_codecs.encode": _encode,
 }
 _GLOBALS = (
     {name: _Global(name, function=function) for name, function in _FUNCTIONS.items()}

@@ -12,6 +12,8 @@ from hold_jax.nn.layers import dense
 
 EmbeddingKind = Literal["fourier", "positional"]
 EMBEDDINGS: tuple[EmbeddingKind, ...] = ("fourier", "positional")
+LabelPlace = Literal["embedding", "features"]
+LABEL_PLACES: tuple[LabelPlace, ...] = ("embedding", "features")
 
 
 class GaussianFourierFeatures(nn.Module):
@@ -63,6 +65,8 @@ class ConditionEmbedding(nn.Module):
       fourier_scale: standard deviation of the frequencies.
       conditional: whether the noise level enters.
       num_classes: number of classes; index `num_classes` is the null class (arXiv:2207.12598); 0: no labels.
+      label_place: what the class's vector is added to: the 'embedding', or the 'features' before the dense layers
+        (EDM, arXiv:2206.00364, code).
     """
 
     size: int
@@ -71,6 +75,7 @@ class ConditionEmbedding(nn.Module):
     fourier_scale: float
     conditional: bool
     num_classes: int
+    label_place: LabelPlace = "embedding"
 
     @nn.compact
     def __call__(self, noise_cond: jax.Array, labels: jax.Array | None) -> jax.Array | None:
@@ -79,12 +84,21 @@ class ConditionEmbedding(nn.Module):
         Raises:
           UserError: labels missing though the network has classes, or given though it has none.
         """
-        embedding = None
-        if self.conditional:
-            embedding = self._embed_noise(noise_cond.astype(jnp.float32))
+        self._check_labels(noise_cond, labels)
+        noise_cond = noise_cond.astype(jnp.float32)
+        if labels is None:
+            return self._dense(self._features(noise_cond)) if self.conditional else None
+        if self.label_place == "features":
+            features = self._features(noise_cond)
+            return self._dense(features + self._table(features.shape[-1])(labels))
+        if not self.conditional:
+            return self._table(self.size)(labels)
+        return self._dense(self._features(noise_cond)) + self._table(self.size)(labels)
+
+    def _check_labels(self, noise_cond: jax.Array, labels: jax.Array | None) -> None:
         if self.num_classes == 0:
             require(labels is None, "labels", labels, "None, because the network's `num_classes` is 0")
-            return embedding
+            return
         require(
             labels is not None and labels.shape == noise_cond.shape,
             "labels",
@@ -92,14 +106,16 @@ class ConditionEmbedding(nn.Module):
             f"an integer array of shape {noise_cond.shape}, because the network's `num_classes` is {self.num_classes} "
             f"(label {self.num_classes} is the null class: no condition)",
         )
-        # One more row than classes. An index beyond it gives NaN, not a wrong class.
-        table = nn.Embed(self.num_classes + 1, self.size, embedding_init=nn.initializers.normal(0.02), name="labels")
-        return table(labels) if embedding is None else embedding + table(labels)
 
-    def _embed_noise(self, t: jax.Array) -> jax.Array:
+    def _table(self, size: int) -> nn.Embed:
+        # One more row than classes. An index beyond it gives NaN, not a wrong class.
+        return nn.Embed(self.num_classes + 1, size, embedding_init=nn.initializers.normal(0.02), name="labels")
+
+    def _features(self, t: jax.Array) -> jax.Array:
         if self.kind == "fourier":
-            features = GaussianFourierFeatures(self.num_frequencies, self.fourier_scale, name="fourier")(t)
-        else:
-            features = sinusoidal_features(t, self.num_frequencies)
+            return GaussianFourierFeatures(self.num_frequencies, self.fourier_scale, name="fourier")(t)
+        return sinusoidal_features(t, self.num_frequencies)
+
+    def _dense(self, features: jax.Array) -> jax.Array:
         h = dense(self.size, name="dense0", dtype=jnp.float32)(features)
         return dense(self.size, name="dense1", dtype=jnp.float32)(nn.silu(h))

@@ -11,7 +11,7 @@ from jax.typing import DTypeLike
 
 from hold_jax.errors import require, require_choice
 from hold_jax.nn.blocks import ResBlockBigGAN, ResBlockDDPM
-from hold_jax.nn.embeddings import EMBEDDINGS, ConditionEmbedding, EmbeddingKind
+from hold_jax.nn.embeddings import EMBEDDINGS, LABEL_PLACES, ConditionEmbedding, EmbeddingKind, LabelPlace
 from hold_jax.nn.layers import OutputHead, SelfAttention, conv3x3
 from hold_jax.nn.pyramids import InputResidual, InputSkip, OutputResidual, OutputSkip
 from hold_jax.nn.resample import ConvDownsample, ConvUpsample, Taps, downsample, upsample
@@ -40,6 +40,8 @@ def check_image_shape(height: int, width: int, num_levels: int) -> None:
 class NCSNpp(nn.Module):
     """The U-Net of score_sde, with every option of its `ncsnpp`; the defaults are CLD's network for CIFAR-10.
 
+    EDM's `SongUNet` (arXiv:2206.00364) is this network with `label_place` 'features'.
+
     The network neither centres nor scales its input, nor divides its output: that is the caller's preconditioning.
     Parameters are float32. The first and last convolutions run in float32 whatever `dtype`: a bfloat16 image would
     lose the noise that the network is to see at low noise levels.
@@ -64,6 +66,8 @@ class NCSNpp(nn.Module):
       fourier_scale: standard deviation of the random frequencies, in cycles per unit of `noise_cond`.
       conditional: whether the network sees the noise level; if False `noise_cond` is ignored.
       num_classes: number of classes; label `num_classes` is the null class of classifier-free guidance; 0: no labels.
+      label_place: where the class enters: 'embedding', after the dense layers of the noise level's, or 'features',
+        before them (EDM).
       dtype: compute type, jnp.float32 or jnp.bfloat16.
       remat: recompute residual blocks in the backward pass: less memory, about a third more time.
     """
@@ -87,6 +91,7 @@ class NCSNpp(nn.Module):
     fourier_scale: float = 16.0
     conditional: bool = True
     num_classes: int = 0
+    label_place: LabelPlace = "embedding"
     dtype: DTypeLike = jnp.float32
     remat: bool = False
 
@@ -97,6 +102,9 @@ class NCSNpp(nn.Module):
         require_choice("progressive_input", self.progressive_input, ("none", "input_skip", "residual"))
         require_choice("progressive_combine", self.progressive_combine, ("sum", "cat"))
         require_choice("embedding", self.embedding, EMBEDDINGS)
+        require_choice("label_place", self.label_place, LABEL_PLACES)
+        with_noise = self.label_place == "embedding" or self.conditional
+        require(with_noise, "label_place", self.label_place, "'embedding' where `conditional` is False")
         require(len(self.channel_multipliers) > 0, "channel_multipliers", self.channel_multipliers, "not empty")
         require(0 <= self.dropout < 1, "dropout", self.dropout, "in [0, 1)")
         require(self.num_classes >= 0, "num_classes", self.num_classes, "0 or more")
@@ -129,6 +137,7 @@ class NCSNpp(nn.Module):
             self.fourier_scale,
             self.conditional,
             self.num_classes,
+            self.label_place,
             name="embedding",
         )(noise_cond, labels)
 
