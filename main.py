@@ -13,6 +13,14 @@ from ml_collections import config_flags
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment, e.g. configs/digits_hold.py.")
 _MODE = flags.DEFINE_enum("mode", None, ["train", "sample", "eval", "stats"], "What to do.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
+_CACHE = flags.DEFINE_string(
+    "compilation_cache", "auto", "Folder of compiled programs; auto: in the work directory on GPU and TPU; off: none."
+)
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "HOST:PORT of process 0 of several; not needed on Cloud TPU and under SLURM's srun."
+)
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes --coordinator joins.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this one is, from 0.")
 flags.mark_flags_as_required(["config", "mode", "workdir"])
 
 _EXIT_USER_ERROR = 2
@@ -23,17 +31,27 @@ def main(argv: Sequence[str]) -> None:
     # Heavy imports come after the flags are known to be right.
     import jax
 
-    from hold_jax import run
+    from hold_jax import distributed, run
     from hold_jax.errors import UserError
 
-    logging.set_verbosity(logging.ERROR)  # Orbax tells of every write, and warns of reading
+    logging.set_verbosity(logging.FATAL)  # Orbax tells of every write, and of errors that we tell of in one line
     jax.config.update("jax_logging_level", "WARNING")
     try:
         if argv[1:]:
             raise UserError(f"unknown argument {argv[1]!r}; flags are written --name=value")
+        distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+        run.cache_compilations(_CACHE.value, _WORKDIR.value)
         run.MODES[_MODE.value](_CONFIG.value, _WORKDIR.value)
-    except UserError as error:
+    except distributed.AgreedError as error:
         _fail(str(error))
+    except UserError as error:
+        if jax.distributed.is_initialized() and jax.process_count() > 1:
+            distributed.leave(_line(str(error)), _EXIT_USER_ERROR)
+        _fail(str(error))
+    except Exception as error:
+        if not jax.distributed.is_initialized() or jax.process_count() == 1:
+            raise
+        distributed.leave_after(error)
 
 
 def _parse(argv: list[str]) -> list[str]:
@@ -52,8 +70,12 @@ def _parse(argv: list[str]) -> list[str]:
 
 
 def _fail(message: str) -> NoReturn:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    print(_line(message), file=sys.stderr)
     sys.exit(_EXIT_USER_ERROR)
+
+
+def _line(message: str) -> str:
+    return f"error: {' '.join(message.split())}"
 
 
 if __name__ == "__main__":

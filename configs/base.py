@@ -104,6 +104,8 @@ def get_config() -> ConfigDict:
     training.checkpoint_every = 10_000
     training.keep_last = 2  # checkpoints
     training.keep_every = 100_000  # steps; such checkpoints stay for good; 0: none
+    training.skip_limit = 10  # steps in a row with a loss or gradient that is not finite, skipped; one more stops
+    training.profile = 0  # steps to trace into WORKDIR/profile, soon after the start; 0: none
     training.report = True  # sample and evaluate at the end
 
     c.sampling = sampling = ConfigDict()  # hold_jax/samplers

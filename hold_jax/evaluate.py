@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hold_jax import pictures, quality, reference
+from hold_jax import distributed, pictures, quality, reference
 from hold_jax.data import Dataset, eval_batches, to_model_range
 from hold_jax.data.dataset import array_dataset
 from hold_jax.errors import require
@@ -122,7 +122,7 @@ def evaluate(
         results |= found
     if settings.likelihood is not None:
         results |= _likelihood(model, params, test, settings.likelihood, devices, folder, weights)
-    if jax.process_index() == 0:
+    if distributed.is_main():
         folder.mkdir(parents=True, exist_ok=True)
         for name, image in images.items():
             image.save(folder / f"{name}.png")
@@ -169,7 +169,7 @@ def sample_rows(
     options = (settings.sampler, settings.denoise, settings.label, settings.guidance, settings.seed)
     name = _digest(weights, *map(repr, options), times, *_matrices(model))
     rows = PartialRows(folder / f"samples_{name}", num)
-    with Progress(num, rows.count, 1, jax.process_index() == 0, unit="sample") as progress:
+    with Progress(num, rows.count, 1, distributed.is_main(), unit="sample") as progress:
         progress.update(rows.count)
         for x, _ in draw_blocks(model, params, settings, devices, start=rows.count, stop=num):
             rows.append(to_data_range(x))
@@ -237,7 +237,7 @@ def _likelihood(
     name = _digest(weights, repr(options), test.name, test.split, *_matrices(model))
     rows = PartialRows(folder / f"likelihood_{name}", num)
     began = time.monotonic()
-    with Progress(num, rows.count, 1, jax.process_index() == 0, unit="likelihood") as progress:
+    with Progress(num, rows.count, 1, distributed.is_main(), unit="likelihood") as progress:
         found = bits_per_dim(model, params, test, settings, devices, rows, tick=progress.update)
     return found | {"likelihood_seconds": time.monotonic() - began}
 
@@ -256,5 +256,5 @@ def _digest(*parts: Any) -> str:
 
 
 def _say(message: str) -> None:
-    if jax.process_index() == 0:
+    if distributed.is_main():
         print(message, file=sys.stderr)

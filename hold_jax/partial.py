@@ -4,10 +4,9 @@ import os
 import re
 from pathlib import Path
 
-import jax
 import numpy as np
-from jax.experimental import multihost_utils
 
+from hold_jax import distributed
 from hold_jax.errors import UserError
 
 _NAME = re.compile(r"(\d{9})-(\d{9})\.npy")
@@ -30,9 +29,8 @@ class PartialRows:
     def __init__(self, folder: Path, total: int):
         self._folder, self._total = folder, total
         stop = min(sum(stop - start for start, stop in _chain(folder)), total)
-        if jax.process_count() > 1:
-            # The first process may already be writing when another one looks.
-            stop = int(multihost_utils.broadcast_one_to_all(np.int32(stop)))
+        # The first process may already be writing when another one looks.
+        stop = int(distributed.from_first(lambda: np.int32(stop), np.zeros((), np.int32)))
         self._parts = _read(folder, stop)
         self.count = stop
 
@@ -45,7 +43,7 @@ class PartialRows:
         """Adds rows (k, ...) at the end, those beyond N excepted."""
         rows = rows[: self.missing]
         stop = self.count + len(rows)
-        if jax.process_index() == 0:
+        if distributed.is_main():
             self._folder.mkdir(parents=True, exist_ok=True)
             path = _path(self._folder, self.count, stop)
             temporary = path.with_suffix(f".tmp{os.getpid()}")

@@ -12,6 +12,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from hold_jax import distributed
 from hold_jax.data import Dataset
 from hold_jax.errors import UserError
 from hold_jax.features.compute import features_of
@@ -75,9 +76,9 @@ def stats_path(folder: Path, network: FeatureNetwork, data: Dataset) -> Path:
 
 def compute(network: FeatureNetwork, data: Dataset, devices: Devices) -> Reference:
     """The statistics of every example of `data`, with a progress bar."""
-    if jax.process_index() == 0:
+    if distributed.is_main():
         print(f"{network.name} features of {data.name}, {data.split}: {len(data):,} examples", file=sys.stderr)
-    with Progress(len(data), 0, 1, jax.process_index() == 0, unit="example") as progress:
+    with Progress(len(data), 0, 1, distributed.is_main(), unit="example") as progress:
         values = features_of(network, data, devices, tick=progress.update).values
     return Reference(moments(values), values, about(network, data))
 
@@ -85,12 +86,15 @@ def compute(network: FeatureNetwork, data: Dataset, devices: Devices) -> Referen
 def prepare(network: FeatureNetwork, data: Dataset, folder: Path, devices: Devices) -> Reference:
     """The statistics in `folder`, computed and kept there unless they are there already, of this network and data."""
     path = stats_path(folder, network, data)
-    if path.is_file():
-        found = load(path)
-        if found.about == about(network, data):
-            return found
+    found = load(path) if path.is_file() else None
+    # All processes compute them, or none; the first one may be writing them while another looks.
+    usable = distributed.from_first(
+        lambda: np.bool_(found is not None and found.about == about(network, data)), np.zeros((), np.bool_)
+    )
+    if usable:
+        return load(path) if found is None else found
     found = compute(network, data, devices)
-    if jax.process_index() == 0:
+    if distributed.is_main():
         found.save(path)
     return found
 

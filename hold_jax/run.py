@@ -1,5 +1,6 @@
 """The modes of `main.py`: each builds what it needs from the config, then calls one loop."""
 
+import contextlib
 import dataclasses
 import functools
 import itertools
@@ -12,7 +13,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from hold_jax import build, reference, workdir
+from hold_jax import build, distributed, reference, workdir
 from hold_jax.data import Dataset, to_model_range
 from hold_jax.errors import require
 from hold_jax.evaluate import EvalSettings, evaluate
@@ -28,39 +29,49 @@ from hold_jax.training.state import init_state
 
 def run_train(config: ml_collections.ConfigDict, folder: str) -> None:
     """Trains, then samples and evaluates the result (config.training.report)."""
-    path = build.workdir(folder)
-    loss, optimiser = build.loss(config), build.optimiser(config)
-    settings, sampling, evaluation = build.training(config), build.sampling(config), build.evaluation(config)
-    build.process(config)
-    data = build.dataset(config, "train")
-    model = build.model(config, data.shape, data.num_classes)
-    check(model, loss, optimiser, data, settings, sampling)
-    if config.training.report:
-        # The report comes after hours of work: what it needs is checked, and made, now.
-        held_out = _dataset(config, "test", data.shape)
-        Devices.all().require_divides("eval.batch_size", evaluation.batch_size)
-    workdir.open_for_training(path, build.record(config, data))
-    if config.training.report:
-        networks = _networks(config, evaluation, lambda: data, path)
-        check_evaluation(evaluation, networks, held_out, Devices.all())
+    _require_same(config, folder)
+    with contextlib.ExitStack() as held:
+        with distributed.together():
+            path = build.workdir(folder)
+            loss, optimiser = build.loss(config), build.optimiser(config)
+            settings, sampling, evaluation = build.training(config), build.sampling(config), build.evaluation(config)
+            build.process(config)
+            data = build.dataset(config, "train")
+            model = _model(config, data.shape, data.num_classes)
+            check(model, loss, optimiser, data, settings, sampling)
+            if config.training.report:
+                # The report comes after hours of work: what it needs is checked, and made, now.
+                held_out = _dataset(config, "test", data.shape)
+                Devices.all().require_divides("eval.batch_size", evaluation.batch_size)
+            if distributed.is_main():
+                held.enter_context(workdir.locked(path))
+                workdir.open_for_training(path, build.record(config, data))
+        with distributed.together():
+            workdir.require_shared(path)
+        if config.training.report:
+            networks = _networks(config, evaluation, lambda: data, path)
+            check_evaluation(evaluation, networks, held_out, Devices.all())
 
-    state = train(model, loss, optimiser, data, settings, sampling, path)
-    if config.training.report:
+        state = train(model, loss, optimiser, data, settings, sampling, path)
         step = int(state.step)
-        _announce(sample(model, state.ema, sampling, path, step=step, reference=_vectors(data)))
-        results = evaluate(
-            model, loss, state.ema, held_out, evaluation, sampling, path,
-            step=step, networks=networks, load_train=lambda: data,
-        )  # fmt: skip
-        _print_results(results)
+        if step < settings.num_steps:
+            _say(f"stopped at step {step:,} of {settings.num_steps:,}: the same command goes on from there")
+        elif config.training.report:
+            _announce(sample(model, state.ema, sampling, path, step=step, reference=_vectors(data)))
+            results = evaluate(
+                model, loss, state.ema, held_out, evaluation, sampling, path,
+                step=step, networks=networks, load_train=lambda: data,
+            )  # fmt: skip
+            _print_results(results)
 
 
 def run_sample(config: ml_collections.ConfigDict, folder: str) -> None:
     """Draws samples from a checkpoint."""
+    _require_same(config, folder)
     path = build.workdir(folder)
     found = workdir.require_model(path, build.as_json(config), any_process=build.any_process(config))
     sampling = build.sampling(config)
-    model = build.model(config, found.data_shape, found.num_classes)
+    model = _model(config, found.data_shape, found.num_classes)
     make_draw(model, sampling, Devices.all())
     asked = config.sampling.checkpoint
     for step, params in _averages(config, model, path, None if asked is None else [asked]):
@@ -69,11 +80,12 @@ def run_sample(config: ml_collections.ConfigDict, folder: str) -> None:
 
 def run_eval(config: ml_collections.ConfigDict, folder: str) -> None:
     """Reports the test loss, distances of samples to the data and, if asked for, bits per dimension."""
+    _require_same(config, folder)
     path = build.workdir(folder)
     found = workdir.require_model(path, build.as_json(config), any_process=build.any_process(config))
     loss, evaluation = build.loss(config), build.evaluation(config)
     sampling = dataclasses.replace(build.sampling(config), frames=0)
-    model = build.model(config, found.data_shape, found.num_classes)
+    model = _model(config, found.data_shape, found.num_classes)
     held_out = _dataset(config, "test", found.data_shape)
     load_train = functools.cache(lambda: _dataset(config, "train", found.data_shape))
     make_draw(model, sampling, Devices.all())
@@ -91,15 +103,48 @@ def run_eval(config: ml_collections.ConfigDict, folder: str) -> None:
 
 def run_stats(config: ml_collections.ConfigDict, folder: str) -> None:
     """Computes and keeps the reference statistics of the training data, for each of config.eval.features."""
+    _require_same(config, folder)
     path = build.workdir(folder)
     data = build.dataset(config, "train")
     for network in build.feature_networks(config, lambda: data, path):
         reference.prepare(network, data, path, Devices.all())
-        if jax.process_index() == 0:
+        if distributed.is_main():
             print(reference.stats_path(path, network, data), flush=True)
 
 
+def cache_compilations(where: str, folder: str) -> None:
+    """Keeps compiled programs in a folder, so that a run that goes on does not wait for them again.
+
+    It also makes a GPU's program the same one after a restart, whatever its autotuner would find now.
+
+    Args:
+      where: a folder; "off"; or "auto": `folder`/compilation_cache on accelerators, off on CPUs, whose programs may
+        not run on another machine that shares the folder. A folder set by JAX_COMPILATION_CACHE_DIR wins over auto.
+      folder: the work directory.
+    """
+    chosen = jax.config.jax_compilation_cache_dir is not None
+    if where == "off" or (where == "auto" and (chosen or jax.default_backend() == "cpu")):
+        return
+    path = build.workdir(folder) / "compilation_cache" if where == "auto" else build.workdir(where)
+    jax.config.update("jax_compilation_cache_dir", str(path))
+
+
 MODES = {"train": run_train, "sample": run_sample, "eval": run_eval, "stats": run_stats}
+
+
+def _require_same(config: ml_collections.ConfigDict, folder: str) -> None:
+    """Stops all processes before they wait for each other with different programs."""
+    distributed.require_same({"workdir": folder, **workdir.flatten(build.as_json(config))})
+
+
+def _model(config: ml_collections.ConfigDict, data_shape: tuple[int, ...], num_classes: int) -> Model:
+    """The model, in float32 where the devices have no bfloat16; parameters are float32 either way."""
+    if config.model.dtype == "bfloat16" and not Devices.all().have_bfloat16():
+        kind = jax.devices()[0].device_kind
+        _say(f"model.dtype is bfloat16, which {kind} has not: computing in float32")
+        config = ml_collections.ConfigDict(config)
+        config.model.dtype = "float32"
+    return build.model(config, data_shape, num_classes)
 
 
 def _dataset(config: ml_collections.ConfigDict, split: str, shape: tuple[int, ...]) -> Dataset:
@@ -140,13 +185,17 @@ def _vectors(data: Dataset) -> np.ndarray | None:
 
 
 def _announce(folder: Any) -> None:
-    if jax.process_index() == 0:
-        print(f"samples: {folder}", file=sys.stderr)
+    _say(f"samples: {folder}")
+
+
+def _say(message: str) -> None:
+    if distributed.is_main():
+        print(message, file=sys.stderr, flush=True)
 
 
 def _print_results(results: dict[str, float]) -> None:
     """One line a figure, with its error or its interval."""
-    if jax.process_index() != 0:
+    if not distributed.is_main():
         return
     endings = ("_error", "_low", "_high")
     rows = {name: f"{value:.6g}" for name, value in results.items() if not name.endswith(endings)}

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import PIL.Image
 
-from hold_jax import pictures, samplers
+from hold_jax import distributed, pictures, samplers
 from hold_jax.data import from_model_range
 from hold_jax.errors import UserError, require
 from hold_jax.model import Model
@@ -190,7 +190,7 @@ def sample(
     """
     x, film = draw_many(model, params, settings, Devices.all(), num=settings.num_samples)
     folder = workdir / "samples" / f"step_{step}"
-    if jax.process_index() == 0:
+    if distributed.is_main():
         folder.mkdir(parents=True, exist_ok=True)
         picture(x, reference=reference).save(folder / "grid.png")
         data = to_data_range(x)

@@ -13,16 +13,19 @@ import numpy as np
 import optax
 from clu import parameter_overview
 
-from hold_jax import pictures
+from hold_jax import distributed, pictures
 from hold_jax.data import Dataset, batches, prefetch, to_model_range
-from hold_jax.errors import UserError, require
+from hold_jax.errors import require
 from hold_jax.model import Model
 from hold_jax.sample import SampleSettings, make_draw, picture
 from hold_jax.training.checkpoint import Checkpoints, abstract_state
 from hold_jax.training.log import METRICS_FILE, MetricLog, NullLog, Progress, read_jsonl
 from hold_jax.training.mesh import Devices
+from hold_jax.training.preemption import Preemption
+from hold_jax.training.profile import Profile
 from hold_jax.training.state import TrainState, init_state
 from hold_jax.training.step import ScoreLoss, StepFn, make_train_step
+from hold_jax.training.window import Window
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +45,8 @@ class TrainSettings:
       checkpoint_every: steps between checkpoints.
       keep_last: checkpoints kept.
       keep_every: also keep those whose step is a multiple of this; 0: no others.
+      skip_limit: steps in a row that may be skipped because their loss or gradient is not finite.
+      profile: steps to trace into `workdir`/profile; 0: none.
     """
 
     seed: int
@@ -56,6 +61,8 @@ class TrainSettings:
     checkpoint_every: int
     keep_last: int
     keep_every: int
+    skip_limit: int
+    profile: int
 
     def __post_init__(self):
         require(0 <= self.seed < 2**32, "seed", self.seed, "in [0, 2^32)")
@@ -67,7 +74,8 @@ class TrainSettings:
             whole = value >= 0 and value % self.steps_per_call == 0
             require(whole, f"training.{name}", value, f"a multiple of steps_per_call = {self.steps_per_call}")
         require(0 <= self.ema_decay < 1, "training.ema_decay", self.ema_decay, "in [0, 1)")
-        require(self.keep_every >= 0, "training.keep_every", self.keep_every, "0 or more")
+        for name in ("keep_every", "skip_limit", "profile"):
+            require(getattr(self, name) >= 0, f"training.{name}", getattr(self, name), "0 or more")
 
 
 def train(
@@ -79,75 +87,89 @@ def train(
     sampling: SampleSettings,
     workdir: Path,
 ) -> TrainState:
-    """Trains from the newest checkpoint in `workdir`, or from the start, to `settings.num_steps`.
+    """Trains from the newest intact checkpoint in `workdir`, or from the start, to `settings.num_steps`.
 
     Leaves checkpoints/, metrics.jsonl, tensorboard/, grids/ and loss.png in `workdir`. Stopped at any
-    moment, the same call goes on from the last checkpoint with the same numbers.
+    moment, the same call goes on from the last checkpoint with the same numbers. At SIGTERM, or Ctrl-C, it
+    writes a checkpoint and returns the state so far.
 
     Raises:
-      UserError: before compilation for settings that cannot work; at the step where the loss or the
-        gradient stops being finite, with the last good checkpoint kept.
+      UserError: before compilation for settings that cannot work; where more than `settings.skip_limit`
+        steps in a row are not finite, and where a checkpoint cannot be written, with the last good one kept.
     """
+    began = time.monotonic()
     devices = Devices.all()
-    main = jax.process_index() == 0
+    main = distributed.is_main()
     draw = make_draw(model, sampling, devices)
     take_step = _step(model, loss, optimizer, settings)
     new_state = functools.partial(init_state, model, optimizer, settings.seed)
+    per_call = settings.steps_per_call
     with Checkpoints.open(workdir, keep_last=settings.keep_last, keep_every=settings.keep_every or None) as checkpoints:
-        if checkpoints.latest() is None:
+        state = checkpoints.resume(abstract_state(new_state, devices.replicated))
+        if state is None:
             state = devices.init(new_state)
-        else:
-            state = checkpoints.restore(abstract_state(new_state, devices.replicated))
         start = int(state.step)
         if start >= settings.num_steps:
-            print(f"already trained: {workdir} is at step {start:,} of {settings.num_steps:,}", file=sys.stderr)
+            if main:
+                print(f"already trained: {workdir} is at step {start:,} of {settings.num_steps:,}", file=sys.stderr)
             return state
-        whole = start % settings.steps_per_call == 0
-        require(
-            whole, "training.steps_per_call", settings.steps_per_call, f"a divisor of {start}, the step to go on from"
-        )
+        whole = start % per_call == 0
+        require(whole, "training.steps_per_call", per_call, f"a divisor of {start}, the step to go on from")
         if main:
             _introduce(model, state, dataset, devices, start, workdir)
 
+        feed = _feed(dataset, settings, devices, start)
+        # Compiled ahead: a call with any other shape, type or sharding is an error, never a second compilation.
         step_fn = jax.jit(take_step, donate_argnums=0, out_shardings=devices.replicated)
+        step_fn = step_fn.lower(state, _abstract_batch(model, settings, devices)).compile()
+        compiled = time.monotonic()
         log = MetricLog(workdir, start_step=start) if main else NullLog()
         progress = Progress(settings.num_steps, start, settings.batch_size, enabled=main)
-        feed = _feed(dataset, settings, devices, start)
-        pending: list[dict[str, jax.Array]] = []
-        began, first = time.monotonic(), start
+        window = Window(settings.batch_size, settings.skip_limit)
+        profile = Profile(workdir, -(-settings.profile // per_call) if main else 0)
         try:
-            for step in range(start + settings.steps_per_call, settings.num_steps + 1, settings.steps_per_call):
-                state, metrics = step_fn(state, next(feed))
-                pending.append(metrics)
+            with Preemption() as preemption:
+                for step in range(start + per_call, settings.num_steps + 1, per_call):
+                    profile.before_call()
+                    state, metrics = step_fn(state, window.next_batch(feed))
+                    window.add(metrics)
+                    traced = profile.after_call(metrics)
+                    if traced:
+                        progress.write(f"profile: {traced}")
 
-                def due(every: int, step: int = step) -> bool:
-                    return bool(every) and (step % every == 0 or step == settings.num_steps)
+                    def due(every: int, step: int = step) -> bool:
+                        return bool(every) and (step % every == 0 or step == settings.num_steps)
 
-                reported = due(settings.log_every) or due(settings.checkpoint_every)
-                if reported or step == start + settings.steps_per_call:
-                    values = _finite(pending, step, checkpoints)
-                    # A resumed run's first call only starts the clock: the log is that of a run that never stopped.
-                    if reported or start == 0:
-                        pending = []
+                    first, told = step == start + per_call, preemption.reached()
+                    # A resumed run's first call only starts the clock: its log is that of a run that never stopped.
+                    reported = due(settings.log_every) or due(settings.checkpoint_every) or (first and start == 0)
+                    if reported:
+                        values, skipped = window.close(step, checkpoints.latest())
+                        log.scalars(step, {f"train/{name}": value for name, value in values.items()})
+                        for line in skipped:
+                            progress.write(line)
+                        progress.update(step, values["loss"])
+                    elif first:
+                        progress.update(step, window.loss())
+                    if first:
+                        window.start_clock()
                         seconds = time.monotonic() - began
-                        rate = (step - first) * settings.batch_size / seconds
-                        log.scalars(
-                            step,
-                            {**{f"train/{name}": v for name, v in values.items()}, "train/images_per_second": rate},
-                        )
-                    progress.update(step, values["loss"])
-                    began, first = time.monotonic(), step
-                if due(settings.checkpoint_every):
-                    checkpoints.save(state)
-                if due(settings.sample_every):
-                    x, _ = draw(state.ema, np.arange(sampling.batch_size, dtype=np.int32))
-                    if main:
-                        grid = picture(np.asarray(x))
-                        (workdir / "grids").mkdir(exist_ok=True)
-                        grid.save(workdir / "grids" / f"step_{step:08d}.png")
-                        log.image("samples", grid, step)
+                        progress.write(f"first step after {seconds:.1f} s, {compiled - began:.1f} s of it compiling")
+                    if due(settings.checkpoint_every) or told:
+                        checkpoints.save(state)
+                    if told:
+                        break
+                    if due(settings.sample_every):
+                        x, _ = draw(state.ema, np.arange(sampling.batch_size, dtype=np.int32))
+                        if main:
+                            grid = picture(np.asarray(x))
+                            (workdir / "grids").mkdir(exist_ok=True)
+                            grid.save(workdir / "grids" / f"step_{step:08d}.png")
+                            log.image("samples", grid, step)
             checkpoints.save(state)
+            checkpoints.wait()
         finally:
+            profile.close()
             feed.close()
             progress.close()
             log.close()
@@ -176,13 +198,19 @@ def check(
     devices.require_divides("training.batch_size", settings.batch_size, settings.accumulation_steps)
     require(not settings.flip or dataset.is_image, "data.flip", True, "False for vectors")
     make_draw(model, sampling, devices)
-    calls = (settings.steps_per_call,) if settings.steps_per_call > 1 else ()
-    batch = {
-        "x": jax.ShapeDtypeStruct((*calls, settings.batch_size, *model.data_shape), np.float32),
-        "label": jax.ShapeDtypeStruct((*calls, settings.batch_size), np.int32),
-    }
     state = jax.eval_shape(functools.partial(init_state, model, optimizer, settings.seed))
-    jax.eval_shape(_step(model, loss, optimizer, settings), state, batch)
+    jax.eval_shape(_step(model, loss, optimizer, settings), state, _abstract_batch(model, settings, devices))
+
+
+def _abstract_batch(model: Model, settings: TrainSettings, devices: Devices) -> dict[str, jax.ShapeDtypeStruct]:
+    """What `_feed` yields: shapes, types and shardings."""
+    calls = (settings.steps_per_call,) if settings.steps_per_call > 1 else ()
+    sharding = devices.batch(axis=len(calls))
+    kind = np.uint8 if len(model.data_shape) == 3 else np.float32
+    return {
+        "x": jax.ShapeDtypeStruct((*calls, settings.batch_size, *model.data_shape), kind, sharding=sharding),
+        "label": jax.ShapeDtypeStruct((*calls, settings.batch_size), np.int32, sharding=sharding),
+    }
 
 
 def _step(model: Model, loss: ScoreLoss, optimizer: optax.GradientTransformation, settings: TrainSettings) -> StepFn:
@@ -215,26 +243,6 @@ def _feed(dataset: Dataset, settings: TrainSettings, devices: Devices, start: in
     return prefetch(stacked, functools.partial(devices.put, axis=1))
 
 
-def _finite(pending: list[dict[str, jax.Array]], step: int, checkpoints: Checkpoints) -> dict[str, float]:
-    """Means of the metrics of the steps up to `step`; stops the run if one of them is not finite."""
-    values = {name: np.concatenate([np.asarray(m[name]) for m in pending]) for name in pending[0]}
-    bad = {name: np.flatnonzero(~np.isfinite(series)) for name, series in values.items()}
-    # The first to go, and of several at one step the loss.
-    first = min(((at[0], name != "loss", name) for name, at in bad.items() if at.size), default=None)
-    if first:
-        index, _, name = first
-        at = step - len(values[name]) + 1 + index
-        latest = checkpoints.latest()
-        kept = (
-            "no checkpoint was written yet" if latest is None else f"the last good checkpoint, step {latest}, is kept"
-        )
-        raise UserError(
-            f"training stopped: {name} is {values[name][index]} at step {at}; {kept}. "
-            "Lower optimizer.learning_rate, lengthen optimizer.warmup_steps, or compute in float32"
-        )
-    return {name: float(series.mean()) for name, series in values.items()}
-
-
 def _introduce(model: Model, state: TrainState, dataset: Dataset, devices: Devices, start: int, workdir: Path) -> None:
     """Tells on standard output what is about to be trained, on what."""
     print(parameter_overview.get_parameter_overview(state.params, include_stats=False))
@@ -244,8 +252,10 @@ def _introduce(model: Model, state: TrainState, dataset: Dataset, devices: Devic
         f"SDE: order {model.sde.order}, t from {model.sde.t_min:.4g} to {model.sde.T:.4g}\n"
         f"data: {dataset.name}, {len(dataset):,} {dataset.split} examples of {shape}, "
         f"standard deviation {float(np.std(some)):.3f} (model.sigma_data is {model.sigma_data})\n"
-        f"devices: {devices.mesh.size} x {jax.devices()[0].device_kind}\n"
-        f"work directory: {workdir}" + (f", going on from step {start:,}" if start else ""),
+        f"devices: {devices.mesh.size} x {jax.devices()[0].device_kind}"
+        + (f" in {jax.process_count()} processes\n" if jax.process_count() > 1 else "\n")
+        + f"work directory: {workdir}"
+        + (f", going on from step {start:,}" if start else ""),
         flush=True,
     )
 

@@ -1,14 +1,19 @@
 """The work directory: what it holds, whose it is, and whether it can be written."""
 
+import contextlib
 import dataclasses
+import fcntl
 import json
 import os
+import platform
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from hold_jax.errors import UserError
 
 RECORD_FILE = "config.json"
+LOCK_FILE = ".lock"
 
 # What a run may change when it goes on: everything that says neither what is learned nor from what.
 _FREE_SECTIONS = ("sampling", "eval", "likelihood")
@@ -21,6 +26,8 @@ _FREE_KEYS = (
     "training.keep_every",
     "training.steps_per_call",
     "training.report",
+    "training.skip_limit",
+    "training.profile",
     "data.data_dir",
     "data.memory_limit_gib",
     "model.remat",
@@ -48,25 +55,70 @@ class Record:
         return cls(fields["config"], tuple(fields["data_shape"]), fields["num_classes"])
 
 
+@contextlib.contextmanager
+def locked(workdir: Path) -> Iterator[None]:
+    """Creates `workdir` and holds it for one training run; the lock goes with the process, however it ends.
+
+    Raises:
+      UserError: if the folder cannot be written, or another process holds it.
+    """
+    with _writing(workdir):
+        workdir.mkdir(parents=True, exist_ok=True)
+        file = (workdir / LOCK_FILE).open("a+")
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            owner = file.read().strip() or "another process"
+            raise UserError(
+                f"`workdir` {workdir} is in use by {owner}: wait for that run, stop it, or choose another --workdir"
+            ) from None
+        except OSError:
+            pass  # a file system without locks: better to train unguarded than not at all
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}")
+        file.flush()
+        yield
+
+
 def open_for_training(workdir: Path, record: Record) -> None:
     """Creates `workdir` and writes the record, or checks that the run already there is the same experiment.
 
     Raises:
       UserError: if the folder cannot be written, or holds a run whose config differs in what matters.
     """
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        probe = workdir / f".write_test_{os.getpid()}"
-        probe.write_text("")
-        probe.unlink()
-    except OSError as error:
-        raise UserError(f"`workdir` {workdir} cannot be written: {error.strerror}; choose another --workdir") from None
     path = workdir / RECORD_FILE
     if path.exists():
         _require_same(workdir, read(workdir), record, all_sections=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(record.to_json())
-    os.replace(temporary, path)
+    with _writing(workdir):
+        workdir.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(record.to_json())
+        os.replace(temporary, path)
+
+
+@contextlib.contextmanager
+def _writing(workdir: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"`workdir` {workdir} cannot be written: {error.strerror}; make room there, or choose another --workdir"
+        ) from None
+
+
+def require_shared(workdir: Path) -> None:
+    """Checks that this process sees what the first one wrote.
+
+    Raises:
+      UserError: if not.
+    """
+    if not (workdir / RECORD_FILE).exists():
+        raise UserError(
+            f"`workdir` {workdir} on {platform.node()} is not the one that the first process writes: give a folder "
+            "that all machines share (NFS, Lustre)"
+        )
 
 
 def read(workdir: Path) -> Record:
@@ -102,7 +154,7 @@ def require_model(workdir: Path, config: dict[str, Any], *, any_process: bool = 
 
 
 def _require_same(workdir: Path, old: Record, new: Record, *, all_sections: bool, any_process: bool = False) -> None:
-    before, now = _flatten(old.config), _flatten(new.config)
+    before, now = flatten(old.config), flatten(new.config)
     different = []
     for key in sorted(before.keys() | now.keys()):
         section = key.split(".")[0]
@@ -119,9 +171,10 @@ def _require_same(workdir: Path, old: Record, new: Record, *, all_sections: bool
         )
 
 
-def _flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} as {"a.b": 1}."""
     flat: dict[str, Any] = {}
     for key, value in config.items():
         name = f"{prefix}{key}"
-        flat |= _flatten(value, f"{name}.") if isinstance(value, dict) else {name: value}
+        flat |= flatten(value, f"{name}.") if isinstance(value, dict) else {name: value}
     return flat

@@ -83,7 +83,7 @@ def test_train_sample_eval_and_train_again(tmp_path):
     assert on.returncode == 0, on.stderr
     assert "going on from step 10" in on.stdout and "test_loss" in on.stdout
     assert [line["step"] for line in lines(run / "metrics.jsonl")] == [5, 10, 15, 20]
-    files = ["config.json", "loss.png", "metrics.jsonl", "results.jsonl"]
+    files = [".lock", "config.json", "loss.png", "metrics.jsonl", "results.jsonl"]
     folders = ["checkpoints", "eval", "grids", "samples", "stats", "tensorboard"]
     assert sorted(p.name for p in run.iterdir()) == sorted(files + folders)
     report = np.load(run / "samples" / "step_20" / "samples.npz")["x"]

@@ -211,9 +211,7 @@ def test_only_the_first_process_writes_and_all_hold_the_rows(tmp_path, monkeypat
 
 def test_a_process_that_looks_late_has_the_rows_that_the_first_one_saw(tmp_path, monkeypatch):
     fill(tmp_path, until=12)
-    monkeypatch.setattr(jax, "process_count", lambda: 2)
-    monkeypatch.setattr(jax, "process_index", lambda: 1)
-    monkeypatch.setattr(partial.multihost_utils, "broadcast_one_to_all", lambda stop: np.int32(6))
+    monkeypatch.setattr(partial.distributed, "from_first", lambda make, like: np.int32(6))
     found = PartialRows(tmp_path, 20)
     assert (found.count, found.missing) == (6, 14)
     assert_holds(found, ROWS[:6])

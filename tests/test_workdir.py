@@ -1,5 +1,7 @@
 import json
 import os
+import subprocess
+import sys
 
 import pytest
 from training import small
@@ -95,9 +97,33 @@ def test_a_damaged_record_is_refused_and_kept(tmp_path, text):
 def test_a_place_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("x")
     for path in (tmp_path / "file", tmp_path / "file" / "below", tmp_path.__class__("/proc/nothing/here")):
-        with pytest.raises(UserError, match=f"`workdir` {path} cannot be written: .*; choose another --workdir"):
+        with pytest.raises(UserError, match=f"`workdir` {path} cannot be written: .*; make room there, or choose"):
             workdir.open_for_training(path, record())
     assert (tmp_path / "file").read_text() == "x"
+
+
+def test_a_folder_is_one_run_s_at_a_time_and_free_when_its_process_ends(tmp_path):
+    folder = tmp_path / "new"
+    hold = f"import sys, pathlib, hold_jax.workdir as w\nwith w.locked(pathlib.Path({str(folder)!r})):\n"
+    hold += "    print('held', flush=True); sys.stdin.read()"
+    with subprocess.Popen([sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"held\n"
+        with (
+            pytest.raises(UserError, match=rf"{folder} is in use by process {other.pid} on .*: wait for that run"),
+            workdir.locked(folder),
+        ):
+            pass
+        other.kill()
+        other.wait()
+        with workdir.locked(folder):
+            assert (folder / workdir.LOCK_FILE).read_text().startswith(f"process {os.getpid()} on ")
+
+
+def test_a_folder_of_its_own_on_another_machine_is_named(tmp_path):
+    with pytest.raises(UserError, match="is not the one that the first process writes: give a folder that all"):
+        workdir.require_shared(tmp_path)
+    workdir.open_for_training(tmp_path, record())
+    workdir.require_shared(tmp_path)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

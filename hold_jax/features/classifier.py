@@ -14,6 +14,7 @@ import numpy as np
 import optax
 from flax import traverse_util
 
+from hold_jax import distributed
 from hold_jax.data import Dataset, batches, to_model_range
 from hold_jax.errors import UserError
 from hold_jax.features.network import FeatureNetwork, Features
@@ -64,10 +65,15 @@ def classifier(data: Dataset, folder: Path) -> FeatureNetwork:
         )
     network = Classifier(data.num_classes)
     path = folder / _FILE
-    params = _read(path, network, data.shape) if path.exists() else None
-    if params is None:
+
+    def read_or_train() -> Any:
+        if path.exists():
+            return _read(path, network, data.shape)
         params = _train(network, data)
         _write(path, params)
+        return params
+
+    params = distributed.from_first(read_or_train, _shapes(network, data.shape))
     return FeatureNetwork(
         "classifier", "frechet_classifier_distance", _identity(params), params, functools.partial(_apply, network)
     )
@@ -82,6 +88,10 @@ def accuracy(network: FeatureNetwork, data: Dataset) -> float:
 
 def _apply(network: Classifier, params: Any, x: jax.Array) -> Features:
     return network.apply({"params": params}, to_model_range(x))
+
+
+def _shapes(network: Classifier, shape: tuple[int, ...]) -> Any:
+    return jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, *shape)))["params"]
 
 
 def _train(network: Classifier, data: Dataset) -> Any:
@@ -127,8 +137,7 @@ def _read(path: Path, network: Classifier, shape: tuple[int, ...]) -> Any:
             params = traverse_util.unflatten_dict(dict(file), sep="/")
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"{path} cannot be read ({error}); delete it, and it is trained again") from None
-    expected = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, *shape)))["params"]
-    shapes = [jax.tree.map(lambda a: tuple(a.shape), tree) for tree in (params, expected)]
+    shapes = [jax.tree.map(lambda a: tuple(a.shape), tree) for tree in (params, _shapes(network, shape))]
     if shapes[0] != shapes[1]:
         raise UserError(f"{path} was trained for other data; delete it, and it is trained again")
     return params

@@ -18,8 +18,9 @@ class Devices:
 
     @classmethod
     def all(cls) -> "Devices":
-        """The mesh over every device there is."""
-        return cls(Mesh(np.array(jax.devices()), ("data",)))
+        """The mesh over every device there is, each process's side by side: rows of a batch keep their order."""
+        devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+        return cls(Mesh(np.array(devices), ("data",)))
 
     @property
     def replicated(self) -> NamedSharding:
@@ -45,6 +46,13 @@ class Devices:
                 f"`{argument}` is {batch_size}; it must be a multiple of {unit} ({of}): "
                 f"the nearest are {' and '.join(map(str, near))}"
             )
+
+    def have_bfloat16(self) -> bool:
+        """Whether they multiply bfloat16 in hardware: TPUs, and NVIDIA GPUs from Ampere (8.0) on."""
+        device = self.mesh.devices.flat[0]
+        if device.platform == "gpu":
+            return float(getattr(device, "compute_capability", "8.0")) >= 8.0
+        return device.platform != "cpu"
 
     def init(self, function: Any, *args: Any) -> Any:
         """function(*args) computed in place on every device (no copy on the host first)."""

@@ -4,6 +4,7 @@ Under `jax.jit` with a batch sharded over a mesh the compiler inserts the reduct
 made for the global batch, so the numbers do not depend on the number of devices.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -55,7 +56,8 @@ def make_train_step(
 
     Returns:
       step(state, batch) -> (state, metrics), metrics {"loss", "grad_norm", "param_norm"} of shape
-      (steps_per_call,): of the parameters before, before and after the update.
+      (steps_per_call,): of the parameters before, before and after the update. A step where one of these is not
+      finite counts, and takes its batch, but leaves parameters, optimiser and average as they were.
     """
 
     def value_and_grad(params: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, Any]:
@@ -81,9 +83,11 @@ def make_train_step(
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         ema = update_ema(state.ema, params, state.step, ema_decay)
-        state = state.replace(step=state.step + 1, params=params, opt_state=opt_state, ema=ema)
-        norms = {"grad_norm": optax.global_norm(gradient), "param_norm": optax.global_norm(params)}
-        return state, {"loss": value, **norms}
+        metrics = {"loss": value, "grad_norm": optax.global_norm(gradient), "param_norm": optax.global_norm(params)}
+        good = jnp.all(jnp.isfinite(jnp.stack(list(metrics.values()))))
+        new, old = (params, opt_state, ema), (state.params, state.opt_state, state.ema)
+        params, opt_state, ema = jax.tree.map(functools.partial(jnp.where, good), new, old)
+        return state.replace(step=state.step + 1, params=params, opt_state=opt_state, ema=ema), metrics
 
     if steps_per_call > 1:
         return lambda state, batches: jax.lax.scan(one_step, state, batches)

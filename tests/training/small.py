@@ -82,6 +82,8 @@ def train_settings(**changes):
             checkpoint_every=5,
             keep_last=2,
             keep_every=0,
+            skip_limit=0,
+            profile=0,
         )
         | changes
     )
