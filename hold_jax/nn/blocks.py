@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 from jax.typing import DTypeLike
 
-from hold_jax.nn.layers import conv1x1, conv3x3, dense, group_norm, nin, residual_sum
+from hold_jax.nn.layers import add_broadcast, conv1x1, conv3x3, dense, group_norm, nin, residual_sum
 from hold_jax.nn.resample import Taps, downsample, upsample
 
 
@@ -74,7 +74,7 @@ def _conv_time_conv(
     dtype, features = block.dtype, block.features
     h = conv3x3(features, name="conv0", dtype=dtype)(h)
     if temb is not None:
-        h += dense(features, name="time", dtype=dtype)(nn.silu(temb))[:, None, None, :]
+        h = add_broadcast(h, dense(features, name="time", dtype=dtype)(nn.silu(temb))[:, None, None, :])
     h = nn.silu(group_norm(features, name="norm1", dtype=dtype)(h))
     h = nn.Dropout(block.dropout)(h, deterministic=not train)
     return conv3x3(features, name="conv1", dtype=dtype, init_scale=block.init_scale)(h)

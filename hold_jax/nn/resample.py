@@ -14,7 +14,7 @@ import numpy as np
 from jax import lax
 from jax.typing import DTypeLike
 
-from hold_jax.nn.layers import conv3x3, default_init
+from hold_jax.nn.layers import add_broadcast, conv3x3, default_init
 
 Taps = Sequence[float] | None
 LAYOUT = ("NHWC", "HWIO", "NHWC")
@@ -65,7 +65,7 @@ class ConvUpsample(nn.Module):
             dimension_numbers=LAYOUT,
         )
         p = len(self.taps) - 4
-        return _filter(h, self.taps, gain=2, pad=((p + 1) // 2 + 1, p // 2 + 1)) + _as_image(bias, self.dtype)
+        return add_broadcast(_filter(h, self.taps, gain=2, pad=((p + 1) // 2 + 1, p // 2 + 1)), bias[None, None, None])
 
 
 class ConvDownsample(nn.Module):
@@ -95,7 +95,7 @@ class ConvDownsample(nn.Module):
             padding="VALID",
             dimension_numbers=LAYOUT,
         )
-        return h + _as_image(bias, self.dtype)
+        return add_broadcast(h, bias[None, None, None])
 
 
 class _ConvParameters(nn.Module):
@@ -107,10 +107,6 @@ class _ConvParameters(nn.Module):
     def __call__(self, channels: int) -> tuple[jax.Array, jax.Array]:
         kernel = self.param("kernel", default_init(), (3, 3, channels, self.features))
         return kernel, self.param("bias", nn.initializers.zeros, (self.features,))
-
-
-def _as_image(bias: jax.Array, dtype: DTypeLike) -> jax.Array:
-    return bias.astype(dtype).reshape(1, 1, 1, -1)
 
 
 def _filter(

@@ -3,7 +3,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hold_jax.nn.layers import OutputHead, SelfAttention, default_init, group_norm, residual_sum
+from hold_jax.nn.layers import (
+    OutputHead,
+    SelfAttention,
+    add_broadcast,
+    conv1x1,
+    conv3x3,
+    default_init,
+    dense,
+    group_norm,
+    residual_sum,
+)
+from hold_jax.nn.resample import ConvDownsample, ConvUpsample
 
 
 def numpy_group_norm(x, groups, scale, bias):
@@ -80,3 +91,34 @@ def test_output_head_of_bfloat16_is_more_than_bfloat16(random_params):
     out = head.apply({"params": random_params(head, h)}, h)
     assert out.dtype == jnp.float32
     assert np.any(out != out.astype(jnp.bfloat16).astype(jnp.float32))
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        conv3x3(2, name=None, dtype=jnp.bfloat16),
+        conv1x1(2, name=None, dtype=jnp.bfloat16),
+        dense(2, name=None, dtype=jnp.bfloat16),
+        ConvUpsample(2, (1, 3, 3, 1), jnp.bfloat16),
+        ConvDownsample(2, (1, 3, 3, 1), jnp.bfloat16),
+    ],
+    ids=["conv3x3", "conv1x1", "dense", "up", "down"],
+)
+def test_bfloat16_bias_gradient_is_a_float32_sum(layer):
+    x = jnp.ones((4, 64, 64, 2))
+    specs = jax.eval_shape(layer.init, jax.random.key(0), x)["params"]
+    params = jax.tree.map(lambda spec: jnp.zeros(spec.shape), specs)
+    out, back = jax.vjp(lambda p: layer.apply({"params": p}, x), params)
+    assert out.dtype == jnp.bfloat16
+    gradient = jax.tree_util.tree_leaves_with_path(back(jnp.ones_like(out))[0])
+    (bias,) = [leaf for path, leaf in gradient if "bias" in jax.tree_util.keystr(path)]
+    np.testing.assert_array_equal(bias, np.full(2, out.size // 2))
+
+
+def test_add_broadcast_sums_the_gradient_in_float32():
+    h, b = jnp.ones((2, 64, 64, 1), jnp.bfloat16), jnp.ones((2, 1, 1, 1), jnp.bfloat16)
+    out, back = jax.vjp(add_broadcast, h, b)
+    assert out.dtype == jnp.bfloat16
+    of_h, of_b = back(jnp.ones_like(out))
+    np.testing.assert_array_equal(of_h, 1)
+    np.testing.assert_array_equal(of_b, 64 * 64)
