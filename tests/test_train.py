@@ -1,6 +1,8 @@
 import dataclasses
 import functools
+import os
 import re
+import signal
 
 import jax
 import jax.numpy as jnp
@@ -174,9 +176,65 @@ def test_parameters_that_are_not_finite_are_never_written(tmp_path):
     assert not list((tmp_path / FOLDER).iterdir())
 
 
+def test_skipped_steps_are_told_of_logged_and_the_run_goes_on(tmp_path, capsys):
+    step = 8  # an example that no step before sees
+    poisoned = np.array(DATA.source)
+    new = set(small.host_batches_indices(DATA, 16, step)[-1])
+    bad = min(new.difference(*small.host_batches_indices(DATA, 16, step - 1)))
+    poisoned[bad] = np.nan
+    hit = [k for k, rows in enumerate(small.host_batches_indices(DATA, 16, 20), start=1) if bad in rows]
+    dataset = dataclasses.replace(DATA, source=poisoned)
+    state = run(tmp_path / "whole", dataset=dataset, skip_limit=3)
+    said = [line for line in capsys.readouterr().err.splitlines() if "skipped" in line]
+    assert said == [f"loss is nan at step {k}: skipped (1 in a row; more than 3 stop the run)" for k in hit]
+    assert sum(line.get("train/skipped", 0) for line in lines(tmp_path / "whole")) == len(hit)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(small.to_host(state)))
+    assert int(state.opt_state[1][0].count) == 20 - len(hit) and int(state.step) == 20
+    run(tmp_path / "parts", dataset=dataset, skip_limit=3, num_steps=10)
+    small.assert_bitwise(run(tmp_path / "parts", dataset=dataset, skip_limit=3), state)
+
+
+def test_told_to_stop_it_writes_a_checkpoint_and_the_same_call_goes_on_bitwise(straight, tmp_path, capsys):
+    workdir, whole, _ = straight
+
+    def gather(rows, gather=DATA.gather):
+        if len(told) == 8:
+            os.kill(os.getpid(), signal.SIGTERM)
+        told.append(None)
+        return gather(rows)
+
+    told = []
+    dataset = dataclasses.replace(DATA)
+    object.__setattr__(dataset, "gather", gather)
+    state = run(tmp_path, dataset=dataset)
+    stopped = int(state.step)
+    assert 5 <= stopped < 20 and "SIGTERM: stopping after this step" in capsys.readouterr().err
+    small.assert_bitwise(restored(tmp_path, stopped), state)
+    small.assert_bitwise(run(tmp_path), whole)
+    assert [line for line in lines(tmp_path) if line["step"] > 10] == [
+        line for line in lines(workdir) if line["step"] > 10
+    ]
+
+
+def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(straight, tmp_path, capsys):
+    _, whole, _ = straight
+    run(tmp_path, num_steps=10)
+    manifest = tmp_path / FOLDER / "10" / "state" / "manifest.ocdbt"
+    manifest.write_bytes(manifest.read_bytes()[:50])
+    small.assert_bitwise(run(tmp_path), whole)
+    assert "checkpoint 10 is damaged" in capsys.readouterr().err
+
+
+def test_a_profile_is_left_in_the_work_directory(tmp_path, capsys):
+    run(tmp_path, num_steps=10, profile=3)
+    assert f"profile: {tmp_path / 'profile'}" in capsys.readouterr().err
+    assert [p.name for p in (tmp_path / "profile").rglob("*.xplane.pb")]
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"skip_limit": -1}, "`training.skip_limit` is -1; it must be 0 or more"),
         ({"num_steps": 0}, "`training.num_steps` is 0; it must be 1 or more"),
         ({"accumulation_steps": 0}, "`training.accumulation_steps` is 0; it must be 1 or more"),
         ({"log_every": 0}, "`training.log_every` is 0; it must be 1 or more"),

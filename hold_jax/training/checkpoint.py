@@ -2,19 +2,19 @@
 
 import contextlib
 import dataclasses
-import errno
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
-from hold_jax import distributed
+from hold_jax import distributed, storage
 from hold_jax.errors import UserError
+from hold_jax.storage import Path
 from hold_jax.training.fingerprint import fingerprints
 from hold_jax.training.state import TrainState
 
@@ -208,11 +208,10 @@ class Checkpoints:
         folder = self.manager.directory.parent / DAMAGED_FOLDER
         target = folder / f"step_{step}"
         if distributed.is_main():
-            folder.mkdir(exist_ok=True)
             others = (folder / f"step_{step}_{i}" for i in range(1, 10**6))
             while target.exists():
                 target = next(others)
-            source.rename(target)
+            storage.move(source, target)
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices(f"set aside {step}")
         self.manager.reload()
@@ -224,12 +223,13 @@ class Checkpoints:
         try:
             yield
         except Exception as error:
-            if not _is_storage_error(error):
+            fault = _storage_fault(error)
+            if fault is None:
                 raise
             complete = [step for step in self.steps() if (self.manager.directory / str(step)).exists()]
             kept = f"step {complete[-1]} is the newest that is there" if complete else "none is there yet"
             raise UserError(
-                f"a checkpoint in {self.manager.directory} could not be written ({_first_line(error)}); {kept}. Make "
+                f"a checkpoint in {self.manager.directory} could not be written ({fault}); {kept}. Make "
                 "room there, and run the same command again: it goes on from that step"
             ) from None
 
@@ -269,12 +269,13 @@ def _first_line(error: BaseException) -> str:
     return (lines[0] if lines else type(error).__name__)[:300]
 
 
-def _is_storage_error(error: BaseException) -> bool:
-    # TensorStore tells the system's error by its number within the text of a ValueError.
-    numbers = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES)
+def _storage_fault(error: BaseException) -> str | None:
+    """What the system said, "No space left on device" and the like; None if the fault is another."""
     if isinstance(error, OSError):
-        return True
-    return any(f"os_error_code='{n}'" in str(error) or os.strerror(n) in str(error) for n in numbers)
+        return error.strerror or _first_line(error)
+    # TensorStore tells the system's error by its number within the text of a ValueError.
+    number = re.search(r"os_error_code='(\d+)'", str(error))
+    return os.strerror(int(number[1])) if number else None
 
 
 def _say(message: str) -> None:

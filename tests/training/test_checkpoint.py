@@ -1,4 +1,6 @@
 import functools
+import resource
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +11,7 @@ from training import small
 from training.small import quick_compilation  # noqa: F401
 
 from hold_jax.errors import UserError
-from hold_jax.training.checkpoint import FOLDER, Checkpoints, abstract_state
+from hold_jax.training.checkpoint import DAMAGED_FOLDER, FOLDER, Checkpoints, abstract_state
 from hold_jax.training.state import TrainState
 
 OPTIMIZER = optax.adam(1e-3)
@@ -141,3 +143,122 @@ def test_a_state_of_another_structure_is_refused(tmp_path, other):
         wanted = wanted.replace(ema=wanted.ema | {"new": jax.ShapeDtypeStruct((2,), np.float32)})
     with Checkpoints.open_to_read(tmp_path) as checkpoints, pytest.raises(ValueError, match=r"w|new|ema"):
         checkpoints.restore(wanted)
+
+
+def write(path, keep_last=3, steps=(1, 2)):
+    with Checkpoints.open(path, keep_last=keep_last) as checkpoints:
+        for step in steps:
+            checkpoints.save(state_at(step))
+
+
+def resume(path, **options):
+    with Checkpoints.open(path, keep_last=3) as checkpoints:
+        return checkpoints.resume(abstract(**options)), checkpoints.steps()
+
+
+def largest(folder):
+    return max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+
+
+def flip(path, place=0.5):
+    data = bytearray(path.read_bytes())
+    data[int(len(data) * place)] ^= 1
+    path.write_bytes(data)
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+DAMAGES = {
+    "bit": lambda c: flip(largest(c)),
+    "half": lambda c: cut(largest(c)),
+    "data gone": lambda c: largest(c).unlink(),
+    "manifest": lambda c: cut(c / "state" / "manifest.ocdbt"),
+    "metadata": lambda c: cut(c / "state" / "_METADATA"),
+    "metadata gone": lambda c: (c / "state" / "_METADATA").unlink(),
+    "fingerprints": lambda c: cut(c / "fingerprints" / "metadata"),
+    "state": lambda c: shutil.rmtree(c / "state"),
+    "all": lambda c: [shutil.rmtree(p) if p.is_dir() else p.unlink() for p in c.iterdir()],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_used(tmp_path, capsys, damage):
+    write(tmp_path)
+    damage(tmp_path / FOLDER / "2")
+    kept = small.contents(tmp_path / FOLDER / "2")
+    state, left = resume(tmp_path)
+    small.assert_bitwise(state, state_at(1))
+    assert left == [1]
+    assert small.contents(tmp_path / DAMAGED_FOLDER / "step_2") == kept
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("checkpoint 2 is damaged (")]
+    assert len(said) == 1 and said[0].endswith("step_2; going on from step 1")
+    # The step is free again, and a second damaged one finds a place of its own.
+    write(tmp_path, steps=(2,))
+    flip(largest(tmp_path / FOLDER / "2"))
+    small.assert_bitwise(resume(tmp_path)[0], state_at(1))
+    assert sorted(p.name for p in (tmp_path / DAMAGED_FOLDER).iterdir()) == ["step_2", "step_2_1"]
+
+
+def test_a_flipped_bit_is_named_by_its_array(tmp_path):
+    write(tmp_path, steps=(1,))
+    marks = tmp_path / FOLDER / "1" / "fingerprints" / "metadata"
+    text = marks.read_text()
+    name = "params/w"
+    at = text.index(name) + len(name) + 3
+    digit = next(i for i in range(at, len(text)) if text[i].isdigit())
+    marks.write_text(text[:digit] + str((int(text[digit]) + 1) % 10) + text[digit + 1 :])
+    with (
+        Checkpoints.open_to_read(tmp_path) as checkpoints,
+        pytest.raises(UserError, match=r"^checkpoint 1 in .* is damaged \(changed since .*: params/w\): choose"),
+    ):
+        checkpoints.restore(abstract())
+
+
+def test_with_none_intact_nothing_is_moved(tmp_path):
+    write(tmp_path)
+    for step in "12":
+        flip(largest(tmp_path / FOLDER / step))
+    before = small.contents(tmp_path)
+    with pytest.raises(UserError, match=r"no checkpoint in .* is intact \(step 2: .*; step 1: .*\): restore one from"):
+        resume(tmp_path)
+    assert small.contents(tmp_path) == before
+
+
+def test_another_structure_is_no_damage(tmp_path):
+    write(tmp_path)
+    before = small.contents(tmp_path)
+    with pytest.raises(UserError, match=r"params/w is \(300, 4\) there, \(300, 5\) here\): repeat the flags"):
+        resume(tmp_path, width=5)
+    assert small.contents(tmp_path) == before
+
+
+def test_a_checkpoint_made_without_fingerprints_is_read(tmp_path):
+    write(tmp_path, steps=(1,))
+    shutil.rmtree(tmp_path / FOLDER / "1" / "fingerprints")
+    small.assert_bitwise(resume(tmp_path)[0], state_at(1))
+
+
+def test_a_start_without_checkpoints_is_none(tmp_path):
+    assert resume(tmp_path) == (None, [])
+
+
+def test_no_room_is_one_line_and_the_next_run_goes_on(tmp_path):
+    write(tmp_path, steps=(1,))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    state = state_at(2)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
+        with (
+            pytest.raises(UserError, match=r"could not be written \(File too large\); step 1 is the newest"),
+            Checkpoints.open(tmp_path, keep_last=3) as checkpoints,
+        ):
+            checkpoints.save(state)
+            checkpoints.wait()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    small.assert_bitwise(resume(tmp_path)[0], state_at(1))
+    write(tmp_path, steps=(2,))
+    small.assert_bitwise(resume(tmp_path)[0], state)
+    assert not [p for p in (tmp_path / FOLDER).iterdir() if "tmp" in p.name]
