@@ -10,14 +10,13 @@ import inspect
 import json
 import math
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 import ml_collections
 import optax
 
-from hold_jax import losses, ode, parameterization, samplers, sde
+from hold_jax import losses, ode, parameterization, samplers, sde, storage
 from hold_jax.data import Dataset, load
 from hold_jax.errors import UserError, require, require_choice
 from hold_jax.evaluate import EvalSettings
@@ -29,6 +28,7 @@ from hold_jax.model import Model
 from hold_jax.nll import LikelihoodSettings
 from hold_jax.nn import MLP, NCSNpp, check_image_shape
 from hold_jax.sample import SampleSettings
+from hold_jax.storage import Path
 from hold_jax.train import TrainSettings
 from hold_jax.training import optimizer
 from hold_jax.training.step import ScoreLoss
@@ -201,7 +201,7 @@ def evaluation(config: ml_collections.ConfigDict) -> EvalSettings:
     """What is evaluated."""
     c = config.eval
     options = {key: c[key] for key in ("batch_size", "repeats", "num_samples", "neighbours")}
-    stats = None if c.stats is None else Path(c.stats).expanduser().absolute()
+    stats = None if c.stats is None else storage.path(c.stats, "eval.stats")
     bits = likelihood(config) if c.likelihood else None
     return EvalSettings(seed=config.seed, stats=stats, likelihood=bits, **options)
 
@@ -239,6 +239,7 @@ def _inception_weights(config: ml_collections.ConfigDict) -> str:
         "the path of pt_inception-2015-12-05-6726825d.pth (github.com/mseitzer/pytorch-fid/releases) or of the .npz "
         "that python -m hold_jax.convert makes of it; without it take --config.eval.features=classifier",
     )
+    storage.require_local(path, "eval.inception")
     return path
 
 
@@ -263,6 +264,6 @@ def names(text: str) -> list[str]:
 
 
 def workdir(path: str) -> Path:
-    """The work directory as an absolute path (Orbax needs one)."""
+    """The work directory as an absolute path (Orbax needs one), or gs://BUCKET/PATH."""
     require(bool(path), "workdir", path, "a folder: pass --workdir=DIR")
-    return Path(path).expanduser().absolute()
+    return storage.path(path)

@@ -5,7 +5,6 @@ import hashlib
 import sys
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -24,6 +23,7 @@ from hold_jax.nll import LikelihoodSettings, bits_per_dim
 from hold_jax.partial import PartialRows
 from hold_jax.sample import GRID_MAX, SampleSettings, draw_blocks, picture, to_data_range
 from hold_jax.samplers.grids import times_of
+from hold_jax.storage import Path
 from hold_jax.training.log import Progress, log_results
 from hold_jax.training.mesh import Devices
 from hold_jax.training.step import ScoreLoss
@@ -123,9 +123,8 @@ def evaluate(
     if settings.likelihood is not None:
         results |= _likelihood(model, params, test, settings.likelihood, devices, folder, weights)
     if distributed.is_main():
-        folder.mkdir(parents=True, exist_ok=True)
         for name, image in images.items():
-            image.save(folder / f"{name}.png")
+            pictures.write_png(image, folder / f"{name}.png")
         log_results(workdir, results, images)
     return results
 

@@ -1,13 +1,12 @@
 """Rows computed in order, kept on disk as they come: what a killed job had done, the next one does not do again."""
 
-import os
 import re
-from pathlib import Path
 
 import numpy as np
 
-from hold_jax import distributed
+from hold_jax import distributed, storage
 from hold_jax.errors import UserError
+from hold_jax.storage import Path
 
 _NAME = re.compile(r"(\d{9})-(\d{9})\.npy")
 
@@ -44,14 +43,8 @@ class PartialRows:
         rows = rows[: self.missing]
         stop = self.count + len(rows)
         if distributed.is_main():
-            self._folder.mkdir(parents=True, exist_ok=True)
-            path = _path(self._folder, self.count, stop)
-            temporary = path.with_suffix(f".tmp{os.getpid()}")
-            with temporary.open("wb") as file:
+            with storage.writing(_path(self._folder, self.count, stop)) as file:
                 np.save(file, rows, allow_pickle=False)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
         self._parts.append(rows)
         self.count = stop
 
@@ -66,7 +59,7 @@ def _path(folder: Path, start: int, stop: int) -> Path:
 
 def _chain(folder: Path) -> list[tuple[int, int]]:
     """(first, last + 1) of the files that join without a gap, from row 0 on."""
-    names = (path.name for path in folder.iterdir()) if folder.is_dir() else ()
+    names = storage.names(folder)
     found = sorted((int(match[1]), int(match[2])) for name in names if (match := _NAME.fullmatch(name)))
     chain: list[tuple[int, int]] = []
     for start, stop in found:
@@ -82,7 +75,8 @@ def _read(folder: Path, total: int) -> list[np.ndarray]:
             break
         path = _path(folder, start, stop)
         try:
-            part = np.load(path, allow_pickle=False)
+            with storage.opened(path) as file:
+                part = np.load(file, allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
             raise UserError(f"{path} cannot be read ({error}); delete it, and what it held is made again") from None
         if len(part) != stop - start:

@@ -15,6 +15,7 @@ import numpy as np
 import PIL.Image
 from numpy.typing import ArrayLike
 
+from hold_jax import storage
 from hold_jax.errors import UserError, require
 
 if TYPE_CHECKING:
@@ -69,6 +70,12 @@ def image_grid(images_u8: ArrayLike, columns: int | None = None, scale: int | No
     return PIL.Image.fromarray(canvas[..., 0] if c == 1 else canvas)
 
 
+def write_png(image: PIL.Image.Image, path: str | os.PathLike[str], *, sync: bool = True) -> None:
+    """Writes a PNG, whole or not at all; `sync` as for `storage.writing`."""
+    with storage.writing(storage.path(path, "path"), sync=sync) as file:
+        image.save(file, format="PNG")
+
+
 def film(
     frames: Sequence[PIL.Image.Image], path: str | os.PathLike[str], seconds: float = 4.0, hold_seconds: float = 1.5
 ) -> None:
@@ -104,7 +111,9 @@ def film(
     # A GIF counts in hundredths of a second: round the instants, not the durations, to keep the total.
     instants = np.linspace(0, 100 * seconds, len(ready)).round()
     durations = [10 * int(d) for d in np.diff(instants)] + [10 * round(100 * hold_seconds)]
-    ready[0].save(path, format="GIF", save_all=True, append_images=ready[1:], duration=durations, loop=0, optimize=True)
+    more = {"save_all": True, "append_images": ready[1:], "duration": durations, "loop": 0, "optimize": True}
+    with storage.writing(storage.path(path, "path")) as file:
+        ready[0].save(file, format="GIF", **more)
 
 
 def _with_one_palette(frames: list[PIL.Image.Image]) -> list[PIL.Image.Image]:
@@ -293,7 +302,8 @@ def loss_curve(
     axes.legend(frameon=False, fontsize=9)
     if title:
         axes.set_title(title, color=_INK, fontsize=12)
-    figure.savefig(path, format="png")
+    with storage.writing(storage.path(path, "path")) as file:
+        figure.savefig(file, format="png")
 
 
 def smooth(values: ArrayLike, half_width: int | None = None) -> np.ndarray:

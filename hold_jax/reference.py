@@ -2,22 +2,21 @@
 
 import dataclasses
 import json
-import os
 import re
 import sys
 import zipfile
 import zlib
-from pathlib import Path
 
 import jax
 import numpy as np
 
-from hold_jax import distributed
+from hold_jax import distributed, storage
 from hold_jax.data import Dataset
 from hold_jax.errors import UserError
 from hold_jax.features.compute import features_of
 from hold_jax.features.network import FeatureNetwork
 from hold_jax.metrics.frechet import Moments, moments
+from hold_jax.storage import Path
 from hold_jax.training.log import Progress
 from hold_jax.training.mesh import Devices
 
@@ -57,10 +56,8 @@ class Reference:
         arrays = {"mu": self.moments.mean, "sigma": self.moments.cov, "count": np.int64(self.moments.count)}
         if self.features is not None:
             arrays["features"] = self.features
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(f".tmp{os.getpid()}.npz")
-        np.savez(temporary, about=np.array(json.dumps(dataclasses.asdict(self.about))), **arrays)
-        os.replace(temporary, path)
+        with storage.writing(path) as file:
+            np.savez(file, about=np.array(json.dumps(dataclasses.asdict(self.about))), **arrays)
 
 
 def about(network: FeatureNetwork, data: Dataset) -> About:
@@ -86,7 +83,7 @@ def compute(network: FeatureNetwork, data: Dataset, devices: Devices) -> Referen
 def prepare(network: FeatureNetwork, data: Dataset, folder: Path, devices: Devices) -> Reference:
     """The statistics in `folder`, computed and kept there unless they are there already, of this network and data."""
     path = stats_path(folder, network, data)
-    found = load(path) if path.is_file() else None
+    found = load(path) if storage.is_file(path) else None
     # All processes compute them, or none; the first one may be writing them while another looks.
     usable = distributed.from_first(
         lambda: np.bool_(found is not None and found.about == about(network, data)), np.zeros((), np.bool_)
@@ -105,10 +102,10 @@ def load(path: Path) -> Reference:
     Raises:
       UserError: if the file is none of these.
     """
-    if not path.is_file():
+    if not storage.is_file(path):
         raise UserError(f"`eval.stats` is {str(path)!r}: no such file; make it with --mode=stats")
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with storage.opened(path) as opened, np.load(opened, allow_pickle=False) as file:
             names = set(file.files)
             if "pool_3" in names:
                 return Reference(moments(file["pool_3"]), np.asarray(file["pool_3"], np.float32), None)

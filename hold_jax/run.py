@@ -6,14 +6,13 @@ import functools
 import itertools
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import jax
 import ml_collections
 import numpy as np
 
-from hold_jax import build, distributed, reference, workdir
+from hold_jax import build, distributed, reference, storage, workdir
 from hold_jax.data import Dataset, to_model_range
 from hold_jax.errors import require
 from hold_jax.evaluate import EvalSettings, evaluate
@@ -21,6 +20,7 @@ from hold_jax.evaluate import check as check_evaluation
 from hold_jax.features.network import FeatureNetwork
 from hold_jax.model import Model
 from hold_jax.sample import make_draw, sample
+from hold_jax.storage import Path
 from hold_jax.train import check, train
 from hold_jax.training.checkpoint import Checkpoints, abstract_state
 from hold_jax.training.mesh import Devices
@@ -125,7 +125,11 @@ def cache_compilations(where: str, folder: str) -> None:
     chosen = jax.config.jax_compilation_cache_dir is not None
     if where == "off" or (where == "auto" and (chosen or jax.default_backend() == "cpu")):
         return
-    path = build.workdir(folder) / "compilation_cache" if where == "auto" else build.workdir(where)
+    auto = where == "auto"
+    path = build.workdir(folder) / "compilation_cache" if auto else storage.path(where, "compilation_cache")
+    if not storage.is_local(path):
+        # JAX gives XLA a folder in this one for its autotuner, whose C++ knows no gs:// and fails to compile with it.
+        jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
     jax.config.update("jax_compilation_cache_dir", str(path))
 
 

@@ -1,10 +1,10 @@
 """Draw samples from a checkpoint: pictures, arrays, and a film of the reverse process."""
 
+import concurrent.futures
 import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,14 +12,16 @@ import jax.numpy as jnp
 import numpy as np
 import PIL.Image
 
-from hold_jax import distributed, pictures, samplers
+from hold_jax import distributed, pictures, samplers, storage
 from hold_jax.data import from_model_range
 from hold_jax.errors import UserError, require
 from hold_jax.model import Model
+from hold_jax.storage import Path
 from hold_jax.training.mesh import Devices
 
 GRID_MAX = 100
 FILM_MAX = 36
+_WRITERS = 16  # of single pictures, at once: each waits for a bucket's answer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,16 +193,24 @@ def sample(
     x, film = draw_many(model, params, settings, Devices.all(), num=settings.num_samples)
     folder = workdir / "samples" / f"step_{step}"
     if distributed.is_main():
-        folder.mkdir(parents=True, exist_ok=True)
-        picture(x, reference=reference).save(folder / "grid.png")
+        pictures.write_png(picture(x, reference=reference), folder / "grid.png")
         data = to_data_range(x)
-        np.savez_compressed(folder / "samples.npz", x=data)
+        with storage.writing(folder / "samples.npz") as file:
+            np.savez_compressed(file, x=data)
         if film is not None:
             pictures.film(film_frames(film), folder / "film.gif")
         if settings.save_pngs:
-            (folder / "png").mkdir(exist_ok=True)
-            for i, image in enumerate(data):
-                PIL.Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(
-                    folder / "png" / f"{i:06d}.png"
-                )
+            _write_each(data, folder / "png")
     return folder
+
+
+def _write_each(images: np.ndarray, folder: Path) -> None:
+    """uint8 pictures (N, H, W, C) as 000000.png and so on."""
+
+    def write(i: int) -> None:
+        image = images[i].squeeze(-1) if images.shape[-1] == 1 else images[i]
+        pictures.write_png(PIL.Image.fromarray(image), folder / f"{i:06d}.png", sync=False)
+
+    with concurrent.futures.ThreadPoolExecutor(_WRITERS) as pool:
+        for _ in pool.map(write, range(len(images))):
+            pass

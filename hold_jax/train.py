@@ -6,7 +6,6 @@ import itertools
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -18,6 +17,7 @@ from hold_jax.data import Dataset, batches, prefetch, to_model_range
 from hold_jax.errors import require
 from hold_jax.model import Model
 from hold_jax.sample import SampleSettings, make_draw, picture
+from hold_jax.storage import Path
 from hold_jax.training.checkpoint import Checkpoints, abstract_state
 from hold_jax.training.log import METRICS_FILE, MetricLog, NullLog, Progress, read_jsonl
 from hold_jax.training.mesh import Devices
@@ -156,6 +156,7 @@ def train(
                         seconds = time.monotonic() - began
                         progress.write(f"first step after {seconds:.1f} s, {compiled - began:.1f} s of it compiling")
                     if due(settings.checkpoint_every) or told:
+                        log.flush()  # a run that goes on from here has all lines up to here
                         checkpoints.save(state)
                     if told:
                         break
@@ -163,8 +164,7 @@ def train(
                         x, _ = draw(state.ema, np.arange(sampling.batch_size, dtype=np.int32))
                         if main:
                             grid = picture(np.asarray(x))
-                            (workdir / "grids").mkdir(exist_ok=True)
-                            grid.save(workdir / "grids" / f"step_{step:08d}.png")
+                            pictures.write_png(grid, workdir / "grids" / f"step_{step:08d}.png")
                             log.image("samples", grid, step)
             checkpoints.save(state)
             checkpoints.wait()

@@ -7,10 +7,11 @@ import json
 import os
 import platform
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
+from hold_jax import storage
 from hold_jax.errors import UserError
+from hold_jax.storage import Path
 
 RECORD_FILE = "config.json"
 LOCK_FILE = ".lock"
@@ -59,9 +60,14 @@ class Record:
 def locked(workdir: Path) -> Iterator[None]:
     """Creates `workdir` and holds it for one training run; the lock goes with the process, however it ends.
 
+    A bucket has no locks: there nothing keeps two runs out of one `workdir` but their user.
+
     Raises:
       UserError: if the folder cannot be written, or another process holds it.
     """
+    if not storage.is_local(workdir):
+        yield
+        return
     with _writing(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
         file = (workdir / LOCK_FILE).open("a+")
@@ -89,13 +95,10 @@ def open_for_training(workdir: Path, record: Record) -> None:
       UserError: if the folder cannot be written, or holds a run whose config differs in what matters.
     """
     path = workdir / RECORD_FILE
-    if path.exists():
+    if storage.exists(path):
         _require_same(workdir, read(workdir), record, all_sections=True)
     with _writing(workdir):
-        workdir.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(record.to_json())
-        os.replace(temporary, path)
+        storage.write(path, record.to_json().encode())
 
 
 @contextlib.contextmanager
@@ -104,7 +107,8 @@ def _writing(workdir: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(
-            f"`workdir` {workdir} cannot be written: {error.strerror}; make room there, or choose another --workdir"
+            f"`workdir` {workdir} cannot be written: {error.strerror or error}; make room there, or choose another "
+            "--workdir"
         ) from None
 
 
@@ -114,7 +118,7 @@ def require_shared(workdir: Path) -> None:
     Raises:
       UserError: if not.
     """
-    if not (workdir / RECORD_FILE).exists():
+    if not storage.exists(workdir / RECORD_FILE):
         raise UserError(
             f"`workdir` {workdir} on {platform.node()} is not the one that the first process writes: give a folder "
             "that all machines share (NFS, Lustre)"
@@ -128,10 +132,10 @@ def read(workdir: Path) -> Record:
       UserError: if there is none, or it cannot be read.
     """
     path = workdir / RECORD_FILE
-    if not path.exists():
+    if not storage.exists(path):
         raise UserError(f"no trained model in {workdir} (no {RECORD_FILE}): run --mode=train with this --workdir first")
     try:
-        return Record.from_json(path.read_text())
+        return Record.from_json(storage.read(path).decode())
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} cannot be read ({error}); restore it, or choose another --workdir") from None
 

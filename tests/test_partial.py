@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from hold_jax import partial
+from hold_jax import partial, storage
 from hold_jax.errors import UserError
 from hold_jax.partial import PartialRows
 
@@ -141,13 +141,13 @@ def test_a_file_is_whole_on_the_disk_before_it_has_its_name(tmp_path, monkeypatc
         seen.append(target)
         replace(source, target)
 
-    monkeypatch.setattr(partial.os, "fsync", lambda fd: (synced.append(os.fstat(fd).st_ino), fsync(fd)))
-    monkeypatch.setattr(partial.os, "replace", checked)
+    monkeypatch.setattr(storage.os, "fsync", lambda fd: (synced.append(os.fstat(fd).st_ino), fsync(fd)))
+    monkeypatch.setattr(storage.os, "replace", checked)
     PartialRows(tmp_path, 20).append(ROWS[:4])
     assert seen == [tmp_path / "000000000-000000004.npy"]
 
 
-@pytest.mark.parametrize("broken", ["np.save", "os.fsync", "os.replace"])
+@pytest.mark.parametrize("broken", ["partial.np.save", "storage.os.fsync", "storage.os.replace"])
 def test_a_write_that_fails_leaves_what_was_there(tmp_path, monkeypatch, broken):
     found = fill(tmp_path, until=8)
 
@@ -155,7 +155,7 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path, monkeypatch, broken)
         raise OSError("no space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(f"hold_jax.partial.{broken}", full)
+        patch.setattr(f"hold_jax.{broken}", full)
         with pytest.raises(OSError, match="no space"):
             found.append(ROWS[8:12])
     # What could not be written does not count as done, in memory either.

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from hold_jax.data import digits, folder, npz, tfds_source, toy
 from hold_jax.data.dataset import SPLITS, Dataset
 from hold_jax.errors import UserError, require, require_choice
+from hold_jax.storage import require_local
 
 MEMORY_LIMIT_BYTES = 4 << 30
 
@@ -57,6 +58,8 @@ def load(
         require(value is None or (_is_int(value) and value >= 1), argument, value, "a positive integer, or None")
     require(seed is None or (_is_int(seed) and 0 <= seed < 2**32), "seed", seed, "an integer in [0, 2^32), or None")
     require(channels in (None, 1, 3), "channels", channels, "1, 3 or None")
+    if data_dir is not None:
+        require_local(data_dir, "data_dir")
 
     loader, accepted = _SOURCES[prefix + colon]
     options = {

@@ -2,9 +2,7 @@
 
 import functools
 import hashlib
-import os
 import zipfile
-from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -14,10 +12,11 @@ import numpy as np
 import optax
 from flax import traverse_util
 
-from hold_jax import distributed
+from hold_jax import distributed, storage
 from hold_jax.data import Dataset, batches, to_model_range
 from hold_jax.errors import UserError
 from hold_jax.features.network import FeatureNetwork, Features
+from hold_jax.storage import Path
 
 STEPS = 1000
 _BATCH = 128
@@ -67,7 +66,7 @@ def classifier(data: Dataset, folder: Path) -> FeatureNetwork:
     path = folder / _FILE
 
     def read_or_train() -> Any:
-        if path.exists():
+        if storage.exists(path):
             return _read(path, network, data.shape)
         params = _train(network, data)
         _write(path, params)
@@ -125,15 +124,13 @@ def _identity(params: Any) -> str:
 
 
 def _write(path: Path, params: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".tmp{os.getpid()}.npz")
-    np.savez(temporary, **traverse_util.flatten_dict(params, sep="/"))
-    os.replace(temporary, path)
+    with storage.writing(path) as file:
+        np.savez(file, **traverse_util.flatten_dict(params, sep="/"))
 
 
 def _read(path: Path, network: Classifier, shape: tuple[int, ...]) -> Any:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with storage.opened(path) as opened, np.load(opened, allow_pickle=False) as file:
             params = traverse_util.unflatten_dict(dict(file), sep="/")
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"{path} cannot be read ({error}); delete it, and it is trained again") from None

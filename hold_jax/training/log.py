@@ -1,5 +1,6 @@
 """What a run writes down as it trains: `metrics.jsonl`, TensorBoard files, and a progress line."""
 
+import contextlib
 import json
 import math
 import os
@@ -7,7 +8,6 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, Protocol, Self, TextIO
 
 import numpy as np
@@ -15,11 +15,15 @@ import PIL.Image
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
+from hold_jax import storage
 from hold_jax.errors import UserError, require
+from hold_jax.storage import Path
 
 METRICS_FILE = "metrics.jsonl"
 RESULTS_FILE = "results.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"
+_SEND_SECONDS = 30.0  # at least, between two times that a log in a bucket is brought up to date
+_EVENTS_BYTES = 8 << 20  # beyond which a bucket gets another file of events: each is written whole, again and again
 
 # JSON has no such numbers; these are the words protobuf's JSON mapping uses, and JavaScript's Number() reads.
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
@@ -34,8 +38,11 @@ class Log(Protocol):
     def image(self, name: str, image: PIL.Image.Image | np.ndarray, step: int) -> None:
         """Records a picture at `step`."""
 
+    def flush(self) -> None:
+        """Writes out what is pending; call it before a checkpoint, whose run goes on from these lines."""
+
     def close(self) -> None:
-        """Writes out what is pending."""
+        """Writes out what is pending, and ends."""
 
 
 class MetricLog:
@@ -48,30 +55,35 @@ class MetricLog:
     `start_step` the step of the restored state, lines of later steps are dropped and TensorBoard is told to
     hide its own; a half-written last line goes too. At `start_step` 0 nothing is kept: the run starts anew.
 
+    In a bucket, whose objects cannot grow, both are written again whole: at the first line, then at a line at least
+    30 s after the last time, at `flush` and at `close`. A kill costs the lines since, all of them of steps after
+    the last `flush`. Where the bucket cannot be reached at a line, the next time makes up for it; `flush` raises.
+
     Construct it on process 0 only.
 
     Args:
-        workdir: folder of the run, on a local disk; created if absent.
+        workdir: folder of the run; created if absent.
         start_step: the step from which training goes on; the next one is `start_step + 1`.
+        clock: returns seconds.
 
     Raises:
         ValueError: if a line of the existing file, other than the last, is damaged.
     """
 
-    def __init__(self, workdir: str | os.PathLike[str], *, start_step: int) -> None:
+    def __init__(
+        self, workdir: str | os.PathLike[str], *, start_step: int, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         require(start_step >= 0, "start_step", start_step, "0 or more")
-        workdir = Path(workdir)
-        workdir.mkdir(parents=True, exist_ok=True)
+        workdir = storage.path(workdir)
+        self._in_bucket = not storage.is_local(workdir)
+        if not self._in_bucket:
+            workdir.mkdir(parents=True, exist_ok=True)
         path = workdir / METRICS_FILE
         _drop_lines_after(path, start_step)
-        self._file = path.open("a", encoding="ascii")
-        self._tensorboard = SummaryWriter(
-            str(workdir / TENSORBOARD_FOLDER),
-            purge_step=start_step + 1 if start_step else 0,  # hides the events of this step and later ones
-            flush_secs=30,
-            # The name has the time in whole seconds: a second writer in the same second would overwrite the first.
-            filename_suffix=f".{time.time_ns()}",
-        )
+        self._lines = storage.Lines(path)
+        # The purge hides the events of this step and later ones.
+        self._events = _Events(workdir / TENSORBOARD_FOLDER, purge_step=start_step + 1 if start_step else 0)
+        self._clock, self._sent = clock, -math.inf
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Appends one line with `step` and `values`; a value is anything `float` takes.
@@ -83,10 +95,12 @@ class MetricLog:
             raise UserError('`values` has the name "step", which is the step\'s own; choose another name')
         numbers = {name: float(value) for name, value in values.items()}
         line = {"step": int(step)} | {name: _to_json(number) for name, number in numbers.items()}
-        self._file.write(json.dumps(line, allow_nan=False) + "\n")
-        self._file.flush()
+        self._lines.append(json.dumps(line, allow_nan=False))
         for name, number in numbers.items():
-            self._tensorboard.add_scalar(name, number, step)
+            self._events.writer.add_scalar(name, number, step)
+        if self._in_bucket and self._clock() - self._sent >= _SEND_SECONDS:
+            with contextlib.suppress(storage.BucketError):
+                self.flush()
 
     def image(self, name: str, image: PIL.Image.Image | np.ndarray, step: int) -> None:
         """Adds a PIL picture, or a uint8 array `(H, W)`, `(H, W, 1)` or `(H, W, 3)`, to TensorBoard.
@@ -102,12 +116,19 @@ class MetricLog:
             raise UserError(
                 f"`image` is {pixels.dtype} of shape {pixels.shape}; it must be uint8 (H, W), (H, W, 1) or (H, W, 3)"
             )
-        self._tensorboard.add_image(name, pixels, step, dataformats="HWC"[: pixels.ndim])
+        self._events.writer.add_image(name, pixels, step, dataformats="HWC"[: pixels.ndim])
+
+    def flush(self) -> None:
+        """Brings a log in a bucket up to date; on a local disk it always is, but for TensorBoard's last 30 s."""
+        if self._in_bucket:
+            self._sent = self._clock()
+            self._lines.flush()
+            self._events.send()
 
     def close(self) -> None:
         """Writes out what is pending and closes both files; a second call does nothing."""
-        self._file.close()
-        self._tensorboard.close()
+        self._lines.close()
+        self._events.close()
 
     def __enter__(self) -> Self:
         return self
@@ -125,6 +146,9 @@ class NullLog:
     def image(self, name: str, image: PIL.Image.Image | np.ndarray, step: int) -> None:
         """Does nothing."""
 
+    def flush(self) -> None:
+        """Does nothing."""
+
     def close(self) -> None:
         """Does nothing."""
 
@@ -140,20 +164,53 @@ def log_results(
 ) -> None:
     """Appends `results`, "step" among them, to `workdir/results.jsonl`, and both to TensorBoard beside the training's.
 
-    Call it on process 0 only.
+    Call it on process 0 only; in a bucket, not while another process does the same there.
     """
-    workdir = Path(workdir)
+    workdir = storage.path(workdir)
     line = {name: value if name == "step" else _to_json(float(value)) for name, value in results.items()}
-    with (workdir / RESULTS_FILE).open("a", encoding="ascii") as file:
-        file.write(json.dumps(line, allow_nan=False) + "\n")
-    folder = str(workdir / TENSORBOARD_FOLDER / "eval")
-    with SummaryWriter(folder, filename_suffix=f".{time.time_ns()}") as writer:
+    with contextlib.closing(storage.Lines(workdir / RESULTS_FILE)) as lines:
+        lines.append(json.dumps(line, allow_nan=False))
+    with contextlib.closing(_Events(workdir / TENSORBOARD_FOLDER / "eval")) as events:
         for name, value in results.items():
             if name != "step":
-                writer.add_scalar(f"eval/{name}", float(value), results["step"])
+                events.writer.add_scalar(f"eval/{name}", float(value), results["step"])
         for name, image in images.items():
             pixels = _pixels(image)
-            writer.add_image(f"eval/{name}", pixels, results["step"], dataformats="HWC"[: pixels.ndim])
+            events.writer.add_image(f"eval/{name}", pixels, results["step"], dataformats="HWC"[: pixels.ndim])
+
+
+class _Events:
+    """TensorBoard's files of one writer; those for a bucket are written to a temporary folder and copied.
+
+    tensorboardX writes to gs:// itself only with google-cloud-storage, and then one object that grows without bound.
+    """
+
+    def __init__(self, folder: Path, purge_step: int | None = None) -> None:
+        self._staged = storage.Staged(folder)
+        self._open(purge_step)
+
+    def send(self) -> None:
+        """Copies what has come to be on the disk: a few of the last events may still be on their way there."""
+        self.writer.flush()
+        self._staged.send()
+        if self._staged.size() > _EVENTS_BYTES:
+            self.writer.close()
+            self._staged.send(forget=True)
+            self._open()
+
+    def close(self) -> None:
+        """Writes out what is pending; a second call does nothing."""
+        self.writer.close()
+        self._staged.close()
+
+    def _open(self, purge_step: int | None = None) -> None:
+        self.writer = SummaryWriter(
+            str(self._staged.local),
+            purge_step=purge_step,
+            flush_secs=30,
+            # The name has the time in whole seconds: a second writer in the same second would overwrite the first.
+            filename_suffix=f".{time.time_ns()}",
+        )
 
 
 def read_jsonl(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
@@ -165,7 +222,7 @@ def read_jsonl(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
         ValueError: if any other line is damaged.
         FileNotFoundError: if there is no such file.
     """
-    lines = Path(path).read_bytes().split(b"\n")
+    lines = storage.read(storage.path(path)).split(b"\n")
     if lines[-1] == b"":
         lines.pop()
     entries = []
@@ -186,16 +243,11 @@ def _pixels(image: PIL.Image.Image) -> np.ndarray:
 
 def _drop_lines_after(path: Path, start_step: int) -> None:
     """Rewrites `path`, if it is there, without the lines that a run going on from `start_step` writes again."""
-    if not path.exists():
+    if not storage.exists(path):
         return
     kept = [entry for entry in read_jsonl(path) if entry["step"] <= start_step] if start_step else []
-    scratch = path.with_name(path.name + ".tmp")
-    with scratch.open("w", encoding="ascii") as file:
-        for entry in kept:
-            file.write(json.dumps({k: _to_json(v) for k, v in entry.items()}, allow_nan=False) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(scratch, path)
+    lines = [json.dumps({k: _to_json(v) for k, v in entry.items()}, allow_nan=False) + "\n" for entry in kept]
+    storage.write(path, "".join(lines).encode("ascii"))
 
 
 def _to_json(number: float) -> float | str:

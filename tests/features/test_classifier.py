@@ -91,7 +91,7 @@ def test_a_write_that_fails_leaves_nothing_that_would_be_read(digits, tmp_path, 
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("hold_jax.features.classifier.os.replace", killed)
+        patch.setattr("hold_jax.storage.os.replace", killed)
         with pytest.raises(KeyboardInterrupt):
             classifier(TRAIN, tmp_path)
     assert not (tmp_path / "classifier.npz").exists()
