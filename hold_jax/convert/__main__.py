@@ -20,6 +20,7 @@ import ml_collections
 from absl import flags, logging
 from ml_collections import config_flags
 
+from hold_jax import storage
 from hold_jax.convert import inception
 from hold_jax.convert.runs import SOURCES, TARGETS, export_run, import_run
 from hold_jax.errors import UserError, require, require_choice
@@ -44,8 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     known = sorted({**FROM, **SOURCES})
     parser.add_argument("--from", dest="source", help=f"project that made the input: {', '.join(known)}")
     parser.add_argument("--to", dest="target", help=f"project that the output is for: {', '.join(TARGETS)}")
-    parser.add_argument("--input", type=Path, required=True, help="its file; with --to, a work directory")
-    parser.add_argument("--output", type=Path, required=True, help="work directory or file to write")
+    parser.add_argument("--input", required=True, help="its file; with --to, a work directory")
+    parser.add_argument("--output", required=True, help="work directory or file to write")
     try:
         args, rest = parser.parse_known_args(arguments)
         done = _convert(args, rest)
@@ -64,12 +65,24 @@ def _convert(args: argparse.Namespace, rest: list[str]) -> str:
             raise UserError(f"unrecognized arguments: {text}")
     if args.target is not None:
         require_choice("to", args.target, TARGETS)
-        return export_run(TARGETS[args.target], args.input, args.output)
+        return export_run(TARGETS[args.target], _workdir(args.input, "input"), _file(args.output, "output"))
     require_choice("from", args.source, {**FROM, **SOURCES})
+    path = _file(args.input, "input")
     if args.source in FROM:
-        return FROM[args.source](args.input, args.output)
+        return FROM[args.source](path, _file(args.output, "output"))
     source = SOURCES[args.source]
-    return import_run(source, args.input, args.output, _config(source.config, of_config))
+    return import_run(source, path, _workdir(args.output, "output"), _config(source.config, of_config))
+
+
+def _file(text: str, argument: str) -> Path:
+    storage.require_local(text, argument)
+    return Path(text)
+
+
+def _workdir(text: str, argument: str) -> storage.Path:
+    """A path as it was given, or one in a bucket: pathlib alone would make gs:/x of gs://x."""
+    found = storage.path(text, argument)
+    return Path(text) if storage.is_local(found) else found
 
 
 def _config(default: str, arguments: list[str]) -> ml_collections.ConfigDict:

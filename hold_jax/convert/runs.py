@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from hold_jax import build, workdir
+from hold_jax import build, storage, workdir
 from hold_jax.convert import edm, score_sde, torch_save
 from hold_jax.convert.score_sde import Weights
 from hold_jax.errors import UserError, require
@@ -44,7 +44,7 @@ SOURCES = {
 TARGETS = {"score_sde_pytorch": score_sde.to_torch}
 
 
-def import_run(source: Source, path: Path, output: Path, config: ml_collections.ConfigDict) -> str:
+def import_run(source: Source, path: Path, output: storage.Path, config: ml_collections.ConfigDict) -> str:
     """Makes of a file a work directory that sampling and evaluation accept; returns what was done, in words.
 
     The checkpoint's parameters and averaged parameters are both the file's averaged ones, the optimiser is new, the
@@ -87,7 +87,7 @@ def import_run(source: Source, path: Path, output: Path, config: ml_collections.
     return f"{weights.which}, step {weights.step}, {count / 1e6:.3g} million parameters"
 
 
-def export_run(target: Callable[..., dict[str, np.ndarray]], path: Path, output: Path) -> str:
+def export_run(target: Callable[..., dict[str, np.ndarray]], path: storage.Path, output: Path) -> str:
     """Writes the averaged parameters of a work directory's newest checkpoint as a state dict of `target`'s.
 
     Raises:
