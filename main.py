@@ -3,6 +3,7 @@
 python main.py --config=configs/digits_hold.py --mode=train --workdir=runs/digits [--config.a.b=value ...]
 """
 
+import errno
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -24,6 +25,7 @@ _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this one i
 flags.mark_flags_as_required(["config", "mode", "workdir"])
 
 _EXIT_USER_ERROR = 2
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -44,14 +46,21 @@ def main(argv: Sequence[str]) -> None:
         run.MODES[_MODE.value](_CONFIG.value, _WORKDIR.value)
     except distributed.AgreedError as error:
         _fail(str(error))
-    except UserError as error:
-        if jax.distributed.is_initialized() and jax.process_count() > 1:
-            distributed.leave(_line(str(error)), _EXIT_USER_ERROR)
-        _fail(str(error))
     except Exception as error:
-        if not jax.distributed.is_initialized() or jax.process_count() == 1:
-            raise
-        distributed.leave_after(error)
+        several = jax.distributed.is_initialized() and jax.process_count() > 1
+        if isinstance(error, OSError) and error.errno in _NO_ROOM:
+            where = f" {error.filename}" if error.filename else ""
+            error = UserError(
+                f"cannot write{where}: {error.strerror}; make room, and run the same command again: it goes on from "
+                "the newest checkpoint"
+            )
+        if isinstance(error, UserError):
+            if several:
+                distributed.leave(_line(str(error)), _EXIT_USER_ERROR)
+            _fail(str(error))
+        if several:
+            distributed.leave_after(error)
+        raise
 
 
 def _parse(argv: list[str]) -> list[str]:

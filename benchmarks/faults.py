@@ -236,9 +236,10 @@ def fill_disk(folder: Path) -> tuple[list[dict], int]:
     reference = outcome(folder / "straight", steps)
     rows, lost = [], 0
 
-    def add(how: str, process: subprocess.Popen, again: Path) -> None:
+    def add(how: str, process: subprocess.Popen, again: Path, make_room: Callable[[], None] = lambda: None) -> None:
         nonlocal lost
         said = process.communicate(timeout=600)[1]
+        make_room()
         line = [text for text in said.splitlines() if text.startswith("error: ")]
         clear = process.returncode == 2 and len(line) == 1
         finish(start(again, steps, cache))
@@ -255,14 +256,11 @@ def fill_disk(folder: Path) -> tuple[list[dict], int]:
             print("small file system: not allowed here, left out")
             return rows, lost
         ballast = disk / "ballast"
-        for room in (300_000, 100_000, 20_000):
+        for room in (300_000, 100_000, 40_000, 20_000, 5_000):
             workdir = disk / "run"
             shutil.rmtree(workdir, ignore_errors=True)
             ballast.write_bytes(bytes((1 << 20) - room))
-            process = start(workdir, steps, cache)
-            process.wait()
-            ballast.unlink()
-            add(f"a disk with {room:,} bytes left", process, workdir)
+            add(f"a disk with {room:,} bytes left", start(workdir, steps, cache), workdir, ballast.unlink)
     return rows, lost
 
 
