@@ -1,7 +1,17 @@
 import numpy as np
 import pytest
 
-from configs import base, cifar10_hold, cifar10_small_hold, digits_hold, swissroll_hold
+from configs import (
+    base,
+    cifar10_cld,
+    cifar10_edm,
+    cifar10_hold,
+    cifar10_small_hold,
+    cifar10_ve,
+    cifar10_vp,
+    digits_hold,
+    swissroll_hold,
+)
 from hold_jax import build, losses, ode, sde
 from hold_jax.errors import UserError
 from hold_jax.evaluate import EvalSettings
@@ -71,6 +81,14 @@ def test_the_likelihood_arrives():
     # Left as it is, it is the default of `likelihood.bits_per_dim`: adaptive, at these tolerances.
     assert build.likelihood(config_of(base)).solver == ode.Solver(rtol=1e-5, atol=1e-5)
     assert build.evaluation(config_of(base)).likelihood is None
+
+
+def test_only_a_denoiser_leaves_its_process_open():
+    assert not build.any_process(config_of())
+    assert not build.any_process(config_of(model__parameterization="sufficient", model__conditioning="time"))
+    assert build.any_process(config_of(model__parameterization="sufficient"))
+    assert all(build.any_process(module.get_config()) for module in (cifar10_vp, cifar10_ve, cifar10_edm))
+    assert not build.any_process(cifar10_cld.get_config())
 
 
 def never():

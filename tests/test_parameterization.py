@@ -101,23 +101,68 @@ def edm(x, sigma, network, sigma_data):
     return sigma_data**2 / total * x + sigma * sigma_data / np.sqrt(total) * network(inputs, np.log(sigma) / 4)
 
 
-@pytest.mark.parametrize(
-    ("model", "name"), [("hold1", "gaussian"), ("ve", "gaussian")] + [(k, "sufficient") for k in MODELS]
-)
-def test_edm(model, name):
-    # At order one both are EDM's D of x / A at sigma = L / A; `sufficient` is EDM's D of y at every order.
+def vp_time(sigma):
+    """t and alpha of 2011.13456's VP with beta from 0.1 to 20, where its noise over alpha is sigma; float64."""
+    rate = np.log1p(sigma**2)
+    return (np.sqrt(0.1**2 + 4 * 9.95 * rate) - 0.1) / (2 * 9.95), np.exp(-rate / 2)
+
+
+def subvp_time(sigma):
+    """As `vp_time` for sub-VP, whose noise is 1 - alpha^2."""
+    rate = 2 * np.arcsinh(sigma / 2)
+    return (np.sqrt(0.1**2 + 4 * 9.95 * rate) - 0.1) / (2 * 9.95), np.exp(-rate / 2)
+
+
+def from_score(time, std_of):
+    """D = (x + std^2 score) / alpha at x = alpha y, from score = -network / std: score_sde's VP and sub-VP."""
+
+    def of(y, sigma, network, sigma_data):
+        t, alpha = time(sigma)
+        std = std_of(alpha)
+        score = -network(alpha * y, 999 * t) / std
+        return (alpha * y + std**2 * score) / alpha
+
+    return of
+
+
+def ve(y, sigma, network, sigma_data):
+    """D of score_sde's VE, which sees pictures x in [0, 1] at half the noise, and shows the network 2 x - 1."""
+    x, std = (y + 1) / 2, sigma / 2
+    score = network(2 * x - 1, np.log(std)) / std
+    return 2 * (x + std**2 * score) - 1
+
+
+DENOISERS = {
+    "sufficient": ("log_noise", edm),
+    "gaussian": ("log_noise", edm),
+    "vp": ("vp_time", from_score(vp_time, lambda alpha: np.sqrt(1 - alpha**2))),
+    "subvp": ("subvp_time", from_score(subvp_time, lambda alpha: 1 - alpha**2)),
+    "ve": ("ve_noise", ve),
+}
+AT_EVERY_ORDER = [(k, "sufficient") for k in MODELS] + [
+    (k, n) for n in ("vp", "subvp", "ve") for k in ("hold1", "hold3")
+]
+
+
+@pytest.mark.parametrize(("model", "name"), [("hold1", "gaussian"), ("ve", "gaussian"), *AT_EVERY_ORDER])
+def test_denoisers(model, name):
+    # At order one `gaussian` is EDM's D of x / A at sigma = L / A; the others are the same D of y at every order.
+    clock, denoise = DENOISERS[name]
     m = MODELS[model]
     t = times(m)
     u = states(m, t, STD)
 
     def network(xp):
         def of(inputs, noise):
-            noise = noise.reshape(-1, *(1,) * (inputs.ndim - 1))
-            return xp.sin(3 * inputs + noise) + 0.3 * noise
+            # Labels reach 999: their share must not drown in the rounding of a large argument.
+            noise = noise.reshape(-1, *(1,) * (inputs.ndim - 1)) / (300 if clock.endswith("time") else 1)
+            # score_sde's VE shows y as it is, up to 300: a large argument again.
+            return xp.sin(3 * inputs / (1 + 0.1 * abs(inputs)) + noise) + 0.3 * noise
 
         return of
 
-    eps_fn = wrapped(m, network(jnp), name, sigma_data=STD)
+    conditioning = parameterization.CONDITIONINGS[clock]
+    eps_fn = wrapped(m, network(jnp), name, sigma_data=STD, conditioning=conditioning)
     got = jax.jit(lambda u, t: kernels.denoiser(m, u, t, eps_fn(u, t)))(u, t)
 
     phi, chol = oracle.marginal(m, oracle.integral(m, t), digits=False)
@@ -125,13 +170,73 @@ def test_edm(model, name):
     snr = (solved * phi[..., 0]).sum(axis=-1)
     y = np.einsum("bi,bxic->bxc", solved, u.astype(np.float64)) / snr[:, None, None]
     sigma = snr[:, None, None] ** -0.5
-    want = edm(y, sigma, network(np), STD)
+    want = denoise(y, sigma, network(np), STD)
     # D = ([L^-1 u]_n - eps_n) / w_n: float32 rounding of the difference, seen through 1 / w_n.
     inverse = np.linalg.inv(chol)
     w = (inverse @ phi[..., :1])[:, -1, 0]
     whitened = np.einsum("bi,bxic->bxc", np.abs(inverse[:, -1]), np.abs(u)).max(axis=(1, 2))
     error = np.abs(np.asarray(got) - want).max(axis=(1, 2))
-    assert (error < 5e-6 + 1e-6 * whitened / np.abs(w)).all(), error
+    # EDM's c_out is at most sigma_data; the others' is sigma, times the rounding of the network and its condition.
+    c_out = 0 if denoise is edm else sigma[:, 0, 0]
+    assert (error < 5e-6 + 1e-6 * whitened / np.abs(w) + 1e-5 * c_out).all(), error
+
+
+@pytest.mark.parametrize("name", ["vp", "ve", "subvp"])
+def test_at_order_one_the_network_is_the_noise_itself(name):
+    # c_skip = 1 leaves nothing of u, not the rounding of 1 - 1 over a small noise.
+    c = coefficients(MODELS["hold1"], name)
+    np.testing.assert_array_equal(c.c_skip, 0)
+    np.testing.assert_allclose(c.c_out, -1 if name == "ve" else 1, rtol=1e-6)
+
+
+@pytest.mark.parametrize("clock", ["log_noise", "vp_time", "subvp_time", "ve_noise"])
+def test_clocks_of_the_noise(clock):
+    m = sde.ve(sigma_min=1e-4, sigma_max=1000.0)
+    t = np.linspace(0.01, 1, 40).astype(np.float32)
+    sigma = oracle.MP.matrix([oracle.effective_noise(m, float(oracle.integral(m, x))) for x in t])
+    log, sqrt = oracle.MP.log, oracle.MP.sqrt
+
+    def time(rate):
+        return (
+            999
+            * (sqrt(oracle.MP.mpf("0.01") + 4 * oracle.MP.mpf("9.95") * rate) - oracle.MP.mpf("0.1"))
+            / (2 * oracle.MP.mpf("9.95"))
+        )
+
+    want = {
+        "log_noise": lambda s: log(s) / 4,
+        "vp_time": lambda s: time(log(1 + s**2)),
+        "subvp_time": lambda s: time(2 * log(s / 2 + sqrt(1 + s**2 / 4))),
+        "ve_noise": lambda s: log(s / 2),
+    }[clock]
+    want = np.array([float(want(s)) for s in sigma])
+    got = jax.jit(lambda t: parameterization.CONDITIONINGS[clock](m, t))(t)
+    # Relative down to labels of 5e-5, at a noise of 1e-4; a logarithm's error is that of its argument.
+    np.testing.assert_allclose(got, want, rtol=3e-6, atol=3e-6 if "noise" in clock else 0)
+
+
+def test_cld_s_clock_is_the_logarithm_of_time():
+    t = np.array([1e-5, 0.3, 1.0], np.float32)
+    np.testing.assert_allclose(parameterization.log_time(sde.cld(), t), np.log(t.astype(np.float64)), rtol=1e-6)
+
+
+def test_denoisers_are_those_that_see_y_and_its_noise_alone():
+    # At the same noise two processes give the network the same condition and, of the state, one block.
+    pair = [(m, kernels.time_of_noise(m, jnp.float32(0.7))) for m in (MODELS["hold1"], MODELS["hold3"])]
+    forms, clocks = parameterization.PARAMETERIZATIONS, parameterization.CONDITIONINGS
+    one_block = {
+        name
+        for name, form in forms.items()
+        if all(jax.eval_shape(lambda t, m=m, form=form: form(m, t, STD).c_in, t).shape[-2] == 1 for m, t in pair)
+    }
+    conditions = {
+        clock: [float(jax.jit(lambda t, m=m, of=of: of(m, t))(t)) for m, t in pair] for clock, of in clocks.items()
+    }
+    common = {clock for clock, (a, b) in conditions.items() if a == pytest.approx(b, rel=1e-5)}
+    for name in forms:
+        for clock in clocks:
+            expected = name in one_block and clock in common
+            assert parameterization.is_denoiser(name, clock) == expected, (name, clock)
 
 
 @pytest.mark.parametrize("model", ["hold1", "hold3", "psld"])

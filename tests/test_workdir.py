@@ -69,6 +69,16 @@ def test_a_model_is_known_by_its_process_and_network_alone(tmp_path):
             workdir.require_model(tmp_path, record(**changes).config)
 
 
+def test_a_denoiser_s_process_is_free_and_nothing_else(tmp_path):
+    workdir.open_for_training(tmp_path, record())
+    other = record(sde__order=1)
+    assert workdir.require_model(tmp_path, other.config, any_process=True) == record()
+    with pytest.raises(UserError, match=r"another experiment \(sde.order = None there, 1 here\)"):
+        workdir.require_model(tmp_path, other.config)
+    with pytest.raises(UserError, match=r"another experiment \(model.channels = \d+ there, 24 here\)"):
+        workdir.require_model(tmp_path, record(sde__order=1, model__channels=24).config, any_process=True)
+
+
 def test_a_run_from_before_there_was_label_dropout_goes_on(tmp_path):
     old = record()
     del old.config["model"]["label_dropout"], old.config["sampling"]["guidance"]

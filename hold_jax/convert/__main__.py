@@ -58,20 +58,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _convert(args: argparse.Namespace, rest: list[str]) -> str:
     require((args.source is None) != (args.target is None), "from, to", (args.source, args.target), "one of the two")
-    of_config = [text for text in rest if text.startswith("--config=") or text.startswith("--config.")]
-    for text in rest:
-        takes_config = args.source in SOURCES and text in of_config
-        if not takes_config:
-            raise UserError(f"unrecognized arguments: {text}")
     if args.target is not None:
         require_choice("to", args.target, TARGETS)
+    else:
+        require_choice("from", args.source, {**FROM, **SOURCES})
+    for text in rest:
+        if args.source not in SOURCES or not text.startswith(("--config=", "--config.")):
+            raise UserError(f"unrecognized arguments: {text}")
+    if args.target is not None:
         return export_run(TARGETS[args.target], _workdir(args.input, "input"), _file(args.output, "output"))
-    require_choice("from", args.source, {**FROM, **SOURCES})
     path = _file(args.input, "input")
     if args.source in FROM:
         return FROM[args.source](path, _file(args.output, "output"))
     source = SOURCES[args.source]
-    return import_run(source, path, _workdir(args.output, "output"), _config(source.config, of_config))
+    return import_run(source, path, _workdir(args.output, "output"), _config(source.config, rest))
 
 
 def _file(text: str, argument: str) -> Path:

@@ -62,24 +62,26 @@ def read(path: Path, network: NCSNpp, inputs: tuple[int, ...], where: str) -> We
       inputs: (H, W, C) of what the network sees.
       where: what errors call the file.
     """
-    try:
-        state = torch_file.read(path)
-    except UserError as error:
-        raise UserError(f"{error}; EDM's own .pkl is not read: with PyTorch and EDM's code, run {EXPORT}") from None
-    if not is_state_dict(state):
-        raise UserError(f"{where}; it is no state dict: it must be a dict of tensors by name, as of {EXPORT}")
-    state = {name.removeprefix("model."): value for name, value in state.items()}
-    state = {name: value for name, value in state.items() if not _UNUSED.search(name)}
+    state = {name: value for name, value in _state_dict(path, where).items() if not _UNUSED.search(name)}
     params = convert(rules(network, inputs), state, where, "the config's network")
     return Weights(params, 0, "the weights in the file (EDM's pickles keep the averaged ones)")
 
 
 def num_classes(path: Path) -> int:
     """The number of classes of the network in the file; 0: none."""
-    state = torch_file.read(path)
-    names = ("model.map_label.weight", "map_label.weight")
-    shapes = [np.shape(state[name]) for name in names if isinstance(state, dict) and name in state]
-    return shapes[0][-1] if shapes else 0
+    weight = _state_dict(path, f"`input` is {str(path)!r}").get("map_label.weight")
+    return 0 if weight is None else np.shape(weight)[-1]
+
+
+def _state_dict(path: Path, where: str) -> dict[str, np.ndarray]:
+    """The file's, with the names that the network itself gives, without its preconditioning."""
+    try:
+        state = torch_file.read(path)
+    except UserError as error:
+        raise UserError(f"{error}; EDM's own .pkl is not read: with PyTorch and EDM's code, run {EXPORT}") from None
+    if not is_state_dict(state):
+        raise UserError(f"{where}; it is no state dict: it must be a dict of tensors by name, as of {EXPORT}")
+    return {name.removeprefix("model."): value for name, value in state.items()}
 
 
 def rules(network: NCSNpp, inputs: tuple[int, ...]) -> list[Rule]:

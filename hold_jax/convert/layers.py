@@ -1,5 +1,6 @@
 """The layers of an NCSN++ in the order of their calls, which is that of score_sde's module list."""
 
+import functools
 import math
 from typing import Any, NamedTuple
 
@@ -44,7 +45,8 @@ class Layer(NamedTuple):
         return self.path[len(self.owner_path) + 1 :]
 
 
-def layers(network: NCSNpp, inputs: tuple[int, ...]) -> list[Layer]:
+@functools.lru_cache(maxsize=16)
+def layers(network: NCSNpp, inputs: tuple[int, ...]) -> tuple[Layer, ...]:
     """Every layer of `network` that has parameters, each once, in the order of the calls.
 
     Args:
@@ -56,7 +58,7 @@ def layers(network: NCSNpp, inputs: tuple[int, ...]) -> list[Layer]:
 
     def record(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
         if context.method_name == "__call__":
-            calls.append((type(context.module).__name__, context.module.path))
+            calls.append((_kind(context.module), context.module.path))
         return call(*args, **kwargs)
 
     labels = jnp.zeros((1,), jnp.int32) if network.num_classes else None
@@ -79,4 +81,10 @@ def layers(network: NCSNpp, inputs: tuple[int, ...]) -> list[Layer]:
     total = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(spec["params"]))
     if count != total:
         raise AssertionError(f"{total - count} parameters of the network belong to no known layer")
-    return found
+    return tuple(found)
+
+
+def _kind(module: nn.Module) -> str:
+    """The name of its class, or of the one of `_LEAVES` that it derives from."""
+    names = [cls.__name__ for cls in type(module).__mro__]
+    return next((name for name in names if name in _LEAVES), names[0])

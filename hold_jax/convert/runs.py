@@ -76,6 +76,7 @@ def import_run(source: Source, path: Path, output: storage.Path, config: ml_coll
         ema=params,
         key=jax.random.split(jax.random.key(config.seed))[1],  # as of a run that begins with this seed
     )
+    state = jax.device_put(state, Devices.all().replicated)  # as training has it
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -119,7 +119,7 @@ def flax_entries(network: NCSNpp, inputs: tuple[int, ...]) -> list[_Entry]:
     return found
 
 
-def _known(found: list[Layer]) -> list[Layer]:
+def _known(found: tuple[Layer, ...]) -> tuple[Layer, ...]:
     if any(layer.kind == "Embed" for layer in found):
         raise UserError("`model.class_conditional` is True; it must be False: score_sde's networks have no classes")
     return found

@@ -22,7 +22,7 @@ def write(path: Path, state: Mapping[str, np.ndarray]) -> None:
     Raises:
       UserError: if `path` cannot be written; what was there stays until the new file is complete.
     """
-    arrays = {name: np.ascontiguousarray(array, np.dtype("<f4")) for name, array in state.items()}
+    arrays = {name: np.asarray(array, np.dtype("<f4"), order="C") for name, array in state.items()}
     items = b"".join(_text(name) + _tensor(str(key), array) for key, (name, array) in enumerate(arrays.items()))
     pickled = _PROTOCOL + _EMPTY_DICT + _MARK + items + _SET_ITEMS + _STOP
     with replacing(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:

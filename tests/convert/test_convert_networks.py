@@ -32,12 +32,18 @@ def params(name):
     return convert(rules, arrays, "the state", "the network")
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def apply(network, params, x, noise, labels):
+    """Compiled once for the networks that are the same."""
+    return network.apply({"params": params}, x, noise, labels)
+
+
 def eps_fn(m, name, form, clock):
     labels = RECORD[name].get("labels")
     labels = None if labels is None else jnp.asarray(labels)
 
     def network(x, noise):
-        return NETWORKS[name].apply({"params": params(name)}, x, noise, labels)
+        return apply(NETWORKS[name], params(name), x, noise, labels)
 
     return parameterization.eps_function(
         m,
@@ -53,14 +59,9 @@ def denoised(m, name, form, clock, y, sigma):
     fn = eps_fn(m, name, form, clock)
     y = y.astype(np.float32)
     rest = np.random.default_rng(0).standard_normal((*y.shape[:-1], m.order - 1, y.shape[-1])).astype(np.float32)
-
-    @jax.jit
-    def of(y, rest, sigma):
-        t = kernels.time_of_noise(m, sigma)
-        u = kernels.state_of(m, y, rest, t)
-        return kernels.denoiser(m, u, t, fn(u, t))
-
-    return np.asarray(of(y, rest, sigma.astype(np.float32)), np.float64)
+    t = kernels.time_of_noise(m, sigma.astype(np.float32))
+    u = kernels.state_of(m, y, rest, t)
+    return np.asarray(kernels.denoiser(m, u, t, fn(u, t)), np.float64)
 
 
 def images(value):
@@ -106,7 +107,7 @@ def test_cld_s_kernel_and_score():
     # Theirs has 1e-9 added; at t = 1 the entry beside the diagonal is 7e-6.
     np.testing.assert_allclose(covariance, np.stack([xx, xv, xv, vv], 1).reshape(-1, 2, 2), rtol=5e-6, atol=1e-9)
     u = inputs("cld").reshape(-1, SIZE, SIZE, 2, 3)
-    got = jax.jit(eps_fn(m, "cld", "mixed", "log_time"))(u, t.astype(np.float32))[..., 0, :]
+    got = eps_fn(m, "cld", "mixed", "log_time")(jnp.asarray(u), t.astype(np.float32))[..., 0, :]
     last = np.sqrt(vv - xv**2 / xx)
     np.testing.assert_allclose(recorded(got), -np.array(RECORD["cld"]["output"]) * last[:, None], atol=TOLERANCE)
 

@@ -314,3 +314,48 @@ def test_lists_that_hold_themselves_and_deep_ones(path):
     assert got[0] is got
     write_zip(path, b"]" * 5_000 + b"a" * 4_999)
     refused(path, "cannot be held in memory")
+
+
+@pytest.mark.parametrize("value", [np.float64(2e-4), np.float32(0.5), np.int64(-7), np.bool_(True), np.float64("inf")])
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_numpy_s_numbers_become_python_s(path, value, protocol):
+    # A learning rate that a warm-up computed with NumPy, in an optimiser's state.
+    body = pickle.dumps({"lr": value}, protocol)[2:-1]
+    for module in (b"numpy._core.multiarray", b"numpy.core.multiarray"):
+        if protocol == 2:
+            body = body.replace(b"numpy._core.multiarray", module).replace(b"numpy.core.multiarray", module)
+        write_zip(path, body)
+        got = read(path)
+        assert got == {"lr": value.item()} and type(got["lr"]) is type(value.item())
+
+
+def test_numpy_s_big_endian_numbers(path):
+    # Written by hand: NumPy's own numbers have the order of the machine.
+    kind = call(name("numpy", "dtype"), text("f8"), b"\x89", b"\x88")
+    kind += row(whole(3), text(">"), b"N", b"N", b"N", whole(-1), whole(-1), whole(0)) + b"b"
+    raw = call(name("_codecs", "encode"), text("?\xf8" + "\0" * 6), text("latin1"))
+    write_zip(path, call(name("numpy.core.multiarray", "scalar"), kind, raw))
+    assert read(path) == 1.5
+
+
+def test_numpy_s_types_are_plain_numbers_only(path):
+    def kind(code, *rest):
+        return call(name("numpy", "dtype"), text(code), *(rest or (b"\x89", b"\x88")))
+
+    raw = call(name("_codecs", "encode"), text("\0" * 8), text("latin1"))
+    scalar = name("numpy.core.multiarray", "scalar")
+    for value, reason in [
+        (kind("O8"), "holds numbers of NumPy's type O8"),
+        (kind("V8"), "holds numbers of NumPy's type V8"),
+        (kind("f8", b"\x88", b"\x88"), "holds numbers of NumPy's type f8"),
+        (kind("f8") + row(whole(3), text("<"), row(text("a")), b"N", b"N", whole(-1), whole(-1), whole(0)) + b"b",
+         "alters a type of NumPy"),
+        (kind("f8") + table({"dtype": text("O8")}) + b"b", "alters a type of NumPy"),
+        (call(scalar, kind("f4"), raw), "NumPy number that is not well formed"),
+        (call(scalar, text("f8"), raw), "NumPy number that is not well formed"),
+        (kind("f8"), "holds a NumpyDtype; only"),
+        (call(name("_codecs", "encode"), text("x"), text("utf-8")), "encodes what is no string of bytes"),
+        (call(name("numpy.core.multiarray", "_reconstruct")), "asks for numpy.core.multiarray._reconstruct; only"),
+    ]:  # fmt: skip
+        write_zip(path, value)
+        refused(path, reason)

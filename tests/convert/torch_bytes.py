@@ -117,3 +117,32 @@ def inception_state():
     put("fc.weight", (1008, 2048), 0, np.sqrt(3 / 2048))
     put("fc.bias", (1008,), 0, 1)
     return state
+
+
+def write_value(path, value):
+    """Anything of dicts, lists, whole numbers, strings and float32 arrays; bytes are opcodes as they are."""
+    raws = []
+
+    def pickled_of(item):
+        match item:
+            case bytes():
+                return item
+            case None:
+                return b"N"
+            case bool():
+                return b"\x88" if item else b"\x89"
+            case int():
+                return whole(item)
+            case str():
+                return text(item)
+            case dict():
+                return b"}(" + b"".join(pickled_of(k) + pickled_of(v) for k, v in item.items()) + b"u"
+            case list():
+                return b"](" + b"".join(map(pickled_of, item)) + b"e"
+            case np.ndarray():
+                raws.append(np.ascontiguousarray(item).tobytes())
+                strides = tuple(step // 4 for step in np.ascontiguousarray(item).strides)
+                return tensor(storage("FloatStorage", str(len(raws) - 1), item.size), 0, item.shape, strides)
+
+    body = pickled_of(value)
+    write_zip(path, body, raws)

@@ -49,6 +49,16 @@ def embedding(**options):
     )
 
 
+def test_class_vector_is_added_to_the_features_of_the_noise(random_params):
+    labels = jnp.asarray([0, 2, 3])
+    both = embedding(num_classes=3, label_place="features")
+    params = random_params(both, T, labels)
+    features = sinusoidal_features(T, 4) + params["labels"]["embedding"][labels]
+    h = features @ params["dense0"]["kernel"] + params["dense0"]["bias"].reshape(1, -1)
+    want = (h / (1 + jnp.exp(-h))) @ params["dense1"]["kernel"] + params["dense1"]["bias"].reshape(1, -1)
+    np.testing.assert_allclose(both.apply({"params": params}, T, labels), want, rtol=1e-5, atol=1e-5)
+
+
 def test_class_vector_is_added_to_the_noise_embedding(random_params):
     labels = jnp.asarray([0, 2, 3])  # 3: the null class
     both, noise, label = embedding(num_classes=3), embedding(), embedding(num_classes=3, conditional=False)
