@@ -3,8 +3,8 @@
 python -m benchmarks.parameterizations --workdir=runs/parameterizations --seeds 0 1 2 \
   --output=docs/parameterizations.json --plot=docs/parameterizations.png
 
-Trains `eps`, `mixed`, `gaussian`, `sufficient` at orders 1 to 4, on the digits as vectors with a small perceptron, and
-reports of each:
+Trains `eps`, `mixed`, `gaussian`, `sufficient` at orders 1 to 4, on the digits as vectors with a small perceptron, with
+times log-normal in the effective noise (EDM's, the default) and uniform in t (the papers'), and reports of each:
 
 - the held-out error of the denoiser, |D - q0|^2 per dimension: over `losses.log_normal`'s law of the effective noise
   ("q0": the units of `losses.q0_weight`), and divided by EDM's c_out^2, which weighs all noises alike ("edm": the best
@@ -47,6 +47,7 @@ from hold_jax.features.classifier import classifier
 from hold_jax.features.compute import features_of
 from hold_jax.features.network import FeatureNetwork
 from hold_jax.features.pixels import pixels
+from hold_jax.losses import TIME_LAWS
 from hold_jax.metrics.frechet import frechet_jackknife, moments
 from hold_jax.model import Model
 from hold_jax.nll import bits_per_dim
@@ -87,7 +88,7 @@ def digits_as_vectors(folder: Path) -> ml_collections.ConfigDict:
     return config.lock()
 
 
-def configured(args: argparse.Namespace, name: str, order: int, seed: int) -> ml_collections.ConfigDict:
+def configured(args: argparse.Namespace, name: str, order: int, law: str, seed: int) -> ml_collections.ConfigDict:
     """The config of one cell."""
     if args.config is None:
         config = digits_as_vectors(args.workdir)
@@ -103,6 +104,9 @@ def configured(args: argparse.Namespace, name: str, order: int, seed: int) -> ml
         except json.JSONDecodeError:
             pass  # a word
         config.update_from_flattened_dict({key: tuple(value) if isinstance(value, list) else value})
+    if law != config.loss.time_law:
+        with config.ignore_type():
+            config.loss.time_law, config.loss.time_mean, config.loss.time_std = law, None, None
     config.seed = seed
     config.sde.order = order
     config.model.parameterization = name
@@ -183,7 +187,8 @@ def drawn(config: ml_collections.ConfigDict, model: Model, params: Any, args: ar
 
     starts = range(0, args.num, args.batch)
     x = np.concatenate([np.asarray(draw(params, jnp.arange(s, s + args.batch))) for s in starts])
-    return to_data_range(x[: args.num])
+    # Vectors as pictures are: without this one sample far out makes the distance.
+    return to_data_range(x[: args.num].clip(-1, 1))
 
 
 def likelihood(
@@ -196,14 +201,21 @@ def likelihood(
     return bits_per_dim(model, params, data, build.likelihood(config), Devices.all(), rows)
 
 
-def cell(args: argparse.Namespace, name: str, order: int, seed: int, networks: list[FeatureNetwork]) -> dict[str, Any]:
+def folder_of(args: argparse.Namespace, name: str, order: int, law: str, seed: int) -> Path:
+    """The work directory of one cell."""
+    return args.workdir / f"{name}_n{order}_{law}_seed{seed}"
+
+
+def cell(
+    args: argparse.Namespace, name: str, order: int, law: str, seed: int, networks: list[FeatureNetwork]
+) -> dict[str, Any]:
     """Everything about one model; kept in its folder."""
-    folder = args.workdir / f"{name}_n{order}_seed{seed}"
+    folder = folder_of(args, name, order, law, seed)
     kept = folder / "result.json"
     found = json.loads(kept.read_text()) if kept.exists() else {}
     if found and (not args.likelihood or "bits_per_dim" in found):
         return found
-    config = configured(args, name, order, seed)
+    config = configured(args, name, order, law, seed)
     began = time.monotonic()
     model, params = trained(config, folder)
     seconds = time.monotonic() - began
@@ -216,7 +228,8 @@ def cell(args: argparse.Namespace, name: str, order: int, seed: int, networks: l
         order_of = np.argsort(noises(args.repeats, len(test)).ravel())
         curve = [part.mean() for part in np.array_split(each[..., 1].ravel()[order_of], BINS)]
         count = sum(leaf.size for leaf in jax.tree.leaves(params))
-        found = {"parameterization": name, "order": order, "seed": seed, "steps": config.training.num_steps}
+        found = {"parameterization": name, "order": order, "time_law": law, "seed": seed}
+        found |= {"steps": config.training.num_steps}
         found |= {"parameters": count, "train_seconds": seconds}
         found |= {"q0": of_example[:, 0].mean(), "q0_error": scatter[0], "edm": of_example[:, 1].mean()}
         found |= {"edm_error": scatter[1], "curve": curve}
@@ -232,15 +245,15 @@ def cell(args: argparse.Namespace, name: str, order: int, seed: int, networks: l
 
 
 def paired(args: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
-    """Adds to each row the ratio of its errors to those of `gaussian` at its order and seed, with paired errors."""
+    """Adds to each row the ratio of its errors to `gaussian`'s of its order, law and seed, with paired errors."""
 
     def of_example(row: dict[str, Any], name: str) -> np.ndarray:
-        folder = args.workdir / f"{name}_n{row['order']}_seed{row['seed']}"
+        folder = folder_of(args, name, row["order"], row["time_law"], row["seed"])
         return np.load(folder / "errors.npy").mean(axis=0)
 
-    there = {(r["parameterization"], r["order"], r["seed"]) for r in rows}
+    there = {(r["parameterization"], r["order"], r["time_law"], r["seed"]) for r in rows}
     for row in rows:
-        if ("gaussian", row["order"], row["seed"]) not in there:
+        if ("gaussian", row["order"], row["time_law"], row["seed"]) not in there:
             continue
         own, other = of_example(row, row["parameterization"]), of_example(row, "gaussian")
         for i, figure in enumerate(("q0", "edm")):
@@ -260,6 +273,7 @@ def main() -> None:
     parser.add_argument(
         "--parameterizations", nargs="+", default=list(PARAMETERIZATIONS), choices=PARAMETERIZATIONS, metavar="NAME"
     )
+    parser.add_argument("--time_laws", nargs="+", default=["log_normal", "uniform"], choices=TIME_LAWS, metavar="LAW")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--workdir", type=Path, required=True)
     parser.add_argument("--repeats", type=int, default=16, help="noises for each test example")
@@ -273,12 +287,12 @@ def main() -> None:
 
     logging.set_verbosity(logging.ERROR)  # Orbax tells of every write, and warns of reading
     args.workdir.mkdir(parents=True, exist_ok=True)
-    data = build.dataset(configured(args, "eps", 1, 0), "train")
+    data = build.dataset(configured(args, "eps", 1, args.time_laws[0], 0), "train")
     networks = [classifier(data, args.workdir)] if data.num_classes >= 2 else []
     networks.append(pixels())
     rows = []
-    for seed, order, name in itertools.product(args.seeds, args.orders, args.parameterizations):
-        rows.append(cell(args, name, order, seed, networks))
+    for seed, law, order, name in itertools.product(args.seeds, args.time_laws, args.orders, args.parameterizations):
+        rows.append(cell(args, name, order, law, seed, networks))
         print(json.dumps(rows[-1]), flush=True)
     paired(args, rows)
     table(rows, args, networks)
@@ -288,9 +302,9 @@ def main() -> None:
         plot(rows, args, networks).savefig(args.plot, dpi=110)
 
 
-def _cell(rows: list[dict[str, Any]], figure: str, name: str, order: int) -> tuple[float, float, int]:
+def _cell(rows: list[dict[str, Any]], figure: str, name: str, order: int, law: str) -> tuple[float, float, int]:
     """Mean over the seeds, its standard error (over seeds if there are several) and their number."""
-    found = [r for r in rows if (r["parameterization"], r["order"]) == (name, order)]
+    found = [r for r in rows if (r["parameterization"], r["order"], r["time_law"]) == (name, order, law)]
     values = [r[figure] for r in found]
     error = np.std(values, ddof=1) / math.sqrt(len(values)) if len(values) > 1 else found[0].get(f"{figure}_error", 0.0)
     return float(np.mean(values)), float(error), len(values)
@@ -301,7 +315,7 @@ def table(rows: list[dict[str, Any]], args: argparse.Namespace, networks: list[F
     titles = {
         "q0": ("held-out |D - q0|^2 per dimension, times 1000", 1000.0),
         "edm": ("held-out |D - q0|^2 / c_out^2", 1.0),
-        "edm_over_gaussian": ("the same over that of gaussian, same order and seeds", 1.0),
+        "edm_over_gaussian": ("the same over that of gaussian, same order, law and seeds", 1.0),
         **{
             n.name: (f"squared Frechet distance, {n.name}, {args.num} samples, {args.calls} calls", 1.0)
             for n in networks
@@ -311,53 +325,56 @@ def table(rows: list[dict[str, Any]], args: argparse.Namespace, networks: list[F
     for figure, (title, scale) in titles.items():
         if not all(figure in row for row in rows):
             continue
-        print(f"\n{title}\n{'':<12}" + "".join(f"{f'n = {n}':>20}" for n in args.orders))
-        for name in args.parameterizations:
-            found = [_cell(rows, figure, name, n) for n in args.orders]
+        print(f"\n{title}\n{'':<24}" + "".join(f"{f'n = {n}':>20}" for n in args.orders))
+        for law, name in itertools.product(args.time_laws, args.parameterizations):
+            found = [_cell(rows, figure, name, n, law) for n in args.orders]
             texts = (f"{v * scale:.4g} +- {e * scale:.1g}" + (f" ({k})" if k > 1 else "") for v, e, k in found)
-            print(f"{name:<12}" + "".join(f"{text:>20}" for text in texts))
+            print(f"{f'{name}, {law}':<24}" + "".join(f"{text:>20}" for text in texts))
 
 
 def plot(rows: list[dict[str, Any]], args: argparse.Namespace, networks: list[FeatureNetwork]) -> Any:
-    """The denoiser's error by noise at each order, then what it costs in samples."""
+    """A line of panels a law of times: the denoiser's error by noise at each order, then what it costs in samples."""
     from matplotlib.figure import Figure
 
-    last = networks[0]
-    figure = Figure(figsize=(3.1 * len(args.orders) + 3.6, 3.4), layout="constrained")
-    panels = figure.subplots(1, len(args.orders) + 1, width_ratios=[1] * len(args.orders) + [1.15])
-    config = configured(args, "eps", 1, 0)
+    shown, width = networks[0], len(args.orders) + 1
+    figure = Figure(figsize=(2.9 * width, 3.0 * len(args.time_laws) + 0.2), layout="constrained")
+    lines = figure.subplots(len(args.time_laws), width, squeeze=False, sharey="col", sharex="col")
+    config = configured(args, "eps", 1, args.time_laws[0], 0)
     sigmas = np.sort(noises(args.repeats, len(build.dataset(config, "test"))).ravel())
     centres = [float(np.exp(np.log(part).mean())) for part in np.array_split(sigmas, BINS)]
-    curves = [row["curve"] for row in rows]
-    low, high = np.min(curves) * 0.9, np.max(curves) * 1.1
-    for axes, order in zip(panels, args.orders, strict=False):
-        for name in args.parameterizations:
-            for row in rows:
-                if (row["parameterization"], row["order"]) == (name, order):
-                    label = name if row["seed"] == args.seeds[0] else None
-                    axes.loglog(centres, row["curve"], "o-", ms=3, lw=1.2, color=COLOURS[name], label=label)
-        axes.set(title=f"order {order}", xlabel="effective noise", ylim=(low, high))
-        axes.grid(alpha=0.25, lw=0.5)
-        if order != args.orders[0]:
-            axes.tick_params(labelleft=False, which="both")
-    panels[0].set_ylabel(r"held-out $|D - q_0|^2 / c_{out}^2$")
-    panels[0].legend(fontsize=8, frameon=False)
-    for i, name in enumerate(args.parameterizations):
-        found = [_cell(rows, last.name, name, n) for n in args.orders]
-        shift = 0.08 * (i - 0.5 * (len(args.parameterizations) - 1))
-        panels[-1].errorbar(
-            np.asarray(args.orders) + shift,
-            [v for v, _, _ in found],
-            [e for _, e, _ in found],
-            fmt="o-",
-            ms=4,
-            lw=1,
-            capsize=2,
-            color=COLOURS[name],
-        )
-    panels[-1].set(xlabel="order", yscale="log", title=f"Frechet distance, {last.name}")
-    panels[-1].set_xticks(args.orders)
-    panels[-1].grid(alpha=0.25, lw=0.5)
+    floor = min(min(row["curve"]) for row in rows)
+    for law, panels in zip(args.time_laws, lines, strict=True):
+        for axes, order in zip(panels, args.orders, strict=False):
+            for name in args.parameterizations:
+                for row in rows:
+                    if (row["parameterization"], row["order"], row["time_law"]) == (name, order, law):
+                        label = name if row["seed"] == args.seeds[0] else None
+                        axes.loglog(centres, row["curve"], "o-", ms=3, lw=1, color=COLOURS[name], label=label)
+            axes.set(title=f"order {order}, times {law}", ylim=(0.8 * floor, 4.0))
+            axes.title.set_fontsize(9)
+            axes.grid(alpha=0.25, lw=0.5)
+        panels[0].set_ylabel(r"held-out $|D - q_0|^2 / c_\mathrm{out}^2$")
+        for i, name in enumerate(args.parameterizations):
+            found = [_cell(rows, shown.name, name, n, law) for n in args.orders]
+            panels[-1].errorbar(
+                # Side by side, so that equal values stay visible.
+                np.asarray(args.orders) + 0.07 * (i - 0.5 * (len(args.parameterizations) - 1)),
+                [v for v, _, _ in found],
+                [e for _, e, _ in found],
+                fmt="o-",
+                ms=4,
+                lw=1,
+                capsize=2,
+                color=COLOURS[name],
+            )
+        panels[-1].set(yscale="log", title=f"Frechet distance, {shown.name}")
+        panels[-1].title.set_fontsize(9)
+        panels[-1].set_xticks(args.orders)
+        panels[-1].grid(alpha=0.25, lw=0.5)
+    for axes in lines[-1][:-1]:
+        axes.set_xlabel("effective noise")
+    lines[-1][-1].set_xlabel("order")
+    lines[0][0].legend(fontsize=8, frameon=False)
     return figure
 
 

@@ -1,0 +1,59 @@
+"""The snippets of docs/library.md, one after another in one namespace, and what they must come to."""
+
+import re
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from hold_jax import kernels
+
+TEXT = (Path(__file__).parents[1] / "docs" / "library.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def names():
+    space = {}
+    # As users have it: the suite's own rule against rank promotion is not theirs.
+    with jax.numpy_rank_promotion("allow"):
+        for snippet in re.findall(r"```python\n(.*?)```", TEXT, flags=re.S):
+            exec(snippet, space)  # the document is ours
+    return space
+
+
+def test_kernels(names):
+    assert names["u"].shape == (8, 3, 2) and names["between"].chol.shape == (3, 3)
+    np.testing.assert_allclose(names["t_again"], names["t"], rtol=1e-4)
+
+
+def test_every_kind_of_network_is_a_noise_predictor(names):
+    m, u, t = names["m"], names["u"], names["t"]
+    with jax.numpy_rank_promotion("allow"):
+        for eps_fn in (
+            names["eps_fn"](m, names["params"]),
+            names["flax_eps_fn"],
+            names["equinox_eps_fn"],
+            names["denoiser_eps_fn"],
+        ):
+            out = eps_fn(u, t)
+            assert out.shape == (8, 1, 2) and np.isfinite(out).all()
+    # The denoiser comes back out of the noise it was turned into.
+    y, sigma = names["y"], names["sigma"]
+    want = 0.25 / (0.25 + sigma[:, None] ** 2) * y
+    np.testing.assert_allclose(kernels.denoiser(m, u, t, names["denoiser_eps_fn"](u, t)), want, atol=1e-4)
+
+
+def test_training_and_sampling(names):
+    assert np.isfinite(names["value"])
+    # The exact denoiser of N(0, 0.5^2): 4,000 values, so five standard errors are 0.028.
+    assert names["out"].nfe == 20
+    assert np.std(names["out"].x) == pytest.approx(0.5, abs=0.028)
+    assert names["fewer"].x.shape == (16, 2) and names["fewer"].u.shape == (16, 2, 2)
+
+
+def test_likelihood_and_encoding(names):
+    x = np.asarray(names["x"], np.float64)
+    exact = np.mean(x**2 / 0.5 + 0.5 * np.log(2 * np.pi * 0.25), axis=1) / np.log(2)
+    np.testing.assert_allclose(names["bits"].bpd, exact, atol=2e-3)
+    np.testing.assert_allclose(names["back"], x, atol=0.02)
