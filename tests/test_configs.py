@@ -88,7 +88,7 @@ def test_experiments_build_with_every_process(name):
     assert build.checkpoint_steps(config) is None and build.evaluation(config).likelihood is None
     config.eval.likelihood = True
     assert build.evaluation(config).likelihood.solver.adaptive
-    for changes in () if name in (*BASELINES, "cifar10_ve") else PROCESSES:
+    for changes in () if name in (*BASELINES, "cifar10_edm", "cifar10_ve") else PROCESSES:
         config = load(name)
         config.sde.update(changes)
         assert build.model(config, shape, num_classes).sde == build.SDES[changes["name"]](
@@ -161,8 +161,9 @@ def test_parameters_have_shapes_and_the_published_count(name, order):
     if order is None and name in MILLIONS:
         assert count == pytest.approx(MILLIONS[name], abs=0.1)
     first = params["hidden0" if name == "swissroll_hold" else "conv_in"]
-    # The state's blocks lie on the channel axis.
-    assert first["kernel"].shape[-2] == model.sde.order * SHAPES[name][0][-1]
+    # The state's blocks lie on the channel axis; a denoiser sees one.
+    blocks = 1 if build.any_process(config) else model.sde.order
+    assert first["kernel"].shape[-2] == blocks * SHAPES[name][0][-1]
 
 
 def test_configs_are_locked_and_each_is_a_copy_of_its_own():

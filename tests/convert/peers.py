@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from hold_jax.convert import edm, score_sde
+from hold_jax.convert.match import convert
 from hold_jax.nn import NCSNpp
 
 RECORD = json.loads((Path(__file__).parent / "networks.json").read_text())
@@ -58,3 +60,16 @@ def state(name):
     """The state dict of one of `NETWORKS`, in the order of the file."""
     shapes = RECORD[name]["state"]
     return {label: numbers(label, tuple(shape)) for label, shape in shapes.items()}
+
+
+@functools.cache
+def params(name):
+    """Parameters of one of `NETWORKS` from its recorded state dict."""
+    shapes = seen(name)
+    if name.startswith("edm"):
+        arrays = {k.removeprefix("model."): v for k, v in state(name).items()}
+        arrays = {k: v for k, v in arrays.items() if not edm._UNUSED.search(k)}
+        return convert(edm.rules(NETWORKS[name], shapes), arrays, "the state", "the network")
+    arrays = {k: v for k, v in state(name).items() if k != "sigmas"}
+    rules = [entry.rule for entry in score_sde.torch_entries(NETWORKS[name], shapes)]
+    return convert(rules, arrays, "the state", "the network")

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from convert.peers import NETWORKS, RECORD, SIZE, inputs, recorded, seen, state
+from convert.peers import NETWORKS, RECORD, SIZE, inputs, params, recorded, seen, state
 from flax import serialization, traverse_util
 
 from hold_jax import kernels, parameterization, sde
@@ -17,19 +17,6 @@ from hold_jax.errors import UserError
 
 # Of the output, which is of order 1; float32 through a third-order state with noise 60 costs two digits of it.
 TOLERANCE = 2e-4
-
-
-@functools.cache
-def params(name):
-    """Parameters of one of `NETWORKS` from its recorded state dict."""
-    shapes = seen(name)
-    if name.startswith("edm"):
-        arrays = {k.removeprefix("model."): v for k, v in state(name).items()}
-        arrays = {k: v for k, v in arrays.items() if not edm._UNUSED.search(k)}
-        return convert(edm.rules(NETWORKS[name], shapes), arrays, "the state", "the network")
-    arrays = {k: v for k, v in state(name).items() if k != "sigmas"}
-    rules = [entry.rule for entry in score_sde.torch_entries(NETWORKS[name], shapes)]
-    return convert(rules, arrays, "the state", "the network")
 
 
 @functools.partial(jax.jit, static_argnums=0)

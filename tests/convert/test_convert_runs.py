@@ -8,8 +8,7 @@ import jax
 import ml_collections
 import numpy as np
 import pytest
-from convert.peers import NETWORKS, RECORD, numbers, seen, state
-from convert.test_convert_networks import params
+from convert.peers import NETWORKS, RECORD, numbers, params, seen, state
 from convert.torch_bytes import call, name, row, text, whole, write_value, write_zip
 from flax import serialization, traverse_util
 from training import small
