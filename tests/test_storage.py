@@ -34,7 +34,7 @@ from hold_jax.features.pixels import pixels
 from hold_jax.metrics.frechet import moments
 from hold_jax.partial import PartialRows
 from hold_jax.training import log as logs
-from hold_jax.training.checkpoint import Checkpoints
+from hold_jax.training.checkpoint import Checkpoints, _storage_fault
 from hold_jax.training.log import MetricLog, log_results, read_jsonl
 from hold_jax.training.profile import Profile
 
@@ -470,6 +470,12 @@ def test_a_damaged_checkpoint_is_set_aside(bucket):
         storage.write(bucket / "checkpoints" / "10" / "state" / "d" / "w", b"10")
     assert objects()["damaged/step_10/state/d/w"] == b"10" and "damaged/step_10/commit_success.txt" in objects()
     assert objects()["checkpoints/5/state/d/w"] == b"5"
+
+
+def test_what_a_bucket_answers_to_tensorstore_is_one_line():
+    error = ValueError("Error writing gs://b/run/checkpoints/5/state/d/0: PERMISSION_DENIED\nand more")
+    assert _storage_fault(error) == "Error writing gs://b/run/checkpoints/5/state/d/0: PERMISSION_DENIED"
+    assert _storage_fault(ValueError("a defect of ours")) is None
 
 
 @pytest.mark.parametrize(

@@ -275,7 +275,10 @@ def _storage_fault(error: BaseException) -> str | None:
         return error.strerror or _first_line(error)
     # TensorStore tells the system's error by its number within the text of a ValueError.
     number = re.search(r"os_error_code='(\d+)'", str(error))
-    return os.strerror(int(number[1])) if number else None
+    if number:
+        return os.strerror(int(number[1]))
+    # Of a bucket it names the object, and says what the service answered in many ways.
+    return _first_line(error) if "gs://" in str(error) else None
 
 
 def _say(message: str) -> None:
