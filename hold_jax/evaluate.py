@@ -123,6 +123,7 @@ def evaluate(
     if settings.likelihood is not None:
         results |= _likelihood(model, params, test, settings.likelihood, devices, folder, weights)
     if distributed.is_main():
+        folder.mkdir(parents=True, exist_ok=True)  # also where there is no picture; in a bucket it does nothing
         for name, image in images.items():
             pictures.write_png(image, folder / f"{name}.png")
         log_results(workdir, results, images)
