@@ -27,46 +27,25 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import ml_collections
 import numpy as np
 from absl import logging
 
+from benchmarks.parameterizations import trained_in
 from benchmarks.samplers import SUITE, draw_mixture, eight_modes, mixture_eps, steps_for
-from hold_jax import build, parameterization, samplers, sde, workdir
+from hold_jax import parameterization, samplers, sde
 from hold_jax.data import to_model_range
 from hold_jax.errors import require
 from hold_jax.metrics.frechet import frechet_distance, frechet_jackknife, moments
 from hold_jax.metrics.sliced_wasserstein import sliced_wasserstein
 from hold_jax.model import Model
-from hold_jax.training.checkpoint import Checkpoints, abstract_state
-from hold_jax.training.mesh import Devices
-from hold_jax.training.state import init_state
 
 COLOURS = {1: "tab:gray", 2: "tab:orange", 3: "tab:blue", 4: "tab:red", 5: "tab:green", 6: "tab:purple"}
 
 
-def trained(path: Path) -> tuple[Model, Any, np.ndarray]:
-    """The model, its averaged parameters and its training data (N, d), by what the work directory says of itself."""
-    found = workdir.read(path)
-    config = ml_collections.ConfigDict(
-        {
-            section: {key: tuple(v) if isinstance(v, list) else v for key, v in keys.items()}
-            for section, keys in found.config.items()
-            if isinstance(keys, dict)
-        }
-    )
-    config.seed = found.config["seed"]
-    model, optimiser = build.model(config, tuple(found.data_shape), found.num_classes), build.optimiser(config)
-    abstract = abstract_state(lambda: init_state(model, optimiser, config.seed), Devices.all().replicated)
-    with Checkpoints.open_to_read(path.absolute()) as checkpoints:
-        params = checkpoints.restore(abstract, None).ema
-    data = np.asarray(to_model_range(build.dataset(config, "train").source), np.float64)
-    return model, params, data.reshape(len(data), -1)
-
-
 def digits(args: argparse.Namespace) -> list[dict[str, Any]]:
     """One row for each sampler, order and number of calls, and one for each order's distance to order 1."""
-    first, params, data = trained(args.workdir)
+    first, params, train, _ = trained_in(args.workdir)
+    data = np.asarray(to_model_range(train.gather(np.arange(len(train)))["x"]), np.float64).reshape(len(train), -1)
     require(first.sde.order == 1, "workdir", str(args.workdir), "a model trained with --config.sde.order=1")
     same = first.parameterization in (parameterization.gaussian, parameterization.sufficient)
     require(same, "workdir", str(args.workdir), "a model trained as gaussian or sufficient")

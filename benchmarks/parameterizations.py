@@ -22,6 +22,8 @@ python -m benchmarks.parameterizations --config=configs/digits_hold.py --steps=6
   --set model.channels=16 training.batch_size=64 --workdir=runs/parameterizations_pictures
 python -m benchmarks.parameterizations --config=configs/cifar10_small_hold.py --steps=20000 --set model.dtype=bfloat16 \
   --num=10000 --workdir=runs/parameterizations_cifar --output=parameterizations_cifar.json
+
+--compare runs/digits1 runs/digits3 ... prints the denoiser's errors of models trained before, on the same data.
 """
 
 import argparse
@@ -40,7 +42,7 @@ import numpy as np
 from absl import logging
 
 from configs import swissroll_hold
-from hold_jax import build, kernels, run, samplers
+from hold_jax import build, kernels, run, samplers, workdir
 from hold_jax.data import Dataset, load, to_model_range
 from hold_jax.data.dataset import array_dataset
 from hold_jax.features.classifier import classifier
@@ -129,6 +131,24 @@ def trained(config: ml_collections.ConfigDict, folder: Path) -> tuple[Model, Any
         return model, checkpoints.restore(abstract, None).ema
 
 
+def trained_in(folder: Path) -> tuple[Model, Any, Dataset, Dataset]:
+    """The model, its averaged parameters, training and test data, by what a work directory says of itself."""
+    found = workdir.read(folder)
+    config = ml_collections.ConfigDict({key: _tuples(value) for key, value in found.config.items()})
+    model, optimiser = build.model(config, tuple(found.data_shape), found.num_classes), build.optimiser(config)
+    abstract = abstract_state(lambda: init_state(model, optimiser, config.seed), Devices.all().replicated)
+    with Checkpoints.open_to_read(folder.absolute()) as checkpoints:
+        params = checkpoints.restore(abstract, None).ema
+    return model, params, build.dataset(config, "train"), build.dataset(config, "test")
+
+
+def _tuples(section: Any) -> Any:
+    """JSON has made lists of a config's tuples."""
+    if not isinstance(section, dict):
+        return section
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in section.items()}
+
+
 def errors(
     model: Model, params: Any, data: Dataset, *, repeats: int, mean: float = -1.2, std: float = 1.2
 ) -> np.ndarray:
@@ -201,6 +221,27 @@ def likelihood(
     return bits_per_dim(model, params, data, build.likelihood(config), Devices.all(), rows)
 
 
+def compare(args: argparse.Namespace) -> None:
+    """Prints the denoiser's held-out error of each of the work directories, over that of the first, paired."""
+    first = None
+    print(f"{'work directory':<32}{'order':>6}{'|D - q0|^2':>14}{'/ c_out^2':>12}{'over the first':>22}")
+    for folder in args.compare:
+        model, params, _, test = trained_in(folder)
+        own = errors(model, params, test, repeats=args.repeats).mean(axis=0)
+        first = own if first is None else first
+        ratio, spread = ratio_of_means(own[:, 1], first[:, 1])
+        q0, edm = own.mean(axis=0)
+        print(
+            f"{folder!s:<32}{model.sde.order:>6}{q0:>14.5f}{edm:>12.4f}{f'{ratio:.4f} +- {spread:.4f}':>22}", flush=True
+        )
+
+
+def ratio_of_means(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
+    """mean(x) / mean(y) of values (N,) of the same examples, and its standard error by the delta method."""
+    ratio = x.mean() / y.mean()
+    return float(ratio), float((x - ratio * y).std(ddof=1) / math.sqrt(len(x)) / y.mean())
+
+
 def folder_of(args: argparse.Namespace, name: str, order: int, law: str, seed: int) -> Path:
     """The work directory of one cell."""
     return args.workdir / f"{name}_n{order}_{law}_seed{seed}"
@@ -257,10 +298,8 @@ def paired(args: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
             continue
         own, other = of_example(row, row["parameterization"]), of_example(row, "gaussian")
         for i, figure in enumerate(("q0", "edm")):
-            ratio = own[:, i].mean() / other[:, i].mean()
-            # The delta method for a ratio of means over the same examples.
-            spread = (own[:, i] - ratio * other[:, i]).std(ddof=1) / math.sqrt(len(own)) / other[:, i].mean()
-            row |= {f"{figure}_over_gaussian": float(ratio), f"{figure}_over_gaussian_error": float(spread)}
+            ratio, spread = ratio_of_means(own[:, i], other[:, i])
+            row |= {f"{figure}_over_gaussian": ratio, f"{figure}_over_gaussian_error": spread}
 
 
 def main() -> None:
@@ -275,7 +314,10 @@ def main() -> None:
     )
     parser.add_argument("--time_laws", nargs="+", default=["log_normal", "uniform"], choices=TIME_LAWS, metavar="LAW")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--workdir", type=Path, required=True)
+    parser.add_argument("--workdir", type=Path, default=Path("runs/parameterizations"))
+    parser.add_argument(
+        "--compare", type=Path, nargs="+", default=None, metavar="DIR", help="only these, trained before"
+    )
     parser.add_argument("--repeats", type=int, default=16, help="noises for each test example")
     parser.add_argument("--num", type=int, default=1500, help="samples")
     parser.add_argument("--batch", type=int, default=500, help="samples at once")
@@ -286,6 +328,8 @@ def main() -> None:
     args = parser.parse_args()
 
     logging.set_verbosity(logging.ERROR)  # Orbax tells of every write, and warns of reading
+    if args.compare:
+        return compare(args)
     args.workdir.mkdir(parents=True, exist_ok=True)
     data = build.dataset(configured(args, "eps", 1, args.time_laws[0], 0), "train")
     networks = [classifier(data, args.workdir)] if data.num_classes >= 2 else []
