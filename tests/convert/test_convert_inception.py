@@ -168,6 +168,5 @@ def test_output_must_be_an_npz_in_a_folder(params, tmp_path):
     with pytest.raises(UserError, match=r"`output` is .*weights.pth'; it must be a path that ends in .npz"):
         save_npz(params, tmp_path / "weights.pth")
     (tmp_path / "file").touch()
-    for folder, reason in {"none": "No such file or directory", "file": "Not a directory"}.items():
-        with pytest.raises(UserError, match=f"`output` is .*cannot be written: {reason}"):
-            save_npz({"a": np.zeros(1)}, tmp_path / folder / "weights.npz")
+    with pytest.raises(UserError, match="`output` is .*cannot be written: (File exists|Not a directory)"):
+        save_npz({"a": np.zeros(1)}, tmp_path / "file" / "weights.npz")

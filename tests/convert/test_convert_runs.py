@@ -298,8 +298,8 @@ def test_a_state_dict_is_written_as_torch_does(tmp_path):
     for label, value in arrays.items():
         assert back[label].shape == np.shape(value)
         np.testing.assert_array_equal(back[label], value)
-    with pytest.raises(UserError, match=r"`output` is .*cannot be written: No such file"):
-        torch_save.write(tmp_path / "none" / "a.pth", arrays)
+    with pytest.raises(UserError, match=r"`output` is .*cannot be written: (File exists|Not a directory)"):
+        torch_save.write(tmp_path / "a.pth" / "b.pth", arrays)
 
 
 def test_the_network_s_input_shape_counts_the_blocks():
