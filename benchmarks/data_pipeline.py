@@ -4,9 +4,14 @@
 
 Prints a table and writes it as JSON. The pictures are noise of CIFAR-10's shape; `--data=folder:PATH`, or any other
 name that `hold_jax.data.load` takes, measures that set instead, loading time included.
+
+`--train=configs/digits_hold.py` takes training steps of that config instead (on noise if its data are a download), and
+tells for what share of the time the loop waits for a batch.
 """
 
 import argparse
+import functools
+import importlib.util
 import json
 import os
 import platform
@@ -19,8 +24,11 @@ import jax
 import numpy as np
 from PIL import Image
 
-from hold_jax import data
+from hold_jax import build, data
 from hold_jax.data.dataset import Dataset, array_dataset
+from hold_jax.training.mesh import Devices
+from hold_jax.training.state import init_state
+from hold_jax.training.step import make_train_step
 
 NUM_IN_MEMORY = 50_000
 NUM_ON_DISK = 2_000
@@ -70,6 +78,45 @@ def _measure(dataset: Dataset, batch_size: int, seconds: float) -> list[dict]:
     ]
 
 
+def _waiting(path: str, batch_size: int | None, steps: int) -> dict:
+    """Trains as `hold_jax.train` does; returns the share of the time that passes in `next(feed)`.
+
+    The loop does not wait for a step's result, so that it asks for batches as early as it can: an upper bound of the
+    time that the devices wait.
+    """
+    spec = importlib.util.spec_from_file_location("config", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = module.get_config()
+    dataset = _noise() if config.data.name.startswith("tfds:") else build.dataset(config, "train")
+    model, optimiser, devices = build.model(config, dataset.shape, 0), build.optimiser(config), Devices.all()
+    step = make_train_step(model, build.loss(config), optimiser, ema_decay=config.training.ema_decay)
+    step = jax.jit(step, donate_argnums=0, out_shardings=devices.replicated)
+    state = devices.init(functools.partial(init_state, model, optimiser, 0))
+    batch_size = batch_size or config.training.batch_size
+    feed = data.prefetch(data.batches(dataset, batch_size=batch_size, seed=0, flip=config.data.flip), devices.put)
+    for _ in range(2):
+        state, _ = step(state, next(feed))
+    jax.block_until_ready(state)
+    began, waited = time.perf_counter(), 0.0
+    for _ in range(steps):
+        asked = time.perf_counter()
+        batch = next(feed)
+        waited += time.perf_counter() - asked
+        state, _ = step(state, batch)
+    jax.block_until_ready(state)
+    seconds = time.perf_counter() - began
+    feed.close()
+    return {
+        "config": path,
+        "data": dataset.name,
+        "batch_size": batch_size,
+        "steps": steps,
+        "seconds_per_step": seconds / steps,
+        "waiting": waited / seconds,
+    }
+
+
 def main() -> None:
     """Runs the measurements."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -77,7 +124,20 @@ def main() -> None:
     parser.add_argument("--data", help="a data set to measure instead of noise")
     parser.add_argument("--seconds", type=float, default=3.0, help="time spent on each row")
     parser.add_argument("--batch_sizes", type=int, nargs="+", default=[128, 512])
+    parser.add_argument("--train", help="a config whose training loop to measure instead")
+    parser.add_argument("--batch_size", type=int, help="of --train; None: the config's")
+    parser.add_argument("--steps", type=int, default=50, help="of --train")
     args = parser.parse_args()
+    machine = {"cpu_count": os.cpu_count(), "machine": platform.machine(), "backend": jax.default_backend()}
+    if args.train:
+        row = _waiting(args.train, args.batch_size, args.steps)
+        print(
+            f"{row['config']}, {row['data']}, batch {row['batch_size']}: "
+            f"{1e3 * row['seconds_per_step']:.1f} ms a step, {100 * row['waiting']:.3f} % of the time waiting for data"
+        )
+        if args.output:
+            Path(args.output).write_text(json.dumps({"machine": machine, "waiting": row}, indent=2) + "\n")
+        return
 
     load_seconds = {}
     rows = []
@@ -104,7 +164,6 @@ def main() -> None:
     for name, seconds in load_seconds.items():
         print(f"{name}: loaded in {seconds} s")
     if args.output:
-        machine = {"cpu_count": os.cpu_count(), "machine": platform.machine(), "backend": jax.default_backend()}
         record = {"machine": machine, "load_seconds": load_seconds, "rows": rows}
         Path(args.output).write_text(json.dumps(record, indent=2) + "\n")
 
