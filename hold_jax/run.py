@@ -123,7 +123,10 @@ def cache_compilations(where: str, folder: str) -> None:
       folder: the work directory.
     """
     chosen = jax.config.jax_compilation_cache_dir is not None
-    if where == "off" or (where == "auto" and (chosen or jax.default_backend() == "cpu")):
+    if where == "off":
+        jax.config.update("jax_compilation_cache_dir", None)
+        return
+    if where == "auto" and (chosen or jax.default_backend() == "cpu"):
         return
     auto = where == "auto"
     path = build.workdir(folder) / "compilation_cache" if auto else storage.path(where, "compilation_cache")
@@ -146,7 +149,7 @@ def _model(config: ml_collections.ConfigDict, data_shape: tuple[int, ...], num_c
     if config.model.dtype == "bfloat16" and not Devices.all().have_bfloat16():
         kind = jax.devices()[0].device_kind
         _say(f"model.dtype is bfloat16, which {kind} has not: computing in float32")
-        config = ml_collections.ConfigDict(config)
+        config = config.copy_and_resolve_references()
         config.model.dtype = "float32"
     return build.model(config, data_shape, num_classes)
 

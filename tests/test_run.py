@@ -2,6 +2,7 @@ import json
 import os
 import shutil
 
+import jax
 import numpy as np
 import PIL.Image
 import pytest
@@ -13,6 +14,7 @@ from hold_jax import reference, run
 from hold_jax.errors import UserError
 from hold_jax.features import classifier
 from hold_jax.training.checkpoint import FOLDER
+from hold_jax.training.mesh import Devices
 
 # The first lines stand for what compiles in a third of the time: fewer kernels.
 TINY = dict(
@@ -364,3 +366,36 @@ def test_a_test_split_of_another_size_is_found_before_training(stuff, tmp_path):
     with pytest.raises(UserError, match=r"data of shape \(8, 8, 3\); its test split's is \(12, 12, 3\)"):
         run.run_train(config, str(tmp_path / "new"))
     assert not (tmp_path / "new").exists()
+
+
+def test_bfloat16_where_the_devices_lack_it_is_float32_with_a_line(capsys, monkeypatch):
+    config = config_of(model__dtype="bfloat16")
+    assert run._model(config, (2,), 8).network.dtype == np.float32
+    assert capsys.readouterr().err == "model.dtype is bfloat16, which cpu has not: computing in float32\n"
+    assert config.model.dtype == "bfloat16"  # what the work directory keeps is what was asked for
+    monkeypatch.setattr(Devices, "have_bfloat16", lambda self: True)
+    assert run._model(config, (2,), 8).network.dtype == jax.numpy.bfloat16
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("where", "backend", "set_before", "after"),
+    [
+        ("auto", "cpu", None, None),
+        ("auto", "gpu", None, "run/compilation_cache"),
+        ("auto", "gpu", "mine", "mine"),
+        ("off", "gpu", "mine", None),
+        ("other", "cpu", "mine", "other"),
+    ],
+)
+def test_where_compiled_programs_are_kept(tmp_path, monkeypatch, where, backend, set_before, after):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    before = jax.config.jax_compilation_cache_dir
+    try:
+        jax.config.update("jax_compilation_cache_dir", set_before)
+        run.cache_compilations(where, "run")
+        found = jax.config.jax_compilation_cache_dir
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
+    assert found == (after if after in (None, "mine") else str(tmp_path / after))

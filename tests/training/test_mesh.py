@@ -1,3 +1,5 @@
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -45,3 +47,24 @@ def test_a_batch_that_does_not_divide_is_named_with_the_nearest(size, parts, nea
 def test_a_batch_that_divides_passes():
     small.devices(8).require_divides("b", 32, 4)
     small.devices(1).require_divides("b", 7)
+
+
+@pytest.mark.parametrize(
+    ("platform", "capability", "have"),
+    [("cpu", None, False), ("tpu", None, True), ("gpu", "7.5", False), ("gpu", "8.0", True), ("gpu", "9.0", True)],
+)
+def test_which_devices_have_bfloat16(platform, capability, have):
+    device = types.SimpleNamespace(platform=platform)
+    if capability:
+        device.compute_capability = capability
+    mesh = types.SimpleNamespace(devices=np.array([device], object))
+    assert Devices(mesh).have_bfloat16() is have
+
+
+def test_rows_of_a_process_stay_side_by_side(monkeypatch):
+    made = []
+    scattered = [types.SimpleNamespace(process_index=i % 2, id=i) for i in range(6)]
+    monkeypatch.setattr(jax, "devices", lambda: scattered)
+    monkeypatch.setattr("hold_jax.training.mesh.Mesh", lambda devices, axes: made.append(devices.tolist()))
+    Devices.all()
+    assert [(d.process_index, d.id) for d in made[0]] == [(0, 0), (0, 2), (0, 4), (1, 1), (1, 3), (1, 5)]
