@@ -318,6 +318,7 @@ def main() -> None:
     parser.add_argument(
         "--compare", type=Path, nargs="+", default=None, metavar="DIR", help="only these, trained before"
     )
+    parser.add_argument("--only_done", action="store_true", help="report the cells that are there, compute none")
     parser.add_argument("--repeats", type=int, default=16, help="noises for each test example")
     parser.add_argument("--num", type=int, default=1500, help="samples")
     parser.add_argument("--batch", type=int, default=500, help="samples at once")
@@ -336,6 +337,8 @@ def main() -> None:
     networks.append(pixels())
     rows = []
     for seed, law, order, name in itertools.product(args.seeds, args.time_laws, args.orders, args.parameterizations):
+        if args.only_done and not (folder_of(args, name, order, law, seed) / "result.json").exists():
+            continue
         rows.append(cell(args, name, order, law, seed, networks))
         print(json.dumps(rows[-1]), flush=True)
     paired(args, rows)
@@ -347,8 +350,10 @@ def main() -> None:
 
 
 def _cell(rows: list[dict[str, Any]], figure: str, name: str, order: int, law: str) -> tuple[float, float, int]:
-    """Mean over the seeds, its standard error (over seeds if there are several) and their number."""
+    """Mean over the seeds, its standard error (over seeds if there are several) and their number; NaN without any."""
     found = [r for r in rows if (r["parameterization"], r["order"], r["time_law"]) == (name, order, law)]
+    if not found:
+        return math.nan, math.nan, 0
     values = [r[figure] for r in found]
     error = np.std(values, ddof=1) / math.sqrt(len(values)) if len(values) > 1 else found[0].get(f"{figure}_error", 0.0)
     return float(np.mean(values)), float(error), len(values)
@@ -369,10 +374,12 @@ def table(rows: list[dict[str, Any]], args: argparse.Namespace, networks: list[F
     for figure, (title, scale) in titles.items():
         if not all(figure in row for row in rows):
             continue
-        print(f"\n{title}\n{'':<24}" + "".join(f"{f'n = {n}':>20}" for n in args.orders))
+        print(f"\n{title} (seeds)\n{'':<24}" + "".join(f"{f'n = {n}':>20}" for n in args.orders))
         for law, name in itertools.product(args.time_laws, args.parameterizations):
             found = [_cell(rows, figure, name, n, law) for n in args.orders]
-            texts = (f"{v * scale:.4g} +- {e * scale:.1g}" + (f" ({k})" if k > 1 else "") for v, e, k in found)
+            texts = (
+                f"{v * scale:.4g} +- {e * scale:.1g}" + (f" ({k})" if k > 1 else "") if k else "-" for v, e, k in found
+            )
             print(f"{f'{name}, {law}':<24}" + "".join(f"{text:>20}" for text in texts))
 
 
@@ -382,7 +389,7 @@ def plot(rows: list[dict[str, Any]], args: argparse.Namespace, networks: list[Fe
 
     shown, width = networks[0], len(args.orders) + 1
     figure = Figure(figsize=(2.9 * width, 3.0 * len(args.time_laws) + 0.2), layout="constrained")
-    lines = figure.subplots(len(args.time_laws), width, squeeze=False, sharey="col", sharex="col")
+    lines = figure.subplots(len(args.time_laws), width, squeeze=False)
     config = configured(args, "eps", 1, args.time_laws[0], 0)
     sigmas = np.sort(noises(args.repeats, len(build.dataset(config, "test"))).ravel())
     centres = [float(np.exp(np.log(part).mean())) for part in np.array_split(sigmas, BINS)]
@@ -396,6 +403,8 @@ def plot(rows: list[dict[str, Any]], args: argparse.Namespace, networks: list[Fe
                         axes.loglog(centres, row["curve"], "o-", ms=3, lw=1, color=COLOURS[name], label=label)
             axes.set(title=f"order {order}, times {law}", ylim=(0.8 * floor, 4.0))
             axes.title.set_fontsize(9)
+            axes.set_yticks([0.4, 0.6, 1, 2, 4], ["0.4", "0.6", "1", "2", "4"] if order == args.orders[0] else [])
+            axes.minorticks_off()
             axes.grid(alpha=0.25, lw=0.5)
         panels[0].set_ylabel(r"held-out $|D - q_0|^2 / c_\mathrm{out}^2$")
         for i, name in enumerate(args.parameterizations):
@@ -414,11 +423,13 @@ def plot(rows: list[dict[str, Any]], args: argparse.Namespace, networks: list[Fe
         panels[-1].set(yscale="log", title=f"Frechet distance, {shown.name}")
         panels[-1].title.set_fontsize(9)
         panels[-1].set_xticks(args.orders)
+        panels[-1].set_yticks([3, 5, 10, 20, 50], ["3", "5", "10", "20", "50"])
+        panels[-1].minorticks_off()
         panels[-1].grid(alpha=0.25, lw=0.5)
     for axes in lines[-1][:-1]:
         axes.set_xlabel("effective noise")
     lines[-1][-1].set_xlabel("order")
-    lines[0][0].legend(fontsize=8, frameon=False)
+    lines[0][min(1, width - 2)].legend(fontsize=8, frameon=False, loc="upper left")
     return figure
 
 
