@@ -323,6 +323,21 @@ def test_mix_is_a_matrix_product_on_the_block_axis():
     np.testing.assert_allclose(kernels.mix(each, jnp.asarray(u)), np.einsum("bkj,bxyjc->bxykc", each, u), atol=1e-6)
 
 
+def test_mix_multiplies_on_cpu_and_sums_elsewhere():
+    args = jnp.ones((2, 3, 3)), jnp.ones((2, 4, 4, 3, 1))
+    text = {
+        platform: jax.jit(kernels.mix).trace(*args).lower(lowering_platforms=(platform,)).as_text()
+        for platform in ("cpu", "tpu", "cuda")
+    }
+    assert {platform: "dot_general" in lowered for platform, lowered in text.items()} == {
+        "cpu": True,
+        "tpu": False,
+        "cuda": False,
+    }
+    # No branch is left to take at run time.
+    assert "conditional" not in jax.jit(kernels.mix).lower(*args).compile().as_text()
+
+
 # --- One output, every view: against the exact posterior of a Gaussian mixture ---------------------------
 
 MIXTURE = oracle.Mixture([0.3, 0.5, 0.2], [[1.0, 0.0], [-0.6, 0.4], [0.2, -1.0]], [0.1, 0.3, 0.05])
