@@ -245,7 +245,8 @@ def fill_disk(folder: Path) -> tuple[list[dict], int]:
         finish(start(again, steps, cache))
         same = outcome(again, steps) == reference
         lost += not (clear and same)
-        rows.append({"disk": how, "said": line[0] if line else said[-300:], "clear": clear, "same_bits": same})
+        words = (line[0] if line else said[-300:]).replace(str(again), "WORKDIR")
+        rows.append({"disk": how, "said": words, "clear": clear, "same_bits": same})
         print(f"{how}: {rows[-1]['said']}\n  then {'the same bits' if same else 'LOST'}")
 
     for limit in (20_000, 60_000, 1_000):

@@ -1,6 +1,7 @@
 """Devices as one mesh: the batch is spread over it, the state is copied onto it."""
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -8,6 +9,9 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from hold_jax.errors import UserError
+
+
+_CPU_FLAGS = Path("/proc/cpuinfo")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,11 +52,13 @@ class Devices:
             )
 
     def have_bfloat16(self) -> bool:
-        """Whether they multiply bfloat16 in hardware: TPUs, and NVIDIA GPUs from Ampere (8.0) on."""
+        """Whether they multiply bfloat16 in hardware: TPUs, NVIDIA GPUs from Ampere (8.0) on, and CPUs that say so."""
         device = self.mesh.devices.flat[0]
         if device.platform == "gpu":
             return float(getattr(device, "compute_capability", "8.0")) >= 8.0
-        return device.platform != "cpu"
+        if device.platform == "cpu":
+            return _CPU_FLAGS.exists() and "bf16" in _CPU_FLAGS.read_text()  # avx512_bf16, amx_bf16, Arm's bf16
+        return True
 
     def init(self, function: Any, *args: Any) -> Any:
         """function(*args) computed in place on every device (no copy on the host first)."""

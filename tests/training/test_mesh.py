@@ -51,11 +51,21 @@ def test_a_batch_that_divides_passes():
 
 @pytest.mark.parametrize(
     ("platform", "capability", "have"),
-    [("cpu", None, False), ("tpu", None, True), ("gpu", "7.5", False), ("gpu", "8.0", True), ("gpu", "9.0", True)],
+    [
+        ("cpu", "flags: avx2", False),
+        ("cpu", "flags: avx512_bf16 amx", True),
+        ("tpu", None, True),
+        ("gpu", "7.5", False),
+        ("gpu", "8.0", True),
+        ("gpu", "9.0", True),
+    ],
 )
-def test_which_devices_have_bfloat16(platform, capability, have):
+def test_which_devices_have_bfloat16(tmp_path, monkeypatch, platform, capability, have):
     device = types.SimpleNamespace(platform=platform)
-    if capability:
+    if platform == "cpu":
+        (tmp_path / "cpuinfo").write_text(capability)
+        monkeypatch.setattr("hold_jax.training.mesh._CPU_FLAGS", tmp_path / "cpuinfo")
+    elif capability:
         device.compute_capability = capability
     mesh = types.SimpleNamespace(devices=np.array([device], object))
     assert Devices(mesh).have_bfloat16() is have
