@@ -10,7 +10,6 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from hold_jax.errors import UserError
 
-
 _CPU_FLAGS = Path("/proc/cpuinfo")
 
 

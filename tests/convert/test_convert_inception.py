@@ -168,5 +168,5 @@ def test_output_must_be_an_npz_in_a_folder(params, tmp_path):
     with pytest.raises(UserError, match=r"`output` is .*weights.pth'; it must be a path that ends in .npz"):
         save_npz(params, tmp_path / "weights.pth")
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="`output` is .*cannot be written: (File exists|Not a directory)"):
+    with pytest.raises(UserError, match=r"`output` is .*cannot be written: (File exists|Not a directory)"):
         save_npz({"a": np.zeros(1)}, tmp_path / "file" / "weights.npz")
