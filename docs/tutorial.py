@@ -35,6 +35,7 @@ FOLDER.mkdir(parents=True, exist_ok=True)
 ORDERS = (1, 2, 3, 4)
 COLOURS = {1: "#8c8c8c", 2: "#e39b27", 3: "#2d6cb5", 4: "#b5352d"}
 plt.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False})
+plt.rcParams["figure.constrained_layout.h_pad"] = 0.08
 
 # %% [markdown]
 # ## 1. What damping does
@@ -235,7 +236,7 @@ def eps_fn(m, params):
     )
 
 
-trained_on, num_steps = processes[1], 2000
+trained_on, num_steps = processes[1], 1500
 data = jnp.asarray(pinwheel(20_000, seed=0))
 optimizer = optax.adam(optax.cosine_decay_schedule(1e-2, num_steps))
 law = losses.log_normal(mean=-2.0, std=1.5)  # of the effective noise at which the network is trained
@@ -272,12 +273,12 @@ assert values[-200:].mean() < 0.95 * values[:50].mean()
 # ## 6. Backward: from noise to data
 #
 # The reverse process starts from $N(0, 1/L)$ and is driven by the same kind of noise, in the last block, so that its
-# paths are as smooth as the forward ones. All four orders below use *the same network*, trained at order 1 only, in 100
+# paths are as smooth as the forward ones. All four orders below use *the same network*, trained at order 1 only, in 80
 # steps of Strang's splitting. The number is the sliced Wasserstein distance of the samples to fresh data, over that of
 # another fresh draw: 1 where the two cannot be told apart, give or take a third.
 
 # %%
-count = 2000
+count = 1200
 target = pinwheel(count, seed=1)
 floor = np.mean([sliced_wasserstein(pinwheel(count, seed=i), target) for i in range(2, 10)])
 
@@ -293,7 +294,7 @@ figure, panels = plt.subplots(1, 5, figsize=(11, 2.45), layout="constrained")
 panel(panels[0], target, "data")
 for order, axes in zip(ORDERS, panels[1:], strict=True):
     m = processes[order]
-    options = {"shape": (count, 2), "num_steps": 100, "grid": "log", "frames": 100}
+    options = {"shape": (count, 2), "num_steps": 80, "grid": "log", "frames": 80}
     draw = functools.partial(samplers.sample, samplers.Strang(), m, eps_fn(m, params), **options)
     paths = np.asarray(jax.jit(draw)(key=jax.random.key(2)).frames)
     ratio = sliced_wasserstein(paths[-1], target) / floor
@@ -326,7 +327,7 @@ for axes, (name, sampler) in zip(panels[1:], suite.items(), strict=True):
     options = {"shape": (count, 2), "num_steps": 9, "grid": "log"}
     out = jax.jit(functools.partial(samplers.sample, sampler, m, eps_fn(m, params), **options))(key=jax.random.key(3))
     ratios.append(sliced_wasserstein(out.x, target) / floor)
-    panel(axes, np.asarray(out.x), f"{name}, {out.nfe} calls: {ratios[-1]:.1f}")
+    panel(axes, np.asarray(out.x), f"{name}: {ratios[-1]:.1f}")
 figure.savefig(FOLDER / "calls.png", dpi=80)
 print(f"10 calls: Euler-Maruyama {ratios[0]:.2f}, gaussian_fitted {ratios[1]:.2f}")
 assert ratios[1] < 3 and 2 * ratios[1] < ratios[0]
