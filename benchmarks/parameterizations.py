@@ -1,6 +1,6 @@
 """What each parameterisation and each order buys at equal cost: one network, one budget, one objective, every cell.
 
-python -m benchmarks.parameterizations --workdir=runs/parameterizations --seeds 0 1 2 \
+python -m benchmarks.parameterizations --workdir=runs/parameterizations --seeds 0 1 \
   --output=docs/parameterizations.json --plot=docs/parameterizations.png
 
 Trains `eps`, `mixed`, `gaussian`, `sufficient` at orders 1 to 4, on the digits as vectors with a small perceptron, with
@@ -320,8 +320,8 @@ def main() -> None:
     )
     parser.add_argument("--only_done", action="store_true", help="report the cells that are there, compute none")
     parser.add_argument("--repeats", type=int, default=16, help="noises for each test example")
-    parser.add_argument("--num", type=int, default=1500, help="samples")
-    parser.add_argument("--batch", type=int, default=500, help="samples at once")
+    parser.add_argument("--num", type=int, default=3000, help="samples")
+    parser.add_argument("--batch", type=int, default=1000, help="samples at once")
     parser.add_argument("--calls", type=int, default=20, help="network calls of the default sampler")
     parser.add_argument("--likelihood", type=int, default=0, help="test examples whose likelihood is computed")
     parser.add_argument("--output", type=Path, default=None, help="JSON file")
