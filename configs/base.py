@@ -46,7 +46,7 @@ def get_config() -> ConfigDict:
     c.model = model = ConfigDict()
     model.name = "ncsnpp"  # ncsnpp | mlp (hold_jax/nn)
     # hold_jax/parameterization.py: eps | mixed | gaussian | sufficient | vp | subvp | ve
-    model.parameterization = "gaussian"  # what the network's output means
+    model.parameterization = "sufficient"  # what the network's output means
     model.conditioning = "log_noise"  # log_noise | vp_time | subvp_time | ve_noise | time | log_time
     model.sigma_data = 0.5  # standard deviation of the data in the model's range
     model.dtype = "float32"  # compute type: float32 | bfloat16; parameters are float32

@@ -179,7 +179,7 @@ def eps_function(
     m: LinearSDE,
     network: Network,
     *,
-    parameterization: Callable[[LinearSDE, jax.Array, float], Coefficients] = gaussian,
+    parameterization: Callable[[LinearSDE, jax.Array, float], Coefficients] = sufficient,
     conditioning: Callable[[LinearSDE, jax.Array], jax.Array] = log_noise,
     sigma_data: float = 0.5,
 ) -> EpsFn:

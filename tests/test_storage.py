@@ -488,7 +488,7 @@ def test_compiled_programs_are_kept_there(bucket, monkeypatch, where, path):
     monkeypatch.setattr(jax, "config", types.SimpleNamespace(jax_compilation_cache_dir=None, update=set_to.__setitem__))
     run.cache_compilations(where, "gs://bucket/run")
     wanted = {"jax_compilation_cache_dir": path, "jax_persistent_cache_enable_xla_caches": "none"}
-    assert set_to == ({} if path is None else wanted)
+    assert set_to == ({"jax_compilation_cache_dir": None} if path is None else wanted)
     set_to.clear()
     run.cache_compilations("/tmp/cache", "gs://bucket/run")
     assert set_to == {"jax_compilation_cache_dir": "/tmp/cache"}
