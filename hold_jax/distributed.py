@@ -137,6 +137,12 @@ def is_main() -> bool:
     return jax.process_index() == 0
 
 
+def say(message: str) -> None:
+    """One line on standard error, of the run and not of each of its processes."""
+    if is_main():
+        print(message, file=sys.stderr, flush=True)
+
+
 def leave(message: str, code: int) -> NoReturn:
     """Ends this process at once, its peers' next collective with it: an ordinary exit would wait for them."""
     print(message, file=sys.stderr, flush=True)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -198,7 +197,7 @@ def compare(
             target = reference.load(settings.stats)
         found = features_of(network, samples, devices)
         if len(x) <= found.values.shape[1]:
-            _say(
+            distributed.say(
                 f"warning: {len(x)} samples for {found.values.shape[1]} {network.name} features: their covariance is "
                 f"singular, and {network.distance} far above what more samples give; compare it at equal numbers only"
             )
@@ -253,8 +252,3 @@ def _digest(*parts: Any) -> str:
     for part in parts:
         found.update(part.encode() if isinstance(part, str) else np.ascontiguousarray(part).tobytes())
     return found.hexdigest()[:12]
-
-
-def _say(message: str) -> None:
-    if distributed.is_main():
-        print(message, file=sys.stderr)

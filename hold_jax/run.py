@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import functools
 import itertools
-import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -55,7 +54,7 @@ def run_train(config: ml_collections.ConfigDict, folder: str) -> None:
         state = train(model, loss, optimiser, data, settings, sampling, path)
         step = int(state.step)
         if step < settings.num_steps:
-            _say(f"stopped at step {step:,} of {settings.num_steps:,}: the same command goes on from there")
+            distributed.say(f"stopped at step {step:,} of {settings.num_steps:,}: the same command goes on from there")
         elif config.training.report:
             _announce(sample(model, state.ema, sampling, path, step=step, reference=_vectors(data)))
             results = evaluate(
@@ -148,7 +147,7 @@ def _model(config: ml_collections.ConfigDict, data_shape: tuple[int, ...], num_c
     """The model, in float32 where the devices have no bfloat16; parameters are float32 either way."""
     if config.model.dtype == "bfloat16" and not Devices.all().have_bfloat16():
         kind = jax.devices()[0].device_kind
-        _say(f"model.dtype is bfloat16, which {kind} has not: computing in float32")
+        distributed.say(f"model.dtype is bfloat16, which {kind} has not: computing in float32")
         config = config.copy_and_resolve_references()
         config.model.dtype = "float32"
     return build.model(config, data_shape, num_classes)
@@ -192,12 +191,7 @@ def _vectors(data: Dataset) -> np.ndarray | None:
 
 
 def _announce(folder: Any) -> None:
-    _say(f"samples: {folder}")
-
-
-def _say(message: str) -> None:
-    if distributed.is_main():
-        print(message, file=sys.stderr, flush=True)
+    distributed.say(f"samples: {folder}")
 
 
 def _print_results(results: dict[str, float]) -> None:

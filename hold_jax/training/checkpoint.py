@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import os
 import re
-import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -110,7 +109,7 @@ class Checkpoints:
                 continue
             for bad, reason in unusable.items():
                 kept = self._set_aside(bad)
-                _say(f"checkpoint {bad} is damaged ({reason}): kept in {kept}; going on from step {step}")
+                distributed.say(f"checkpoint {bad} is damaged ({reason}): kept in {kept}; going on from step {step}")
             return state
         if unusable:
             newest = max(unusable)
@@ -279,8 +278,3 @@ def _storage_fault(error: BaseException) -> str | None:
         return os.strerror(int(number[1]))
     # Of a bucket it names the object, and says what the service answered in many ways.
     return _first_line(error) if "gs://" in str(error) else None
-
-
-def _say(message: str) -> None:
-    if distributed.is_main():
-        print(message, file=sys.stderr, flush=True)
