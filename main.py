@@ -33,8 +33,9 @@ def main(argv: Sequence[str]) -> None:
     # Heavy imports come after the flags are known to be right.
     import jax
 
-    from hold_jax import distributed, run
+    from hold_jax.app import modes
     from hold_jax.errors import UserError
+    from hold_jax.runtime import distributed
 
     logging.set_verbosity(logging.FATAL)  # Orbax tells of every write, and of errors that we tell of in one line
     jax.config.update("jax_logging_level", "WARNING")
@@ -42,8 +43,8 @@ def main(argv: Sequence[str]) -> None:
         if argv[1:]:
             raise UserError(f"unknown argument {argv[1]!r}; flags are written --name=value")
         distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
-        run.cache_compilations(_CACHE.value, _WORKDIR.value)
-        run.MODES[_MODE.value](_CONFIG.value, _WORKDIR.value)
+        modes.cache_compilations(_CACHE.value, _WORKDIR.value)
+        modes.MODES[_MODE.value](_CONFIG.value, _WORKDIR.value)
     except distributed.AgreedError as error:
         _fail(str(error))
     except Exception as error:

@@ -5,7 +5,7 @@ python -m benchmarks.cross_order --workdir=runs/parameterizations/sufficient_n1_
   --output=docs/cross_order.json --plot=docs/cross_order.png
 
 What u_t says of the data is y = q0 + sigma_eff eps, whatever the order (docs/method.md, section 3): with the
-parameterisation `sufficient` a network sees y and sigma_eff alone, so that the same parameters are a model of every
+parameterization `sufficient` a network sees y and sigma_eff alone, so that the same parameters are a model of every
 order (`dataclasses.replace(model, sde=...)`). At order 1 `gaussian`, the default, is the same function (EDM's): any
 model of order 1 trained with either does, also main.py's, e.g. the digits as pictures with a convolutional network.
 
@@ -40,7 +40,7 @@ from hold_jax.metrics.frechet import frechet_distance, frechet_jackknife, moment
 from hold_jax.metrics.sliced_wasserstein import sliced_wasserstein
 from hold_jax.model import Model
 
-COLOURS = {1: "tab:gray", 2: "tab:orange", 3: "tab:blue", 4: "tab:red", 5: "tab:green", 6: "tab:purple"}
+COLORS = {1: "tab:gray", 2: "tab:orange", 3: "tab:blue", 4: "tab:red", 5: "tab:green", 6: "tab:purple"}
 
 
 def digits(args: argparse.Namespace) -> list[dict[str, Any]]:
@@ -158,7 +158,7 @@ def _floor(rows: list[dict[str, Any]]) -> float:
 
 
 def plot(rows: list[dict[str, Any]], args: argparse.Namespace) -> Any:
-    """Distance against calls: a line of panels a problem, a panel a sampler, a colour an order."""
+    """Distance against calls: a line of panels a problem, a panel a sampler, a color an order."""
     from matplotlib.figure import Figure
 
     problems = list(dict.fromkeys(r["problem"] for r in rows))
@@ -178,7 +178,7 @@ def plot(rows: list[dict[str, Any]], args: argparse.Namespace) -> Any:
                     ms=4,
                     lw=1.2,
                     capsize=2,
-                    color=COLOURS[order],
+                    color=COLORS[order],
                     label=f"order {order}",
                 )
             axes.set(xscale="log", yscale="log", title=label)

@@ -24,9 +24,10 @@ import jax
 import numpy as np
 from PIL import Image
 
-from hold_jax import build, data
+from hold_jax import data
+from hold_jax.app import build
 from hold_jax.data.dataset import Dataset, array_dataset
-from hold_jax.training.mesh import Devices
+from hold_jax.runtime.mesh import Devices
 from hold_jax.training.state import init_state
 from hold_jax.training.step import make_train_step
 
@@ -79,7 +80,7 @@ def _measure(dataset: Dataset, batch_size: int, seconds: float) -> list[dict]:
 
 
 def _waiting(path: str, batch_size: int | None, steps: int) -> dict:
-    """Trains as `hold_jax.train` does; returns the share of the time that passes in `next(feed)`.
+    """Trains as `hold_jax.loops.train` does; returns the share of the time that passes in `next(feed)`.
 
     The loop does not wait for a step's result, so that it asks for batches as early as it can: an upper bound of the
     time that the devices wait.
@@ -89,10 +90,10 @@ def _waiting(path: str, batch_size: int | None, steps: int) -> dict:
     spec.loader.exec_module(module)
     config = module.get_config()
     dataset = _noise() if config.data.name.startswith("tfds:") else build.dataset(config, "train")
-    model, optimiser, devices = build.model(config, dataset.shape, 0), build.optimiser(config), Devices.all()
-    step = make_train_step(model, build.loss(config), optimiser, ema_decay=config.training.ema_decay)
+    model, optimizer, devices = build.model(config, dataset.shape, 0), build.optimizer(config), Devices.all()
+    step = make_train_step(model, build.loss(config), optimizer, ema_decay=config.training.ema_decay)
     step = jax.jit(step, donate_argnums=0, out_shardings=devices.replicated)
-    state = devices.init(functools.partial(init_state, model, optimiser, 0))
+    state = devices.init(functools.partial(init_state, model, optimizer, 0))
     batch_size = batch_size or config.training.batch_size
     feed = data.prefetch(data.batches(dataset, batch_size=batch_size, seed=0, flip=config.data.flip), devices.put)
     for _ in range(2):

@@ -3,7 +3,7 @@
 python -m benchmarks.faults [--kills 50] [--out docs/faults.json]
 
 After each fault the same command is run again, and what it ends with is compared, bit by bit, with the parameters,
-optimiser, average and log of a run that nothing disturbed. The model is tiny, so that checkpoints (one every 250 steps)
+optimizer, average and log of a run that nothing disturbed. The model is tiny, so that checkpoints (one every 250 steps)
 are as frequent as their writing allows and many kills fall into a write. Minutes on two cores.
 """
 
@@ -25,8 +25,8 @@ from pathlib import Path
 import numpy as np
 import orbax.checkpoint as ocp
 
+from hold_jax.runtime.log import METRICS_FILE, read_jsonl
 from hold_jax.training.checkpoint import DAMAGED_FOLDER, FOLDER
-from hold_jax.training.log import METRICS_FILE, read_jsonl
 
 ROOT = Path(__file__).parent.parent
 CONFIG = {

@@ -21,8 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.overhead import seconds
-from hold_jax.convert.inception import from_state_dict, state_shapes
-from hold_jax.nn.inception import Inception
+from hold_jax.evaluation.inception_network import Inception
+from hold_jax.evaluation.inception_weights import from_state_dict, state_shapes
 
 
 def random_state() -> dict[str, np.ndarray]:

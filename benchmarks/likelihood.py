@@ -22,11 +22,15 @@ from typing import Any
 import jax
 import numpy as np
 
-from hold_jax import build, exact, nll, sde, workdir
+from hold_jax import sde
+from hold_jax.app import build
 from hold_jax.data import toy
-from hold_jax.partial import PartialRows
+from hold_jax.loops import likelihood as nll
+from hold_jax.numerics import exact
+from hold_jax.runtime import workdir
+from hold_jax.runtime.mesh import Devices
+from hold_jax.runtime.resumable import PartialRows
 from hold_jax.training.checkpoint import Checkpoints, abstract_state
-from hold_jax.training.mesh import Devices
 from hold_jax.training.state import init_state
 
 SIGMAS = (0.02, 0.01, 0.005, 0.002, 1e-3, 1e-4, 1e-5)
@@ -72,7 +76,7 @@ def roll_bits(x: np.ndarray, sigma: float, angles: int = 20_000) -> np.ndarray:
     mean, var = toy._roll_moments()
     roll = scale * (t[:, None] * np.stack([np.cos(t), np.sin(t)], axis=1) - mean)
     unit = np.sqrt(1.0 + scale**2 * var + toy._ROLL_NOISE**2)
-    curve = (toy._ROLL_CENTRES[:, None] + roll[None]).reshape(-1, 2) / unit
+    curve = (toy._ROLL_CENTERS[:, None] + roll[None]).reshape(-1, 2) / unit
     variance = (toy._ROLL_NOISE / unit) ** 2 + sigma**2
     bits = np.empty(len(x))
     for i, point in enumerate(x.astype(np.float64)):
@@ -96,7 +100,7 @@ def swissroll(paths: list[Path], config_file: str, num: int, auxiliary: str) -> 
         config.likelihood.num_examples = num
         config.likelihood.auxiliary = auxiliary
         model = build.model(config, tuple(found.data_shape), found.num_classes)
-        fresh = functools.partial(init_state, model, build.optimiser(config), config.seed)
+        fresh = functools.partial(init_state, model, build.optimizer(config), config.seed)
         abstract = abstract_state(fresh, Devices.all().replicated)
         with Checkpoints.open_to_read(path.absolute()) as checkpoints:
             params = checkpoints.restore(abstract, None).ema

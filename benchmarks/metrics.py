@@ -24,7 +24,7 @@ import numpy as np
 from hold_jax.metrics.frechet import frechet_distance, frechet_jackknife, moments
 from hold_jax.metrics.inception_score import inception_score
 from hold_jax.metrics.kernel import kernel_distance
-from hold_jax.metrics.neighbours import nearest, neighbour_figures
+from hold_jax.metrics.neighbors import nearest, neighbor_figures
 
 _CHUNK = 5000
 
@@ -75,9 +75,9 @@ def rows(num: int, dim: int, classes: int) -> dict[str, Callable[[], Callable[[]
         values = logits(num, classes)
         return lambda: inception_score(values)
 
-    def of_neighbours() -> Callable[[], object]:
+    def of_neighbors() -> Callable[[], object]:
         x, y = pair()
-        return lambda: neighbour_figures(x, y)
+        return lambda: neighbor_figures(x, y)
 
     def of_all() -> Callable[[], object]:
         x, y = pair()
@@ -87,7 +87,7 @@ def rows(num: int, dim: int, classes: int) -> dict[str, Callable[[], Callable[[]
             frechet_distance(moments(x), moments(y))
             kernel_distance(x, y, subset_size=min(1000, num))
             inception_score(values)
-            neighbour_figures(x, y)
+            neighbor_figures(x, y)
 
         return run
 
@@ -105,7 +105,7 @@ def rows(num: int, dim: int, classes: int) -> dict[str, Callable[[], Callable[[]
         "Frechet distance": of_distance,
         "kernel distance": of_kernel,
         "inception score": of_score,
-        "neighbour figures": of_neighbours,
+        "neighbor figures": of_neighbors,
         "all": of_all,
         "Frechet jackknife": of_jackknife,
         "nearest of 100": of_nearest,

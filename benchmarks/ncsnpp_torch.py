@@ -231,7 +231,7 @@ def copy_parameters(network: nn.Module, params: Mapping[str, Any]) -> int:
 
 
 class TorchTrainer:
-    """Network, averaged network and optimiser, and a training step on one device.
+    """Network, averaged network and optimizer, and a training step on one device.
 
     Args:
       network: on the device already.
@@ -239,7 +239,7 @@ class TorchTrainer:
         data, `c_in` (K, k, n), `c_skip` (K, 1, n), `c_out` (K,), `noise_cond` (K,).
       bfloat16: compute under autocast.
       compiled: pass the network through torch.compile.
-      b1, b2, eps, learning_rate, clip_norm, ema_decay: of the optimiser.
+      b1, b2, eps, learning_rate, clip_norm, ema_decay: of the optimizer.
     """
 
     def __init__(

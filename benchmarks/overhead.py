@@ -20,7 +20,8 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from hold_jax import build, samplers
+from hold_jax import samplers
+from hold_jax.app import build
 from hold_jax.training.state import init_state
 from hold_jax.training.step import make_train_step, mean_loss
 
@@ -58,9 +59,9 @@ def main() -> None:
     config.sde.order = args.order
 
     model = build.model(config, args.shape, 0)
-    loss, optimiser = build.loss(config), build.optimiser(config)
-    state = jax.jit(functools.partial(init_state, model, optimiser, 0))()
-    step = jax.jit(make_train_step(model, loss, optimiser, ema_decay=0.999))
+    loss, optimizer = build.loss(config), build.optimizer(config)
+    state = jax.jit(functools.partial(init_state, model, optimizer, 0))()
+    step = jax.jit(make_train_step(model, loss, optimizer, ema_decay=0.999))
     x = jax.random.randint(jax.random.key(0), (args.batch_size, *args.shape), 0, 256).astype(jnp.uint8)
     batch = {"x": x, "label": jnp.zeros((args.batch_size,), jnp.int32)}
 

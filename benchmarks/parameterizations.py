@@ -1,4 +1,4 @@
-"""What each parameterisation and each order buys at equal cost: one network, one budget, one objective, every cell.
+"""What each parameterization and each order buys at equal cost: one network, one budget, one objective, every cell.
 
 python -m benchmarks.parameterizations --workdir=runs/parameterizations --seeds 0 1 \
   --output=docs/parameterizations.json --plot=docs/parameterizations.png
@@ -10,7 +10,7 @@ times log-normal in the effective noise (EDM's, the default) and uniform in t (t
   ("q0": the units of `losses.q0_weight`), and divided by EDM's c_out^2, which weighs all noises alike ("edm": the best
   linear denoiser of Gaussian data has 1). Every cell sees the same pictures at the same effective noises with the same
   noise in the sufficient statistic, so that differences are paired: an optimal denoiser would have the same error at
-  every order, whatever its parameterisation.
+  every order, whatever its parameterization.
 - squared Frechet distances of samples of the default sampler to the training data, with jackknife errors.
 - with --likelihood=N, bits per dimension of N test examples (a bound for n > 1).
 
@@ -42,30 +42,32 @@ import numpy as np
 from absl import logging
 
 from configs import swissroll_hold
-from hold_jax import build, kernels, run, samplers, workdir
+from hold_jax import kernels, samplers
+from hold_jax.app import build, modes
 from hold_jax.data import Dataset, load, to_model_range
 from hold_jax.data.dataset import array_dataset
-from hold_jax.features.classifier import classifier
-from hold_jax.features.compute import features_of
-from hold_jax.features.network import FeatureNetwork
-from hold_jax.features.pixels import pixels
+from hold_jax.evaluation.classifier import classifier
+from hold_jax.evaluation.feature_network import FeatureNetwork
+from hold_jax.evaluation.features import features_of
+from hold_jax.evaluation.pixels import pixels
+from hold_jax.loops.generate import to_data_range
+from hold_jax.loops.likelihood import bits_per_dim
 from hold_jax.losses import TIME_LAWS
 from hold_jax.metrics.frechet import frechet_jackknife, moments
 from hold_jax.model import Model
-from hold_jax.nll import bits_per_dim
-from hold_jax.partial import PartialRows
-from hold_jax.sample import to_data_range
+from hold_jax.runtime import workdir
+from hold_jax.runtime.mesh import Devices
+from hold_jax.runtime.resumable import PartialRows
 from hold_jax.training.checkpoint import Checkpoints, abstract_state
-from hold_jax.training.mesh import Devices
 from hold_jax.training.state import init_state
 
 BINS = 8
 PARAMETERIZATIONS = ("eps", "mixed", "gaussian", "sufficient")
-COLOURS = {"eps": "tab:gray", "mixed": "tab:orange", "gaussian": "tab:blue", "sufficient": "tab:red"}
+COLORS = {"eps": "tab:gray", "mixed": "tab:orange", "gaussian": "tab:blue", "sufficient": "tab:red"}
 
 
 def digits_as_vectors(folder: Path) -> ml_collections.ConfigDict:
-    """A perceptron on the digits as vectors of 64, in [-1, 1], dequantised once by uniform noise of their 17 levels."""
+    """A perceptron on the digits as vectors of 64, in [-1, 1], dequantized once by uniform noise of their 17 levels."""
     path = folder / "digits.npz"
     if not path.exists():
         rng, arrays = np.random.default_rng(0), {}
@@ -123,10 +125,10 @@ def configured(args: argparse.Namespace, name: str, order: int, law: str, seed: 
 
 def trained(config: ml_collections.ConfigDict, folder: Path) -> tuple[Model, Any]:
     """The model and its averaged parameters, trained in `folder` as far as they are not yet."""
-    run.run_train(config, str(folder))
+    modes.run_train(config, str(folder))
     data = build.dataset(config, "train")
-    model, optimiser = build.model(config, data.shape, data.num_classes), build.optimiser(config)
-    abstract = abstract_state(lambda: init_state(model, optimiser, config.seed), Devices.all().replicated)
+    model, optimizer = build.model(config, data.shape, data.num_classes), build.optimizer(config)
+    abstract = abstract_state(lambda: init_state(model, optimizer, config.seed), Devices.all().replicated)
     with Checkpoints.open_to_read(folder.absolute()) as checkpoints:
         return model, checkpoints.restore(abstract, None).ema
 
@@ -135,8 +137,8 @@ def trained_in(folder: Path) -> tuple[Model, Any, Dataset, Dataset]:
     """The model, its averaged parameters, training and test data, by what a work directory says of itself."""
     found = workdir.read(folder)
     config = ml_collections.ConfigDict({key: _tuples(value) for key, value in found.config.items()})
-    model, optimiser = build.model(config, tuple(found.data_shape), found.num_classes), build.optimiser(config)
-    abstract = abstract_state(lambda: init_state(model, optimiser, config.seed), Devices.all().replicated)
+    model, optimizer = build.model(config, tuple(found.data_shape), found.num_classes), build.optimizer(config)
+    abstract = abstract_state(lambda: init_state(model, optimizer, config.seed), Devices.all().replicated)
     with Checkpoints.open_to_read(folder.absolute()) as checkpoints:
         params = checkpoints.restore(abstract, None).ema
     return model, params, build.dataset(config, "train"), build.dataset(config, "test")
@@ -188,7 +190,7 @@ def noises(repeats: int, count: int, *, mean: float = -1.2, std: float = 1.2) ->
 
 
 def drawn(config: ml_collections.ConfigDict, model: Model, params: Any, args: argparse.Namespace) -> np.ndarray:
-    """Samples as data; the prior draws and the noise of one order are the same for every parameterisation."""
+    """Samples as data; the prior draws and the noise of one order are the same for every parameterization."""
     settings = build.sampling(config)
 
     @jax.jit
@@ -307,7 +309,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default=None, help="an experiment; None: the digits as vectors")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="keys of the config")
-    parser.add_argument("--steps", type=int, default=None, help="optimiser steps; None: the config's")
+    parser.add_argument("--steps", type=int, default=None, help="optimizer steps; None: the config's")
     parser.add_argument("--orders", type=int, nargs="+", default=[1, 2, 3, 4])
     parser.add_argument(
         "--parameterizations", nargs="+", default=list(PARAMETERIZATIONS), choices=PARAMETERIZATIONS, metavar="NAME"
@@ -392,7 +394,7 @@ def plot(rows: list[dict[str, Any]], args: argparse.Namespace, networks: list[Fe
     lines = figure.subplots(len(args.time_laws), width, squeeze=False)
     config = configured(args, "eps", 1, args.time_laws[0], 0)
     sigmas = np.sort(noises(args.repeats, len(build.dataset(config, "test"))).ravel())
-    centres = [float(np.exp(np.log(part).mean())) for part in np.array_split(sigmas, BINS)]
+    centers = [float(np.exp(np.log(part).mean())) for part in np.array_split(sigmas, BINS)]
     floor = min(min(row["curve"]) for row in rows)
     for law, panels in zip(args.time_laws, lines, strict=True):
         for axes, order in zip(panels, args.orders, strict=False):
@@ -400,7 +402,7 @@ def plot(rows: list[dict[str, Any]], args: argparse.Namespace, networks: list[Fe
                 for row in rows:
                     if (row["parameterization"], row["order"], row["time_law"]) == (name, order, law):
                         label = name if row["seed"] == args.seeds[0] else None
-                        axes.loglog(centres, row["curve"], "o-", ms=3, lw=1, color=COLOURS[name], label=label)
+                        axes.loglog(centers, row["curve"], "o-", ms=3, lw=1, color=COLORS[name], label=label)
             axes.set(title=f"order {order}, times {law}", ylim=(0.8 * floor, 4.0))
             axes.title.set_fontsize(9)
             axes.set_yticks([0.4, 0.6, 1, 2, 4], ["0.4", "0.6", "1", "2", "4"] if order == args.orders[0] else [])
@@ -418,7 +420,7 @@ def plot(rows: list[dict[str, Any]], args: argparse.Namespace, networks: list[Fe
                 ms=4,
                 lw=1,
                 capsize=2,
-                color=COLOURS[name],
+                color=COLORS[name],
             )
         panels[-1].set(yscale="log", title=f"Frechet distance, {shown.name}")
         panels[-1].title.set_fontsize(9)

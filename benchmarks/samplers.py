@@ -26,8 +26,9 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 
-from hold_jax import exact, kernels, samplers, sde
+from hold_jax import kernels, samplers, sde
 from hold_jax.metrics.sliced_wasserstein import sliced_wasserstein
+from hold_jax.numerics import exact
 from hold_jax.samplers import grids
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
@@ -147,10 +148,10 @@ def plot_gaussian(rows: list[dict[str, Any]], args: argparse.Namespace) -> plt.F
     """One panel an order."""
     figure, axes = plt.subplots(1, len(args.orders), figsize=(4 * len(args.orders), 4), sharey=True, squeeze=False)
     for axis, order in zip(axes[0], args.orders, strict=True):
-        for label, colour in SHOWN.items():
+        for label, color in SHOWN.items():
             if label in args.samplers:
                 grid = best_grid(rows, label, args.orders)
-                axis.loglog(CALLS, worst(rows, label, order, grid), "o-", ms=3, color=colour, label=f"{label}, {grid}")
+                axis.loglog(CALLS, worst(rows, label, order, grid), "o-", ms=3, color=color, label=f"{label}, {grid}")
         axis.axhline(1e-3, color="black", lw=0.5, ls=":")
         axis.set(title=f"order {order}", xlabel="network calls", ylim=(1e-6, 1e2))
         axis.set_xticks(CALLS, [str(c) for c in CALLS])
@@ -301,13 +302,13 @@ def plot_mixture(rows: list[dict[str, Any]], args: argparse.Namespace) -> plt.Fi
     )
     for line, data in zip(axes, MIXTURES, strict=True):
         for axis, order in zip(line, args.orders, strict=True):
-            for label, colour in SHOWN.items():
+            for label, color in SHOWN.items():
                 if label in args.samplers:
                     cells = [
                         min(_ratio(rows, data=data, sampler=label, grid=g, order=order, calls=c) for g in MIXTURE_GRIDS)
                         for c in (10, 20, 50)
                     ]
-                    axis.loglog((10, 20, 50), cells, "o-", ms=3, color=colour, label=label)
+                    axis.loglog((10, 20, 50), cells, "o-", ms=3, color=color, label=label)
             axis.axhline(1, color="black", lw=0.5, ls=":")
             axis.set(title=f"{data}, order {order}", xlabel="network calls")
             axis.set_xticks((10, 20, 50), ["10", "20", "50"])

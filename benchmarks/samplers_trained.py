@@ -24,12 +24,14 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from benchmarks.samplers import SHOWN, SUITE, steps_for
-from hold_jax import build, samplers, workdir
+from hold_jax import samplers
+from hold_jax.app import build
 from hold_jax.data import to_model_range
 from hold_jax.metrics.frechet import frechet_distance, moments
 from hold_jax.model import Model
+from hold_jax.runtime import workdir
+from hold_jax.runtime.mesh import Devices
 from hold_jax.training.checkpoint import Checkpoints, abstract_state
-from hold_jax.training.mesh import Devices
 from hold_jax.training.state import init_state
 
 CALLS = (10, 20, 50)
@@ -56,8 +58,8 @@ def trained(path: Path, config_file: str) -> tuple[Model, Any, np.ndarray]:
     found = workdir.read(path)
     config.sde.order = found.config["sde"]["order"]
     model = build.model(config, tuple(found.data_shape), found.num_classes)
-    optimiser = build.optimiser(config)
-    abstract = abstract_state(lambda: init_state(model, optimiser, config.seed), Devices.all().replicated)
+    optimizer = build.optimizer(config)
+    abstract = abstract_state(lambda: init_state(model, optimizer, config.seed), Devices.all().replicated)
     with Checkpoints.open_to_read(path.absolute()) as checkpoints:
         params = checkpoints.restore(abstract, None).ema
     data = np.asarray(to_model_range(build.dataset(config, "train").source), np.float64)

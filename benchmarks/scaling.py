@@ -3,7 +3,7 @@
     python -m benchmarks.scaling --output=docs/scaling.json
 
 Nothing here is measured on an accelerator. A step is: compute (FLOPs of one example times the examples of a chip, over
-the chip's peak rate times a stated utilisation), then the all-reduce of the float32 gradients, not overlapped: the
+the chip's peak rate times a stated utilization), then the all-reduce of the float32 gradients, not overlapped: the
 worst case, since compilers overlap most of it with the backward pass. The parameter count is the model's own; FLOPs
 come from `benchmarks.train_step --memory`.
 """
@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from configs import cifar10_hold
-from hold_jax import build
+from hold_jax.app import build
 
 # Per example, forward + backward + update: `benchmarks.train_step --memory --config=configs/cifar10_hold.py`.
 FLOPS_PER_EXAMPLE = 1.046e11
@@ -71,7 +71,7 @@ CHIPS = {
         1e-6,
         2,
         256,
-        "peak, all-reduce bandwidth per pod (51.2 TB/s of 256 chips), data-centre network per pod (6.4 Tbps): "
+        "peak, all-reduce bandwidth per pod (51.2 TB/s of 256 chips), data-center network per pod (6.4 Tbps): "
         "https://cloud.google.com/tpu/docs/v5e",
     ),
     "H100": Chip(
@@ -110,11 +110,11 @@ def all_reduce_seconds(chip: Chip, chips: int, size: float) -> float:
 
 
 def row(
-    name: str, chips: int, per_chip: float, size: float, utilisation: float, flops: float = FLOPS_PER_EXAMPLE
+    name: str, chips: int, per_chip: float, size: float, utilization: float, flops: float = FLOPS_PER_EXAMPLE
 ) -> dict[str, float | str]:
     """One step on `chips` chips with `per_chip` examples each."""
     chip = CHIPS[name]
-    compute = per_chip * flops / (chip.peak * utilisation)
+    compute = per_chip * flops / (chip.peak * utilization)
     reduce = all_reduce_seconds(chip, chips, size)
     step = compute + reduce
     return {
@@ -141,7 +141,7 @@ def parameters() -> int:
 def main() -> None:
     """Prints a table and writes JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--utilisation", type=float, default=0.4, help="share of the peak rate that compute reaches")
+    parser.add_argument("--utilization", type=float, default=0.4, help="share of the peak rate that compute reaches")
     parser.add_argument("--per_chip", type=int, nargs="+", default=[4, 16, 64], help="examples of a chip")
     parser.add_argument("--chips", type=int, nargs="+", default=[8, 256, 1024])
     parser.add_argument("--checkpoint_rate", type=float, default=1e9, help="bytes/s to storage")
@@ -160,7 +160,7 @@ def main() -> None:
         f"{'efficiency':>11} {'images/s':>10} {'MB/s in':>8} {'hours':>7}"
     )
     rows = [
-        row(name, chips, per_chip, size, args.utilisation, args.flops)
+        row(name, chips, per_chip, size, args.utilization, args.flops)
         for per_chip in args.per_chip
         for name in CHIPS
         for chips in args.chips
@@ -178,7 +178,7 @@ def main() -> None:
             "gradient_bytes": size,
             "checkpoint_bytes": checkpoint,
             "flops_per_example": args.flops,
-            "utilisation": args.utilisation,
+            "utilization": args.utilization,
             "chips": {name: dataclasses.asdict(chip) for name, chip in CHIPS.items()},
             "rows": rows,
         }

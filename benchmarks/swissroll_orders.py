@@ -17,12 +17,12 @@ import jax
 import numpy as np
 
 from configs import swissroll_hold
-from hold_jax import build
+from hold_jax.app import build
 from hold_jax.data import toy
+from hold_jax.loops.generate import draw_many
+from hold_jax.loops.train import train
 from hold_jax.metrics.sliced_wasserstein import sliced_wasserstein
-from hold_jax.sample import draw_many
-from hold_jax.train import train
-from hold_jax.training.mesh import Devices
+from hold_jax.runtime.mesh import Devices
 
 NUM = 10_000
 DATA_DRAWS = 8
@@ -58,7 +58,7 @@ def main() -> None:
             state = train(
                 model,
                 build.loss(config),
-                build.optimiser(config),
+                build.optimizer(config),
                 dataset,
                 build.training(config),
                 sampling,

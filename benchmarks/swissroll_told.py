@@ -26,7 +26,7 @@ is 2^20, and it takes 10 networks an entry with 10 x 2^20 samples each; here as 
   of deviation 0.72, where the prior's error is a hundredth of that level.
 - the sampler. Here that of the paper's CIFAR-10 table: Euler-Maruyama, 200 steps, equal in t.
 - whether the network is the score or proportional to it. Here it is eps_hat (`--parameterization=eps`).
-- the optimiser, averaging and end times. Here as in the toy config of that later code: Adam, gradients clipped to 1,
+- the optimizer, averaging and end times. Here as in the toy config of that later code: Adam, gradients clipped to 1,
   decay 0.999, t from 1e-5 in training, to 1e-3 in sampling.
 About 30 minutes of CPU time; `--models TOLD --iterations 20 --seeds 1 --batch 256 --samples 512` for a look.
 """
@@ -72,7 +72,7 @@ DATA_POINTS, STEPS_PER_CALL = 2**20, 500
 MIXTURE_POINTS, MIXTURE_STD = 1024, 0.03
 # The plot's end times and scales of the data, for the prior's error alone.
 END_TIMES, CURVE_SCALES = np.linspace(0.75, 4, 14), (0.72, 1.0, 1.8, 2.5)
-COLOURS = {"TOLD": "#b5651d", "TOLD++": "#1f4e79", "order 2": "#6a9a5b", "order 4": "#8a5a8a"}
+COLORS = {"TOLD": "#b5651d", "TOLD++": "#1f4e79", "order 2": "#6a9a5b", "order 4": "#8a5a8a"}
 
 
 class Mixture(NamedTuple):
@@ -84,8 +84,8 @@ class Mixture(NamedTuple):
     @property
     def moments(self) -> Moments:
         """Of the law: without the factor K / (K - 1) of a sample's covariance."""
-        centred = self.means - self.means.mean(axis=0)
-        return _law(self.means.mean(axis=0), centred.T @ centred / len(centred) + self.std**2 * np.eye(2))
+        centered = self.means - self.means.mean(axis=0)
+        return _law(self.means.mean(axis=0), centered.T @ centered / len(centered) + self.std**2 * np.eye(2))
 
     @property
     def linear(self) -> "Mixture":
@@ -96,8 +96,8 @@ class Mixture(NamedTuple):
     def draw(self, key: jax.Array, num: int) -> jax.Array:
         """(num, 2) points."""
         key_mean, key_noise = jax.random.split(key)
-        centres = jax.random.choice(key_mean, jnp.asarray(self.means, jnp.float32), (num,))
-        return centres + self.std * jax.random.normal(key_noise, centres.shape)
+        centers = jax.random.choice(key_mean, jnp.asarray(self.means, jnp.float32), (num,))
+        return centers + self.std * jax.random.normal(key_noise, centers.shape)
 
 
 def main() -> None:
@@ -235,12 +235,12 @@ def exact_distance(m: LinearSDE, mixture: Mixture, end: float, *, nodes: int = 9
     log_weight = (y @ mixture.means.T - (mixture.means**2).sum(axis=1) / 2) / variance
     posterior = np.exp(log_weight - log_weight.max(axis=1, keepdims=True))
     posterior /= posterior.sum(axis=1, keepdims=True)
-    # Each component's centre is c_i + pull y with c_i = (1 - pull) mean_i.
-    centres = (1 - pull) * mixture.means
+    # Each component's center is c_i + pull y with c_i = (1 - pull) mean_i.
+    centers = (1 - pull) * mixture.means
     total = weight @ posterior
-    mean = total @ centres
-    cross = y.T @ (weight[:, None] * (posterior @ centres)) * pull
-    second = (total[:, None] * centres).T @ centres + cross + cross.T + (pull * tau) ** 2 * np.eye(2)
+    mean = total @ centers
+    cross = y.T @ (weight[:, None] * (posterior @ centers)) * pull
+    second = (total[:, None] * centers).T @ centers + cross + cross.T + (pull * tau) ** 2 * np.eye(2)
     cov = second - np.outer(mean, mean) + pull * sigma**2 * np.eye(2)
     return frechet_distance(_law(mean, cov), mixture.moments)
 
@@ -257,8 +257,8 @@ def mixture_eps(m: LinearSDE, mixture: Mixture) -> EpsFn:
         variance = jnp.square(sigma) + mixture.std**2
         posterior = jax.nn.softmax((y @ means.T - jnp.sum(means**2, axis=1) / 2) / variance, axis=-1)
         row = parameterization.gaussian(m, t, mixture.std).c_skip
-        centre = kernels.mix(kernels.marginal(m, t).phi[:, :1], (posterior @ means)[:, None, :])
-        return kernels.mix(row, u - centre)
+        center = kernels.mix(kernels.marginal(m, t).phi[:, :1], (posterior @ means)[:, None, :])
+        return kernels.mix(row, u - center)
 
     return eps_fn
 
@@ -379,7 +379,7 @@ def _plot(path: Path, rows: list[dict], curves: list[dict], args: argparse.Names
                     0.34,
                     yerr=2 * _error(values),
                     capsize=3,
-                    color=COLOURS[name],
+                    color=COLORS[name],
                     alpha=shades[i],
                 )
                 axes.annotate(

@@ -1,4 +1,4 @@
-"""Seconds, images/s and utilisation of a training step; beside PyTorch; and what the step holds in memory.
+"""Seconds, images/s and utilization of a training step; beside PyTorch; and what the step holds in memory.
 
     python -m benchmarks.train_step --batch_sizes 16 64
     python -m benchmarks.train_step --torch --batch_sizes 16
@@ -8,7 +8,7 @@ Default config: cifar10_hold on an accelerator, cifar10_small_hold on CPU; --con
 main.py. Everything at one batch size is compiled first, then timed in turn, so that what else the machine does hits all
 alike: judge by the ratios. `cpu s` is the processor time of all threads, which other jobs disturb less.
 
-FLOPs are the compiler's count of the program as written (a multiplication and an addition are two); utilisation is over
+FLOPs are the compiler's count of the program as written (a multiplication and an addition are two); utilization is over
 the rate of a large matrix product in the same type, timed here, so that no table of cards is needed.
 
 --torch adds the same network in PyTorch (ncsnpp_torch.py), eager and, on an accelerator or with --torch_compile,
@@ -41,8 +41,9 @@ import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
-from hold_jax import build, kernels
-from hold_jax.training.mesh import Devices
+from hold_jax import kernels
+from hold_jax.app import build
+from hold_jax.runtime.mesh import Devices
 from hold_jax.training.state import init_state
 from hold_jax.training.step import make_train_step, mean_loss
 
@@ -119,14 +120,14 @@ class Ours:
         config.model.dtype = dtype
         self.dtype, self.batch_size = dtype, batch_size
         self.model, self.loss = build.model(config, shape, 0), build.loss(config)
-        optimiser = build.optimiser(config)
+        optimizer = build.optimizer(config)
         devices = Devices.all()
-        self.new_state = functools.partial(init_state, self.model, optimiser, 0)
+        self.new_state = functools.partial(init_state, self.model, optimizer, 0)
         self.devices = devices
         rng = np.random.default_rng(0)
         self.images = rng.integers(0, 256, (batch_size, *shape), dtype=np.uint8)
         self.batch = devices.put({"x": self.images, "label": np.zeros((batch_size,), np.int32)})
-        step = make_train_step(self.model, self.loss, optimiser, ema_decay=config.training.ema_decay)
+        step = make_train_step(self.model, self.loss, optimizer, ema_decay=config.training.ema_decay)
         self.step = jax.jit(step, donate_argnums=0, out_shardings=devices.replicated)
 
     def forward(self, state: Any, batch: Any) -> jax.Array:
@@ -346,12 +347,12 @@ def measure(config: ml_collections.ConfigDict, shape: tuple[int, ...], args: arg
             flops = case.flops or next(
                 (c.flops for c in cases if c.flops and (c.part, c.dtype) == (case.part, case.dtype)), 0.0
             )
-            row |= {"flops": flops, "utilisation": flops / time_["seconds"] / rates[case.dtype] / jax.device_count()}
+            row |= {"flops": flops, "utilization": flops / time_["seconds"] / rates[case.dtype] / jax.device_count()}
             results["rows"].append(row)
             print(
                 f"{batch_size:>5} {case.part:<8} {case.dtype:<9} {case.who:<14} {1e3 * row['seconds']:>9.2f} "
                 f"{1e3 * row['least_seconds']:>9.2f} {row['cpu_seconds']:>7.3f} {row['images_per_second']:>9.1f} "
-                f"{flops / 1e12:>7.3f} {flops / row['seconds'] / 1e12:>8.3g} {100 * row['utilisation']:>7.1f} % "
+                f"{flops / 1e12:>7.3f} {flops / row['seconds'] / 1e12:>8.3g} {100 * row['utilization']:>7.1f} % "
                 f"{ratio:>26}",
                 flush=True,
             )

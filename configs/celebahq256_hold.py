@@ -14,7 +14,7 @@ array_record is the default, tfds:celeb_a_hq/256.
 Any order: --config.sde.order=4. Hardware: 8 large GPUs or a TPU slice, with --config.model.dtype=bfloat16.
 """
 
-from configs import base
+from hold_jax.app import config as base
 
 
 def get_config():

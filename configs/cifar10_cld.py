@@ -9,7 +9,7 @@ state, so that only its own process samples from it.
 CLD's samplers: --config.sampling.name=probability_flow, or strang with --config.sampling.score_time=start (SSCS).
 """
 
-from configs import base
+from hold_jax.app import config as base
 
 
 def get_config():

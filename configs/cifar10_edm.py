@@ -11,7 +11,7 @@ NCSN++ architecture: --config.model.fir=True --config.model.progressive_input=re
 Class-conditional (FID 1.79): --config.model.class_conditional=True.
 """
 
-from configs import base
+from hold_jax.app import config as base
 
 
 def get_config():

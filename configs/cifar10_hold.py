@@ -7,7 +7,7 @@ Data: TFDS's cifar10 (a download of 170 MB); --config.data.name=folder:PATH or n
 Hardware: meant for one large GPU or a TPU slice, with --config.model.dtype=bfloat16; 800,000 steps.
 """
 
-from configs import base
+from hold_jax.app import config as base
 
 
 def get_config():

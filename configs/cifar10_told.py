@@ -8,12 +8,12 @@ nobody is known to have reproduced it). The re-run: 8.23 after 300,000 and 7.48 
 by 200 Euler-Maruyama steps (TOLD++, table II), which is what this config repeats: NCSN++ with 4 BigGAN blocks a level,
 attention at 16x16, batch 64, two P100s.
 
-As published: gamma = sqrt 10, xi = 6; 1/L, alpha, T, the least times and the optimiser are those of the authors' public
+As published: gamma = sqrt 10, xi = 6; 1/L, alpha, T, the least times and the optimizer are those of the authors' public
 code for HOLD++. Not stated, and chosen here: times uniform in t for loss and sampler, no schedule of beta, the
 conditioning of the network. The loss learns the last block's noise from the raw state (`eps`), as HOLD's does.
 
 The same network with critical damping: configs/cifar10_toldpp.py. What this package would do instead, at no more cost:
---config.model.parameterization=gaussian --config.loss.time_law=log_normal, and the samplers of configs/base.py.
+--config.model.parameterization=gaussian --config.loss.time_law=log_normal, and the samplers of hold_jax/app/config.py.
 """
 
 from configs import cifar10_hold

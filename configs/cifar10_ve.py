@@ -11,7 +11,7 @@ The deep one (FID 2.20): --config.model.num_res_blocks=8. Hardware: as cifar10_v
 
 import math
 
-from configs import base
+from hold_jax.app import config as base
 
 SIGMA_MIN, SIGMA_MAX = 0.02, 100.0
 

@@ -10,7 +10,7 @@ The deep ones (FID 2.41): --config.model.num_res_blocks=8.
 Hardware: meant for one large GPU or a TPU slice; 1,300,000 steps.
 """
 
-from configs import base
+from hold_jax.app import config as base
 
 
 def get_config():

@@ -7,7 +7,7 @@ Hardware: 2 CPU cores. Time: about 2 minutes.
 
 from ml_collections.config_dict import placeholder
 
-from configs import base
+from hold_jax.app import config as base
 
 
 def get_config():

@@ -33,14 +33,14 @@ FOLDER = flags.parse_known_args()[0].output
 FOLDER.mkdir(parents=True, exist_ok=True)
 
 ORDERS = (1, 2, 3, 4)
-COLOURS = {1: "#8c8c8c", 2: "#e39b27", 3: "#2d6cb5", 4: "#b5352d"}
+COLORS = {1: "#8c8c8c", 2: "#e39b27", 3: "#2d6cb5", 4: "#b5352d"}
 plt.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False})
 plt.rcParams["figure.constrained_layout.h_pad"] = 0.08
 
 # %% [markdown]
 # ## 1. What damping does
 #
-# Without noise the chain of order $n$ is a linear system $\dot u = F u$ on $u = (q, p, \dots)$: neighbours exchange
+# Without noise the chain of order $n$ is a linear system $\dot u = F u$ on $u = (q, p, \dots)$: neighbors exchange
 # energy through couplings $\gamma_i$, and the last of them is slowed by a friction $\xi$. For $n = 2$ it is a spring:
 # $\dot q = p,\ \dot p = -q - \xi p$. Too little friction, and it swings; too much, and it creeps, because the friction
 # holds the velocity back. In between lies **critical damping**, where all eigenvalues of $F$ fall together: nothing
@@ -54,7 +54,7 @@ plt.rcParams["figure.constrained_layout.h_pad"] = 0.08
 
 
 def chain(gammas, xi):
-    """The drift matrix of HOLD: couplings gammas between neighbours, friction xi on the last block."""
+    """The drift matrix of HOLD: couplings gammas between neighbors, friction xi on the last block."""
     upper = np.diag(np.asarray(gammas, float), k=1)
     drift = upper - upper.T
     drift[-1, -1] = -xi
@@ -69,9 +69,9 @@ def slowest_rate(drift):
 figure, (left, right) = plt.subplots(1, 2, figsize=(8, 2.8), layout="constrained")
 time = np.linspace(0, 12, 121)
 springs = {"under-damped": (0.3, "#e39b27"), "critical": (2.0, "#2d6cb5"), "over-damped": (8.0, "#8c8c8c")}
-for name, (xi, colour) in springs.items():
+for name, (xi, color) in springs.items():
     position = [(expm(chain([1.0], xi) * t) @ [1.0, 0.0])[0] for t in time]
-    left.plot(time, position, color=colour, label=rf"$\xi$ = {xi:g}, {name}")
+    left.plot(time, position, color=color, label=rf"$\xi$ = {xi:g}, {name}")
 left.axhline(0, color="black", lw=0.5)
 left.set(title="a spring let go ($n = 2$)", xlabel="$t$", ylabel="position")
 left.legend()
@@ -80,7 +80,7 @@ factors = np.exp(np.linspace(np.log(0.25), np.log(4), 401))
 for order in ORDERS[1:]:
     gammas, xi = sde.critical_damping(order)
     rates = slowest_rate(np.stack([chain(gammas, xi * factor) for factor in factors]))
-    right.plot(factors, rates, color=COLOURS[order], label=f"order {order}")
+    right.plot(factors, rates, color=COLORS[order], label=f"order {order}")
     # Critical damping is the best friction, and its rate is omega = sqrt(2n - 3). (An n-fold eigenvalue is known to
     # the n-th root of the rounding error only.)
     assert abs(np.log(factors[rates.argmax()])) < 0.01
@@ -119,7 +119,7 @@ for order, axes in zip(ORDERS, panels, strict=True):
     for _ in range(500):
         u = u @ phi.T + rng.standard_normal(u.shape) @ chol.T
         path.append(u[:, 0])
-    axes.plot(step * np.arange(501), np.array(path), color=COLOURS[order], lw=0.9)
+    axes.plot(step * np.arange(501), np.array(path), color=COLORS[order], lw=0.9)
     axes.set(title=f"order {order}", xlabel="$t$")
 panels[0].set_ylabel("position")
 figure.savefig(FOLDER / "forward.png", dpi=80)
@@ -145,14 +145,14 @@ for order, m in processes.items():
     phi, chol = (np.asarray(matrix) for matrix in kernels.transition(m, jnp.zeros(len(h)), h))
     exact = chol[:, 0, 0]
     textbook = 0.5 - 0.5 * np.sum(phi[:, 0] ** 2, axis=-1, dtype=np.float32)  # the stationary variance 1/L is 0.5
-    left.loglog(h, exact, color=COLOURS[order], label=f"order {order}")
-    left.loglog(h, np.sqrt(np.where(textbook > 0, textbook, np.nan)), "x", ms=4, mew=0.8, color=COLOURS[order])
+    left.loglog(h, exact, color=COLORS[order], label=f"order {order}")
+    left.loglog(h, np.sqrt(np.where(textbook > 0, textbook, np.nan)), "x", ms=4, mew=0.8, color=COLORS[order])
     slope = np.polyfit(np.log(h[:11]), np.log(exact[:11]), 1)[0]
     assert abs(slope - (order - 0.5)) < 0.01, (order, slope)
 
     t = np.geomspace(1e-3, m.T, 200)
     noise = kernels.effective_noise(m, t)
-    right.loglog(t, noise, color=COLOURS[order], label=f"order {order}")
+    right.loglog(t, noise, color=COLORS[order], label=f"order {order}")
     assert np.isclose(noise[-1], 80, rtol=1e-3)  # hold's T is where it reaches 80
 left.set(title="noise of the position after a time $h$", xlabel="$h$", ylabel="deviation", ylim=(1e-15, 3))
 left.plot([], [], "x", color="black", ms=4, label="textbook, float32")

@@ -3,18 +3,18 @@
 A condition changes the denoiser, D' = D + delta, and so the last block's noise, eps_n' = eps_n - w_n delta
 (`kernels.denoiser`); the noise and the score of every other block follow from D'. Samplers need no hook.
 
-Example: pictures (B, H, W, C) in the model's range of which the left half is known. `m`, `eps_fn` are any model's.
+Example: pictures (B, H, W, C) in the model's range of which the left half is known. `sde`, `eps_fn` are any model's.
 
     import jax.numpy as jnp
     from hold_jax import guidance, samplers
 
     mask = jnp.zeros(pictures.shape[1:]).at[:, : pictures.shape[2] // 2].set(1)  # 1: known
-    conditional = guidance.inpaint(m, eps_fn, pictures, mask)
+    conditional = guidance.inpaint(sde, eps_fn, pictures, mask)
     sampler = samplers.SAMPLERS["ancestral"]()
-    out = samplers.sample(sampler, m, conditional, key=key, shape=pictures.shape, num_steps=50)
+    out = samplers.sample(sampler, sde, conditional, key=key, shape=pictures.shape, num_steps=50)
     filled = out.x
 
-Functions compose: `colourise` of a `classifier_free` eps_fn colours a picture of a given class. A `Model` guides by
+Functions compose: `colorize` of a `classifier_free` eps_fn colors a picture of a given class. A `Model` guides by
 its own labels in one network call: `model.eps_fn(params, labels=labels, guidance=2.0)`.
 """
 
@@ -32,7 +32,7 @@ LogProb = Callable[[jax.Array, jax.Array], jax.Array]
 """log_prob(y (B, *S, C), sigma () or (B,)) -> (B,): log p(condition | y = q0 + sigma noise), float32."""
 
 
-def inpaint(m: LinearSDE, eps_fn: EpsFn, known: jax.Array, mask: jax.Array) -> EpsFn:
+def inpaint(sde: LinearSDE, eps_fn: EpsFn, known: jax.Array, mask: jax.Array) -> EpsFn:
     """Fills in the part of the data that is not known: D' = known where mask, D elsewhere.
 
     This is score_sde's imputation (2011.13456, appendix I.2) in the denoiser. With D' = known the score of those
@@ -43,7 +43,7 @@ def inpaint(m: LinearSDE, eps_fn: EpsFn, known: jax.Array, mask: jax.Array) -> E
     of the way from its marginal to its conditional value, at every order.
 
     Args:
-      m: the SDE.
+      sde: the SDE.
       eps_fn: unconditional, or conditioned otherwise.
       known: (B, *S, C) floating, in the model's range; not looked at where the mask is 0.
       mask: 1 where known, 0 where to fill in; bool or numbers, broadcastable to `known`.
@@ -58,39 +58,39 @@ def inpaint(m: LinearSDE, eps_fn: EpsFn, known: jax.Array, mask: jax.Array) -> E
     def conditional(u: jax.Array, t: jax.Array) -> jax.Array:
         _require_shape("known", known, _data_shape(u))
         eps = eps_fn(u, t)
-        return _moved(m, t, eps, jnp.where(mask, known - kernels.denoiser(m, u, t, eps), 0.0))
+        return _moved(sde, t, eps, jnp.where(mask, known - kernels.denoiser(sde, u, t, eps), 0.0))
 
     return conditional
 
 
-def colourise(m: LinearSDE, eps_fn: EpsFn, grey: jax.Array) -> EpsFn:
-    """Colours grey pictures: D' = D - P D + P grey, P v = mean of the channels of v.
+def colorize(sde: LinearSDE, eps_fn: EpsFn, gray: jax.Array) -> EpsFn:
+    """Colors gray pictures: D' = D - P D + P gray, P v = mean of the channels of v.
 
-    score_sde's colourisation (2011.13456, appendix I.3): imputation of the first coordinate in an orthonormal basis
+    score_sde's colorization (2011.13456, appendix I.3): imputation of the first coordinate in an orthonormal basis
     of the channels whose first axis is (1, 1, 1) / sqrt 3. P projects on that axis, so the basis need not be formed.
 
     Args:
-      m: the SDE.
+      sde: the SDE.
       eps_fn: for pictures of 3 channels.
-      grey: (B, *S, 1) floating, the mean of the channels in the model's range.
+      gray: (B, *S, 1) floating, the mean of the channels in the model's range.
 
     Raises:
-      UserError: integer data; when the result is traced, a state without 3 channels, or of another shape than `grey`.
+      UserError: integer data; when the result is traced, a state without 3 channels, or of another shape than `gray`.
     """
-    grey = _floating("grey", grey)
+    gray = _floating("gray", gray)
 
     def conditional(u: jax.Array, t: jax.Array) -> jax.Array:
-        require(u.shape[-1] == 3, "channels", u.shape[-1], "3 to colourise")
-        _require_shape("grey", grey, (*_data_shape(u)[:-1], 1))
+        require(u.shape[-1] == 3, "channels", u.shape[-1], "3 to colorize")
+        _require_shape("gray", gray, (*_data_shape(u)[:-1], 1))
         eps = eps_fn(u, t)
-        denoised = kernels.denoiser(m, u, t, eps)
-        missing = grey - jnp.mean(denoised, axis=-1, keepdims=True)
-        return _moved(m, t, eps, jnp.broadcast_to(missing, denoised.shape))
+        denoised = kernels.denoiser(sde, u, t, eps)
+        missing = gray - jnp.mean(denoised, axis=-1, keepdims=True)
+        return _moved(sde, t, eps, jnp.broadcast_to(missing, denoised.shape))
 
     return conditional
 
 
-def classifier(m: LinearSDE, eps_fn: EpsFn, log_prob: LogProb, scale: float | jax.Array = 1.0) -> EpsFn:
+def classifier(sde: LinearSDE, eps_fn: EpsFn, log_prob: LogProb, scale: float | jax.Array = 1.0) -> EpsFn:
     """Guides by a noise-conditional classifier: D' = D + scale sigma^2 grad_y log_prob(y, sigma).
 
     With y the sufficient statistic and sigma = sigma_eff (`kernels.sufficient_statistic`), p(c | u_t) = p(c | y), and
@@ -99,7 +99,7 @@ def classifier(m: LinearSDE, eps_fn: EpsFn, log_prob: LogProb, scale: float | ja
     scale 1 D' is the class's denoiser exactly.
 
     Args:
-      m: the SDE.
+      sde: the SDE.
       eps_fn: unconditional.
       log_prob: differentiable in y; labels and parameters bound.
       scale: strength; 0: unconditional, 1: Bayes, above 1: sharper.
@@ -109,7 +109,7 @@ def classifier(m: LinearSDE, eps_fn: EpsFn, log_prob: LogProb, scale: float | ja
     """
 
     def conditional(u: jax.Array, t: jax.Array) -> jax.Array:
-        y, sigma = kernels.sufficient_statistic(m, u, t)
+        y, sigma = kernels.sufficient_statistic(sde, u, t)
 
         def total(y: jax.Array) -> jax.Array:
             values = log_prob(y, sigma)
@@ -117,7 +117,7 @@ def classifier(m: LinearSDE, eps_fn: EpsFn, log_prob: LogProb, scale: float | ja
             return jnp.sum(values)
 
         pull = kernels.per_example(scale * jnp.square(sigma), y) * jax.grad(total)(y)
-        return _moved(m, t, eps_fn(u, t), pull)
+        return _moved(sde, t, eps_fn(u, t), pull)
 
     return conditional
 
@@ -146,9 +146,9 @@ def classifier_free(conditional: EpsFn, unconditional: EpsFn, scale: float | jax
     return guided
 
 
-def _moved(m: LinearSDE, t: jax.Array, eps: jax.Array, delta: jax.Array) -> jax.Array:
+def _moved(sde: LinearSDE, t: jax.Array, eps: jax.Array, delta: jax.Array) -> jax.Array:
     """eps_n (B, *S, 1, C) of the denoiser D + delta; bitwise `eps` where delta (B, *S, C) is 0."""
-    w_n = kernels.whitened_mean(kernels.marginal(m, t))[..., -1]
+    w_n = kernels.whitened_mean(kernels.marginal(sde, t))[..., -1]
     return eps - kernels.per_example(w_n, eps) * delta[..., None, :]
 
 

@@ -34,9 +34,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hold_jax import exact, kernels, ode
-from hold_jax.draws import per_example
+from hold_jax import kernels
 from hold_jax.errors import UserError, require, require_choice
+from hold_jax.numerics import exact, ode
+from hold_jax.numerics.random import per_example
 from hold_jax.parameterization import EpsFn
 from hold_jax.sde import LinearSDE
 
@@ -58,7 +59,7 @@ class Likelihood(NamedTuple):
 
 
 def bits_per_dim(
-    m: LinearSDE,
+    sde: LinearSDE,
     eps_fn: EpsFn,
     x: jax.Array,
     *,
@@ -75,10 +76,10 @@ def bits_per_dim(
     """-log2 p(x) / d for each example. Traceable: wrap it in `jax.jit` to call it often.
 
     Args:
-      m: the SDE.
+      sde: the SDE.
       eps_fn: the noise of the last block, differentiable in u.
       x: (B, *S, C) float32 data in the model's range.
-      key: of dequantisation, auxiliaries and probes.
+      key: of dequantization, auxiliaries and probes.
       index: (B,) int32 numbers of the examples, as in `samplers.sample`: the draws then depend on nothing else.
       bin_width: spacing of the lattice that the data lie on, in their units: adds uniform noise of that width and
         gives the bits of the lattice; None: continuous data, as they are, and bits of the density.
@@ -89,14 +90,14 @@ def bits_per_dim(
         (1509.00519). Probes' noise enters its exponent: take probes = 0 or many.
       auxiliary: "posterior" or "initial", see above; no effect for n = 1.
       solver: of the flow; its steps are shared by the batch, every example within the tolerance.
-      t_min: where the flow ends; None: `m.t_min`, an effective noise of 0.002.
+      t_min: where the flow ends; None: `sde.t_min`, an effective noise of 0.002.
 
     Raises:
       UserError: for an argument out of range; and, where the values are at hand (not under jit), if the solver did
         not reach T. Under jit the values are NaN then.
     """
-    t_min = m.t_min if t_min is None else t_min
-    require(0 < t_min < m.T, "t_min", t_min, f"between 0 and T = {m.T}")
+    t_min = sde.t_min if t_min is None else t_min
+    require(0 < t_min < sde.T, "t_min", t_min, f"between 0 and T = {sde.T}")
     require(bin_width is None or 0 < bin_width < float("inf"), "bin_width", bin_width, "positive, or None")
     for name, value, least in (("probes", probes, 0), ("repeats", repeats, 1)):
         whole = isinstance(value, int) and not isinstance(value, bool) and value >= least
@@ -109,9 +110,9 @@ def bits_per_dim(
         cell = (
             0.0 if bin_width is None else bin_width * (per_example(jax.random.uniform, key_cell, x.shape, index) - 0.5)
         )
-        start = AUXILIARIES[auxiliary](m, x + cell, jnp.float32(t_min), key_rest, index)
+        start = AUXILIARIES[auxiliary](sde, x + cell, jnp.float32(t_min), key_rest, index)
         log_p, nfe, reached = _log_density(
-            m, eps_fn, start.y, start.rest, t_min, solver, _probes(key_probe, x.shape, index, probes)
+            sde, eps_fn, start.y, start.rest, t_min, solver, _probes(key_probe, x.shape, index, probes)
         )
         return log_p + start.log_weight, nfe, reached
 
@@ -124,7 +125,7 @@ def bits_per_dim(
     done = jnp.all(reached)
     if not isinstance(done, jax.core.Tracer) and not bool(done):
         raise UserError(UNFINISHED)
-    return Likelihood(jnp.where(done, bpd, jnp.nan), jnp.sum(nfe), m.order > 1)
+    return Likelihood(jnp.where(done, bpd, jnp.nan), jnp.sum(nfe), sde.order > 1)
 
 
 class Start(NamedTuple):
@@ -136,26 +137,26 @@ class Start(NamedTuple):
     log_weight: jax.Array
 
 
-def _posterior(m: LinearSDE, x: jax.Array, t: jax.Array, key: jax.Array, index: jax.Array | None) -> Start:
+def _posterior(sde: LinearSDE, x: jax.Array, t: jax.Array, key: jax.Array, index: jax.Array | None) -> Start:
     """y = x, and the rest as the process has it: N(0, I), independent of the data."""
     del t
-    rest = per_example(jax.random.normal, key, _rest_shape(m, x), index)
+    rest = per_example(jax.random.normal, key, _rest_shape(sde, x), index)
     return Start(x, rest, _minus_log_normal(rest))
 
 
-def _initial(m: LinearSDE, x: jax.Array, t: jax.Array, key: jax.Array, index: jax.Array | None) -> Start:
+def _initial(sde: LinearSDE, x: jax.Array, t: jax.Array, key: jax.Array, index: jax.Array | None) -> Start:
     """u = (x, v), v from the auxiliaries' start law, whatever has become of it by t."""
-    noise = per_example(jax.random.normal, key, _rest_shape(m, x), index)
-    start_law = np.linalg.cholesky(m.cov0[1:, 1:])
+    noise = per_example(jax.random.normal, key, _rest_shape(sde, x), index)
+    start_law = np.linalg.cholesky(sde.cov0[1:, 1:])
     v = kernels.mix(jnp.asarray(start_law, jnp.float32), noise)
-    kernel = kernels.marginal(m, t)
+    kernel = kernels.marginal(sde, t)
     # u - A x, from which y - x and the rest follow without the cancellation of u's own size.
     away = jnp.concatenate([jnp.zeros_like(x)[..., None, :], v], axis=-2)
-    drift = jnp.eye(m.order, 1, dtype=jnp.float32) - kernel.phi[..., :, :1]
+    drift = jnp.eye(sde.order, 1, dtype=jnp.float32) - kernel.phi[..., :, :1]
     away = away + kernels.mix(drift, x[..., None, :])
-    row, sigma = kernels.sufficient_row(m, t)
+    row, sigma = kernels.sufficient_row(sde, t)
     whitened = kernels.mix(kernels.inverse_lower(kernel.chol), away)
-    rest = kernels.mix(jnp.swapaxes(kernels.rest_basis(m, t), -1, -2), whitened)
+    rest = kernels.mix(jnp.swapaxes(kernels.rest_basis(sde, t), -1, -2), whitened)
     # p(u) = p(y, rest) sigma / det L.
     scale = jnp.log(sigma) - jnp.sum(jnp.log(jnp.diagonal(kernel.chol)))
     log_weight = scale + _minus_log_normal(noise) + float(np.sum(np.log(np.diagonal(start_law))))
@@ -166,8 +167,8 @@ Auxiliary = Callable[[LinearSDE, jax.Array, jax.Array, jax.Array, jax.Array | No
 AUXILIARIES: dict[str, Auxiliary] = {"posterior": _posterior, "initial": _initial}
 
 
-def _rest_shape(m: LinearSDE, x: jax.Array) -> tuple[int, ...]:
-    return (*x.shape[:-1], m.order - 1, x.shape[-1])
+def _rest_shape(sde: LinearSDE, x: jax.Array) -> tuple[int, ...]:
+    return (*x.shape[:-1], sde.order - 1, x.shape[-1])
 
 
 def _minus_log_normal(noise: jax.Array) -> jax.Array:
@@ -195,21 +196,21 @@ def _rademacher(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 
 
 def _log_density(
-    m: LinearSDE, eps_fn: EpsFn, y: jax.Array, rest: jax.Array, t_min: float, solver: ode.Solver, probes: jax.Array
+    sde: LinearSDE, eps_fn: EpsFn, y: jax.Array, rest: jax.Array, t_min: float, solver: ode.Solver, probes: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """log p(y, rest) (B,) over d at t_min; evaluations; whether the solver came to T."""
-    ends = np.log(exact.effective_noise(m.F, m.G, m.cov0, m.schedule.integral(0.0, np.array([t_min, m.T]))))
+    ends = np.log(exact.effective_noise(sde.F, sde.G, sde.cov0, sde.schedule.integral(0.0, np.array([t_min, sde.T]))))
 
     def field(log_sigma: jax.Array, state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         # v = y / sqrt(1 + sigma^2) is of order one all the way.
         v, _ = state
         sigma = jnp.exp(log_sigma)
         scale = jnp.sqrt(1 + jnp.square(sigma))
-        t = kernels.time_of_noise(m, sigma)
+        t = kernels.time_of_noise(sde, sigma)
 
         def denoise(y: jax.Array) -> jax.Array:
-            u = kernels.state_of(m, y, rest, t)
-            return kernels.denoiser(m, u, t, eps_fn(u, t))
+            u = kernels.state_of(sde, y, rest, t)
+            return kernels.denoiser(sde, u, t, eps_fn(u, t))
 
         along = lambda e: jax.jvp(denoise, (scale * v,), (e,))  # noqa: E731
         denoised, moved = jax.vmap(along, out_axes=(None, 0))(probes)
@@ -225,15 +226,15 @@ def _log_density(
     found = solver.solve(field, (v, jnp.zeros(y.shape[0])), ends, norm=norm)
     v, divergence = jax.tree.map(lambda a: a[-1], found.y)
     y = v * math.sqrt(1 + math.exp(2 * ends[1]))
-    return _log_prior(m, y, rest) + divergence, found.nfe, found.reached
+    return _log_prior(sde, y, rest) + divergence, found.nfe, found.reached
 
 
-def _log_prior(m: LinearSDE, y: jax.Array, rest: jax.Array) -> jax.Array:
+def _log_prior(sde: LinearSDE, y: jax.Array, rest: jax.Array) -> jax.Array:
     """log p(y, rest) (B,) over d at T, where u ~ N(0, prior_cov): log p(u) + log det L - log sigma."""
-    _, chol = exact.marginal(m.F, m.G, m.cov0, np.asarray(m.schedule.integral(0.0, m.T)))
-    sigma = exact.effective_noise(m.F, m.G, m.cov0, np.asarray(m.schedule.integral(0.0, m.T)))
-    prior = np.linalg.cholesky(m.prior_cov)
+    _, chol = exact.marginal(sde.F, sde.G, sde.cov0, np.asarray(sde.schedule.integral(0.0, sde.T)))
+    sigma = exact.effective_noise(sde.F, sde.G, sde.cov0, np.asarray(sde.schedule.integral(0.0, sde.T)))
+    prior = np.linalg.cholesky(sde.prior_cov)
     constant = np.sum(np.log(np.diagonal(chol))) - np.log(sigma) - np.sum(np.log(np.diagonal(prior)))
-    u = kernels.state_of(m, y, rest, jnp.float32(m.T))
+    u = kernels.state_of(sde, y, rest, jnp.float32(sde.T))
     whitened = kernels.mix(jnp.asarray(np.linalg.inv(prior), jnp.float32), u)
     return float(constant) - _minus_log_normal(whitened)

@@ -53,7 +53,7 @@ class Model:
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """Of what the network sees of one example: the parameterisation's blocks stacked on the last axis."""
+        """Of what the network sees of one example: the parameterization's blocks stacked on the last axis."""
         blocks = self.parameterization(self.sde, jnp.float32(self.sde.T), self.sigma_data).c_in.shape[-2]
         return (*self.data_shape[:-1], blocks * self.data_shape[-1])
 

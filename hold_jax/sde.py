@@ -13,9 +13,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from hold_jax import exact
 from hold_jax.errors import require, require_choice
-from hold_jax.schedules import Constant, Geometric, Linear, Schedule
+from hold_jax.numerics import exact
+from hold_jax.numerics.schedules import Constant, Geometric, Linear, Schedule
 
 # Effective noise at the default end and start times, in data units (EDM, 2206.00364, table 1).
 SIGMA_MAX = 80.0

@@ -5,8 +5,45 @@ import os
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 
 import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # The suite's time is compilation: XLA's slower passes buy nothing here.
 jax.config.update("jax_disable_most_optimizations", True)
+
+
+def pytest_addoption(parser):
+    """`python -m pytest` runs the fast tier, `python -m pytest --all` every test."""
+    parser.addoption("--all", action="store_true", help="run the slow tests too")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leaves out the tests marked slow, unless `--all` or the test's own name was given."""
+    if config.getoption("--all") or any("::" in argument for argument in config.args):
+        return
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    config.hook.pytest_deselected(items=slow)
+    items[:] = [item for item in items if not item.get_closest_marker("slow")]
+
+
+@pytest.fixture
+def random_params():
+    """A function (module, *args, seed=0) -> parameters: kernels N(0, 1/fan_in), vectors N(1/2, 1/4).
+
+    At initialization the networks' last layers are near zero and would hide mistakes.
+    """
+
+    def draw(module, *args, seed=0):
+        rng = np.random.default_rng(seed)
+
+        def leaf(spec):
+            value = rng.normal(size=spec.shape)
+            value = 0.5 + 0.5 * value if len(spec.shape) == 1 else value / np.sqrt(np.prod(spec.shape[:-1]))
+            return jnp.asarray(value, jnp.float32)
+
+        return jax.tree.map(leaf, jax.eval_shape(module.init, jax.random.key(0), *args)["params"])
+
+    return draw

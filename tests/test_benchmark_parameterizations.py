@@ -1,4 +1,4 @@
-"""The measure that benchmarks/parameterizations.py compares orders and parameterisations with."""
+"""The measure that benchmarks/parameterizations.py compares orders and parameterizations with."""
 
 import jax
 import numpy as np
@@ -24,7 +24,7 @@ def untrained(data, order, kind):
 
 
 def test_a_linear_denoiser_of_gaussian_data_has_one_and_every_order_sees_the_same_noise(data):
-    # A network that puts out zero leaves the skip: the best denoiser of N(0, 0.5^2), in both parameterisations.
+    # A network that puts out zero leaves the skip: the best denoiser of N(0, 0.5^2), in both parameterizations.
     first = untrained(data, 1, parameterization.sufficient)
     assert first.shape == (2, 3000, 2)
     # |D - q0|^2 / c_out^2 is a chi-square over its 2 dimensions: deviation 1, so five standard errors are 0.065.

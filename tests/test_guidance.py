@@ -304,40 +304,40 @@ def test_replacement_is_an_approximation_of_the_conditional_law():
     assert variance / (COV[1, 1] - slope * COV[1, 0]) == pytest.approx(1.44, abs=0.03)
 
 
-# --- Colours -------------------------------------------------------------------------------------------
+# --- Colors -------------------------------------------------------------------------------------------
 
-GREY = np.random.default_rng(5).uniform(-0.8, 0.8, (64, 3, 2, 1)).astype(np.float32)
+GRAY = np.random.default_rng(5).uniform(-0.8, 0.8, (64, 3, 2, 1)).astype(np.float32)
 
 
 @pytest.mark.parametrize("name", ["hold1", "hold3", "psld"])
-def test_the_mean_of_the_channels_is_the_grey_and_the_rest_is_the_denoiser_s(name):
+def test_the_mean_of_the_channels_is_the_gray_and_the_rest_is_the_denoiser_s(name):
     m = MODELS[name]
     u = jax.random.normal(jax.random.key(0), (64, 3, 2, m.order, 3))
     eps_fn = lambda u, t: jnp.sin(2 * u[..., -1:, :] - u[..., :1, ::-1])  # noqa: E731
     for t in times(m):
-        before, after = (denoised(m, f, u, t) for f in (eps_fn, guidance.colourise(m, eps_fn, GREY)))
+        before, after = (denoised(m, f, u, t) for f in (eps_fn, guidance.colorize(m, eps_fn, GRAY)))
         scale = 1e-6 * (1 + np.abs(before).max() + np.abs(after).max())
-        np.testing.assert_allclose(after.mean(axis=-1, keepdims=True), GREY, atol=scale)
-        centre = lambda x: x - x.mean(axis=-1, keepdims=True)  # noqa: E731
-        np.testing.assert_allclose(centre(after), centre(before), atol=scale)
+        np.testing.assert_allclose(after.mean(axis=-1, keepdims=True), GRAY, atol=scale)
+        center = lambda x: x - x.mean(axis=-1, keepdims=True)  # noqa: E731
+        np.testing.assert_allclose(center(after), center(before), atol=scale)
         assert np.abs(after - before).max() > 0.1
 
 
 @pytest.mark.parametrize("name", ["ancestral", "unipc"])
-def test_samples_have_the_grey_and_the_colours_they_would_have_had(name):
-    # Independent channels of one law: grey and colours are independent, so that colourise moves the grey alone.
+def test_samples_have_the_gray_and_the_colors_they_would_have_had(name):
+    # Independent channels of one law: gray and colors are independent, so that colorize moves the gray alone.
     m, sampler = MODELS["hold3"], samplers.SAMPLERS[name]()
     eps_fn = oracle.gaussian_eps(m, 0.1, 0.4)
     _, chol = oracle.marginal(m, float(oracle.integral(m, m.t_min)), digits=False)
     for denoise, bound in ((True, 1e-5), (False, 6 * chol[0, 0] / np.sqrt(3))):
-        plain, coloured = (
+        plain, colored = (
             np.asarray(draw(m, f, sampler, 64, (3, 2, 3), 20, denoise=denoise).x, np.float64)
-            for f in (eps_fn, guidance.colourise(m, eps_fn, GREY))
+            for f in (eps_fn, guidance.colorize(m, eps_fn, GRAY))
         )
-        centre = coloured.mean(axis=-1, keepdims=True)
-        assert np.abs(centre - GREY).max() < bound
-        np.testing.assert_allclose(coloured - centre, plain - plain.mean(axis=-1, keepdims=True), atol=1e-5)
-        assert np.std(coloured - centre) > 0.2
+        center = colored.mean(axis=-1, keepdims=True)
+        assert np.abs(center - GRAY).max() < bound
+        np.testing.assert_allclose(colored - center, plain - plain.mean(axis=-1, keepdims=True), atol=1e-5)
+        assert np.std(colored - center) > 0.2
 
 
 # --- In use --------------------------------------------------------------------------------------------
@@ -348,7 +348,7 @@ def test_the_example_of_the_module_s_docstring():
     code = textwrap.dedent("\n".join(line for line in lines if line.startswith("    ") or not line))
     m, eps_fn = MODELS["hold3"], lambda u, t: jnp.sin(2 * u[..., -1:, :] - u[:, ::-1, :, :1])
     pictures = jax.random.uniform(jax.random.key(1), (3, 8, 8, 1), minval=-1, maxval=1)
-    names = {"m": m, "eps_fn": eps_fn, "pictures": pictures, "key": jax.random.key(2)}
+    names = {"sde": m, "eps_fn": eps_fn, "pictures": pictures, "key": jax.random.key(2)}
     exec(code, names)
     np.testing.assert_allclose(names["filled"][:, :, :4], pictures[:, :, :4], atol=1e-5)
     assert np.abs(names["filled"][:, :, 4:] - pictures[:, :, 4:]).max() > 0.1
@@ -396,21 +396,21 @@ REFUSED = {
         lambda: jax.eval_shape(guidance.inpaint(M, ZERO, np.zeros((1, 3, 2, 3)), True), PICTURES, 0.5),
         "`known` is (1, 3, 2, 3); it must be an array of shape (4, 3, 2, 3)",
     ),
-    "grey bytes": (
-        lambda: guidance.colourise(M, ZERO, np.zeros((4, 3, 2, 1), np.uint8)),
-        "`grey` is 'uint8'; it must be floating, in the model's range (`data.to_model_range`)",
+    "gray bytes": (
+        lambda: guidance.colorize(M, ZERO, np.zeros((4, 3, 2, 1), np.uint8)),
+        "`gray` is 'uint8'; it must be floating, in the model's range (`data.to_model_range`)",
     ),
-    "grey": (
-        lambda: jax.eval_shape(guidance.colourise(M, ZERO, np.zeros((4, 3, 2))), PICTURES, 0.5),
-        "`grey` is (4, 3, 2); it must be an array of shape (4, 3, 2, 1)",
+    "gray": (
+        lambda: jax.eval_shape(guidance.colorize(M, ZERO, np.zeros((4, 3, 2))), PICTURES, 0.5),
+        "`gray` is (4, 3, 2); it must be an array of shape (4, 3, 2, 1)",
     ),
     "channels": (
         lambda: jax.eval_shape(
-            guidance.colourise(M, ZERO, np.zeros((4, 3, 2, 1))),
+            guidance.colorize(M, ZERO, np.zeros((4, 3, 2, 1))),
             jax.ShapeDtypeStruct((4, 3, 2, 2, 1), jnp.float32),
             0.5,
         ),
-        "`channels` is 1; it must be 3 to colourise",
+        "`channels` is 1; it must be 3 to colorize",
     ),
     "log_prob": (
         lambda: jax.eval_shape(guidance.classifier(M, ZERO, lambda y, sigma: y[..., 0]), PICTURES, 0.5),

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hold_jax import exact, kernels, likelihood, ode, sde
+from hold_jax import kernels, likelihood, sde
 from hold_jax.errors import UserError
+from hold_jax.numerics import exact, ode
 
 ORDERS = (1, 2, 3, 4)
 STD = 0.5

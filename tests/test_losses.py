@@ -172,8 +172,8 @@ def test_dsm_minus_bcsm_is_a_constant(name):
 
 
 @pytest.mark.parametrize("name", ["hold1", "hold3"])
-def test_bcsm_and_dsm_have_one_minimiser(name):
-    # On an affine eps_hat = theta . u at one time both losses are quadratic: their minimiser is the exact row.
+def test_bcsm_and_dsm_have_one_minimizer(name):
+    # On an affine eps_hat = theta . u at one time both losses are quadratic: their minimizer is the exact row.
     m = MODELS[name]
     t = np.float32(kernels.time_of_noise(m, jnp.float32(0.5)))
     row, _ = oracle.gaussian_row(m, t, STD)

@@ -4,7 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from hold_jax import exact, sde
+from hold_jax import sde
+from hold_jax.numerics import exact
 
 STATIONARY = {
     **{f"hold{n}": sde.hold(order=n, L_inv=0.5, alpha=0.08) for n in range(1, 7)},

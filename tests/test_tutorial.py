@@ -25,6 +25,7 @@ def test_cells_are_prose_or_code_and_none_is_lost():
     assert cells(script) == [("markdown", "# Title\n\ntext"), ("code", "a = 1  # %% no cell"), ("code", "b = 2")]
 
 
+@pytest.mark.slow
 def test_the_notebook_runs_and_draws_what_it_shows(tmp_path):
     code = [
         "".join(cell["source"]) for cell in json.loads(NOTEBOOK.read_text())["cells"] if cell["cell_type"] == "code"
@@ -61,7 +62,7 @@ def test_a_broken_claim_stops_the_tutorial():
             gammas, xi = sde.critical_damping(order)
             return gammas, 1.5 * xi
 
-    space = {"plt": plt, "np": np, "expm": expm, "sde": Wrong, "ORDERS": (1, 2), "COLOURS": {2: "black"}}
+    space = {"plt": plt, "np": np, "expm": expm, "sde": Wrong, "ORDERS": (1, 2), "COLORS": {2: "black"}}
     with pytest.raises(AssertionError):
         exec(code, space)
     plt.close("all")

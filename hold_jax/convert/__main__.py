@@ -20,14 +20,14 @@ import ml_collections
 from absl import flags, logging
 from ml_collections import config_flags
 
-from hold_jax import storage
-from hold_jax.convert import inception
 from hold_jax.convert.runs import SOURCES, TARGETS, export_run, import_run
 from hold_jax.errors import UserError, require, require_choice
+from hold_jax.evaluation import inception_weights
+from hold_jax.runtime import storage
 
 # (input, output) -> what was done, in words.
 FROM: dict[str, Callable[[Path, Path], str]] = {
-    "pytorch_fid": inception.convert,
+    "pytorch_fid": inception_weights.convert,
 }
 
 _EXIT_USER_ERROR = 2

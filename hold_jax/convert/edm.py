@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from hold_jax.convert import torch_file
 from hold_jax.convert.layers import Layer, layers
-from hold_jax.convert.match import Rule, convert, transposed
 from hold_jax.convert.score_sde import Weights, is_state_dict
 from hold_jax.errors import UserError
 from hold_jax.nn import NCSNpp
+from hold_jax.weights import torch_file
+from hold_jax.weights.match import Rule, convert, transposed
 
 EXPORT = (
     "python -c \"import pickle, sys, torch; net = pickle.load(open(sys.argv[1], 'rb'))['ema']; "

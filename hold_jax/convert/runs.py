@@ -9,15 +9,17 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from hold_jax import build, storage, workdir
-from hold_jax.convert import edm, score_sde, torch_save
+from hold_jax.app import build
+from hold_jax.convert import edm, score_sde
 from hold_jax.convert.score_sde import Weights
 from hold_jax.errors import UserError, require
 from hold_jax.model import Model
 from hold_jax.nn import NCSNpp
+from hold_jax.runtime import storage, workdir
+from hold_jax.runtime.mesh import Devices
 from hold_jax.training.checkpoint import FOLDER, Checkpoints, abstract_state
-from hold_jax.training.mesh import Devices
 from hold_jax.training.state import TrainState, init_state
+from hold_jax.weights import torch_save
 
 
 class Source(NamedTuple):
@@ -47,7 +49,7 @@ TARGETS = {"score_sde_pytorch": score_sde.to_torch}
 def import_run(source: Source, path: Path, output: storage.Path, config: ml_collections.ConfigDict) -> str:
     """Makes of a file a work directory that sampling and evaluation accept; returns what was done, in words.
 
-    The checkpoint's parameters and averaged parameters are both the file's averaged ones, the optimiser is new, the
+    The checkpoint's parameters and averaged parameters are both the file's averaged ones, the optimizer is new, the
     step is the file's.
 
     Raises:
@@ -64,7 +66,7 @@ def import_run(source: Source, path: Path, output: storage.Path, config: ml_coll
     shape = (size, size, config.data.channels or 3)
     num_classes = source.num_classes(path) if config.model.class_conditional else 0
     model = build.model(config, shape, num_classes)
-    optimizer = build.optimiser(config)
+    optimizer = build.optimizer(config)
     weights = source.read(path, _ncsnpp(config, model), model.input_shape, where)
 
     spec = jax.eval_shape(model.init, jax.random.key(0))
@@ -98,7 +100,7 @@ def export_run(target: Callable[..., dict[str, np.ndarray]], path: storage.Path,
     record = workdir.read(folder)
     try:
         config = ml_collections.ConfigDict(_with_tuples(record.config))
-        model, optimizer = build.model(config, record.data_shape, record.num_classes), build.optimiser(config)
+        model, optimizer = build.model(config, record.data_shape, record.num_classes), build.optimizer(config)
         network = _ncsnpp(config, model)
     except (AttributeError, KeyError) as error:
         raise UserError(f"`input` is {str(path)!r}; its config.json is of another version ({error})") from None

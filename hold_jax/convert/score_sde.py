@@ -13,11 +13,11 @@ import msgpack
 import numpy as np
 from flax import serialization, traverse_util
 
-from hold_jax.convert import torch_file
 from hold_jax.convert.layers import Layer, layers
-from hold_jax.convert.match import Rule, convert, transposed
 from hold_jax.errors import UserError
 from hold_jax.nn import NCSNpp
+from hold_jax.weights import torch_file
+from hold_jax.weights.match import Rule, convert, transposed
 
 _RES_BLOCK = {"norm0": "GroupNorm_0", "conv0": "Conv_0", "time": "Dense_0", "norm1": "GroupNorm_1", "conv1": "Conv_1"}
 # Our layer within a block -> theirs. The resampling convolution has a name of its own where a filter is fused with it.
@@ -66,7 +66,7 @@ class Weights(NamedTuple):
 
     Attributes:
       params: our parameters.
-      step: optimiser steps taken.
+      step: optimizer steps taken.
       which: which of the file's weights these are, in words.
     """
 

@@ -28,9 +28,9 @@ class Dataset:
       name: what `load` was asked for, e.g. "digits" or "folder:/x".
       split: "train" or "test".
       source: an array `(N, *shape)`, or a `RandomAccess` object.
-      labels: `(N,)` int32 for an array source; None if unlabelled or if the source carries them.
+      labels: `(N,)` int32 for an array source; None if unlabeled or if the source carries them.
       shape: `(H, W, C)` of a picture or `(d,)` of a vector.
-      num_classes: 0 if unlabelled; batches then carry label 0.
+      num_classes: 0 if unlabeled; batches then carry label 0.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""`digits`: the 1,797 handwritten digits of scikit-learn, 8x8 grey; needs no download."""
+"""`digits`: the 1,797 handwritten digits of scikit-learn, 8x8 gray; needs no download."""
 
 import numpy as np
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from hold_jax.data import digits, folder, npz, tfds_source, toy
 from hold_jax.data.dataset import SPLITS, Dataset
 from hold_jax.errors import UserError, require, require_choice
-from hold_jax.storage import require_local
+from hold_jax.runtime.storage import require_local
 
 MEMORY_LIMIT_BYTES = 4 << 30
 
@@ -39,7 +39,7 @@ def load(
     Args:
       name: digits | swissroll | gaussians8 | checkerboard | tfds:NAME | folder:PATH | npz:PATH.
       split: "train" or "test".
-      image_size: pictures are scaled (shorter side) and centre-cropped to this square; None keeps their size.
+      image_size: pictures are scaled (shorter side) and center-cropped to this square; None keeps their size.
       channels: 1 or 3; None keeps the source's own (folder: 3).
       data_dir: root of relative PATHs, and where TFDS keeps its data.
       size: toys only: the number of points (default 50,000 for train, 10,000 for test).

@@ -47,7 +47,7 @@ def load(
     native = features["image"].shape
     shape = (*((image_size, image_size) if image_size else native[:2]), channels or native[2])
     num_classes = getattr(features.get("label"), "num_classes", None) or 0
-    pictures = TfdsPictures(source, image_size, channels, labelled=num_classes > 0)
+    pictures = TfdsPictures(source, image_size, channels, labeled=num_classes > 0)
     if len(pictures) * int(np.prod(shape)) > memory_limit_bytes:
         return Dataset(name, split, pictures, None, shape, num_classes)
     x, labels = _read_all(pictures, shape)
@@ -57,8 +57,8 @@ def load(
 class TfdsPictures:
     """A TFDS data source, with each example fitted and renamed to `x` and `label`."""
 
-    def __init__(self, source: Any, image_size: int | None, channels: int | None, labelled: bool):
-        self._source, self._image_size, self._channels, self._labelled = source, image_size, channels, labelled
+    def __init__(self, source: Any, image_size: int | None, channels: int | None, labeled: bool):
+        self._source, self._image_size, self._channels, self._labeled = source, image_size, channels, labeled
 
     def __len__(self) -> int:
         return len(self._source)
@@ -66,7 +66,7 @@ class TfdsPictures:
     def __getitem__(self, index: int) -> dict[str, Any]:
         example = self._source[index]
         x = fit_array(example["image"], self._image_size, self._channels)
-        return {"x": x, "label": int(example["label"]) if self._labelled else 0}
+        return {"x": x, "label": int(example["label"]) if self._labeled else 0}
 
 
 def require_reachable(name: str, urls: Iterable[str]) -> None:

@@ -1,6 +1,6 @@
 """Two-dimensional toys: several Swiss rolls, eight Gaussians, a checkerboard.
 
-All are standardised by constants of the distribution, never of the sample, so that every draw shares one scale:
+All are standardized by constants of the distribution, never of the sample, so that every draw shares one scale:
 zero mean and unit standard deviation of each coordinate.
 """
 
@@ -15,7 +15,7 @@ from hold_jax.errors import require, require_choice
 DEFAULT_SIZE = {"train": 50_000, "test": 10_000}
 _STREAMS = {"train": 0, "test": 1, "sample": 2}
 
-_ROLL_CENTRES = np.array([[1.0, 1.0], [1.0, -1.0], [-1.0, -1.0], [-1.0, 1.0]])
+_ROLL_CENTERS = np.array([[1.0, 1.0], [1.0, -1.0], [-1.0, -1.0], [-1.0, 1.0]])
 _ROLL_ANGLES = (1.5 * math.pi, 4.5 * math.pi)
 _ROLL_RADIUS = 0.7
 _ROLL_NOISE = 0.02
@@ -44,17 +44,17 @@ def _roll_moments() -> tuple[np.ndarray, np.ndarray]:
 
 def _swissroll(num: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Four rolls at the corners of a square: a multimodal Swiss roll like that of TOLD++ (2409.07697)."""
-    label = rng.integers(len(_ROLL_CENTRES), size=num)
+    label = rng.integers(len(_ROLL_CENTERS), size=num)
     t = rng.uniform(*_ROLL_ANGLES, size=num)
     scale = _ROLL_RADIUS / _ROLL_ANGLES[1]
     mean, var = _roll_moments()
     roll = t[:, None] * np.stack([np.cos(t), np.sin(t)], axis=1) - mean
-    x = _ROLL_CENTRES[label] + scale * roll + _ROLL_NOISE * rng.standard_normal((num, 2))
+    x = _ROLL_CENTERS[label] + scale * roll + _ROLL_NOISE * rng.standard_normal((num, 2))
     return x / np.sqrt(1.0 + scale**2 * var + _ROLL_NOISE**2), label
 
 
 def _gaussians8(num: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Eight Gaussians on a circle; each coordinate of the centres has variance radius^2 / 2."""
+    """Eight Gaussians on a circle; each coordinate of the centers has variance radius^2 / 2."""
     label = rng.integers(8, size=num)
     angle = label * (math.pi / 4)
     x = _RING_RADIUS * np.stack([np.cos(angle), np.sin(angle)], axis=1) + _RING_NOISE * rng.standard_normal((num, 2))

@@ -50,7 +50,7 @@ class Moments:
 def moments(features: ArrayLike, mask: ArrayLike | None = None) -> Moments:
     """Returns the moments of `features`.
 
-    Takes blocks of 4096 rows in turn, each centred on its own mean in float64 and merged as `merge` does:
+    Takes blocks of 4096 rows in turn, each centered on its own mean in float64 and merged as `merge` does:
     beside `features` it needs room for one block and three `(d, d)` matrices.
 
     Args:

@@ -40,7 +40,7 @@ def sliced_wasserstein(
         raise UserError(f"`x` has {x.shape[1]} columns and `y` has {y.shape[1]}; they must be equal")
     n, m = len(x), len(y)
 
-    # Both quantile functions are constant between neighbouring edges; in units of 1 / (n m) these are integers.
+    # Both quantile functions are constant between neighboring edges; in units of 1 / (n m) these are integers.
     edges = np.union1d(np.arange(1, n + 1) * m, np.arange(1, m + 1) * n)
     width = np.diff(edges, prepend=0) / (n * m)
     from_x, from_y = (edges - 1) // m, (edges - 1) // n

@@ -1,7 +1,7 @@
 """The small layers every score network is made of.
 
 Convention for `dtype` in this package: it is the type of activations and products; parameters are float32, and so
-are the statistics of normalisation and softmax, and every sum over pixels, those of the backward pass among them.
+are the statistics of normalization and softmax, and every sum over pixels, those of the backward pass among them.
 """
 
 import math
@@ -99,7 +99,7 @@ def nin(features: int, *, name: str, dtype: DTypeLike, init_scale: float = 0.1) 
 
 
 def group_norm(channels: int, *, name: str, dtype: DTypeLike) -> nn.GroupNorm:
-    """Group normalisation (arXiv:1803.08494): min(channels // 4, 32) groups, epsilon 1e-6."""
+    """Group normalization (arXiv:1803.08494): min(channels // 4, 32) groups, epsilon 1e-6."""
     groups = min(channels // 4, 32)
     require(
         groups > 0 and channels % groups == 0,

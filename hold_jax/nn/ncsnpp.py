@@ -42,7 +42,7 @@ class NCSNpp(nn.Module):
 
     EDM's `SongUNet` (arXiv:2206.00364) is this network with `label_place` 'features'.
 
-    The network neither centres nor scales its input, nor divides its output: that is the caller's preconditioning.
+    The network neither centers nor scales its input, nor divides its output: that is the caller's preconditioning.
     Parameters are float32. The first and last convolutions run in float32 whatever `dtype`: a bfloat16 image would
     lose the noise that the network is to see at low noise levels.
 
@@ -55,8 +55,8 @@ class NCSNpp(nn.Module):
       dropout: probability to drop an activation in a residual block in training.
       resblock_type: 'biggan' (resolution changes inside a residual block) or 'ddpm' (between blocks).
       resample_with_conv: whether 'ddpm' resamples with a learned convolution; 'biggan' ignores it.
-      fir: resample with `fir_kernel`; if False, nearest neighbour up and 2x2 mean (or strided convolution) down.
-      fir_kernel: separable filter, normalised to sum 1, at least 2 taps.
+      fir: resample with `fir_kernel`; if False, nearest neighbor up and 2x2 mean (or strided convolution) down.
+      fir_kernel: separable filter, normalized to sum 1, at least 2 taps.
       skip_rescale: divide every residual sum by sqrt(2).
       init_scale: variance scale of each residual branch's last layer and of the output layer; 0 stands for 1e-10.
       progressive: output pyramid: 'none', 'output_skip' (sum of images) or 'residual' (sum of features).

@@ -1,7 +1,7 @@
 """Resampling of images by two: with a FIR filter (StyleGAN2's upfirdn) or plainly.
 
-`taps` is everywhere a separable filter such as (1, 3, 3, 1), normalised here to gain one, or None for plain
-resampling: nearest neighbour up, 2x2 mean down. Pixels outside the image are zero, so a constant is kept except at the
+`taps` is everywhere a separable filter such as (1, 3, 3, 1), normalized here to gain one, or None for plain
+resampling: nearest neighbor up, 2x2 mean down. Pixels outside the image are zero, so a constant is kept except at the
 border. Filter phases follow StyleGAN2 (arXiv:1912.04958, appendix B) and score_sde (arXiv:2011.13456, appendix H).
 """
 
@@ -42,7 +42,7 @@ class ConvUpsample(nn.Module):
 
     Attributes:
       features: channels of the output.
-      taps: the filter, applied after a stride-2 transposed convolution; None: nearest neighbour, then the convolution.
+      taps: the filter, applied after a stride-2 transposed convolution; None: nearest neighbor, then the convolution.
       dtype: compute type.
     """
 

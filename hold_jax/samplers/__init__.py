@@ -1,6 +1,7 @@
 """Samplers of the reverse process. A new one is a new file and a line in `SAMPLERS`."""
 
 from hold_jax.samplers.ancestral import Ancestral
+from hold_jax.samplers.driver import UNFINISHED, Encoded, Sampler, Samples, encode, interpolate, sample
 from hold_jax.samplers.euler_maruyama import EulerMaruyama
 from hold_jax.samplers.grids import GRIDS
 from hold_jax.samplers.heun import Heun
@@ -9,7 +10,6 @@ from hold_jax.samplers.multistep import Multistep, ddim, dpmpp_2m, dpmpp_3m, gau
 from hold_jax.samplers.poisson_midpoint import PoissonMidpoint
 from hold_jax.samplers.predictor_corrector import PredictorCorrector
 from hold_jax.samplers.probability_flow import ProbabilityFlow
-from hold_jax.samplers.sample import UNFINISHED, Encoded, Sampler, Samples, encode, interpolate, sample
 from hold_jax.samplers.splitting import Splitting, lie_trotter_split, reduced_splitting
 from hold_jax.samplers.strang import Strang
 

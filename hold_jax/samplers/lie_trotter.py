@@ -15,10 +15,10 @@ class LieTrotter(linear.LinearSampler):
     A: du = (-F - G G' Sigma_inf^-1) u dB + G dw.  S: du = G G' (score + Sigma_inf^-1 u) dB.
     """
 
-    def coefficients(self, m: LinearSDE, times: np.ndarray) -> tuple[linear.Stage, ...]:
+    def coefficients(self, sde: LinearSDE, times: np.ndarray) -> tuple[linear.Stage, ...]:
         """One row of matrices for each interval of `times` (N + 1,)."""
-        h = m.schedule.integral(times[1:], times[:-1])
-        flow = linear.reverse_ornstein_uhlenbeck(m, h)
-        kick, eps = linear.score_kick(m, times[:-1], h)
+        h = sde.schedule.integral(times[1:], times[:-1])
+        flow = linear.reverse_ornstein_uhlenbeck(sde, h)
+        kick, eps = linear.score_kick(sde, times[:-1], h)
         after = linear.Affine(flow.state @ kick, flow.noise)
         return (linear.Stage(before=None, time=times[:-1], data=None, after=after, outputs=flow.state @ eps),)

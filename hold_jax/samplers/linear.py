@@ -17,7 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hold_jax import exact, kernels
+from hold_jax import kernels
+from hold_jax.numerics import exact
 from hold_jax.parameterization import EpsFn
 from hold_jax.samplers import loop
 from hold_jax.sde import LinearSDE
@@ -93,50 +94,50 @@ def _apply(a: Affine, u: jax.Array, draw: int, normal: loop.Normal) -> jax.Array
 # --- Coefficients, host side, float64 ------------------------------------------------------------
 
 
-def noise_columns(m: LinearSDE) -> np.ndarray:
+def noise_columns(sde: LinearSDE) -> np.ndarray:
     """The columns (n, r) of G that carry noise."""
-    return m.G[:, np.abs(m.G).any(axis=0)]
+    return sde.G[:, np.abs(sde.G).any(axis=0)]
 
 
-def data_weights(m: LinearSDE, times: np.ndarray) -> np.ndarray:
+def data_weights(sde: LinearSDE, times: np.ndarray) -> np.ndarray:
     """D = (l u - eps_n) / w_n at N times, l the last row of L^-1: weights (N, 1, n + 1) of u and eps_n."""
-    phi, chol = exact.marginal(m.F, m.G, m.cov0, m.schedule.integral(0.0, times))
-    inverse = exact.solve_lower(chol, np.broadcast_to(np.eye(m.order), chol.shape))
+    phi, chol = exact.marginal(sde.F, sde.G, sde.cov0, sde.schedule.integral(0.0, times))
+    inverse = exact.solve_lower(chol, np.broadcast_to(np.eye(sde.order), chol.shape))
     w_n = (inverse @ phi[..., :, :1])[..., -1:, :]
     return np.concatenate([inverse[..., -1:, :], -np.ones_like(w_n)], axis=-1) / w_n
 
 
-def driven_score(m: LinearSDE, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def driven_score(sde: LinearSDE, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """G G' score = S u + E eps_n: S (N, n, n), E (N, n, 1) at N times.
 
     score = -Sigma^-1 (u - A D), D = (l u - eps_n) / w_n with l the last row of L^-1. With noise in
     the last block alone S vanishes and E is -g^2/L_nn, whatever the order; both are exact there.
     """
-    phi, chol = exact.marginal(m.F, m.G, m.cov0, m.schedule.integral(0.0, times))
-    inverse = exact.solve_lower(chol, np.broadcast_to(np.eye(m.order), chol.shape))
+    phi, chol = exact.marginal(sde.F, sde.G, sde.cov0, sde.schedule.integral(0.0, times))
+    inverse = exact.solve_lower(chol, np.broadcast_to(np.eye(sde.order), chol.shape))
     w = inverse @ phi[..., :, :1]
     # L^-1 (u - A D) = (L^-1 - w l / w_n) u + (w / w_n) eps_n; the last row is (0, 1) by construction.
     direction = w / w[..., -1:, :]
     rest = inverse - direction * inverse[..., -1:, :]
     rest[..., -1, :] = 0
-    back = -(m.G @ m.G.T) @ np.swapaxes(inverse, -1, -2)
+    back = -(sde.G @ sde.G.T) @ np.swapaxes(inverse, -1, -2)
     return back @ rest, back @ direction
 
 
-def score_kick(m: LinearSDE, times: np.ndarray, steps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def score_kick(sde: LinearSDE, times: np.ndarray, steps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """u <- u + h G G' (score + Sigma_inf^-1 u), the rest of the reverse SDE: matrices of u and of eps_n."""
-    state, eps = driven_score(m, times)
+    state, eps = driven_score(sde, times)
     size = steps[:, None, None]
-    return np.eye(m.order) + size * (state + m.G @ m.G.T @ m.precision_inf), size * eps
+    return np.eye(sde.order) + size * (state + sde.G @ sde.G.T @ sde.precision_inf), size * eps
 
 
-def reverse_ornstein_uhlenbeck(m: LinearSDE, steps: np.ndarray) -> Affine:
+def reverse_ornstein_uhlenbeck(sde: LinearSDE, steps: np.ndarray) -> Affine:
     """The exact flow of du = (-F - G G' Sigma_inf^-1) u dB + G dw over each of `steps` (N,) in B.
 
     This is the reverse SDE at stationarity: HOLD's one Ornstein-Uhlenbeck piece and n - 1 Hamiltonian
     rotations composed (HOLD; CLD's analytic half, 2112.07068, section 4.1).
     """
-    return Affine(*exact.transition(-m.F - m.G @ m.G.T @ m.precision_inf, m.G, steps))
+    return Affine(*exact.transition(-sde.F - sde.G @ sde.G.T @ sde.precision_inf, sde.G, steps))
 
 
 def compose(first: Affine, then: Affine) -> Affine:

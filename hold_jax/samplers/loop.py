@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hold_jax.draws import per_example
+from hold_jax.numerics.random import per_example
 from hold_jax.parameterization import EpsFn
 from hold_jax.sde import LinearSDE
 
@@ -27,7 +27,7 @@ class Path(NamedTuple):
 
 
 class Draws(NamedTuple):
-    """The random numbers of a step, all from its own key; index as in `draws.per_example`."""
+    """The random numbers of a step, all from its own key; index as in `numerics.random.per_example`."""
 
     key: jax.Array
     index: jax.Array | None
@@ -48,7 +48,7 @@ class StepSampler(abc.ABC):
     """Whether the step draws no noise, so that it can be run forwards too."""
 
     @abc.abstractmethod
-    def coefficients(self, m: LinearSDE, times: np.ndarray) -> Any:
+    def coefficients(self, sde: LinearSDE, times: np.ndarray) -> Any:
         """A tree of float64 host arrays with a leading axis of len(times) - 1 steps."""
 
     @abc.abstractmethod
@@ -61,7 +61,7 @@ class StepSampler(abc.ABC):
 
     def integrate(
         self,
-        m: LinearSDE,
+        sde: LinearSDE,
         eps_fn: EpsFn,
         u: jax.Array,
         times: np.ndarray,
@@ -73,16 +73,16 @@ class StepSampler(abc.ABC):
         """From u at times[0] to times[-1]; memory does not grow with the number of steps.
 
         Args:
-          m: the SDE.
+          sde: the SDE.
           eps_fn: the noise of the last block.
           u: (B, *S, n, C).
           times: (N + 1,) float64, monotone.
           key: of the noise.
-          index: (B,) the examples' numbers, as in `draws.per_example`.
+          index: (B,) the examples' numbers, as in `numerics.random.per_example`.
           frames: states kept on the way; divides N.
         """
         num_steps = len(times) - 1
-        coefficients = jax.tree.map(lambda c: jnp.asarray(c, jnp.float32), self.coefficients(m, times))
+        coefficients = jax.tree.map(lambda c: jnp.asarray(c, jnp.float32), self.coefficients(sde, times))
 
         def advance(state: Any, row: tuple[jax.Array, Any]) -> tuple[Any, None]:
             step, c = row

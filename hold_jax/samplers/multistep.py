@@ -45,11 +45,11 @@ class Multistep(linear.LinearSampler):
         """Without churn no noise is drawn."""
         return self.churn == 0
 
-    def coefficients(self, m: LinearSDE, times: np.ndarray) -> tuple[linear.Stage, ...]:
+    def coefficients(self, sde: LinearSDE, times: np.ndarray) -> tuple[linear.Stage, ...]:
         """One row of matrices for each interval of `times` (N + 1,)."""
-        b = m.schedule.integral(0.0, times)
-        at = whitened.whitening(m, b, self.gauge)
-        measure = whitened.quadrature(m, at, b, self.gauge, self.churn)
+        b = sde.schedule.integral(0.0, times)
+        at = whitened.whitening(sde, b, self.gauge)
+        measure = whitened.quadrature(sde, at, b, self.gauge, self.churn)
         kept = np.exp(self.churn * np.diff(at.log_noise))[:, None, None]
         state = kept * at.factor[1:] @ at.inverse[:-1]
 
@@ -64,7 +64,7 @@ class Multistep(linear.LinearSampler):
             change[..., 1:] -= predicted[:-1, :, : width - 1]
             outputs[1:] += state[1:] @ at.factor[1:-1] @ change
         noise = None if self.deterministic else np.sqrt(1 - kept**2) * at.factor[1:]
-        data = linear.data_weights(m, times[:-1])
+        data = linear.data_weights(sde, times[:-1])
         return (linear.Stage(None, times[:-1], data, linear.Affine(state, noise), outputs),)
 
     def _weights(self, log_noise: np.ndarray, measure: whitened.Quadrature, order: int, ahead: int) -> np.ndarray:

@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hold_jax import exact, kernels
+from hold_jax import kernels
 from hold_jax.errors import require
+from hold_jax.numerics import exact
 from hold_jax.parameterization import EpsFn
 from hold_jax.samplers import linear, loop
 from hold_jax.sde import LinearSDE
@@ -64,23 +65,23 @@ class PoissonMidpoint(loop.StepSampler):
         whole = isinstance(self.K, int) and not isinstance(self.K, bool)
         require(whole and self.K >= 1, "K", self.K, "a whole number >= 1")
 
-    def coefficients(self, m: LinearSDE, times: np.ndarray) -> Coefficients:
+    def coefficients(self, sde: LinearSDE, times: np.ndarray) -> Coefficients:
         """For each interval of `times` (N + 1,), cut into K equal parts in B."""
-        b = m.schedule.integral(0.0, times)
+        b = sde.schedule.integral(0.0, times)
         ends = b[:-1, None] + (b[1:] - b[:-1])[:, None] * np.arange(self.K + 1) / self.K
-        starts = m.schedule.time(ends[:, :-1])
+        starts = sde.schedule.time(ends[:, :-1])
         # The first start is the grid's own time, not its round trip through B.
         starts[:, 0] = times[:-1]
         h = (ends[:, :-1] - ends[:, 1:]).ravel()
-        flow = linear.reverse_ornstein_uhlenbeck(m, h)
-        state, eps = linear.driven_score(m, starts.ravel())
-        held = _held(-m.F - m.G @ m.G.T @ m.precision_inf, h)
+        flow = linear.reverse_ornstein_uhlenbeck(sde, h)
+        state, eps = linear.driven_score(sde, starts.ravel())
+        held = _held(-sde.F - sde.G @ sde.G.T @ sde.precision_inf, h)
         rows = lambda a: a.reshape(len(times) - 1, self.K, *a.shape[1:])  # noqa: E731
         return Coefficients(
             times=starts,
             state=rows(flow.state),
             noise=rows(flow.noise),
-            drift_u=rows(state + m.G @ m.G.T @ m.precision_inf),
+            drift_u=rows(state + sde.G @ sde.G.T @ sde.precision_inf),
             drift_eps=rows(eps),
             held=rows(held),
         )

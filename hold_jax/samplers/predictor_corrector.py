@@ -4,8 +4,8 @@ import dataclasses
 
 import numpy as np
 
-from hold_jax import exact
 from hold_jax.errors import require, require_choice
+from hold_jax.numerics import exact
 from hold_jax.samplers import linear
 from hold_jax.samplers.ancestral import Ancestral
 from hold_jax.samplers.euler_maruyama import EulerMaruyama
@@ -29,7 +29,7 @@ class PredictorCorrector(linear.LinearSampler):
 
     Corrector: u_n <- u_n + e s_n + sqrt(2 e) xi with e = 2 (snr L_nn)^2. score_sde measures the ratio of the
     norms of noise and score on each batch; its value on the process's own marginals is L_nn, which this takes,
-    so that samples do not depend on their neighbours in the batch.
+    so that samples do not depend on their neighbors in the batch.
 
     Attributes:
       predictor: one of `PREDICTORS`.
@@ -47,11 +47,11 @@ class PredictorCorrector(linear.LinearSampler):
         require(whole and self.corrector_steps >= 1, "corrector_steps", self.corrector_steps, "a whole number >= 1")
         require(0 < self.snr <= 1, "snr", self.snr, "in (0, 1]")
 
-    def coefficients(self, m: LinearSDE, times: np.ndarray) -> tuple[linear.Stage, ...]:
+    def coefficients(self, sde: LinearSDE, times: np.ndarray) -> tuple[linear.Stage, ...]:
         """1 + corrector_steps stages for each interval of `times` (N + 1,)."""
-        predict = PREDICTORS[self.predictor]().coefficients(m, times)
-        _, chol = exact.marginal(m.F, m.G, m.cov0, m.schedule.integral(0.0, times[1:]))
-        last = np.eye(m.order)[:, -1:] * chol[:, -1:, -1:]
-        stay = linear.Affine(np.broadcast_to(np.eye(m.order), chol.shape), 2 * self.snr * last)
+        predict = PREDICTORS[self.predictor]().coefficients(sde, times)
+        _, chol = exact.marginal(sde.F, sde.G, sde.cov0, sde.schedule.integral(0.0, times[1:]))
+        last = np.eye(sde.order)[:, -1:] * chol[:, -1:, -1:]
+        stay = linear.Affine(np.broadcast_to(np.eye(sde.order), chol.shape), 2 * self.snr * last)
         correct = linear.Stage(None, times[1:], None, stay, -2 * self.snr**2 * last)
         return (*predict, *(correct,) * self.corrector_steps)

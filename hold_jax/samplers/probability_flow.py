@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hold_jax import exact, kernels, ode
+from hold_jax import kernels
+from hold_jax.numerics import exact, ode
 from hold_jax.parameterization import EpsFn
 from hold_jax.samplers.loop import Path
 from hold_jax.sde import LinearSDE
@@ -24,7 +25,7 @@ class ProbabilityFlow(ode.Solver):
 
     def integrate(
         self,
-        m: LinearSDE,
+        sde: LinearSDE,
         eps_fn: EpsFn,
         u: jax.Array,
         times: np.ndarray,
@@ -37,19 +38,19 @@ class ProbabilityFlow(ode.Solver):
         del key, index
         num_steps = len(times) - 1
         every = num_steps // frames if frames else num_steps
-        clock = np.log(exact.effective_noise(m.F, m.G, m.cov0, m.schedule.integral(0.0, times)))
-        found = self.solve(lambda s, u: _field(m, eps_fn, u, s), u, clock, save=slice(every, None, every))
+        clock = np.log(exact.effective_noise(sde.F, sde.G, sde.cov0, sde.schedule.integral(0.0, times)))
+        found = self.solve(lambda s, u: _field(sde, eps_fn, u, s), u, clock, save=slice(every, None, every))
         return Path(u=found.y[-1], nfe=found.nfe, frames=found.y[..., 0, :] if frames else None, reached=found.reached)
 
 
-def _field(m: LinearSDE, eps_fn: EpsFn, u: jax.Array, log_noise: jax.Array) -> jax.Array:
+def _field(sde: LinearSDE, eps_fn: EpsFn, u: jax.Array, log_noise: jax.Array) -> jax.Array:
     """du / d log sigma_eff, with d log sigma_eff / dB = 1/2 |G' L^-T w|^2 / |w|^2."""
-    t = kernels.time_of_noise(m, jnp.exp(log_noise))
-    kernel = kernels.marginal(m, t)
+    t = kernels.time_of_noise(sde, jnp.exp(log_noise))
+    kernel = kernels.marginal(sde, t)
     w = kernels.whitened_mean(kernel)
-    g = kernels.inverse_lower(kernel.chol) @ jnp.asarray(m.G, jnp.float32)
+    g = kernels.inverse_lower(kernel.chol) @ jnp.asarray(sde.G, jnp.float32)
     rate = jnp.sum(jnp.square(w @ g)) / (2 * jnp.sum(jnp.square(w)))
-    score = kernels.full_score(m, u, t, eps_fn(u, t))
-    drift = kernels.mix(jnp.asarray(m.F, jnp.float32), u)
-    drift = drift - kernels.mix(jnp.asarray(m.G @ m.G.T / 2, jnp.float32), score)
+    score = kernels.full_score(sde, u, t, eps_fn(u, t))
+    drift = kernels.mix(jnp.asarray(sde.F, jnp.float32), u)
+    drift = drift - kernels.mix(jnp.asarray(sde.G @ sde.G.T / 2, jnp.float32), score)
     return drift / rate

@@ -24,12 +24,12 @@ class Strang(linear.LinearSampler):
     def __post_init__(self):
         require_choice("score_time", self.score_time, ("midpoint", "start"))
 
-    def coefficients(self, m: LinearSDE, times: np.ndarray) -> tuple[linear.Stage, ...]:
+    def coefficients(self, sde: LinearSDE, times: np.ndarray) -> tuple[linear.Stage, ...]:
         """One row of matrices for each interval of `times` (N + 1,)."""
-        h = m.schedule.integral(times[1:], times[:-1])
-        half = linear.reverse_ornstein_uhlenbeck(m, h / 2)
-        middle = m.schedule.time(m.schedule.integral(0.0, times[:-1]) - h / 2)
+        h = sde.schedule.integral(times[1:], times[:-1])
+        half = linear.reverse_ornstein_uhlenbeck(sde, h / 2)
+        middle = sde.schedule.time(sde.schedule.integral(0.0, times[:-1]) - h / 2)
         at = middle if self.score_time == "midpoint" else times[:-1]
-        kick, eps = linear.score_kick(m, at, h)
+        kick, eps = linear.score_kick(sde, at, h)
         after = linear.Affine(half.state @ kick, half.noise)
         return (linear.Stage(before=half, time=at, data=None, after=after, outputs=half.state @ eps),)

@@ -20,8 +20,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hold_jax import exact
 from hold_jax.errors import require_choice
+from hold_jax.numerics import exact
 from hold_jax.sde import LinearSDE
 
 GAUGES = ("cholesky", "probability_flow", "signal")
@@ -46,70 +46,70 @@ def check_gauge(gauge: str) -> None:
     require_choice("gauge", gauge, GAUGES)
 
 
-def whitening(m: LinearSDE, big_b: np.ndarray, gauge: str) -> Whitening:
+def whitening(sde: LinearSDE, big_b: np.ndarray, gauge: str) -> Whitening:
     """The factor and the signal at values of B (N,)."""
-    phi, chol = exact.marginal(m.F, m.G, m.cov0, big_b)
-    inverse = exact.solve_lower(chol, np.broadcast_to(np.eye(m.order), chol.shape))
+    phi, chol = exact.marginal(sde.F, sde.G, sde.cov0, big_b)
+    inverse = exact.solve_lower(chol, np.broadcast_to(np.eye(sde.order), chol.shape))
     w = exact.solve_lower(chol, phi[..., :, :1])[..., 0]
     log_noise = -np.log(np.linalg.norm(w, axis=-1))
-    turn = _turn(m, big_b, w, gauge)
+    turn = _turn(sde, big_b, w, gauge)
     back = np.swapaxes(turn, -1, -2)
     return Whitening(chol @ turn, back @ inverse, (back @ w[..., None])[..., 0], log_noise)
 
 
-def _turn(m: LinearSDE, big_b: np.ndarray, w: np.ndarray, gauge: str) -> np.ndarray:
+def _turn(sde: LinearSDE, big_b: np.ndarray, w: np.ndarray, gauge: str) -> np.ndarray:
     """O (N, n, n) of R = L O."""
-    eye = np.eye(m.order)
-    if m.order == 1 or gauge == "cholesky":
-        return np.broadcast_to(eye, (*big_b.shape, m.order, m.order))
+    eye = np.eye(sde.order)
+    if sde.order == 1 or gauge == "cholesky":
+        return np.broadcast_to(eye, (*big_b.shape, sde.order, sde.order))
     if gauge == "signal":
         # The Householder reflection of w to the last axis. To which side is decided at T, where nothing cancels, and
         # for all times: a reflection that changed sides with the sign of w's last entry would not be continuous.
-        side = exact.signal_side(m.F, m.G, m.cov0, _reference(m))
+        side = exact.signal_side(sde.F, sde.G, sde.cov0, _reference(sde))
         v = w / np.linalg.norm(w, axis=-1, keepdims=True) + side * eye[-1]
         return eye - 2 * v[..., :, None] * v[..., None, :] / np.sum(v * v, axis=-1)[..., None, None]
-    return _flow_turn(m, big_b)
+    return _flow_turn(sde, big_b)
 
 
-def _reference(m: LinearSDE) -> np.ndarray:
+def _reference(sde: LinearSDE) -> np.ndarray:
     """B at T, where gauges are fixed, so that calls for different times agree."""
-    return np.asarray(m.schedule.integral(0.0, m.T))
+    return np.asarray(sde.schedule.integral(0.0, sde.T))
 
 
-def _flow_turn(m: LinearSDE, big_b: np.ndarray) -> np.ndarray:
+def _flow_turn(sde: LinearSDE, big_b: np.ndarray) -> np.ndarray:
     """O of the probability-flow gauge: dO = Omega O dB (`_turning`), O = 1 at T.
 
     From d(L O) = (F + 1/2 G G' Sigma^-1) L O and dL = L lower_half(L^-1 (F Sigma + Sigma F' + G G') L^-T);
     fourth-order Magnus steps in log B.
     """
-    wanted, fixed = np.log(big_b), np.log(_reference(m))
+    wanted, fixed = np.log(big_b), np.log(_reference(sde))
     low, high = min(wanted.min(), fixed), max(wanted.max(), fixed)
     path = np.unique(np.concatenate([wanted.ravel(), [fixed], np.linspace(low, high, _GAUGE_STEPS + 1)]))
     h = np.diff(path)[:, None]
     nodes = (path[:-1] + path[1:])[:, None] / 2 + h / 2 * np.array([-1, 1]) / np.sqrt(3)
     b = np.exp(nodes)
-    _, chol = exact.marginal(m.F, m.G, m.cov0, b)
-    omega = _turning(m, chol, exact.solve_lower(chol, np.broadcast_to(np.eye(m.order), chol.shape)))
+    _, chol = exact.marginal(sde.F, sde.G, sde.cov0, b)
+    omega = _turning(sde, chol, exact.solve_lower(chol, np.broadcast_to(np.eye(sde.order), chol.shape)))
     omega = omega * b[..., None, None]
     first, second = omega[:, 0], omega[:, 1]
     h = h[..., None]
     steps = h / 2 * (first + second) + np.sqrt(3) / 12 * h**2 * (second @ first - first @ second)
     values, vectors = np.linalg.eigh(1j * steps)
     turns = np.real(vectors * np.exp(-1j * values)[..., None, :] @ np.conj(np.swapaxes(vectors, -1, -2)))
-    along = [np.eye(m.order)]
+    along = [np.eye(sde.order)]
     for turn in turns:
         along.append(turn @ along[-1])
     there = along[int(np.searchsorted(path, fixed))]
     return np.stack(along)[np.searchsorted(path, wanted)] @ there.T
 
 
-def _turning(m: LinearSDE, chol: np.ndarray, inverse: np.ndarray) -> np.ndarray:
+def _turning(sde: LinearSDE, chol: np.ndarray, inverse: np.ndarray) -> np.ndarray:
     """Omega (..., n, n), skew: how the flow of the process turns against the Cholesky factor, per B.
 
     Omega = upper(X) - upper(X)', X = L^-1 F L + 1/2 g g', g = L^-1 G.
     """
-    g = inverse @ m.G
-    upper = np.triu(inverse @ m.F @ chol + g @ np.swapaxes(g, -1, -2) / 2, k=1)
+    g = inverse @ sde.G
+    upper = np.triu(inverse @ sde.F @ chol + g @ np.swapaxes(g, -1, -2) / 2, k=1)
     return upper - np.swapaxes(upper, -1, -2)
 
 
@@ -120,7 +120,7 @@ class Quadrature(NamedTuple):
     measure: np.ndarray
 
 
-def quadrature(m: LinearSDE, ends: Whitening, big_b: np.ndarray, gauge: str, churn: float) -> Quadrature:
+def quadrature(sde: LinearSDE, ends: Whitening, big_b: np.ndarray, gauge: str, churn: float) -> Quadrature:
     """The measure d omega over each of N steps between the values of B (N + 1,), at which `ends` was computed.
 
     Integrates by Gauss-Legendre in log B, in which w is smooth down to B = 0.
@@ -128,24 +128,24 @@ def quadrature(m: LinearSDE, ends: Whitening, big_b: np.ndarray, gauge: str, chu
     log_b = np.log(big_b)
     half = np.diff(log_b)[:, None] / 2
     b = np.exp((log_b[:-1] + log_b[1:])[:, None] / 2 + half * _NODES)
-    at = whitening(m, b.ravel(), gauge)
-    slope, rate = (a.reshape(*b.shape, *a.shape[1:]) for a in _slope(m, at, gauge))
+    at = whitening(sde, b.ravel(), gauge)
+    slope, rate = (a.reshape(*b.shape, *a.shape[1:]) for a in _slope(sde, at, gauge))
     log_noise = at.log_noise.reshape(b.shape)
-    w = at.mean.reshape(*b.shape, m.order)
+    w = at.mean.reshape(*b.shape, sde.order)
     decay = np.exp(-churn * (log_noise - ends.log_noise[1:, None]))
     d_omega = decay[..., None] * (slope - churn * w * rate[..., None])
     return Quadrature(log_noise, (half * _WEIGHTS * b)[..., None] * d_omega)
 
 
-def _slope(m: LinearSDE, at: Whitening, gauge: str) -> tuple[np.ndarray, np.ndarray]:
+def _slope(sde: LinearSDE, at: Whitening, gauge: str) -> tuple[np.ndarray, np.ndarray]:
     """dw/dB = (R^-1 F R - R^-1 dR/dB) w (N, n) and d log sigma_eff / dB = 1/2 |g' w|^2 / |w|^2 (N,), g = R^-1 G."""
-    g = at.inverse @ m.G
+    g = at.inverse @ sde.G
     along = (np.swapaxes(g, -1, -2) @ at.mean[..., None])[..., 0]
     rate = np.sum(along**2, axis=-1) / 2 * np.exp(2 * at.log_noise)
     pushed = (g @ along[..., None])[..., 0]
-    if m.order == 1 or gauge == "signal":
+    if sde.order == 1 or gauge == "signal":
         return -at.mean * rate[..., None], rate
     if gauge == "probability_flow":
         return -pushed / 2, rate
-    turning = _turning(m, at.factor, at.inverse)
+    turning = _turning(sde, at.factor, at.inverse)
     return (turning @ at.mean[..., None])[..., 0] - pushed / 2, rate

@@ -11,9 +11,9 @@ import jax
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
-from hold_jax import distributed, storage
 from hold_jax.errors import UserError
-from hold_jax.storage import Path
+from hold_jax.runtime import distributed, storage
+from hold_jax.runtime.storage import Path
 from hold_jax.training.fingerprint import fingerprints
 from hold_jax.training.state import TrainState
 
@@ -27,7 +27,7 @@ class UnusableCheckpointError(Exception):
 
 
 class OtherStructureError(UnusableCheckpointError):
-    """The arrays are not those of this model and optimiser."""
+    """The arrays are not those of this model and optimizer."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,7 +178,7 @@ class Checkpoints:
 
     def _of_another(self, step: int, error: OtherStructureError) -> str:
         return (
-            f"checkpoint {step} in {self.manager.directory} is of another model or optimiser ({error}): "
+            f"checkpoint {step} in {self.manager.directory} is of another model or optimizer ({error}): "
             "repeat the flags of its run, or choose another --workdir"
         )
 

@@ -1,4 +1,4 @@
-"""The optimiser of score models: clip, Adam, warm-up; and the average of the parameters that is sampled from."""
+"""The optimizer of score models: clip, Adam, warm-up; and the average of the parameters that is sampled from."""
 
 import jax
 import jax.numpy as jnp

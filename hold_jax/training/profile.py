@@ -4,8 +4,8 @@ from typing import Any
 
 import jax
 
-from hold_jax import storage
-from hold_jax.storage import Path
+from hold_jax.runtime import storage
+from hold_jax.runtime.storage import Path
 
 FOLDER = "profile"
 _FIRST_CALL = 3  # the first ones compile and fill the pipeline

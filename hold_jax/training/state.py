@@ -15,7 +15,7 @@ class TrainState:
     """Arrays only, so that it shards, donates and checkpoints as one tree.
 
     Attributes:
-      step: () int32, optimiser steps taken; also the position in the data.
+      step: () int32, optimizer steps taken; also the position in the data.
       params: float32 parameters.
       opt_state: Optax's state.
       ema: averaged parameters, those to sample and evaluate with.

@@ -44,7 +44,7 @@ def make_train_step(
     accumulation_steps: int = 1,
     steps_per_call: int = 1,
 ) -> StepFn:
-    """One compiled call of `steps_per_call` optimiser steps.
+    """One compiled call of `steps_per_call` optimizer steps.
 
     Args:
       model: what is trained.
@@ -52,12 +52,12 @@ def make_train_step(
       optimizer: an Optax transformation.
       ema_decay: of the averaged parameters.
       accumulation_steps: parts the batch is split into; their gradients are averaged before the update.
-      steps_per_call: optimiser steps in one call; 1 takes batches (B, ...), k takes (k, B, ...).
+      steps_per_call: optimizer steps in one call; 1 takes batches (B, ...), k takes (k, B, ...).
 
     Returns:
       step(state, batch) -> (state, metrics), metrics {"loss", "grad_norm", "param_norm"} of shape
       (steps_per_call,): of the parameters before, before and after the update. A step where one of these is not
-      finite counts, and takes its batch, but leaves parameters, optimiser and average as they were.
+      finite counts, and takes its batch, but leaves parameters, optimizer and average as they were.
     """
 
     def value_and_grad(params: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, Any]:

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from hold_jax.convert import edm, score_sde
-from hold_jax.convert.match import convert
 from hold_jax.nn import NCSNpp
+from hold_jax.weights.match import convert
 
 RECORD = json.loads((Path(__file__).parent / "networks.json").read_text())
 SIZE = 8
@@ -44,7 +44,7 @@ def recorded(y):
 
 
 def numbers(label, shape):
-    """A tensor's numbers, the same everywhere; far from those of an initialisation, so that every path matters."""
+    """A tensor's numbers, the same everywhere; far from those of an initialization, so that every path matters."""
     uniform = 2 * np.random.RandomState(zlib.crc32(label.encode())).random_sample(shape) - 1
     if label.endswith(("freqs", ".W")) and len(shape) == 1:
         value = 8 * uniform

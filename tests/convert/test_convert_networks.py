@@ -12,8 +12,8 @@ from flax import serialization, traverse_util
 from hold_jax import kernels, parameterization, sde
 from hold_jax.convert import edm, score_sde
 from hold_jax.convert.layers import layers
-from hold_jax.convert.match import convert
 from hold_jax.errors import UserError
+from hold_jax.weights.match import convert
 
 # Of the output, which is of order 1; float32 through a third-order state with noise 60 costs two digits of it.
 TOLERANCE = 2e-4

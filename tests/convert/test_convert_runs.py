@@ -9,18 +9,20 @@ import ml_collections
 import numpy as np
 import pytest
 from convert.peers import NETWORKS, RECORD, numbers, params, seen, state
-from convert.torch_bytes import call, name, row, text, whole, write_value, write_zip
 from flax import serialization, traverse_util
 from training import small
 from training.small import quick_compilation  # noqa: F401
+from weights.torch_bytes import call, name, row, text, whole, write_value, write_zip
 
-from hold_jax import build, run, workdir
+from hold_jax.app import build, modes
 from hold_jax.convert import __main__ as command
-from hold_jax.convert import edm, match, runs, score_sde, torch_file, torch_save
+from hold_jax.convert import edm, runs, score_sde
 from hold_jax.errors import UserError
+from hold_jax.runtime import workdir
+from hold_jax.runtime.mesh import Devices
 from hold_jax.training.checkpoint import Checkpoints, abstract_state
-from hold_jax.training.mesh import Devices
 from hold_jax.training.state import init_state
+from hold_jax.weights import match, torch_file, torch_save
 
 SMALL = [
     "--config.data.image_size=8",
@@ -52,7 +54,7 @@ def restored(folder):
     """The state of the newest checkpoint, as sampling restores it."""
     record = workdir.read(folder)
     config = ml_collections.ConfigDict(runs._with_tuples(record.config))
-    model, optimizer = build.model(config, record.data_shape, record.num_classes), build.optimiser(config)
+    model, optimizer = build.model(config, record.data_shape, record.num_classes), build.optimizer(config)
     with Checkpoints.open_to_read(folder) as checkpoints:
         return checkpoints.restore(abstract_state(lambda: init_state(model, optimizer, 0), Devices.all().replicated))
 
@@ -110,7 +112,7 @@ def test_a_checkpoint_becomes_a_run_that_other_orders_sample_and_a_state_dict_ag
 
     config = command._config("configs/cifar10_vp.py", [*one_level, "--config.sde.name=hold", "--config.sde.order=3"])
     config.sampling.update(name="ddim", grid="log", num_steps=2, num_samples=8, batch_size=8, denoise=False)
-    run.run_sample(config, str(folder))
+    modes.run_sample(config, str(folder))
     x = np.load(folder / "samples" / "step_7" / "samples.npz")["x"]
     assert x.shape == (8, 8, 8, 3) and x.dtype == np.uint8 and x.std() > 0
     # Conditioned on the process's own time it would be another network at every order.
@@ -118,7 +120,7 @@ def test_a_checkpoint_becomes_a_run_that_other_orders_sample_and_a_state_dict_ag
     with pytest.raises(
         UserError, match=r"another experiment \(model.conditioning = 'vp_time' there, 'time' here; sde."
     ):
-        run.run_sample(config, str(folder))
+        modes.run_sample(config, str(folder))
 
 
 def test_cld_s_average(tmp_path):

@@ -27,7 +27,7 @@ def save(path, x=None, **kwargs):
 
 
 @pytest.fixture
-def labelled(tmp_path):
+def labeled(tmp_path):
     """Two classes; bird has a nested folder; test has one picture of each."""
     pixels = {}
     for file in ("train/bird/1.png", "train/bird/deep/er/2.png", "train/ant/1.png", "train/ant/0.png",
@@ -40,8 +40,8 @@ def labelled(tmp_path):
 
 
 @pytest.mark.parametrize("limit", [1 << 30, 1])
-def test_classes_order_and_pixels(labelled, limit):
-    root, pixels = labelled
+def test_classes_order_and_pixels(labeled, limit):
+    root, pixels = labeled
     dataset = data.load(f"folder:{root}", split="train", memory_limit_bytes=limit)
     assert dataset.in_memory == (limit > 1)
     assert (len(dataset), dataset.shape, dataset.num_classes) == (4, (8, 8, 3), 2)
@@ -51,8 +51,8 @@ def test_classes_order_and_pixels(labelled, limit):
     np.testing.assert_array_equal(batch["label"], [0, 0, 1, 1])
 
 
-def test_lazy_training_batches_equal_those_in_memory(labelled):
-    root, _ = labelled
+def test_lazy_training_batches_equal_those_in_memory(labeled):
+    root, _ = labeled
     both = [
         list(data.batches(data.load(f"folder:{root}", split="train", **kw), batch_size=3, seed=1, flip=True, steps=5))
         for kw in ({}, {"memory_limit_bytes": 1})
@@ -70,7 +70,7 @@ def test_test_split_is_numbered_as_train(tmp_path):
     assert dataset.num_classes == 3
 
 
-def test_flat_folder_is_unlabelled_and_links_are_followed(tmp_path):
+def test_flat_folder_is_unlabeled_and_links_are_followed(tmp_path):
     save(tmp_path / "elsewhere" / "1.png")
     (tmp_path / "set" / "train").mkdir(parents=True)
     save(tmp_path / "set" / "train" / "0.png")
@@ -82,20 +82,20 @@ def test_flat_folder_is_unlabelled_and_links_are_followed(tmp_path):
     assert len(data.load(f"folder:{tmp_path}/linked", split="train")) == 1
 
 
-def test_every_format_becomes_rgb_or_grey(tmp_path):
+def test_every_format_becomes_rgb_or_gray(tmp_path):
     top = tmp_path / "train"
-    colour, grey = np.full((8, 8, 3), (200, 30, 60), np.uint8), np.full((8, 8), 90, np.uint8)
-    save(top / "0.png", colour)
-    save(top / "1.jpg", colour, quality=95)
-    save(top / "2.JPEG", grey, quality=95)
-    save(top / "3.gif", Image.fromarray(colour).quantize(8))
-    save(top / "4.webp", colour, lossless=True)
-    save(top / "5.bmp", grey)
-    save(top / "6.png", (grey.astype(np.uint16) << 8) + 17)
-    save(top / "7.tif", Image.fromarray(colour).convert("CMYK"))
-    clear = np.dstack([colour, np.zeros((8, 8), np.uint8)])
+    color, gray = np.full((8, 8, 3), (200, 30, 60), np.uint8), np.full((8, 8), 90, np.uint8)
+    save(top / "0.png", color)
+    save(top / "1.jpg", color, quality=95)
+    save(top / "2.JPEG", gray, quality=95)
+    save(top / "3.gif", Image.fromarray(color).quantize(8))
+    save(top / "4.webp", color, lossless=True)
+    save(top / "5.bmp", gray)
+    save(top / "6.png", (gray.astype(np.uint16) << 8) + 17)
+    save(top / "7.tif", Image.fromarray(color).convert("CMYK"))
+    clear = np.dstack([color, np.zeros((8, 8), np.uint8)])
     save(top / "8.png", clear)
-    palette = Image.fromarray(colour).quantize(8)
+    palette = Image.fromarray(color).quantize(8)
     save(top / "9.png", palette, transparency=palette.getpixel((0, 0)))
     expected = np.array([[200, 30, 60]] * 2 + [[90] * 3] + [[200, 30, 60]] * 2 + [[90] * 3] * 2 + [[200, 30, 60]]
                         + [[255] * 3] * 2)  # fmt: skip
@@ -103,8 +103,8 @@ def test_every_format_becomes_rgb_or_grey(tmp_path):
     assert rgb.shape == (10, 8, 8, 3)
     assert np.abs(rgb.astype(int) - expected[:, None, None]).max() <= 3
     luma = np.rint(expected @ [0.299, 0.587, 0.114])
-    grey = data.load(f"folder:{tmp_path}", split="train", channels=1).source
-    assert np.abs(grey.astype(int) - luma[:, None, None, None]).max() <= 3
+    gray = data.load(f"folder:{tmp_path}", split="train", channels=1).source
+    assert np.abs(gray.astype(int) - luma[:, None, None, None]).max() <= 3
 
 
 def test_sideways_camera_pictures_are_turned_upright(tmp_path):

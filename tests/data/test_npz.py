@@ -36,7 +36,7 @@ def test_own_test_arrays(save):
     np.testing.assert_array_equal(test.labels, LABELS[20:])
 
 
-def test_grey_pictures_gain_a_channel_and_are_fitted(save):
+def test_gray_pictures_gain_a_channel_and_are_fitted(save):
     name = save(x=PICTURES[..., 0])
     dataset = data.load(name, split="train")
     assert dataset.shape == (6, 5, 1) and dataset.num_classes == 0 and dataset.labels is None

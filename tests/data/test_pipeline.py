@@ -161,7 +161,7 @@ def test_a_part_that_is_none_fails_at_the_call(start, stop):
         data.eval_batches(in_memory(), batch_size=8, start=start, stop=stop)
 
 
-def test_unlabelled_sets_give_label_zero():
+def test_unlabeled_sets_give_label_zero():
     dataset = array_dataset("plain", "train", np.zeros((4, 2, 2, 3), np.uint8), None, 0)
     (batch,) = data.batches(dataset, batch_size=6, seed=0, steps=1)
     np.testing.assert_array_equal(batch["label"], np.zeros(6, np.int32))

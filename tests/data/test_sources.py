@@ -28,7 +28,7 @@ def test_digits_labels_belong_to_their_pictures():
     assert all(known[x.tobytes()] == y for x, y in zip(test.source[..., 0], test.labels, strict=True))
 
 
-def test_digits_resized_to_colour():
+def test_digits_resized_to_color():
     dataset = data.load("digits", split="test", image_size=16, channels=3)
     assert dataset.source.shape == (297, 16, 16, 3) and dataset.shape == (16, 16, 3)
     np.testing.assert_array_equal(dataset.source[..., 0], dataset.source[..., 2])
@@ -39,7 +39,7 @@ def test_digits_resized_to_colour():
 
 
 @pytest.mark.parametrize("name", toy.TOYS)
-def test_toy_is_standardised_by_its_constants(name):
+def test_toy_is_standardized_by_its_constants(name):
     num = 400_000
     x = toy.sample(name, num, seed=3)
     assert x.shape == (num, 2) and x.dtype == np.float32
@@ -82,18 +82,18 @@ def test_checkerboard_fills_only_the_dark_squares():
 def test_swissroll_has_four_rolls_apart():
     dataset = data.load("swissroll", split="train", size=20_000)
     assert dataset.num_classes == 4 and not dataset.is_image and dataset.shape == (2,)
-    centres = np.stack([dataset.source[dataset.labels == k].mean(axis=0) for k in range(4)])
-    assert {tuple(c) for c in np.sign(centres)} == {(1, 1), (1, -1), (-1, -1), (-1, 1)}
-    radius = np.linalg.norm(dataset.source - centres[dataset.labels], axis=1)
-    gaps = np.linalg.norm(centres - np.roll(centres, 1, axis=0), axis=1)
+    centers = np.stack([dataset.source[dataset.labels == k].mean(axis=0) for k in range(4)])
+    assert {tuple(c) for c in np.sign(centers)} == {(1, 1), (1, -1), (-1, -1), (-1, 1)}
+    radius = np.linalg.norm(dataset.source - centers[dataset.labels], axis=1)
+    gaps = np.linalg.norm(centers - np.roll(centers, 1, axis=0), axis=1)
     assert 2 * radius.max() < gaps.min() * 1.25 and radius.max() > 0.4
 
 
 def test_gaussians8_sit_on_a_ring():
     dataset = data.load("gaussians8", split="train", size=20_000)
-    centres = np.stack([dataset.source[dataset.labels == k].mean(axis=0) for k in range(8)])
-    np.testing.assert_allclose(np.linalg.norm(centres, axis=1), 1 / np.sqrt(0.51), atol=0.03)
-    angles = np.sort(np.arctan2(centres[:, 1], centres[:, 0]))
+    centers = np.stack([dataset.source[dataset.labels == k].mean(axis=0) for k in range(8)])
+    np.testing.assert_allclose(np.linalg.norm(centers, axis=1), 1 / np.sqrt(0.51), atol=0.03)
+    angles = np.sort(np.arctan2(centers[:, 1], centers[:, 0]))
     np.testing.assert_allclose(np.diff(angles), np.pi / 4, atol=0.03)
 
 

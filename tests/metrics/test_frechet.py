@@ -104,9 +104,9 @@ def test_distance_of_shifted_and_scaled_points():
     x = np.random.default_rng(2).standard_normal((300, 5))
     shift = np.arange(5.0)
     assert frechet_distance(moments(x), moments(x + shift)) == pytest.approx(shift @ shift, rel=1e-10)
-    centred = x - x.mean(axis=0)
+    centered = x - x.mean(axis=0)
     want = 4.0 * np.trace(np.cov(x, rowvar=False))  # scaled by 3: tr (3s - s)^2
-    assert frechet_distance(moments(centred), moments(3.0 * centred)) == pytest.approx(want, rel=1e-10)
+    assert frechet_distance(moments(centered), moments(3.0 * centered)) == pytest.approx(want, rel=1e-10)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -140,7 +140,7 @@ def _rotation(rng, d):
 
 @pytest.mark.parametrize(("n", "m"), [(20, 20), (20, 300), (300, 20), (33, 65), (2, 2)])
 def test_fewer_items_than_features_equal_the_nuclear_norm(n, m):
-    # tr (A B)^(1/2) is the nuclear norm of X Y^T / sqrt((n - 1) (m - 1)) for centred X, Y: no covariance, no root.
+    # tr (A B)^(1/2) is the nuclear norm of X Y^T / sqrt((n - 1) (m - 1)) for centered X, Y: no covariance, no root.
     rng = np.random.default_rng(21)
     x, y = rng.standard_normal((n, 64)), 1.5 * rng.standard_normal((m, 64)) + 0.1
     cx, cy = x - x.mean(axis=0), y - y.mean(axis=0)
@@ -240,7 +240,7 @@ def test_jackknife_distance_is_that_of_the_whole_and_sorted_rows_do_not_matter()
     assert whole.distance == pytest.approx(frechet_distance(moments(x), reference), rel=1e-12)
     by_first = frechet_jackknife(x[np.argsort(x[:, 0])], reference)
     assert by_first.distance == pytest.approx(whole.distance, rel=1e-12)
-    assert by_first.error < 3 * whole.error  # parts of neighbouring rows: 20 times
+    assert by_first.error < 3 * whole.error  # parts of neighboring rows: 20 times
 
 
 def test_errors_name_the_fault():

@@ -172,8 +172,8 @@ def affine_eps(m, mean, row_of):
         shape = jax.ShapeDtypeStruct((*t.shape, 2, n), u.dtype)
         row, a = jnp.moveaxis(jax.pure_callback(rows, shape, t, vmap_method="expand_dims"), -2, 0)
         row, a = (v.reshape(*t.shape, *(1,) * (u.ndim - 2 - t.ndim), n, 1) for v in (row, a))
-        centre = a * jnp.broadcast_to(jnp.asarray(mean, u.dtype), u.shape[-1:]).reshape(*(1,) * (u.ndim - 1), -1)
-        return jnp.sum(row * (u - centre), axis=-2, keepdims=True)
+        center = a * jnp.broadcast_to(jnp.asarray(mean, u.dtype), u.shape[-1:]).reshape(*(1,) * (u.ndim - 1), -1)
+        return jnp.sum(row * (u - center), axis=-2, keepdims=True)
 
     return eps_fn
 
@@ -231,8 +231,8 @@ class Mixture:
         """E[q0 | u_t] (B, d), component by component."""
         logs, pulls, a = self._parts(m, u, t)
         posterior = np.exp(logs - np.logaddexp.reduce(logs, axis=1)[:, None])
-        centres = self.means + self.stds[:, None] ** 2 * np.einsum("i,bkid->bkd", a, pulls)
-        return (posterior[..., None] * centres).sum(axis=1)
+        centers = self.means + self.stds[:, None] ** 2 * np.einsum("i,bkid->bkd", a, pulls)
+        return (posterior[..., None] * centers).sum(axis=1)
 
     def first_order_denoiser(self, y, sigma):
         """E[q0 | q0 + sigma eps = y] (B, d): no SDE at all."""
@@ -240,8 +240,8 @@ class Mixture:
         gap = y[:, None] - self.means
         logs = np.log(self.weights) - 0.5 * (gap**2).sum(axis=-1) / variance - y.shape[-1] / 2 * np.log(variance)
         posterior = np.exp(logs - np.logaddexp.reduce(logs, axis=1)[:, None])
-        centres = self.means + (self.stds**2 / variance)[:, None] * gap
-        return (posterior[..., None] * centres).sum(axis=1)
+        centers = self.means + (self.stds**2 / variance)[:, None] * gap
+        return (posterior[..., None] * centers).sum(axis=1)
 
     def sample(self, rng, num):
         """(num, d) draws."""

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hold_jax import exact
+from hold_jax.numerics import exact
 from hold_jax.samplers import EulerMaruyama
 from reference import oracle
 
@@ -102,8 +102,8 @@ def _eps_fn(mean, told, rows):
 
     def eps_fn(u, t):
         row, a = jnp.sum(jnp.where((told == t)[:, None, None], rows, 0), axis=0) / jnp.sum(told == t)
-        centre = (a * mean)[None, :, None] * jnp.eye(1, u.shape[-1])[None]
-        return jnp.sum(row[None, :, None] * (u - centre), axis=-2, keepdims=True)
+        center = (a * mean)[None, :, None] * jnp.eye(1, u.shape[-1])[None]
+        return jnp.sum(row[None, :, None] * (u - center), axis=-2, keepdims=True)
 
     return eps_fn
 
@@ -144,10 +144,10 @@ def propagate_poisson(sampler, m, times, *, mean, std, start=None, factors=oracl
             u = np.concatenate([law.mean[:, None], _factor(law.cov)], axis=1)
             moved = np.asarray(_advance_poisson(sampler, float(mean), coefficients.times[i], rows[i], u, c))
             base, events = moved[0], moved[1:] - moved[0]
-            centre = base + p * events.sum(axis=0)
-            cov = centre[:, 1:] @ centre[:, 1:].T
+            center = base + p * events.sum(axis=0)
+            cov = center[:, 1:] @ center[:, 1:].T
             cov = cov + p * (1 - p) * np.einsum("kic,kjc->ij", events, events)
-            law = Law(centre[:, 0], cov)
+            law = Law(center[:, 0], cov)
     return law
 
 

@@ -8,7 +8,8 @@ import numpy as np
 from reference import oracle
 from reference.propagate import denoised, gaussian_row, propagate, propagate_poisson, truth
 
-from hold_jax import exact, kernels, samplers, sde
+from hold_jax import kernels, samplers, sde
+from hold_jax.numerics import exact
 
 MEAN, STD = 0.3, 0.5
 
@@ -59,8 +60,8 @@ def kl_of_x(sampler, m, times, std, mean=0.0):
     """KL(x || data) in nats of the denoised sample, from the prior, exactly."""
     run = propagate_poisson if isinstance(sampler, samplers.PoissonMidpoint) else propagate
     law = run(sampler, m, times, mean=mean, std=std, factors=gaussian_row)
-    centre, variance = denoised(m, law, times[-1], mean=mean, std=std)
-    return oracle.kl([centre], np.array([[variance]]), np.array([mean]), np.array([[std**2]]))
+    center, variance = denoised(m, law, times[-1], mean=mean, std=std)
+    return oracle.kl([center], np.array([[variance]]), np.array([mean]), np.array([[std**2]]))
 
 
 def stepped(sampler, m, eps_fn, u, times, noise=None):

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from samplers.suite import MEAN, STD, hold, mixture_eps, network, signal_and_noise, stepped
 
-from hold_jax import ode
 from hold_jax.errors import UserError
-from hold_jax.ode import SOLVERS
+from hold_jax.numerics import ode
+from hold_jax.numerics.ode import SOLVERS
 from hold_jax.samplers import ProbabilityFlow, encode, grids, loop, sample, unipc
 
 START = 0.7 * jax.random.normal(jax.random.key(0), (16, 1, 2))

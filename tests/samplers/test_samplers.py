@@ -119,7 +119,7 @@ def test_a_deterministic_sampler_draws_nothing_and_the_others_do(name):
 
 
 @every_sampler
-def test_an_example_does_not_know_its_neighbours(name):
+def test_an_example_does_not_know_its_neighbors(name):
     # Not through norms of the batch, not through steps chosen for the worst: to the last bit.
     out, _ = drawn(name, 1, START)
     beside, _ = drawn(name, 1, START.at[3].set(1e4))

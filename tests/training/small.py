@@ -11,13 +11,13 @@ from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh
 
 from hold_jax import data, losses, sde
+from hold_jax.loops.generate import SampleSettings
+from hold_jax.loops.train import TrainSettings
 from hold_jax.model import Model
 from hold_jax.nn import MLP, NCSNpp
 from hold_jax.parameterization import eps, gaussian, log_noise, scaled_time
-from hold_jax.sample import SampleSettings
+from hold_jax.runtime.mesh import Devices
 from hold_jax.samplers import Strang
-from hold_jax.train import TrainSettings
-from hold_jax.training.mesh import Devices
 from hold_jax.training.optimizer import adam
 from hold_jax.training.state import init_state
 
@@ -39,7 +39,7 @@ def mlp(
 
 
 def unet(*, dropout=0.0, num_classes=0, **options):
-    """A model of 8x8 grey pictures."""
+    """A model of 8x8 gray pictures."""
     network = NCSNpp(
         1,
         channels=8,

@@ -12,7 +12,7 @@ from hold_jax.training.step import make_train_step, mean_loss
 
 STEPS, BATCH = 3, 16
 MODEL, LEAN = small.mlp(order=3, full=True), small.mlp()
-# Without clipping a gradient that is too large shows in the optimiser's moments.
+# Without clipping a gradient that is too large shows in the optimizer's moments.
 OPTIMIZER = small.optimizer(clip_norm=0.0)
 
 

@@ -1,1 +1,0 @@
-"""Feature extractors by name: what metrics compare samples in."""

@@ -1,0 +1,240 @@
+"""Every experiment builds, and every key of `base` is used."""
+
+import importlib
+import inspect
+import json
+import math
+import pkgutil
+import re
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import configs
+from hold_jax import kernels, samplers, sde
+from hold_jax.app import build
+from hold_jax.loops.evaluate import EvalSettings
+from hold_jax.loops.generate import SampleSettings
+from hold_jax.loops.likelihood import LikelihoodSettings
+from hold_jax.loops.train import TrainSettings
+from hold_jax.nn import MLP, NCSNpp
+from hold_jax.numerics import ode
+from hold_jax.samplers import SAMPLERS
+
+SHAPES = {
+    "celebahq256_hold": ((256, 256, 3), 0),
+    "cifar10_cld": ((32, 32, 3), 10),
+    "cifar10_edm": ((32, 32, 3), 10),
+    "cifar10_hold": ((32, 32, 3), 10),
+    "cifar10_hold4": ((32, 32, 3), 10),
+    "cifar10_psld": ((32, 32, 3), 10),
+    "cifar10_small_hold": ((32, 32, 3), 10),
+    "cifar10_told": ((32, 32, 3), 10),
+    "cifar10_toldpp": ((32, 32, 3), 10),
+    "cifar10_ve": ((32, 32, 3), 10),
+    "cifar10_vp": ((32, 32, 3), 10),
+    "digits_hold": ((8, 8, 1), 10),
+    "imagenet32_hold": ((32, 32, 3), 1000),
+    "swissroll_hold": ((2,), 4),
+}
+# Published processes: what they are is part of the experiment.
+BASELINES = {
+    "cifar10_hold4": sde.hold(order=4, gammas=(1.0, 2.0, 5.0), xi=4 * math.sqrt(5), L_inv=0.5, alpha=0.08, T=5.0),
+    "cifar10_psld": sde.psld(beta=8.0, Gamma=0.01, nu=4.01, kappa=0.04, mass=0.25),
+    "cifar10_told": sde.hold(order=3, gammas=(1.0, math.sqrt(10)), xi=6.0, L_inv=0.5, alpha=0.08, T=5.0),
+    "cifar10_toldpp": sde.hold(
+        order=3, gammas=(1.0, 2 * math.sqrt(2)), xi=3 * math.sqrt(3), L_inv=0.5, alpha=0.08, T=5.0
+    ),
+}
+# Counted in the authors' own networks, where the network is another's.
+MILLIONS = {
+    "cifar10_cld": 107.59,
+    "cifar10_edm": 55.73,
+    "cifar10_hold": 107.6,
+    "cifar10_small_hold": 1.8,
+    "cifar10_ve": 62.76,
+    "cifar10_vp": 61.80,
+}
+PROCESSES = [
+    *({"name": "hold", "order": order} for order in (1, 2, 3, 4)),
+    {"name": "hold", "damping": "told"},
+    *({"name": name} for name in ("vp", "ve", "cld", "psld")),
+]
+
+
+def load(name):
+    return importlib.import_module("hold_jax.app.config" if name == "base" else f"configs.{name}").get_config()
+
+
+def test_every_experiment_is_listed_here():
+    assert {module.name for module in pkgutil.iter_modules(configs.__path__)} == set(SHAPES)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_experiments_build_with_every_process(name):
+    shape, num_classes = SHAPES[name]
+    config = load(name)
+    build.loss(config), build.optimizer(config), build.training(config), build.evaluation(config)
+    settings = build.sampling(config)
+    assert settings.frames == 0 or settings.num_steps % settings.frames == 0
+    features = build.names(config.eval.features)
+    assert features and set(features) <= {"classifier", "inception", "pixels"}
+    # Inception has seen pictures in color; a classifier needs labels.
+    assert "inception" not in features or shape[-1:] == (3,)
+    assert "classifier" not in features or num_classes >= 2
+    # A report at the end of the training needs no file that must be fetched first.
+    assert not (config.training.report and "inception" in features)
+    assert build.checkpoint_steps(config) is None and build.evaluation(config).likelihood is None
+    config.eval.likelihood = True
+    assert build.evaluation(config).likelihood.solver.adaptive
+    for changes in () if name in (*BASELINES, "cifar10_edm", "cifar10_ve") else PROCESSES:
+        config = load(name)
+        config.sde.update(changes)
+        assert build.model(config, shape, num_classes).sde == build.SDES[changes["name"]](
+            **{k: v for k, v in changes.items() if k != "name"}
+        )
+
+
+def test_networks_of_others_have_their_processes():
+    assert build.process(load("cifar10_vp")) == sde.vp(beta_min=0.1, beta_max=20.0)
+    assert build.process(load("cifar10_cld")) == sde.cld(mass=0.25, beta=4.0, gamma=0.04)
+    # score_sde's noise from 0.01 to 50 is of data in [0, 1].
+    m = build.process(load("cifar10_ve"))
+    assert m == sde.ve(sigma_min=0.02, sigma_max=100.0)
+    t_min = load("cifar10_ve").loss.t_min
+    assert float(kernels.effective_noise(m, jnp.float32(t_min))) == pytest.approx(0.02, rel=1e-5)
+    low, high = (float(kernels.effective_noise(build.process(load("cifar10_edm")), t)) for t in edm_ends())
+    assert (low, high) == (pytest.approx(0.002, rel=1e-4), pytest.approx(80, rel=1e-4))
+    # Of another process the experiment is its network.
+    other = importlib.import_module("configs.cifar10_ve").get_config("hold")
+    other.sde.order = 3
+    assert build.model(other, (32, 32, 3), 10).network == build.model(load("cifar10_ve"), (32, 32, 3), 10).network
+    assert build.sampling(other).t_min is None
+
+
+def edm_ends():
+    m = build.process(load("cifar10_edm"))
+    return jnp.float32(m.t_min), jnp.float32(m.T)
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_baselines_are_the_published_processes(name):
+    config = load(name)
+    m, published = build.process(config), BASELINES[name]
+    for field in ("F", "G", "cov0", "prior_cov"):
+        np.testing.assert_allclose(getattr(m, field), getattr(published, field), rtol=1e-12, atol=0)
+    assert (m.schedule, m.T) == (published.schedule, published.T)
+    # The same network at another order is one flag.
+    config.sde.update({"name": "hold"} if name == "cifar10_psld" else {"damping": "critical"})
+    config.sde.order = 2
+    assert build.model(config, *SHAPES[name]).network == build.model(load(name), *SHAPES[name]).network
+
+
+@pytest.mark.parametrize("name", ["cifar10_cld", "cifar10_hold4", "cifar10_psld"])
+def test_baselines_are_finite_at_their_least_times(name):
+    config = load(name)
+    m = build.process(config)
+
+    # Effective noises go down to 1e-18 there: the exact eps_fn of data at 0 must still have no loss.
+    def exact(u, t):
+        return kernels.last_noise(m, u, t, jnp.zeros_like(u[..., 0, :]))
+
+    assert jnp.max(build.loss(config)(m, exact, jnp.zeros((64, 2)), jax.random.key(0))) < 1e-6
+    settings = build.sampling(config)
+    out = samplers.sample(
+        settings.sampler, m, exact, key=jax.random.key(1), shape=(8, 2), num_steps=settings.num_steps,
+        grid=settings.grid, t_min=settings.t_min,
+    )  # fmt: skip
+    assert jnp.max(jnp.abs(out.x)) < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("name", "order"), [*((name, None) for name in SHAPES), ("digits_hold", 1), ("digits_hold", 4)]
+)
+def test_parameters_have_shapes_and_the_published_count(name, order):
+    config = load(name)
+    config.sde.order = order
+    model = build.model(config, *SHAPES[name])
+    params = jax.eval_shape(model.init, jax.random.key(0))
+    count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params)) / 1e6
+    if order is None and name in MILLIONS:
+        assert count == pytest.approx(MILLIONS[name], abs=0.1)
+    first = params["hidden0" if name == "swissroll_hold" else "conv_in"]
+    # The state's blocks lie on the channel axis; a denoiser sees one.
+    blocks = 1 if build.any_process(config) else model.sde.order
+    assert first["kernel"].shape[-2] == blocks * SHAPES[name][0][-1]
+
+
+def test_configs_are_locked_and_each_is_a_copy_of_its_own():
+    for name in SHAPES:
+        config = load(name)
+        with pytest.raises((AttributeError, KeyError)):
+            config.training.num_step = 1
+        config.training.num_steps = 1
+        assert load(name).training.num_steps > 1
+
+
+def parameters_of(section):
+    """The names that what is built from a section takes."""
+    taken = {
+        "sde": [sde.hold, sde.vp, sde.ve, sde.cld, sde.psld],
+        "model": [NCSNpp, MLP, build.Model],
+        "data": [build.load],
+        "loss": [build.losses.score_matching_loss],
+        "optimizer": [build.adam, build.learning_rate_schedule],
+        "training": [TrainSettings],
+        "sampling": [SampleSettings, *SAMPLERS.values()],
+        "eval": [EvalSettings],
+        "likelihood": [LikelihoodSettings, ode.Solver],
+    }
+    return {name for constructor in taken[section] for name in inspect.signature(constructor).parameters}
+
+
+def test_no_key_of_the_base_is_dead():
+    source = inspect.getsource(build) + inspect.getsource(importlib.import_module("hold_jax.app.modes"))
+    for section, keys in load("base").items():
+        if section == "seed":
+            continue
+        for key in keys:
+            read_by_name = re.search(rf"\b(c|config\.{section})\.{key}\b", source)
+            by_prefix = section == "loss" and key in ("time_mean", "time_std")
+            assert key in parameters_of(section) or read_by_name or by_prefix, f"{section}.{key}"
+
+
+def test_no_option_of_a_constructor_is_out_of_reach():
+    bound = {
+        "sde": set(),
+        "model": {"out_channels", "num_classes", "sde", "network", "data_shape", "parent", "name"},
+        "data": {"split", "memory_limit_bytes"},
+        "loss": {"sde", "eps_fn", "x", "key", "pair"},
+        "optimizer": {"num_steps"},
+        "training": {"seed", "flip"},
+        "sampling": {"sampler", "seed"},
+        "eval": {"seed"},
+        # Without error control there is nothing to trust.
+        "likelihood": {"seed", "adaptive"},
+    }
+    for section, ours in bound.items():
+        missing = parameters_of(section) - ours - set(load("base")[section])
+        assert not missing, f"{section}: {missing}"
+
+
+def test_every_key_of_the_base_has_a_note():
+    lines = Path(inspect.getfile(importlib.import_module("hold_jax.app.config"))).read_text().splitlines()
+    assigned = [line for line in lines if re.match(r"    (c|[a-z]+)\.\w+ = (?!\w+ = )", line)]
+    assert len(assigned) > 60
+    obvious = ("num_steps", "learning_rate", "b1", "b2", "eps", "ema_decay", "log_every", "sample", "checkpoint_every")
+    obvious += ("likelihood.rtol", "likelihood.atol", "likelihood.max_steps")
+    for line in assigned:
+        assert "#" in line or any(word in line for word in obvious), line
+
+
+@pytest.mark.parametrize("name", ["base", *SHAPES])
+def test_configs_survive_json(name):
+    config = load(name)
+    once = build.as_json(config)
+    assert json.loads(json.dumps(once)) == once
+    assert once.keys() == set(config.keys())

@@ -1,0 +1,143 @@
+"""The command itself, in processes of its own."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from training import small
+
+from hold_jax.app.modes import MODES
+
+ROOT = Path(__file__).parents[2]
+ROLL = "configs/swissroll_hold.py"
+# The first lines stand for what compiles in a third of the time: fewer kernels.
+TINY = {
+    "sde.order": 2,
+    "model.parameterization": "eps",
+    "model.conditioning": "time",
+    "model.embedding": "positional",
+    "data.name": "gaussians8",
+    "data.size": 200,
+    "model.width": 16,
+    "model.hidden_layers": 1,
+    "optimizer.schedule": "constant",
+    "optimizer.warmup_steps": 2,
+    "training.batch_size": 16,
+    "training.steps_per_call": 5,
+    "training.num_steps": 20,
+    "training.log_every": 5,
+    "training.sample_every": 20,
+    "training.checkpoint_every": 10,
+    "sampling.num_steps": 4,
+    "sampling.num_samples": 16,
+    "sampling.batch_size": 16,
+    "sampling.frames": 2,
+    "eval.batch_size": 16,
+    "eval.num_samples": 16,
+    "likelihood.num_examples": 24,
+    "likelihood.batch_size": 16,
+    "likelihood.rtol": 1e-3,
+    "likelihood.atol": 1e-3,
+}
+
+
+def command(*arguments, cwd=ROOT, cache=None):
+    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | {"JAX_PLATFORMS": "cpu"}
+    if cache is not None:
+        environment |= {
+            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+            "JAX_COMPILATION_CACHE_DIR": str(cache),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.05",
+        }
+    return subprocess.run(
+        [sys.executable, str(ROOT / "main.py"), *map(str, arguments)],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def tiny(mode, workdir, **changes):
+    keys = TINY | {key.replace("__", "."): value for key, value in changes.items()}
+    flags = [f"--config.{key}={value}" for key, value in keys.items()]
+    return [f"--config={ROOT / ROLL}", f"--mode={mode}", f"--workdir={workdir}", *flags]
+
+
+def lines(path):
+    return [{k: v for k, v in json.loads(x).items() if "second" not in k} for x in path.read_text().splitlines()]
+
+
+@pytest.mark.slow
+def test_train_sample_eval_and_train_again(tmp_path):
+    run, cache = tmp_path / "run", tmp_path / "cache"
+    train = command(*tiny("train", "run", training__num_steps=10, training__report=False), cwd=tmp_path, cache=cache)
+    assert train.returncode == 0, train.stderr
+    assert "Total: " in train.stdout and "SDE: order 2" in train.stdout and "step 10/10" in train.stderr
+
+    on = command(*tiny("train", "run"), cwd=tmp_path, cache=cache)  # the report comes too
+    assert on.returncode == 0, on.stderr
+    assert "going on from step 10" in on.stdout and "test_loss" in on.stdout
+    assert [line["step"] for line in lines(run / "metrics.jsonl")] == [5, 10, 15, 20]
+    files = [".lock", "config.json", "loss.png", "metrics.jsonl", "results.jsonl"]
+    folders = ["checkpoints", "eval", "grids", "samples", "stats", "tensorboard"]
+    assert sorted(p.name for p in run.iterdir()) == sorted(files + folders)
+    report = np.load(run / "samples" / "step_20" / "samples.npz")["x"]
+
+    drawn = command(*tiny("sample", "run"), cwd=tmp_path, cache=cache)
+    assert drawn.returncode == 0, drawn.stderr
+    np.testing.assert_array_equal(np.load(run / "samples" / "step_20" / "samples.npz")["x"], report)
+
+    before = small.contents(run / "checkpoints")
+    scored = command(*tiny("eval", "run", eval__likelihood=True), cwd=tmp_path, cache=cache)
+    assert scored.returncode == 0, scored.stderr
+    report, later = lines(run / "results.jsonl")
+    bits = {name: value for name, value in later.items() if name not in report}
+    assert later == report | bits and "likelihood 24/24" in scored.stderr
+    rows = np.concatenate([np.load(p) for p in sorted((run / "eval" / "step_20").glob("likelihood_*/*.npy"))])
+    assert rows.shape == (24, 2) and np.isfinite(rows).all()
+    assert bits == {
+        "bits_per_dim": pytest.approx(rows[:, 0].mean(), rel=1e-12),
+        "bits_per_dim_error": pytest.approx(rows[:, 0].std(ddof=1) / np.sqrt(24), rel=1e-12),
+        "bits_per_dim_is_bound": 1.0,
+        "likelihood_nfe": pytest.approx(rows[:, 1].mean(), rel=1e-12),
+        "likelihood_examples": 24,
+    }
+
+    again = command(*tiny("train", "run", training__report=False), cwd=tmp_path, cache=cache)
+    assert again.returncode == 0, again.stderr
+    assert "already trained" in again.stderr and small.contents(run / "checkpoints") == before
+
+
+WRONG = {
+    "unknown key": (["--config.training.num_step=3"], "num_steps"),
+    "unknown section": (["--config.trainin.num_steps=3"], 'Did you mean "training" instead of "trainin"?'),
+    "order of a half": (["--config.sde.order=2.5"], "2.5"),
+    "order of twelve": (["--config.sde.order=12"], "`sde.order` is 12; it must be a whole number from 1 to 6"),
+    "bad mode": (["--mode=smaple"], f"flags: flag --mode=smaple: value should be one of <{'|'.join(MODES)}>"),
+    "no such config": (["--config=configs/none.py"], "--config=configs/none.py: no such file; configs/ holds the exp"),
+    "no checkpoint": (["--mode=sample"], "no trained model in "),
+    "nothing to evaluate": (["--mode=eval"], "no trained model in "),
+    "stray word": (["train"], "unknown argument 'train'; flags are written --name=value"),
+    "unknown flag": (["--wrkdir=x"], "wrkdir"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "message"), WRONG.values(), ids=WRONG)
+def test_a_mistake_is_one_line_and_exit_code_two(arguments, message, tmp_path):
+    done = command(f"--config={ROLL}", "--mode=train", f"--workdir={tmp_path / 'run'}", *arguments)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error: ") and message in done.stderr
+    assert done.stderr.count("\n") == 1 and done.stdout == ""
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_required_flags_are_named():
+    done = command(f"--config={ROLL}")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "--mode" in done.stderr or "--workdir" in done.stderr

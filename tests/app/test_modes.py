@@ -1,0 +1,402 @@
+import json
+import os
+import shutil
+
+import jax
+import numpy as np
+import PIL.Image
+import pytest
+from training import small
+from training.small import quick_compilation  # noqa: F401
+
+from configs import cifar10_hold, cifar10_small_hold, digits_hold, swissroll_hold
+from hold_jax.app import modes
+from hold_jax.errors import UserError
+from hold_jax.evaluation import classifier, reference
+from hold_jax.runtime.mesh import Devices
+from hold_jax.training.checkpoint import FOLDER
+
+# The first lines stand for what compiles in a third of the time: fewer kernels.
+TINY = dict(
+    sde__order=2,
+    model__parameterization="eps",
+    model__conditioning="time",
+    model__embedding="positional",
+    model__fourier_scale=None,
+    loss__time_law="uniform",
+    loss__time_mean=None,
+    loss__time_std=None,
+    data__name="gaussians8",
+    data__size=64,
+    model__width=16,
+    model__hidden_layers=1,
+    optimizer__schedule="constant",
+    optimizer__warmup_steps=2,
+    training__batch_size=16,
+    training__num_steps=10,
+    training__steps_per_call=1,
+    training__log_every=5,
+    training__sample_every=5,
+    training__checkpoint_every=5,
+    sampling__num_steps=4,
+    sampling__num_samples=16,
+    sampling__batch_size=16,
+    sampling__frames=2,
+    eval__batch_size=16,
+    eval__num_samples=16,
+)
+
+
+def config_of(module=swissroll_hold, **changes):
+    config = module.get_config()
+    changes = (TINY if module is swissroll_hold else {}) | changes
+    config.update_from_flattened_dict({key.replace("__", "."): value for key, value in changes.items()})
+    return config
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run") / "new"
+    modes.run_train(config_of(), str(folder))
+    return folder
+
+
+def results(folder):
+    return [
+        {k: v for k, v in json.loads(line).items() if "seconds" not in k}
+        for line in (folder / "results.jsonl").read_text().splitlines()
+    ]
+
+
+def test_training_ends_with_a_report(trained):
+    files = [".lock", "config.json", "loss.png", "metrics.jsonl", "results.jsonl"]
+    folders = [FOLDER, "eval", "grids", "samples", "stats", "tensorboard"]
+    assert sorted(p.name for p in trained.iterdir()) == sorted(files + folders)
+    folder = trained / "samples" / "step_10"
+    assert sorted(p.name for p in folder.iterdir()) == ["film.gif", "grid.png", "samples.npz"]
+    assert results(trained)[0]["step"] == 10
+    # The grid drawn in training, at its last step, is of the samples in the report: one draw, one compilation.
+    assert np.load(folder / "samples.npz")["x"].shape == (16, 2)
+
+
+def test_sampling_and_evaluating_later_give_the_report_again(trained, capsys):
+    report = np.load(trained / "samples" / "step_10" / "samples.npz")["x"]
+    modes.run_sample(config_of(), str(trained))
+    np.testing.assert_array_equal(np.load(trained / "samples" / "step_10" / "samples.npz")["x"], report)
+    modes.run_eval(config_of(), str(trained))
+    assert results(trained)[-1] == results(trained)[0]
+    printed = capsys.readouterr()
+    assert f"samples: {trained}/samples/step_10" in printed.err
+    assert "test_loss " in printed.out and "sliced_wasserstein_floor " in printed.out
+
+
+def test_a_figure_is_printed_with_its_error_or_its_interval(capsys):
+    modes._print_results(
+        {"step": 10, "fid": 3.14159265, "fid_error": 0.0123, "recall": 0.5, "recall_low": 0.25, "recall_high": 0.75}
+    )
+    assert capsys.readouterr().out == "step    10\nfid     3.14159 +- 0.012\nrecall  0.5  [0.25, 0.75]\n"
+
+
+def test_an_older_checkpoint_is_drawn_by_its_step(trained):
+    modes.run_sample(config_of(sampling__checkpoint=5, sampling__frames=0), str(trained))
+    assert (trained / "samples" / "step_5" / "samples.npz").exists()
+
+
+@pytest.fixture
+def copied(trained, tmp_path):
+    """The run once more, for tests that add to it; its results forgotten."""
+    folder = tmp_path / "copy"
+    shutil.copytree(trained, folder)
+    (folder / "results.jsonl").unlink()
+    return folder
+
+
+def test_each_checkpoint_that_is_named_is_evaluated_in_turn(copied, trained):
+    # A number of frames that does not divide the steps is of no concern: no film is made.
+    modes.run_eval(config_of(eval__checkpoints="all", sampling__frames=3), str(copied))
+    modes.run_eval(config_of(eval__checkpoints="10,5"), str(copied))
+    modes.run_eval(config_of(eval__checkpoints="5"), str(copied))
+    found = results(copied)
+    assert [line["step"] for line in found] == [5, 10, 10, 5, 5]
+    assert found[1] == found[2] == results(trained)[0]
+    assert found[0] == found[3] == found[4]
+    assert all(found[0][name] != found[1][name] for name in ("test_loss", "frechet_raw", "sliced_wasserstein"))
+    assert sorted(p.name for p in (copied / "eval").iterdir()) == ["step_10", "step_5"]
+
+
+def test_statistics_made_before_give_the_same_figures(copied, tmp_path, capsys):
+    modes.run_stats(config_of(), str(tmp_path / "new"))
+    path = tmp_path / "new" / "stats" / "pixels_gaussians8_train.npz"
+    assert capsys.readouterr().out == f"{path}\n"
+    assert sorted(small.contents(tmp_path / "new")) == ["stats/pixels_gaussians8_train.npz"]
+    made = reference.load(path)
+    assert made.about.count == 64 and made.about.split == "train"
+    before = path.read_bytes()
+    modes.run_stats(config_of(), str(tmp_path / "new"))
+    assert path.read_bytes() == before  # nothing is computed again
+
+    modes.run_eval(config_of(), str(copied))
+    modes.run_eval(config_of(eval__stats=str(path)), str(copied))
+    without, given = results(copied)
+    assert given == without
+    other = config_of(eval__stats=str(path), data__name="checkerboard")
+    with pytest.raises(UserError, match="was made with data = 'gaussians8'; this evaluation has 'checkerboard'"):
+        modes.run_eval(other, str(copied))
+
+
+def test_a_classifier_is_trained_once_for_a_run(copied, monkeypatch):
+    monkeypatch.setattr(classifier, "STEPS", 5)
+    config = config_of(eval__features="classifier,pixels")
+    modes.run_eval(config, str(copied))
+    monkeypatch.setattr(classifier, "_train", None)
+    modes.run_eval(config, str(copied))
+    first, second = results(copied)
+    assert first == second and {"frechet_classifier_distance", "frechet_raw", "classifier_score"} < first.keys()
+    assert (copied / "classifier.npz").exists()
+    assert sorted(p.name for p in (copied / "stats").iterdir()) == [
+        "classifier_gaussians8_train.npz",
+        "pixels_gaussians8_train.npz",
+    ]
+
+
+def assert_asks_for_weights(mode, config, folder):
+    with small.compilations() as found, pytest.raises(UserError) as caught:
+        mode(config, str(folder))
+    assert str(caught.value).startswith("`eval.inception` is None; it must be the path of pt_inception-2015-12-05-67")
+    assert "--config.eval.features=classifier" in str(caught.value) and "\n" not in str(caught.value)
+    assert sum(found) < 2.0
+
+
+@pytest.mark.parametrize("module", [cifar10_hold, cifar10_small_hold])
+def test_inception_without_weights_is_one_line_before_anything_is_computed(module, tmp_path):
+    picture(tmp_path / "data" / "train" / "a.png")
+    config = config_of(module, data__name=f"folder:{tmp_path}/data")
+    assert_asks_for_weights(modes.run_stats, config, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_inception_without_weights_is_one_line_before_the_training_that_it_is_to_report(tmp_path):
+    assert_asks_for_weights(modes.run_train, config_of(eval__features="inception"), tmp_path / "new")
+    assert not (tmp_path / "new" / FOLDER).exists()
+
+
+def test_classes_are_learned_with_and_without_labels_and_drawn_with_guidance(tmp_path):
+    classes = dict(model__class_conditional=True, model__label_dropout=0.5, training__report=False)
+    modes.run_train(config_of(**classes), str(tmp_path))
+    drawn = []
+    for scale in (None, 4.0):
+        modes.run_sample(config_of(**classes, sampling__label=3, sampling__guidance=scale), str(tmp_path))
+        drawn.append(np.load(tmp_path / "samples" / "step_10" / "samples.npz")["x"])
+    assert np.abs(drawn[1] - drawn[0]).max() > 1e-4
+    with pytest.raises(UserError, match=r"model.label_dropout = 0.5 there, 0.2 here"):
+        modes.run_sample(config_of(**classes | dict(model__label_dropout=0.2)), str(tmp_path))
+
+
+def test_the_same_command_again_finds_it_trained(trained, capsys):
+    before = small.contents(trained / FOLDER)
+    modes.run_train(config_of(training__report=False), str(trained))
+    assert f"already trained: {trained} is at step 10 of 10" in capsys.readouterr().err
+    assert small.contents(trained / FOLDER) == before
+
+
+def picture(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    PIL.Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(path)
+
+
+@pytest.fixture(scope="module")
+def stuff(tmp_path_factory):
+    """Data that cannot be used, and a file where a folder should be."""
+    top = tmp_path_factory.mktemp("stuff")
+    (top / "empty" / "train").mkdir(parents=True)
+    picture(top / "no_test" / "train" / "a.png")
+    (top / "broken" / "train").mkdir(parents=True)
+    (top / "broken" / "train" / "a.png").write_bytes(b"no picture")
+    np.savez(top / "names.npz", foo=np.zeros((4, 2), np.float32))
+    np.savez(top / "dtype.npz", x=np.zeros((4, 2), np.int64))
+    np.savez(top / "shape.npz", x=np.zeros((4, 8, 8, 2), np.uint8))
+    (top / "file").write_text("x")
+    return top
+
+
+def of(name):
+    """Settings for another data set than the toy's."""
+    return dict(data__name=name, data__size=None)
+
+
+REFUSED = {
+    # Unknown names; the rest is in test_build.
+    "name": (dict(sde__name="hodl"), "`sde.name` is 'hodl' (did you mean 'hold'?)"),
+    "data name": (dict(data__name="gaussian8"), "`data.name` is 'gaussian8' (did you mean 'gaussians8'?)"),
+    "order": (dict(sde__order=12), "`sde.order` is 12"),
+    # Batches and devices.
+    "batch": (dict(training__batch_size=20), "`training.batch_size` is 20; it must be a multiple of 8 (8 devices)"),
+    "parts": (dict(training__accumulation_steps=3), "`training.batch_size` is 16; it must be a multiple of 24"),
+    "sampling batch": (dict(sampling__batch_size=20), "`sampling.batch_size` is 20; it must be a multiple of 8"),
+    "eval batch": (dict(eval__batch_size=20), "`eval.batch_size` is 20; it must be a multiple of 8"),
+    "likelihood": (dict(eval__likelihood=True, likelihood__probes=-1), "`likelihood.probes` is -1; it must be 0"),
+    "steps a call": (dict(training__steps_per_call=4), "`training.num_steps` is 10; it must be a multiple of"),
+    # Sampling, though it comes only after training.
+    "frames": (dict(sampling__frames=3), "`sampling.frames` is 3; it must be 0 or a divisor of num_steps = 4"),
+    "sampling t_min": (dict(sampling__t_min=99.0), "`sampling.t_min` is 99.0; it must be between 0 and T"),
+    "pngs": (dict(sampling__save_pngs=True), "`sampling.save_pngs` is True; it must be False for vectors"),
+    "label": (dict(sampling__label=1), "`sampling.label` is 1; it must be None for a model without classes"),
+    "guidance": (dict(sampling__guidance=2.0), "`sampling.guidance` is 2.0; it must be None for a model without label"),
+    "label dropout": (dict(model__label_dropout=0.1), "`model.label_dropout` is 0.1; it must be 0 or None unless"),
+    "loss t_min": (dict(loss__t_min=99.0), "`loss.t_min` is 99.0; it must be between 0 and T"),
+    "flip": (dict(data__flip=True), "`data.flip` is True; it must be False for vectors"),
+    "network": (of("digits"), "`model.name` is 'mlp'; it must be a network for data of shape"),
+    # Data. The folder is put in for STUFF.
+    "no folder": (of("folder:STUFF/none"), "`data.name` is 'folder:STUFF/none'; there is no folder"),
+    "empty": (of("folder:STUFF/empty"), "`data.name` is 'folder:STUFF/empty'; STUFF/empty/train holds no picture"),
+    "unreadable": (of("folder:STUFF/broken"), "`data.name` is 'folder:STUFF/broken'; Pillow can read none of"),
+    "no archive": (of("npz:STUFF/none.npz"), "`data.name` is 'npz:STUFF/none.npz'; there is no file"),
+    "no array": (of("npz:STUFF/names.npz"), "`data.name` is 'npz:STUFF/names.npz'; it needs an array named x"),
+    "dtype": (of("npz:STUFF/dtype.npz"), "`data.name` is 'npz:STUFF/dtype.npz'; array x must be uint8"),
+    "shape": (of("npz:STUFF/shape.npz"), "`data.name` is 'npz:STUFF/shape.npz'; array x must be uint8"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("changes", "message"), REFUSED.values(), ids=REFUSED)
+def test_what_cannot_be_trained_is_refused_at_once(changes, message, stuff, tmp_path):
+    changes = {k: v.replace("STUFF", str(stuff)) if isinstance(v, str) else v for k, v in changes.items()}
+    with small.compilations() as found, pytest.raises(UserError) as caught:
+        modes.run_train(config_of(**changes), str(tmp_path / "new"))
+    assert str(caught.value).startswith(message.replace("STUFF", str(stuff)))
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "new").exists()
+    assert sum(found) < 2.0  # host-side constants at most
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(data__image_size=9), "`height` is 9; it must be a multiple of 2"),
+        (dict(sampling__batch_size=100), "`sampling.batch_size` is 100; .* the nearest are 96 and 104"),
+        (dict(sampling__batch_size=8, data__name="folder:STUFF/no_test"), "and has no 'test'"),
+    ],
+)
+def test_pictures_that_cannot_be_trained_are_refused(changes, message, stuff, tmp_path):
+    changes = {k: v.replace("STUFF", str(stuff)) if isinstance(v, str) else v for k, v in changes.items()}
+    with pytest.raises(UserError, match=message):
+        modes.run_train(config_of(digits_hold, **changes), str(tmp_path / "new"))
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_workdir_that_cannot_be_is_named(stuff):
+    with pytest.raises(UserError, match=r"`workdir` .*/file/below cannot be written: Not a directory"):
+        modes.run_train(config_of(), str(stuff / "file" / "below"))
+
+
+NOT_THIS_RUN = {
+    "another experiment": (
+        modes.run_train,
+        dict(sde__order=3, seed=4),
+        "holds another experiment .*sde.order = 2 there, 3 here; seed = 0 there, 4 here.*",
+    ),
+    "other data": (modes.run_train, dict(data__name="checkerboard"), "data.name = 'gaussians8' there"),
+    "another model to sample": (modes.run_sample, dict(model__width=8), "model.width = 16 there, 8 here"),
+    "another process to evaluate": (modes.run_eval, dict(sde__alpha=0.2), "sde.alpha = None there, 0.2 here"),
+    "no such checkpoint": (modes.run_sample, dict(sampling__checkpoint=7), r"checkpoint` is 7; .* holds steps 5, 10"),
+    "no such checkpoint to evaluate": (modes.run_eval, dict(eval__checkpoints="7"), "is 7; .* holds steps 5, 10"),
+    "no checkpoints": (
+        modes.run_eval,
+        dict(eval__checkpoints="last"),
+        "`eval.checkpoints` is 'last'; it must be newest, all, or steps like 10000,20000",
+    ),
+    "features": (modes.run_eval, dict(eval__features="pixels,inceptoin"), r"`eval.features` is 'inceptoin' .did you"),
+    "Inception's weights": (modes.run_eval, dict(eval__features="inception"), "`eval.inception` is None; it must be"),
+    "statistics": (modes.run_eval, dict(eval__stats="/none.npz"), "`eval.stats` is '/none.npz': no such file; make it"),
+    "two networks with statistics": (
+        modes.run_eval,
+        dict(eval__stats="/none.npz", eval__features="pixels,pixels"),
+        r"`eval.features` is .* it must be one network, to use eval.stats",
+    ),
+    "likelihood batch": (
+        modes.run_eval,
+        dict(eval__likelihood=True, likelihood__batch_size=20),
+        "`likelihood.batch_size` is 20; it must be a multiple of 8",
+    ),
+    "guidance": (
+        modes.run_sample,
+        dict(sampling__guidance=2.0),
+        "`sampling.guidance` is 2.0; it must be None for a model without label dropout: "
+        "train with model.class_conditional = True and model.label_dropout = 0.1",
+    ),
+    "frames": (modes.run_sample, dict(sampling__frames=3), "`sampling.frames` is 3"),
+    "sampling batch": (modes.run_sample, dict(sampling__batch_size=20), "`sampling.batch_size` is 20"),
+    "sampling batch to evaluate": (modes.run_eval, dict(sampling__batch_size=20), "`sampling.batch_size` is 20"),
+    "eval batch": (modes.run_eval, dict(eval__batch_size=20), "`eval.batch_size` is 20"),
+    "data of another shape": (
+        modes.run_eval,
+        of("digits"),
+        r"`data.name` is 'digits'; it must be data of shape \(2,\); its test split's is \(8, 8, 1\)",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("mode", "changes", "message"), NOT_THIS_RUN.values(), ids=NOT_THIS_RUN)
+def test_what_does_not_fit_a_run_leaves_it_as_it_was(mode, changes, message, trained):
+    before = small.contents(trained)
+    with small.compilations() as found, pytest.raises(UserError, match=message) as caught:
+        mode(config_of(**changes), str(trained))
+    assert "\n" not in str(caught.value)
+    assert small.contents(trained) == before
+    assert sum(found) < 2.0
+
+
+@pytest.mark.parametrize("checkpoints", ["newest", "all", "5"])
+@pytest.mark.parametrize("mode", [modes.run_sample, modes.run_eval])
+def test_nothing_to_sample_from_or_evaluate(mode, checkpoints, trained, tmp_path):
+    config = config_of(eval__checkpoints=checkpoints)
+    with pytest.raises(UserError, match=r"no trained model in .*: run --mode=train with this --workdir first"):
+        mode(config, str(tmp_path / "none"))
+    # A run that was stopped before its first checkpoint.
+    (tmp_path / "config.json").write_bytes((trained / "config.json").read_bytes())
+    with pytest.raises(UserError, match=r"no checkpoint in .*: run --mode=train with this --workdir first"):
+        mode(config, str(tmp_path))
+    assert os.listdir(tmp_path) == ["config.json"]
+
+
+def test_a_test_split_of_another_size_is_found_before_training(stuff, tmp_path):
+    picture(tmp_path / "data" / "train" / "a.png")
+    (tmp_path / "data" / "test").mkdir()
+    PIL.Image.fromarray(np.zeros((12, 12, 3), np.uint8)).save(tmp_path / "data" / "test" / "a.png")
+    config = config_of(digits_hold, data__name=f"folder:{tmp_path}/data", sampling__batch_size=8)
+    with pytest.raises(UserError, match=r"data of shape \(8, 8, 3\); its test split's is \(12, 12, 3\)"):
+        modes.run_train(config, str(tmp_path / "new"))
+    assert not (tmp_path / "new").exists()
+
+
+def test_bfloat16_where_the_devices_lack_it_is_float32_with_a_line(capsys, monkeypatch):
+    config = config_of(model__dtype="bfloat16")
+    monkeypatch.setattr(Devices, "have_bfloat16", lambda self: False)
+    assert modes._model(config, (2,), 8).network.dtype == np.float32
+    assert capsys.readouterr().err == "model.dtype is bfloat16, which cpu has not: computing in float32\n"
+    assert config.model.dtype == "bfloat16"  # what the work directory keeps is what was asked for
+    monkeypatch.setattr(Devices, "have_bfloat16", lambda self: True)
+    assert modes._model(config, (2,), 8).network.dtype == jax.numpy.bfloat16
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("where", "backend", "set_before", "after"),
+    [
+        ("auto", "cpu", None, None),
+        ("auto", "gpu", None, "run/compilation_cache"),
+        ("auto", "gpu", "mine", "mine"),
+        ("off", "gpu", "mine", None),
+        ("other", "cpu", "mine", "other"),
+    ],
+)
+def test_where_compiled_programs_are_kept(tmp_path, monkeypatch, where, backend, set_before, after):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    before = jax.config.jax_compilation_cache_dir
+    try:
+        jax.config.update("jax_compilation_cache_dir", set_before)
+        modes.cache_compilations(where, "run")
+        found = jax.config.jax_compilation_cache_dir
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
+    assert found == (after if after in (None, "mine") else str(tmp_path / after))

@@ -1,0 +1,146 @@
+"""A classifier learns its data's labels, the same each time, and is kept."""
+
+import jax
+import numpy as np
+import pytest
+from training import small
+from training.small import quick_compilation  # noqa: F401
+
+from hold_jax import data
+from hold_jax.data.dataset import array_dataset
+from hold_jax.errors import UserError
+from hold_jax.evaluation import classifier as module
+from hold_jax.evaluation.classifier import accuracy, classifier
+from hold_jax.evaluation.features import features_of
+
+TRAIN, TEST = data.load("digits", split="train"), data.load("digits", split="test")
+EIGHT = small.devices(8)
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    """A classifier trained for a fifth of its steps, and its folder."""
+    folder = tmp_path_factory.mktemp("digits")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "STEPS", module.STEPS // 5)
+        return classifier(TRAIN, folder), folder
+
+
+@pytest.fixture
+def untrainable(monkeypatch):
+    def never(*args):
+        raise AssertionError("it was trained")
+
+    monkeypatch.setattr(module, "_train", never)
+
+
+def test_it_tells_held_out_digits_apart(digits):
+    network, _ = digits
+    logits = features_of(network, TEST, EIGHT).logits
+    right = float(np.mean(logits.argmax(axis=1) == TEST.labels))
+    print(f"accuracy {right:.4f}")
+    assert right > 0.95
+    assert accuracy(network, TEST) == pytest.approx(right, abs=1e-7)
+
+
+def test_accuracy_is_the_part_whose_label_has_the_largest_logit(digits):
+    network, _ = digits
+    logits = features_of(network, TEST, EIGHT).logits
+    told = array_dataset("told", "test", TEST.source, logits.argmax(axis=1), 10)
+    assert accuracy(network, told) == 1.0
+    turned = array_dataset("turned", "test", TEST.source, (logits.argmax(axis=1) + (np.arange(297) % 3 == 0)) % 10, 10)
+    assert accuracy(network, turned) == pytest.approx(2 / 3, abs=1e-7)
+
+
+def test_features_are_bounded_whatever_comes(digits):
+    network, _ = digits
+    noise = np.random.default_rng(0).integers(0, 256, (64, 8, 8, 1), dtype=np.uint8)
+    values = features_of(network, array_dataset("noise", "test", noise, None, 0), EIGHT).values
+    assert values.shape == (64, 64) and np.abs(values).max() <= 1 and values.std() > 0.1
+
+
+def test_it_is_trained_once_and_kept(digits, untrainable):
+    network, folder = digits
+    assert [path.name for path in folder.iterdir()] == ["classifier.npz"]  # no temporary file is left
+    again = classifier(TRAIN, folder)
+    small.assert_bitwise(again.params, network.params)
+    assert again.identity == network.identity
+    for a, b in zip(features_of(again, TEST, EIGHT), features_of(network, TEST, EIGHT), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_training_again_gives_the_same_bits_and_other_weights_have_another_name(digits, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "STEPS", 5)
+    first, second = (classifier(TRAIN, tmp_path / name) for name in ("a", "b"))
+    small.assert_bitwise(second.params, first.params)
+    assert second.identity == first.identity != digits[0].identity
+
+
+def test_it_learns_vectors(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "STEPS", 60)
+    network = classifier(small.points(2000), tmp_path)
+    # Centers are 0.77 apart, 7.7 standard deviations: few points lie across.
+    assert accuracy(network, small.points(1000, "test")) > 0.99
+    assert features_of(network, small.points(100), EIGHT).values.shape == (100, 64)
+
+
+def test_a_write_that_fails_leaves_nothing_that_would_be_read(digits, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_train", lambda *args: digits[0].params)
+
+    def killed(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("hold_jax.runtime.storage.os.replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            classifier(TRAIN, tmp_path)
+    assert not (tmp_path / "classifier.npz").exists()
+    assert classifier(TRAIN, tmp_path).identity == digits[0].identity
+    assert (tmp_path / "classifier.npz").exists()
+
+
+DAMAGE = {
+    "empty": lambda data: b"",
+    "cut in half": lambda data: data[: len(data) // 2],
+    "cut at its end": lambda data: data[:-1],
+    "zeros": lambda data: bytes(len(data)),
+    "one byte turned over": lambda data: data[:5000] + bytes([data[5000] ^ 1]) + data[5001:],
+    "text": lambda data: b"hello",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_a_damaged_file_is_named_and_kept(digits, tmp_path, untrainable, damage):
+    whole = (digits[1] / "classifier.npz").read_bytes()
+    path = tmp_path / "classifier.npz"
+    path.write_bytes(damage(whole))
+    with pytest.raises(UserError, match=f"^{path} cannot be read .*; delete it, and it is trained again") as caught:
+        classifier(TRAIN, tmp_path)
+    assert "\n" not in str(caught.value)
+    assert path.read_bytes() == damage(whole)
+
+
+def test_the_file_of_other_data_is_refused(digits, tmp_path, untrainable):
+    small_pictures = data.load("digits", split="train", image_size=4)
+    fewer_classes = array_dataset("digits", "train", TRAIN.source, TRAIN.labels % 3, 3)
+    for other in (small_pictures, fewer_classes, small.points()):
+        with pytest.raises(UserError, match=r"classifier.npz was trained for other data; delete it, and it is trained"):
+            classifier(other, digits[1])
+    np.savez(tmp_path / "classifier.npz", mu=np.zeros(3), sigma=np.eye(3))
+    with pytest.raises(UserError, match="was trained for other data"):
+        classifier(TRAIN, tmp_path)
+
+
+@pytest.mark.parametrize("num_classes", [0, 1])
+def test_data_without_labels_are_refused_before_training(tmp_path, untrainable, num_classes):
+    labels = np.zeros(1500, np.int32) if num_classes else None
+    plain = array_dataset("plain", "train", TRAIN.source, labels, num_classes)
+    with pytest.raises(UserError, match=r"`eval.features` asks for a classifier, but 'plain' has no labels"):
+        classifier(plain, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_its_name_and_what_its_distance_is_called(digits):
+    network, _ = digits
+    assert (network.name, network.distance) == ("classifier", "frechet_classifier_distance")
+    assert network.identity.startswith("classifier ") and len(jax.tree.leaves(network.params)) == 8

@@ -1,0 +1,202 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import PIL.Image
+import pytest
+from training import small
+from training.small import quick_compilation  # noqa: F401
+
+from hold_jax.data import from_model_range
+from hold_jax.errors import UserError
+from hold_jax.loops.generate import draw_blocks, draw_many, make_draw, sample, to_data_range
+
+POINTS, PICTURES, CLASSES = small.mlp(), small.unet(), small.mlp(num_classes=3)
+GUIDED = small.mlp(num_classes=3, label_dropout=0.1)
+EIGHT = small.devices(8)
+
+
+def params_of(model):
+    return jax.jit(model.init)(jax.random.key(0))
+
+
+@pytest.fixture(scope="module")
+def points():
+    return params_of(POINTS)
+
+
+def draw(params, num=16, devices=EIGHT, **changes):
+    return draw_many(POINTS, params, small.sample_settings(**changes), devices, num=num)[0]
+
+
+def test_points_are_written(points, tmp_path):
+    settings = small.sample_settings(num_samples=11, frames=2)
+    folder = sample(POINTS, points, settings, tmp_path, step=30, reference=np.zeros((5, 2), np.float32))
+    assert folder == tmp_path / "samples" / "step_30"
+    assert sorted(p.name for p in folder.iterdir()) == ["film.gif", "grid.png", "samples.npz"]
+    x = np.load(folder / "samples.npz")["x"]
+    assert x.shape == (11, 2) and x.dtype == np.float32 and np.isfinite(x).all()
+    np.testing.assert_allclose(x, draw(points, 11), atol=1e-5)
+    PIL.Image.open(folder / "grid.png").verify()
+    assert PIL.Image.open(folder / "film.gif").n_frames == 3
+
+
+def test_pictures_are_written(tmp_path):
+    params = params_of(PICTURES)
+    settings = small.sample_settings(num_samples=11, frames=2, save_pngs=True)
+    folder = sample(PICTURES, params, settings, tmp_path, step=0)
+    assert sorted(p.name for p in folder.iterdir()) == ["film.gif", "grid.png", "png", "samples.npz"]
+    x = np.load(folder / "samples.npz")["x"]
+    assert x.shape == (11, 8, 8, 1) and x.dtype == np.uint8 and x.min() < x.max()
+    assert sorted(p.name for p in (folder / "png").iterdir()) == [f"{i:06d}.png" for i in range(11)]
+    for i in range(11):
+        np.testing.assert_array_equal(np.asarray(PIL.Image.open(folder / "png" / f"{i:06d}.png")), x[i, ..., 0])
+    assert PIL.Image.open(folder / "film.gif").n_frames == 3
+
+
+def test_no_film_and_no_pictures_unless_asked(points, tmp_path):
+    folder = sample(POINTS, points, small.sample_settings(), tmp_path, step=0)
+    assert sorted(p.name for p in folder.iterdir()) == ["grid.png", "samples.npz"]
+
+
+def test_the_seed_fixes_the_samples_and_fewer_are_the_first_of_more(points):
+    many = draw(points)
+    np.testing.assert_array_equal(draw(points), many)
+    np.testing.assert_array_equal(draw(points, 5), many[:5])
+    np.testing.assert_array_equal(draw(points, 11), many[:11])
+    assert len(np.unique(many, axis=0)) == 16  # batches differ too
+    assert np.abs(draw(points, seed=1) - many).min() > 0
+
+
+def test_equal_settings_share_one_compilation(points):
+    assert make_draw(POINTS, small.sample_settings(), EIGHT) is make_draw(
+        small.mlp(), small.sample_settings(), small.devices(8)
+    )
+    draw(points)
+    with small.compilations() as found:
+        draw(points)
+    assert not found
+
+
+def test_one_device_draws_the_samples_of_eight(points):
+    np.testing.assert_allclose(draw(points, devices=small.devices(1)), draw(points), atol=1e-4)
+
+
+def test_frames_lead_from_the_prior_to_the_samples(points):
+    x, film = draw_many(POINTS, points, small.sample_settings(frames=4, denoise=False), EIGHT, num=8)
+    assert film.shape == (5, 8, 2)
+    np.testing.assert_array_equal(film[-1], x)
+    np.testing.assert_allclose(x, draw(points, 8, denoise=False), atol=1e-5)
+    # At the prior every block has variance 1 / L = 1/2, and the film begins there.
+    assert 0.2 < film[0].std() < 1.5 and film[0].std() != film[-1].std()
+
+
+def test_a_sample_has_its_number_and_not_its_place(points):
+    settings = small.sample_settings()
+    many = draw(points, 20)
+    blocks = [x for x, _ in draw_blocks(POINTS, points, settings, EIGHT, start=0, stop=20)]
+    assert [len(x) for x in blocks] == [8, 8, 4]
+    np.testing.assert_array_equal(np.concatenate(blocks), many)
+    # The same program from another place on: the same bits.
+    blocks = [x for x, _ in draw_blocks(POINTS, points, settings, EIGHT, start=5, stop=16)]
+    assert [len(x) for x in blocks] == [8, 3]
+    np.testing.assert_array_equal(np.concatenate(blocks), many[5:16])
+    turned, _ = make_draw(POINTS, settings, EIGHT)(points, np.arange(8, dtype=np.int32)[::-1] + 3)
+    np.testing.assert_array_equal(turned, many[3:11][::-1])
+    # Another batch is another program, which rounds differently.
+    np.testing.assert_allclose(draw(points, 20, batch_size=16), many, atol=2e-6 * np.abs(many).max())
+    assert not list(draw_blocks(POINTS, points, settings, EIGHT, start=20, stop=20))
+
+
+def test_a_sample_that_is_nan_stops_the_draw(points):
+    settings = small.sample_settings()
+    broken = jax.tree.map(lambda a: a * jnp.nan, points)
+    with pytest.raises(UserError, match="NaN"):
+        next(draw_blocks(POINTS, broken, settings, EIGHT, start=0, stop=8))
+
+
+def test_labels_are_all_in_turn_or_the_one_asked_for():
+    params = params_of(CLASSES)
+    params["embedding"]["labels"]["embedding"] *= 50
+
+    def of(label):
+        return draw_many(CLASSES, params, small.sample_settings(label=label), EIGHT, num=16)[0]
+
+    in_turn, first, last = of(None), of(0), of(2)
+    assert np.abs(first - last).min() > 0.01
+    for i in range(16):  # through both batches
+        near = [np.abs(in_turn[i] - x[i]).max() < 1e-4 for x in (first, last)]
+        assert near == [i % 3 == 0, i % 3 == 2], i
+
+
+def test_guidance_reaches_the_network():
+    params = params_of(GUIDED)
+    params["embedding"]["labels"]["embedding"] *= 50
+
+    def of(devices=EIGHT, **changes):
+        return draw_many(GUIDED, params, small.sample_settings(**changes), devices, num=8)[0]
+
+    plain = of(label=2)
+    np.testing.assert_allclose(of(label=2, guidance=1.0), plain, atol=1e-4)
+    # At scale 0 the label is forgotten.
+    np.testing.assert_allclose(of(label=2, guidance=0.0), of(label=1, guidance=0.0), atol=1e-4)
+    assert np.abs(of(label=2, guidance=0.0) - plain).min() > 0.01
+    strong = of(guidance=3.0)
+    assert np.abs(strong - of()).min() > 0.01
+    np.testing.assert_allclose(strong[2::3], of(label=2, guidance=3.0)[2::3], atol=1e-4)
+    np.testing.assert_allclose(of(small.devices(1), guidance=3.0), strong, atol=1e-3)
+
+
+def test_pictures_become_bytes_and_vectors_stay():
+    x = jnp.linspace(-1.2, 1.2, 24)
+    assert to_data_range(x.reshape(2, 2, 2, 3)).dtype == np.uint8
+    np.testing.assert_array_equal(to_data_range(x.reshape(2, 2, 2, 3)).ravel(), from_model_range(x))
+    np.testing.assert_array_equal(to_data_range(x.reshape(12, 2)).ravel(), x)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch_size": 12}, "`sampling.batch_size` is 12; .* the nearest are 8 and 16"),
+        ({"num_steps": 0}, "`sampling.num_steps` is 0; it must be a whole number >= 1"),
+        ({"grid": "karas"}, "`sampling.grid` is 'karas' .did you mean 'karras'"),
+        ({"t_min": 0.0}, "`sampling.t_min` is 0.0; it must be between 0 and T"),
+        ({"t_min": 99.0}, "`sampling.t_min` is 99.0; it must be between 0 and T"),
+        ({"frames": 3}, "`sampling.frames` is 3; it must be 0 or a divisor of num_steps = 4"),
+        ({"frames": -2}, "`sampling.frames` is -2"),
+        ({"save_pngs": True}, "`sampling.save_pngs` is True; it must be False for vectors"),
+        ({"label": 0}, "`sampling.label` is 0; it must be None for a model without classes"),
+        (
+            {"guidance": 2.0},
+            "`sampling.guidance` is 2.0; it must be None for a model without label dropout: "
+            "train with model.class_conditional = True and model.label_dropout = 0.1",
+        ),
+    ],
+)
+def test_what_cannot_be_drawn_is_named_before_compilation(changes, message):
+    settings = small.sample_settings(**changes)
+    with small.compilations() as found, pytest.raises(UserError, match=message):
+        make_draw(POINTS, settings, EIGHT)
+    assert sum(found) < 2.0  # host-side constants at most
+
+
+@pytest.mark.parametrize("label", [3, -1])
+def test_labels_beyond_the_classes_are_refused(label):
+    with pytest.raises(UserError, match=f"`sampling.label` is {label}; it must be a class, 0 to 2, or None"):
+        make_draw(CLASSES, small.sample_settings(label=label), EIGHT)
+
+
+def test_guidance_needs_label_dropout_and_not_only_classes():
+    with pytest.raises(UserError, match=r"`sampling.guidance` is 0.0; it must be None for a model without label"):
+        make_draw(CLASSES, small.sample_settings(guidance=0.0), EIGHT)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_guidance_is_finite(value):
+    with pytest.raises(UserError, match=f"`sampling.guidance` is {value}; it must be a finite number, or None"):
+        small.sample_settings(guidance=value)
+
+
+@pytest.mark.parametrize("name", ["num_samples", "batch_size"])
+def test_counts_are_positive(name):
+    with pytest.raises(UserError, match=f"`sampling.{name}` is 0; it must be 1 or more"):
+        small.sample_settings(**{name: 0})

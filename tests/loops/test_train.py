@@ -1,0 +1,326 @@
+import dataclasses
+import functools
+import os
+import re
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import PIL.Image
+import pytest
+from training import small
+from training.small import quick_compilation  # noqa: F401
+
+from hold_jax import data
+from hold_jax.data.dataset import array_dataset
+from hold_jax.errors import UserError
+from hold_jax.loops.generate import draw_many
+from hold_jax.loops.train import check, train
+from hold_jax.metrics.sliced_wasserstein import sliced_wasserstein
+from hold_jax.numerics import exact
+from hold_jax.runtime.log import read_jsonl
+from hold_jax.runtime.mesh import Devices
+from hold_jax.training.checkpoint import FOLDER, Checkpoints, abstract_state
+from hold_jax.training.state import init_state
+
+MODEL, OPTIMIZER, DATA = small.mlp(), small.optimizer(), small.points()
+SAMPLING = small.sample_settings()
+
+
+def run(workdir, *, model=MODEL, optimizer=OPTIMIZER, dataset=DATA, loss=small.LOSS, **changes):
+    return train(model, loss, optimizer, dataset, small.train_settings(**changes), SAMPLING, workdir)
+
+
+def lines(workdir):
+    """metrics.jsonl but for the clock."""
+    timed = ("train/images_per_second", "train/data_wait")
+    return [{k: v for k, v in line.items() if k not in timed} for line in read_jsonl(workdir / "metrics.jsonl")]
+
+
+def restored(workdir, step=None, model=MODEL):
+    abstract = abstract_state(functools.partial(init_state, model, OPTIMIZER, 0), Devices.all().replicated)
+    with Checkpoints.open_to_read(workdir) as checkpoints:
+        return checkpoints.restore(abstract, step)
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """20 steps at once, with pictures and every checkpoint."""
+    traces = []
+
+    def counted(*args):
+        traces.append(None)
+        return small.LOSS(*args)
+
+    workdir = tmp_path_factory.mktemp("straight")
+    state = run(workdir, loss=counted, sample_every=10, keep_every=5)
+    return workdir, small.to_host(state), len(traces)
+
+
+def test_a_run_leaves_its_files(straight):
+    workdir, state, traces = straight
+    assert traces == 1
+    assert int(state.step) == 20
+    assert sorted(p.name for p in workdir.iterdir()) == [FOLDER, "grids", "loss.png", "metrics.jsonl", "tensorboard"]
+    assert sorted(p.name for p in (workdir / "grids").iterdir()) == ["step_00000010.png", "step_00000020.png"]
+    for picture in (workdir / "loss.png", *(workdir / "grids").iterdir()):
+        PIL.Image.open(picture).verify()
+    assert sorted(int(p.name) for p in (workdir / FOLDER).iterdir()) == [5, 10, 15, 20]
+    found = read_jsonl(workdir / "metrics.jsonl")
+    assert [line["step"] for line in found] == [1, 5, 10, 15, 20]
+    for line in found:
+        assert {"train/loss", "train/grad_norm", "train/images_per_second"} < line.keys()
+        assert all(np.isfinite(value) and value > 0 for value in line.values())
+
+
+def test_the_log_has_means_since_the_line_before(straight, tmp_path):
+    run(tmp_path, num_steps=10, log_every=1, checkpoint_every=10)
+    every, few = ({line["step"]: line["train/loss"] for line in lines(w)} for w in (tmp_path, straight[0]))
+    assert few[1] == every[1]
+    assert few[5] == pytest.approx(np.mean([every[k] for k in range(2, 6)]), rel=1e-6)
+    assert few[10] == pytest.approx(np.mean([every[k] for k in range(6, 11)]), rel=1e-6)
+
+
+def test_a_run_in_two_parts_is_the_run_in_one_bitwise(straight, tmp_path):
+    workdir, whole, _ = straight
+    half = small.to_host(run(tmp_path, num_steps=10))
+    # What was written midway, while steps went on into donated buffers, is the state of that step.
+    small.assert_bitwise(restored(workdir, 10), half)
+    small.assert_bitwise(run(tmp_path), whole)
+    assert lines(tmp_path) == lines(workdir)
+
+
+class Failing(data.Dataset):
+    """Breaks off after some batches, as a run that is killed."""
+
+    def gather(self, indices):
+        count = self.__dict__.setdefault("count", [0])
+        count[0] += 1
+        if count[0] > 14:  # one for the introduction, 13 for steps
+            raise RuntimeError("killed")
+        return super().gather(indices)
+
+
+def test_a_run_that_was_killed_goes_on_from_its_last_checkpoint_bitwise(straight, tmp_path):
+    workdir, whole, _ = straight
+    broken = Failing(*(getattr(DATA, field.name) for field in dataclasses.fields(DATA)))
+    with pytest.raises(RuntimeError, match="killed"):
+        run(tmp_path, dataset=broken, log_every=1)
+    assert lines(tmp_path)[-1]["step"] > 10 and int(restored(tmp_path).step) == 10
+    small.assert_bitwise(run(tmp_path), whole)
+    assert [line for line in lines(tmp_path) if line["step"] > 10] == [x for x in lines(workdir) if x["step"] > 10]
+
+
+def test_bfloat16_goes_on_bitwise(tmp_path):
+    model = small.mlp(dtype=jnp.bfloat16)
+    options = dict(model=model, num_steps=6, checkpoint_every=3, log_every=3)
+    whole = small.to_host(run(tmp_path / "whole", **options))
+    run(tmp_path / "parts", **options | {"num_steps": 3})
+    small.assert_bitwise(run(tmp_path / "parts", **options), whole)
+    assert lines(tmp_path / "parts") == lines(tmp_path / "whole")
+
+
+def test_goes_on_with_another_number_of_devices(straight, tmp_path, monkeypatch):
+    run(tmp_path, num_steps=10)
+    monkeypatch.setattr(Devices, "all", classmethod(lambda cls: small.devices(1)))
+    state = run(tmp_path)
+    assert {len(leaf.sharding.device_set) for leaf in jax.tree.leaves(state)} == {1}
+    assert small.largest_error(state, straight[1]) < 1e-4
+
+
+@pytest.mark.parametrize("num_steps", [20, 10])
+def test_a_finished_run_returns_at_once(straight, num_steps, capsys):
+    def never(*args):
+        raise AssertionError("the loss was traced")
+
+    workdir, whole, _ = straight
+    before = small.contents(workdir)
+    small.assert_bitwise(run(workdir, loss=never, num_steps=num_steps), whole)
+    assert small.contents(workdir) == before
+    assert f"already trained: {workdir} is at step 20 of {num_steps}" in capsys.readouterr().err
+
+
+def test_steps_a_call_must_fit_the_step_to_go_on_from(straight):
+    before = small.contents(straight[0])
+    with pytest.raises(UserError, match=r"`training.steps_per_call` is 8; it must be a divisor of 20, the step"):
+        run(straight[0], num_steps=40, steps_per_call=8, log_every=8, checkpoint_every=8)
+    assert small.contents(straight[0]) == before
+
+
+@pytest.mark.parametrize("steps_per_call", [1, 5])
+def test_a_loss_that_is_not_finite_stops_the_run_at_its_step(straight, tmp_path, steps_per_call):
+    _, whole, _ = straight
+    step = 8  # an example that no step before sees
+    new = set(small.host_batches_indices(DATA, 16, step)[-1])
+    poisoned = np.array(DATA.source)
+    poisoned[min(new.difference(*small.host_batches_indices(DATA, 16, step - 1)))] = np.nan
+    with pytest.raises(UserError) as caught:
+        run(tmp_path, dataset=dataclasses.replace(DATA, source=poisoned), steps_per_call=steps_per_call)
+    assert re.match(
+        r"training stopped: loss is nan at step 8; the last good checkpoint, step 5, is kept\. Lower", str(caught.value)
+    )
+    assert "\n" not in str(caught.value)
+    kept = restored(tmp_path)
+    assert int(kept.step) == 5
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(small.to_host(kept)))
+    assert all(np.isfinite(line["train/loss"]) for line in lines(tmp_path))
+    if steps_per_call == 1:
+        # With the data mended the run goes on as if nothing had been.
+        small.assert_bitwise(run(tmp_path), whole)
+
+
+def test_parameters_that_are_not_finite_are_never_written(tmp_path):
+    # The loss and the gradient of the first step are fine; what comes of it is not.
+    with pytest.raises(UserError, match=r"param_norm is (inf|nan) at step 1; no checkpoint was written yet"):
+        run(tmp_path, optimizer=small.optimizer(float("inf")), checkpoint_every=1)
+    assert not list((tmp_path / FOLDER).iterdir())
+
+
+def test_skipped_steps_are_told_of_logged_and_the_run_goes_on(tmp_path, capsys):
+    step = 8  # an example that no step before sees
+    poisoned = np.array(DATA.source)
+    new = set(small.host_batches_indices(DATA, 16, step)[-1])
+    bad = min(new.difference(*small.host_batches_indices(DATA, 16, step - 1)))
+    poisoned[bad] = np.nan
+    hit = [k for k, rows in enumerate(small.host_batches_indices(DATA, 16, 20), start=1) if bad in rows]
+    dataset = dataclasses.replace(DATA, source=poisoned)
+    state = run(tmp_path / "whole", dataset=dataset, skip_limit=3)
+    said = [line for line in capsys.readouterr().err.splitlines() if "skipped" in line]
+    assert said == [f"loss is nan at step {k}: skipped (1 in a row; more than 3 stop the run)" for k in hit]
+    assert sum(line.get("train/skipped", 0) for line in lines(tmp_path / "whole")) == len(hit)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(small.to_host(state)))
+    assert int(state.opt_state[1][0].count) == 20 - len(hit) and int(state.step) == 20
+    run(tmp_path / "parts", dataset=dataset, skip_limit=3, num_steps=10)
+    small.assert_bitwise(run(tmp_path / "parts", dataset=dataset, skip_limit=3), state)
+
+
+def test_told_to_stop_it_writes_a_checkpoint_and_the_same_call_goes_on_bitwise(straight, tmp_path, capsys):
+    workdir, whole, _ = straight
+
+    def gather(rows, gather=DATA.gather):
+        if len(told) == 8:
+            os.kill(os.getpid(), signal.SIGTERM)
+        told.append(None)
+        return gather(rows)
+
+    told = []
+    dataset = dataclasses.replace(DATA)
+    object.__setattr__(dataset, "gather", gather)
+    state = run(tmp_path, dataset=dataset)
+    stopped = int(state.step)
+    assert 5 <= stopped < 20 and "SIGTERM: stopping after this step" in capsys.readouterr().err
+    small.assert_bitwise(restored(tmp_path, stopped), state)
+    small.assert_bitwise(run(tmp_path), whole)
+    assert [line for line in lines(tmp_path) if line["step"] > 10] == [
+        line for line in lines(workdir) if line["step"] > 10
+    ]
+
+
+def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(straight, tmp_path, capsys):
+    _, whole, _ = straight
+    run(tmp_path, num_steps=10)
+    manifest = tmp_path / FOLDER / "10" / "state" / "manifest.ocdbt"
+    manifest.write_bytes(manifest.read_bytes()[:50])
+    small.assert_bitwise(run(tmp_path), whole)
+    assert "checkpoint 10 is damaged" in capsys.readouterr().err
+
+
+def test_a_profile_is_left_in_the_work_directory(tmp_path, capsys):
+    run(tmp_path, num_steps=10, profile=3)
+    assert f"profile: {tmp_path / 'profile'}" in capsys.readouterr().err
+    assert [p.name for p in (tmp_path / "profile").rglob("*.xplane.pb")]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"skip_limit": -1}, "`training.skip_limit` is -1; it must be 0 or more"),
+        ({"num_steps": 0}, "`training.num_steps` is 0; it must be 1 or more"),
+        ({"accumulation_steps": 0}, "`training.accumulation_steps` is 0; it must be 1 or more"),
+        ({"log_every": 0}, "`training.log_every` is 0; it must be 1 or more"),
+        ({"keep_last": 0}, "`training.keep_last` is 0; it must be 1 or more"),
+        ({"keep_every": -1}, "`training.keep_every` is -1; it must be 0 or more"),
+        ({"sample_every": -5}, "`training.sample_every` is -5; it must be a multiple of steps_per_call = 1"),
+        ({"steps_per_call": 3}, "`training.num_steps` is 20; it must be a multiple of steps_per_call = 3"),
+        ({"ema_decay": 1.0}, r"`training.ema_decay` is 1.0; it must be in \[0, 1\)"),
+        ({"seed": -1}, r"`seed` is -1; it must be in \[0, 2\^32\)"),
+    ],
+)
+def test_bad_settings_are_named(changes, message):
+    with pytest.raises(UserError, match=message):
+        small.train_settings(**changes)
+
+
+@pytest.mark.parametrize(
+    ("loss", "changes", "message"),
+    [
+        (small.LOSS, {"batch_size": 12}, "`training.batch_size` is 12; .* the nearest are 8 and 16"),
+        (small.LOSS, {"accumulation_steps": 3}, "`training.batch_size` is 16; .* 24 .8 devices x 3 accumulation"),
+        (small.LOSS, {"flip": True}, "`data.flip` is True; it must be False for vectors"),
+        (functools.partial(small.LOSS, t_min=99.0), {}, "`t_min` is 99.0; it must be between 0 and T"),
+    ],
+)
+def test_check_finds_what_cannot_work_without_compiling(loss, changes, message):
+    with small.compilations() as found, pytest.raises(UserError, match=message):
+        check(MODEL, loss, OPTIMIZER, DATA, small.train_settings(**changes), SAMPLING)
+    assert len(found) < 10 and sum(found) < 2.0  # host-side constants at most
+
+
+MEAN, STD = np.array([1.5, -0.5]), 0.3
+
+
+def floor(model, loss_law, points=1001):
+    """The least loss on N(MEAN, STD^2), a dimension: E_t Var(eps_n | u_t), in float64."""
+    quantile = (np.arange(points) + 0.5) / points
+    t = np.asarray(loss_law(model.sde, jnp.float32(quantile), model.sde.t_min).t, np.float64)
+    big_b = np.array([model.sde.schedule.integral(0.0, s) for s in t], np.float64)
+    phi, chol = exact.marginal(model.sde.F, model.sde.G, model.sde.cov0, big_b)
+    w = exact.solve_lower(chol, phi[..., :, :1])[..., 0]
+    sigma2 = 1 / np.sum(w**2, axis=-1)
+    return float(np.mean(w[:, -1] ** 2 * sigma2 * STD**2 / (sigma2 + STD**2)))
+
+
+@pytest.mark.slow
+def test_it_learns_a_gaussian(tmp_path, monkeypatch):
+    """The loss comes down to its theoretical floor, and samples come to the data, at order 3."""
+    monkeypatch.setattr(Devices, "all", classmethod(lambda cls: small.devices(1)))  # eight share two cores
+    rng = np.random.default_rng(0)
+    x = (MEAN + STD * rng.standard_normal((6000, 2))).astype(np.float32)
+    dataset = array_dataset("gaussian", "train", x[:4000], None, 0)
+    model = small.mlp(order=3, full=True, width=32, init_scale=0.0)
+    law = small.FULL_LOSS.keywords["time_law"]
+    state = train(
+        model,
+        small.FULL_LOSS,
+        small.optimizer(5e-3),
+        dataset,
+        small.train_settings(
+            num_steps=400, batch_size=256, steps_per_call=100, log_every=100, checkpoint_every=400, ema_decay=0.98
+        ),
+        SAMPLING,
+        tmp_path,
+    )
+    start = small.fresh_state(model, OPTIMIZER)
+
+    @jax.jit
+    def loss_of(params, x):
+        return jnp.mean(small.FULL_LOSS(model.sde, model.eps_fn(params), x, jax.random.key(3))) / 2
+
+    held_out = x[4000:]
+    before, after = (float(loss_of(params, held_out)) for params in (start.ema, state.ema))
+    least = floor(model, law)
+    print(f"loss {before:.4f} -> {after:.4f}, floor {least:.4f}")
+    assert before > 1.5 * least
+    assert 0.97 * least < after < 1.06 * least
+
+    settings = small.sample_settings(num_steps=50, batch_size=1000)
+    samples = {
+        name: draw_many(model, params, settings, small.devices(1), num=1000)[0]
+        for name, params in (("before", start.ema), ("after", state.ema))
+    }
+    distance = {name: sliced_wasserstein(value, x[4000:]) for name, value in samples.items()}
+    print(distance)
+    assert distance["after"] < distance["before"] / 8
+    np.testing.assert_allclose(samples["after"].mean(axis=0), MEAN, atol=0.06)
+    np.testing.assert_allclose(samples["after"].std(axis=0), STD, atol=0.05)
