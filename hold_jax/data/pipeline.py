@@ -11,7 +11,6 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 
-import grain
 import numpy as np
 
 from hold_jax.data.dataset import Dataset
@@ -142,6 +141,8 @@ def _run(dataset: Dataset, batch_at: Callable[[int], Batch], start: int, stop: i
 
 def _read_ahead(batch_at: Callable[[int], Batch], start: int, stop: int) -> Iterator[Batch]:
     threads = min(16, max(2, os.cpu_count() or 1))
+    import grain  # the extra [data]; sampling and converting do without it
+
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
     iterator = iter(grain.MapDataset.range(start, stop).map(batch_at).to_iter_dataset(options))
     try:

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 import optax
-from clu import parameter_overview
 
 from hold_jax.data import Dataset, batches, prefetch, to_model_range
 from hold_jax.errors import require
@@ -246,6 +245,8 @@ def _feed(dataset: Dataset, settings: TrainSettings, devices: Devices, start: in
 
 def _introduce(model: Model, state: TrainState, dataset: Dataset, devices: Devices, start: int, workdir: Path) -> None:
     """Tells on standard output what is about to be trained, on what."""
+    from clu import parameter_overview  # the extra [train]; sampling and converting do without it
+
     print(parameter_overview.get_parameter_overview(state.params, include_stats=False))
     some = to_model_range(dataset.gather(np.arange(min(len(dataset), 1000)))["x"])
     shape = "x".join(map(str, dataset.shape))

@@ -10,7 +10,6 @@ from typing import Any, Protocol, Self
 
 import numpy as np
 import PIL.Image
-from tensorboardX import SummaryWriter
 
 from hold_jax.errors import UserError, require
 from hold_jax.runtime import storage
@@ -201,6 +200,8 @@ class _Events:
         self._staged.close()
 
     def _open(self, purge_step: int | None = None) -> None:
+        from tensorboardX import SummaryWriter  # the extra [train]; sampling and converting do without it
+
         self.writer = SummaryWriter(
             str(self._staged.local),
             purge_step=purge_step,

@@ -1,0 +1,1 @@
+"""HOLD: diffusion models driven by high-order Langevin dynamics, in JAX."""

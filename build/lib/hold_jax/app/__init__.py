@@ -1,0 +1,1 @@
+"""The program: the config, what it builds, and the modes of `main.py`."""

@@ -1,0 +1,1 @@
+"""Weights of others' projects, read without their frameworks."""

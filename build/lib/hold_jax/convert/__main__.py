@@ -1,0 +1,108 @@
+"""Converts others' weights to ours, and ours to others'.
+
+A trained network to a work directory that main.py samples from and evaluates, or back to a state dict of PyTorch:
+
+    python -m hold_jax.convert --from=cld_sgm --input=PATH.pth --output=WORKDIR [--config=configs/X.py --config.a.b=...]
+    python -m hold_jax.convert --to=score_sde_pytorch --input=WORKDIR --output=PATH.pth
+
+The FID's Inception network:
+
+    python -m hold_jax.convert --from=pytorch_fid --input=PATH.pth --output=PATH.npz
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import ml_collections
+from absl import flags, logging
+from ml_collections import config_flags
+
+from hold_jax.convert.runs import SOURCES, TARGETS, export_run, import_run
+from hold_jax.errors import UserError, require, require_choice
+from hold_jax.evaluation import inception_weights
+from hold_jax.runtime import storage
+
+# (input, output) -> what was done, in words.
+FROM: dict[str, Callable[[Path, Path], str]] = {
+    "pytorch_fid": inception_weights.convert,
+}
+
+_EXIT_USER_ERROR = 2
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(message)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Converts one file; a user's mistake is one line, exit code 2, and leaves the output as it was."""
+    logging.set_verbosity(logging.ERROR)  # Orbax tells of every write
+    parser = _Parser(prog="python -m hold_jax.convert", description=__doc__.splitlines()[0], allow_abbrev=False)
+    known = sorted({**FROM, **SOURCES})
+    parser.add_argument("--from", dest="source", help=f"project that made the input: {', '.join(known)}")
+    parser.add_argument("--to", dest="target", help=f"project that the output is for: {', '.join(TARGETS)}")
+    parser.add_argument("--input", required=True, help="its file; with --to, a work directory")
+    parser.add_argument("--output", required=True, help="work directory or file to write")
+    try:
+        args, rest = parser.parse_known_args(arguments)
+        done = _convert(args, rest)
+    except UserError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(_EXIT_USER_ERROR)
+    print(f"{args.output}: {done}")
+
+
+def _convert(args: argparse.Namespace, rest: list[str]) -> str:
+    require((args.source is None) != (args.target is None), "from, to", (args.source, args.target), "one of the two")
+    if args.target is not None:
+        require_choice("to", args.target, TARGETS)
+    else:
+        require_choice("from", args.source, {**FROM, **SOURCES})
+    for text in rest:
+        if args.source not in SOURCES or not text.startswith(("--config=", "--config.")):
+            raise UserError(f"unrecognized arguments: {text}")
+    if args.target is not None:
+        return export_run(TARGETS[args.target], _workdir(args.input, "input"), _file(args.output, "output"))
+    path = _file(args.input, "input")
+    if args.source in FROM:
+        return FROM[args.source](path, _file(args.output, "output"))
+    source = SOURCES[args.source]
+    return import_run(source, path, _workdir(args.output, "output"), _config(source.config, rest))
+
+
+def _file(text: str, argument: str) -> Path:
+    storage.require_local(text, argument)
+    return Path(text)
+
+
+def _workdir(text: str, argument: str) -> storage.Path:
+    """A path as it was given, or one in a bucket: pathlib alone would make gs:/x of gs://x."""
+    found = storage.path(text, argument)
+    return Path(text) if storage.is_local(found) else found
+
+
+def _config(default: str, arguments: list[str]) -> ml_collections.ConfigDict:
+    """The config of --config=PATH, or of `default`, with its --config.a.b=value."""
+    if not any(text.startswith("--config=") for text in arguments):
+        arguments = [f"--config={default}", *arguments]
+    argv = ["convert", *arguments]
+    values = flags.FlagValues()
+    config = config_flags.DEFINE_config_file("config", None, "Experiment.", flag_values=values, sys_argv=argv)
+    try:
+        values(argv)
+        return config.value.lock()
+    except OSError:
+        name = next(text for text in arguments if text.startswith("--config="))
+        raise UserError(f"{name}: no such file; configs/ holds the experiments") from None
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+        # ml_collections reports an unknown key as the repr of a KeyError: undo the escapes.
+        text = str(error.args[0] if error.args else error).replace("\\n", " ").replace("\\'", "'").replace("''", "'")
+        raise UserError(f"flags: {text}") from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,169 @@
+"""EDM's `SongUNet` (2206.00364), DDPM++ and NCSN++: its names for our NCSN++'s parameters.
+
+The networks are one, with four differences in how parameters are kept: query, key and value are one convolution with
+interleaved rows; attention belongs to the residual block before it; the class is a one-hot vector through a linear map
+with a bias, ours a table; and a network trained with augmentation has a map of it, which without augmentation is not
+used (EDM's own sampling feeds none).
+"""
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+from hold_jax.convert.layers import Layer, layers
+from hold_jax.convert.score_sde import Weights, is_state_dict
+from hold_jax.errors import UserError
+from hold_jax.nn import NCSNpp
+from hold_jax.weights import torch_file
+from hold_jax.weights.match import Rule, convert, transposed
+
+EXPORT = (
+    "python -c \"import pickle, sys, torch; net = pickle.load(open(sys.argv[1], 'rb'))['ema']; "
+    'torch.save(net.float().cpu().state_dict(), sys.argv[2])" network.pkl network.pth'
+)
+# Filters of the resampling, which are options of ours, and the augmentation's map.
+_UNUSED = re.compile(r"\.resample_filter$|^map_augment\.")
+_NAMES = {
+    "embedding/fourier": "map_noise",
+    "embedding/dense0": "map_layer0",
+    "embedding/dense1": "map_layer1",
+    "conv_in": "enc.{0}_conv",
+    "head/norm": "dec.{0}_aux_norm",
+    "head/conv": "dec.{0}_aux_conv",
+    "mid_block0": "dec.{deepest}_in0",
+    "mid_block1": "dec.{deepest}_in1",
+    "mid_attention": "dec.{deepest}_in0",
+}
+# Our names at a level -> theirs; {here} is the level's resolution, {below} that of the next level, {above} of the last.
+_LEVEL_NAMES = {
+    r"down\d+_block(\d+)": "enc.{here}_block{index}",
+    r"down\d+_attention(\d+)": "enc.{here}_block{index}",
+    r"down\d+_resample": "enc.{below}_down",
+    r"down\d+_pyramid/down": "enc.{below}_aux_residual",
+    r"down\d+_pyramid": "enc.{below}_aux_skip",
+    r"up\d+_block(\d+)": "dec.{here}_block{index}",
+    r"up\d+_attention": "dec.{here}_block{last}",
+    r"up\d+_resample": "dec.{above}_up",
+    r"up\d+_pyramid/head/norm": "dec.{here}_aux_norm",
+    r"up\d+_pyramid/head/conv": "dec.{here}_aux_conv",
+}
+_INNER = {"time": "affine", "shortcut": "skip"}
+_PARAMETERS = {"kernel": "weight", "scale": "weight", "bias": "bias", "frequencies": "freqs"}
+_AXES = {4: (2, 3, 1, 0), 2: (1, 0), 1: None}
+
+
+def read(path: Path, network: NCSNpp, inputs: tuple[int, ...], where: str) -> Weights:
+    """The weights of a state dict of EDM's network, with its preconditioning or without.
+
+    Args:
+      path: what `EXPORT` writes: EDM's own pickles run code when they are opened, so they are not read.
+      network: what it must fit.
+      inputs: (H, W, C) of what the network sees.
+      where: what errors call the file.
+    """
+    state = {name: value for name, value in _state_dict(path, where).items() if not _UNUSED.search(name)}
+    params = convert(rules(network, inputs), state, where, "the config's network")
+    return Weights(params, 0, "the weights in the file (EDM's pickles keep the averaged ones)")
+
+
+def num_classes(path: Path) -> int:
+    """The number of classes of the network in the file; 0: none."""
+    weight = _state_dict(path, f"`input` is {str(path)!r}").get("map_label.weight")
+    return 0 if weight is None else np.shape(weight)[-1]
+
+
+def _state_dict(path: Path, where: str) -> dict[str, np.ndarray]:
+    """The file's, with the names that the network itself gives, without its preconditioning."""
+    try:
+        state = torch_file.read(path)
+    except UserError as error:
+        raise UserError(f"{error}; EDM's own .pkl is not read: with PyTorch and EDM's code, run {EXPORT}") from None
+    if not is_state_dict(state):
+        raise UserError(f"{where}; it is no state dict: it must be a dict of tensors by name, as of {EXPORT}")
+    return {name.removeprefix("model."): value for name, value in state.items()}
+
+
+def rules(network: NCSNpp, inputs: tuple[int, ...]) -> list[Rule]:
+    """How the network's parameters come from the state dict of a `SongUNet`."""
+    found = []
+    attention: dict[str, list[Layer]] = {}
+    for layer in layers(network, inputs):
+        if layer.kind == "Embed":
+            found.append(_table(layer, network.label_place))
+        elif layer.owner == "SelfAttention":
+            attention.setdefault(layer.owner_path, []).append(layer)
+        else:
+            found += _simple(layer, _name(layer.owner_path, network, inputs))
+    for path, of_path in attention.items():
+        found += _attention({layer.name: layer for layer in of_path}, _name(path, network, inputs))
+    return found
+
+
+def _name(path: str, network: NCSNpp, inputs: tuple[int, ...]) -> str:
+    """Their name of our block or layer at `path`."""
+    sizes = [f"{inputs[0] >> i}x{inputs[0] >> i}" for i in range(len(network.channel_multipliers))]
+    if path in _NAMES:
+        return _NAMES[path].format(sizes[0], deepest=sizes[-1])
+    for pattern, name in _LEVEL_NAMES.items():
+        match = re.fullmatch(pattern, path)
+        if match is None:
+            continue
+        level = int(re.search(r"\d+", path)[0])
+        index = match.group(1) if match.groups() else None
+        below, above = sizes[min(level + 1, len(sizes) - 1)], sizes[max(level - 1, 0)]
+        return name.format(here=sizes[level], below=below, above=above, index=index, last=network.num_res_blocks)
+    raise UserError(
+        f"`model` has {path}, which no SongUNet has; it must be a network like that of configs/cifar10_edm.py"
+    )
+
+
+def _simple(layer: Layer, owner: str) -> list[Rule]:
+    # The convolutions of their pyramids are the modules themselves.
+    inside = layer.name if layer.owner.startswith("ResBlock") else ""
+    where = f"{owner}.{_INNER.get(inside, inside)}" if inside else owner
+    return [
+        transposed(f"{where}.{_PARAMETERS[ours]}", f"{layer.path}/{ours}", shape, _AXES[len(shape)])
+        for ours, shape in layer.shapes.items()
+    ]
+
+
+def _attention(of: dict[str, Layer], owner: str) -> list[Rule]:
+    channels = of["norm"].shapes["scale"][0]
+    parts = ("query", "key", "value")
+
+    def kernels(weight: np.ndarray) -> dict[str, np.ndarray]:
+        # Row 3 c + j is channel c of query, key and value, j = 0, 1, 2.
+        split = weight.reshape(channels, 3, channels)
+        return {f"{of[part].path}/kernel": split[:, j].T for j, part in enumerate(parts)}
+
+    def biases(bias: np.ndarray) -> dict[str, np.ndarray]:
+        return {f"{of[part].path}/bias": bias.reshape(channels, 3)[:, j] for j, part in enumerate(parts)}
+
+    norm = [
+        transposed(f"{owner}.norm2.{_PARAMETERS[ours]}", f"{of['norm'].path}/{ours}", (channels,), None)
+        for ours in ("scale", "bias")
+    ]
+    return [
+        *norm,
+        Rule({f"{owner}.qkv.weight": (3 * channels, channels, 1, 1)}, kernels),
+        Rule({f"{owner}.qkv.bias": (3 * channels,)}, biases),
+        Rule(
+            {f"{owner}.proj.weight": (channels, channels, 1, 1)},
+            lambda weight: {f"{of['out'].path}/kernel": weight[:, :, 0, 0].T},
+        ),
+        transposed(f"{owner}.proj.bias", f"{of['out'].path}/bias", (channels,), None),
+    ]
+
+
+def _table(layer: Layer, place: str) -> Rule:
+    rows, features = layer.shapes["embedding"]
+    if place != "features":
+        raise UserError(f"`model.label_place` is {place!r}; it must be 'features': EDM adds the class to the features")
+
+    def build(weight: np.ndarray, bias: np.ndarray) -> dict[str, np.ndarray]:
+        # A one-hot vector times sqrt(classes), so of unit variance; without a class all zeros.
+        table = weight.T.astype(np.float64) * np.sqrt(rows - 1)
+        return {f"{layer.path}/embedding": np.concatenate([table, np.zeros((1, features))]) + bias}
+
+    return Rule({"map_label.weight": (features, rows - 1), "map_label.bias": (features,)}, build)

@@ -1,0 +1,124 @@
+"""Work directories from others' trained networks, and state dicts for others from work directories."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from hold_jax.app import build
+from hold_jax.convert import edm, score_sde
+from hold_jax.convert.score_sde import Weights
+from hold_jax.errors import UserError, require
+from hold_jax.model import Model
+from hold_jax.nn import NCSNpp
+from hold_jax.runtime import storage, workdir
+from hold_jax.runtime.mesh import Devices
+from hold_jax.training.checkpoint import FOLDER, Checkpoints, abstract_state
+from hold_jax.training.state import TrainState, init_state
+from hold_jax.weights import torch_save
+
+
+class Source(NamedTuple):
+    """A project whose networks are read.
+
+    Attributes:
+      config: of its CIFAR-10 network.
+      read: (file, network, (H, W, C) of its input, what errors call the file) -> weights.
+      num_classes: of the network in a file.
+    """
+
+    config: str
+    read: Callable[[Path, NCSNpp, tuple[int, ...], str], Weights]
+    num_classes: Callable[[Path], int] = lambda path: 0
+
+
+SOURCES = {
+    "cld_sgm": Source("configs/cifar10_cld.py", score_sde.read_torch),
+    "score_sde_pytorch": Source("configs/cifar10_vp.py", score_sde.read_torch),
+    "score_sde": Source("configs/cifar10_vp.py", score_sde.read_flax),
+    "edm": Source("configs/cifar10_edm.py", edm.read, edm.num_classes),
+}
+# Project -> (parameters, network, (H, W, C) of its input) -> state dict.
+TARGETS = {"score_sde_pytorch": score_sde.to_torch}
+
+
+def import_run(source: Source, path: Path, output: storage.Path, config: ml_collections.ConfigDict) -> str:
+    """Makes of a file a work directory that sampling and evaluation accept; returns what was done, in words.
+
+    The checkpoint's parameters and averaged parameters are both the file's averaged ones, the optimizer is new, the
+    step is the file's.
+
+    Raises:
+      UserError: if the file is none of `source`, does not fit the config's network, or `output` holds a run.
+    """
+    where = f"`input` is {str(path)!r}"
+    if not path.is_file():
+        raise UserError(f"{where}; there is no such file")
+    folder = build.workdir(str(output))
+    taken = [name for name in (workdir.RECORD_FILE, FOLDER) if (folder / name).exists()]
+    require(not taken, "output", str(output), f"a new folder, not one that holds a run ({' and '.join(taken)})")
+    size = config.data.image_size
+    require(size is not None, "config.data.image_size", size, "the side of the network's pictures, in pixels")
+    shape = (size, size, config.data.channels or 3)
+    num_classes = source.num_classes(path) if config.model.class_conditional else 0
+    model = build.model(config, shape, num_classes)
+    optimizer = build.optimizer(config)
+    weights = source.read(path, _ncsnpp(config, model), model.input_shape, where)
+
+    spec = jax.eval_shape(model.init, jax.random.key(0))
+    params = jax.tree.map(lambda leaf, value: jnp.asarray(value.reshape(leaf.shape)), spec, weights.params)
+    state = TrainState(
+        step=jnp.asarray(weights.step, jnp.int32),
+        params=params,
+        opt_state=optimizer.init(params),
+        ema=params,
+        key=jax.random.split(jax.random.key(config.seed))[1],  # as of a run that begins with this seed
+    )
+    state = jax.device_put(state, Devices.all().replicated)  # as training has it
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"`output` is {str(output)!r}; it cannot be written: {error.strerror or error}") from None
+    workdir.open_for_training(folder, workdir.Record(build.as_json(config), shape, num_classes))
+    with Checkpoints.open(folder) as checkpoints:
+        checkpoints.save(state)
+    count = sum(leaf.size for leaf in jax.tree.leaves(params))
+    return f"{weights.which}, step {weights.step}, {count / 1e6:.3g} million parameters"
+
+
+def export_run(target: Callable[..., dict[str, np.ndarray]], path: storage.Path, output: Path) -> str:
+    """Writes the averaged parameters of a work directory's newest checkpoint as a state dict of `target`'s.
+
+    Raises:
+      UserError: if `path` holds no run of an NCSN++, or `output` cannot be written.
+    """
+    folder = build.workdir(str(path))
+    record = workdir.read(folder)
+    try:
+        config = ml_collections.ConfigDict(_with_tuples(record.config))
+        model, optimizer = build.model(config, record.data_shape, record.num_classes), build.optimizer(config)
+        network = _ncsnpp(config, model)
+    except (AttributeError, KeyError) as error:
+        raise UserError(f"`input` is {str(path)!r}; its config.json is of another version ({error})") from None
+    abstract = abstract_state(lambda: init_state(model, optimizer, 0), Devices.all().replicated)
+    with Checkpoints.open_to_read(folder) as checkpoints:
+        state = checkpoints.restore(abstract)
+    arrays = target(jax.tree.map(np.asarray, state.ema), network, model.input_shape)
+    torch_save.write(output, arrays)
+    return f"the averaged weights of step {int(state.step)}, {len(arrays)} tensors"
+
+
+def _ncsnpp(config: ml_collections.ConfigDict, model: Model) -> NCSNpp:
+    require(isinstance(model.network, NCSNpp), "config.model.name", config.model.name, "'ncsnpp', the only one known")
+    return model.network
+
+
+def _with_tuples(value: object) -> object:
+    """JSON's lists as the tuples that configs have."""
+    if isinstance(value, dict):
+        return {key: _with_tuples(item) for key, item in value.items()}
+    return tuple(map(_with_tuples, value)) if isinstance(value, list) else value

@@ -1,0 +1,23 @@
+"""`digits`: the 1,797 handwritten digits of scikit-learn, 8x8 gray; needs no download."""
+
+import numpy as np
+
+from hold_jax.data.dataset import Dataset, array_dataset, split_by_permutation
+from hold_jax.data.images import fit_arrays
+
+NUM_TEST = 297
+
+
+def load(name: str, *, split: str, image_size: int | None = None, channels: int | None = None) -> Dataset:
+    """Returns 1,500 training or 297 test digits, uint8 `(8, 8, 1)` unless resized, 10 classes.
+
+    The source counts 0..16 in each pixel; here they are `round(255 * count / 16)`. The split is a fixed permutation,
+    since the file's order is periodic in the class.
+    """
+    # scikit-learn takes a second to import, and no other source needs it.
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    rows = split_by_permutation(len(bunch.target), NUM_TEST, split)
+    x = np.rint(bunch.images[rows] * (255 / 16)).astype(np.uint8)[..., None]
+    return array_dataset(name, split, fit_arrays(x, image_size, channels), bunch.target[rows], 10)

@@ -1,0 +1,217 @@
+"""`folder:PATH`: pictures of any format Pillow reads, in PATH/train and PATH/test."""
+
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from hold_jax.data import images
+from hold_jax.data.dataset import SPLITS, Dataset, array_dataset
+from hold_jax.data.paths import local_path
+from hold_jax.errors import UserError
+
+# A few damaged files among many are skipped with a warning; more than this share is a mistake to be looked at.
+MAX_UNREADABLE_FRACTION = 0.01
+_NAMES_SHOWN = 5
+_CHUNK = 256
+
+
+def load(
+    name: str,
+    *,
+    split: str,
+    image_size: int | None = None,
+    channels: int = 3,
+    data_dir: str | None = None,
+    memory_limit_bytes: int,
+) -> Dataset:
+    """Loads the pictures below PATH/`split`, sorted by path; the first folder level, if any, is the class.
+
+    Classes are numbered by name, as in PATH/train. Sets that decode to more than `memory_limit_bytes` are decoded as
+    they are used. Without `image_size` all pictures must be equal in size. Files whose ending is no picture's, and
+    hidden ones, are ignored; unreadable pictures are skipped with a warning, up to 1 %.
+    """
+    root = local_path(name, data_dir)
+    files = _files(name, root, split)
+    classes = _classes(root / split, files)
+    known = _classes(root / "train", _files(name, root, "train")) if (root / "train").is_dir() else classes
+    if extra := sorted(set(classes) - set(known)):
+        raise UserError(f"`name` is {name!r}; classes of {root / split} that {root / 'train'} lacks: {extra[:5]}")
+    if known and not classes:
+        raise UserError(f"`name` is {name!r}; {root / 'train'} has class folders and {root / split} has none")
+    number = {label: i for i, label in enumerate(known)}
+    labels = np.array([number[_class_of(root / split, f)] for f in files], np.int32) if classes else None
+
+    shape = (*((image_size, image_size) if image_size else _first_size(name, files)), channels)
+    if len(files) * int(np.prod(shape)) > memory_limit_bytes:
+        if image_size is None:
+            keep = _probe(name, files, shape[:2])
+            files, labels = [files[i] for i in keep], None if labels is None else labels[keep]
+        source = LazyPictures(name, files, labels, image_size, channels)
+        return Dataset(name, split, source, None, shape, len(known) if classes else 0)
+    x, keep = _decode(name, files, shape, image_size)
+    return array_dataset(name, split, x, None if labels is None else labels[keep], len(known) if classes else 0)
+
+
+class LazyPictures:
+    """Picture files decoded when read.
+
+    A file that turns out damaged is replaced by the next one (a rule, not chance: every process agrees) with a warning;
+    more than 1 % of such files is an error.
+    """
+
+    def __init__(self, name: str, files: list[Path], labels: np.ndarray | None, image_size: int | None, channels: int):
+        self._name, self._files, self._labels = name, files, labels
+        self._image_size, self._channels = image_size, channels
+        self._bad: dict[int, str] = {}
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __getitem__(self, index: int) -> dict:
+        while True:
+            try:
+                x = images.read_picture(self._files[index], self._image_size, self._channels)
+            except images.UNREADABLE as error:
+                self._note(index, error)
+                index = (index + 1) % len(self)
+                continue
+            return {"x": x, "label": 0 if self._labels is None else int(self._labels[index])}
+
+    def _note(self, index: int, error: BaseException) -> None:
+        with self._lock:
+            if index in self._bad:
+                return
+            self._bad[index] = str(error)
+            _check_unreadable(self._name, self._files, self._bad)
+
+
+def _files(name: str, root: Path, split: str) -> list[Path]:
+    """Returns the sorted picture files below root/split."""
+    if not root.is_dir():
+        raise UserError(f"`name` is {name!r}; there is no folder {root}")
+    top = root / split
+    if not top.is_dir():
+        found = sorted(entry.name for entry in root.iterdir())
+        shown = ", ".join(found[:_NAMES_SHOWN]) + (", ..." if len(found) > _NAMES_SHOWN else "")
+        raise UserError(
+            f"`name` is {name!r}; {root} must have the sub-folders {' and '.join(SPLITS)}, "
+            f"and has no {split!r}; it holds {shown or 'nothing'}"
+        )
+    endings = images.suffixes()
+    files = sorted(
+        (f for f in _walk(top) if f.suffix.lower() in endings and not f.name.startswith(".")),
+        key=lambda f: f.as_posix(),
+    )
+    if not files:
+        raise UserError(f"`name` is {name!r}; {top} holds no picture that Pillow reads (png, jpg, webp, ...)")
+    return files
+
+
+def _walk(top: Path) -> Iterator[Path]:
+    """Yields the files below `top`, through links to folders too, each real folder once."""
+    seen = set()
+    for folder, folders, names in os.walk(top, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(f for f in folders if not f.startswith("."))
+        yield from (Path(folder, n) for n in names)
+
+
+def _class_of(top: Path, file: Path) -> str | None:
+    parts = file.relative_to(top).parts
+    return parts[0] if len(parts) > 1 else None
+
+
+def _classes(top: Path, files: list[Path]) -> list[str]:
+    """Returns the sorted class names, none if the pictures lie directly in `top`; a mixture is an error."""
+    names = {_class_of(top, f) for f in files}
+    if None in names and len(names) > 1:
+        stray = next(f for f in files if _class_of(top, f) is None)
+        raise UserError(f"{top} holds class folders and also pictures outside them, such as {stray.name}: move those")
+    return sorted(names - {None})
+
+
+def _first_size(name: str, files: list[Path]) -> tuple[int, int]:
+    for file in files:
+        try:
+            return images.picture_size(file)
+        except images.UNREADABLE:
+            continue
+    raise UserError(f"`name` is {name!r}; Pillow can read none of its {len(files)} pictures, such as {files[0]}")
+
+
+def _scan(name: str, files: list[Path], visit: Callable[[int], None]) -> np.ndarray:
+    """Calls `visit(i)` for every file, in threads; returns the indices of the readable ones."""
+
+    def visit_chunk(start: int) -> dict[int, str]:
+        bad = {}
+        for i in range(start, min(start + _CHUNK, len(files))):
+            try:
+                visit(i)
+            except UserError:
+                raise
+            except images.UNREADABLE as error:
+                bad[i] = str(error)
+        return bad
+
+    bad: dict[int, str] = {}
+    with ThreadPoolExecutor(min(32, os.cpu_count() or 1)) as pool:
+        for found in pool.map(visit_chunk, range(0, len(files), _CHUNK)):
+            bad |= found
+    if bad:
+        _check_unreadable(name, files, bad)
+    return np.array([i for i in range(len(files)) if i not in bad], np.int64)
+
+
+def _check_unreadable(name: str, files: list[Path], bad: dict[int, str]) -> None:
+    """Warns of the unreadable files, or raises if they are more than `MAX_UNREADABLE_FRACTION`."""
+    shown = "; ".join(f"{files[i]} ({bad[i]})" for i in list(bad)[:_NAMES_SHOWN])
+    text = f"{name}: {len(bad)} of {len(files)} pictures cannot be read: {shown}"
+    if len(bad) > MAX_UNREADABLE_FRACTION * len(files):
+        raise UserError(f"{text}; more than {MAX_UNREADABLE_FRACTION:.0%}: mend or remove them")
+    logging.getLogger(__name__).warning("%s; skipped", text)
+
+
+def _require_size(files: list[Path], i: int, size: tuple[int, int], expected: tuple[int, int]) -> None:
+    if size != expected:
+        other = next((f for f in files if f != files[i] and _size_or_none(f) == expected), files[0])
+        raise UserError(
+            f"`image_size` is None; all pictures must then be equal in size, but {other} is "
+            f"{expected[1]}x{expected[0]} and {files[i]} is {size[1]}x{size[0]}: give an image_size"
+        )
+
+
+def _size_or_none(file: Path) -> tuple[int, int] | None:
+    try:
+        return images.picture_size(file)
+    except images.UNREADABLE:
+        return None
+
+
+def _probe(name: str, files: list[Path], expected: tuple[int, int]) -> np.ndarray:
+    """Requires the size `expected` in every header; returns the indices of the files that have a header."""
+    return _scan(name, files, lambda i: _require_size(files, i, images.picture_size(files[i]), expected))
+
+
+def _decode(
+    name: str, files: list[Path], shape: tuple[int, ...], image_size: int | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the pictures `(n, *shape)` that can be read, and their indices in `files`."""
+    x = np.empty((len(files), *shape), np.uint8)
+
+    def visit(i: int) -> None:
+        picture = images.read_picture(files[i], image_size, shape[-1])
+        _require_size(files, i, picture.shape[:2], shape[:2])
+        x[i] = picture
+
+    keep = _scan(name, files, visit)
+    return (x if len(keep) == len(files) else x[keep]), keep

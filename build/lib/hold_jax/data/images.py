@@ -1,0 +1,75 @@
+"""Pictures to uint8 arrays: decoding, channels, resizing."""
+
+import struct
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+# What Pillow raises on files that are damaged, cut short, or not pictures.
+UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+_MODES = {1: "L", 3: "RGB"}
+_EXIF_ORIENTATION, _SIDEWAYS = 0x0112, (5, 6, 7, 8)
+
+
+def suffixes() -> frozenset[str]:
+    """Returns the file name endings, in lower case, of the formats that Pillow reads."""
+    return frozenset(end for end, format_ in Image.registered_extensions().items() if format_ in Image.OPEN)
+
+
+def read_picture(path: Path, size: int | None, channels: int) -> np.ndarray:
+    """Decodes the file to uint8 `(H, W, channels)`, upright, transparency over white, fitted to `size`.
+
+    Raises one of `UNREADABLE` if Pillow cannot decode it.
+    """
+    with Image.open(path) as picture:
+        ImageOps.exif_transpose(picture, in_place=True)
+        return _to_array(_fit(_to_channels(picture, channels), size))
+
+
+def picture_size(path: Path) -> tuple[int, int]:
+    """Returns (height, width) as `read_picture` would give them, from the file's header alone."""
+    with Image.open(path) as opened:
+        width, height = opened.size
+        sideways = opened.getexif().get(_EXIF_ORIENTATION) in _SIDEWAYS
+    return (width, height) if sideways else (height, width)
+
+
+def fit_arrays(x: np.ndarray, size: int | None, channels: int | None) -> np.ndarray:
+    """Returns uint8 pictures `(N, H, W, 1 or 3)` fitted to `size` and `channels`; None keeps either as it is."""
+    same_size = size is None or x.shape[1:3] == (size, size)
+    if same_size and channels in (None, x.shape[-1]):
+        return x
+    return np.stack([fit_array(picture, size, channels) for picture in x])
+
+
+def fit_array(x: np.ndarray, size: int | None, channels: int | None) -> np.ndarray:
+    """Returns one uint8 picture `(H, W, 1 or 3)` fitted to `size` and `channels`; None keeps either as it is."""
+    if (size is None or x.shape[:2] == (size, size)) and channels in (None, x.shape[-1]):
+        return x
+    picture = Image.fromarray(x[..., 0] if x.shape[-1] == 1 else x)
+    return _to_array(_fit(_to_channels(picture, channels or x.shape[-1]), size))
+
+
+def _to_channels(picture: Image.Image, channels: int) -> Image.Image:
+    if picture.mode.startswith("I;16"):
+        # Pillow's own conversion clips sixteen bits at 255 instead of scaling them.
+        picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+    elif picture.mode in ("I", "F"):
+        raise ValueError(f"pixels of mode {picture.mode!r} have no fixed range; convert the picture to 8 bits")
+    if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+    return picture if picture.mode == _MODES[channels] else picture.convert(_MODES[channels])
+
+
+def _fit(picture: Image.Image, size: int | None) -> Image.Image:
+    """Scales the shorter side to `size` and cuts the middle square."""
+    if size is None or picture.size == (size, size):
+        return picture
+    return ImageOps.fit(picture, (size, size), Image.Resampling.LANCZOS)
+
+
+def _to_array(picture: Image.Image) -> np.ndarray:
+    x = np.asarray(picture)
+    return x[..., None] if x.ndim == 2 else x

@@ -1,0 +1,120 @@
+"""`npz:PATH`: pictures or vectors in one NumPy archive."""
+
+import zipfile
+from collections.abc import Mapping
+
+import numpy as np
+
+from hold_jax.data.dataset import Dataset, array_dataset, split_by_permutation
+from hold_jax.data.images import fit_arrays
+from hold_jax.data.paths import local_path
+from hold_jax.errors import UserError
+
+_X = {"train": ("x", "images", "x_train", "arr_0"), "test": ("x_test", "images_test")}
+_Y = {"train": ("y", "labels", "y_train"), "test": ("y_test", "labels_test")}
+# An archive without a test array holds out one row in ten.
+HOLDOUT_DIVISOR = 10
+
+
+def load(
+    name: str, *, split: str, image_size: int | None = None, channels: int | None = None, data_dir: str | None = None
+) -> Dataset:
+    """Loads uint8 pictures `(N, H, W, C)` or `(N, H, W)`, or floating vectors `(N, d)`, which become float32.
+
+    The archive holds them as `x`, `images`, `x_train` or `arr_0`, with optional integer labels `y`, `labels` or
+    `y_train`; a test split as `x_test` or `images_test`, with `y_test` or `labels_test`. Without one, a tenth of the
+    rows (rounded up, by a fixed permutation) is the test split.
+    """
+    path = local_path(name, data_dir)
+    if not path.is_file():
+        raise UserError(f"`name` is {name!r}; there is no file {path}")
+    try:
+        archive = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"`name` is {name!r}; NumPy cannot read {path}: {error}") from error
+    if not isinstance(archive, Mapping):
+        raise UserError(f"`name` is {name!r}; {path} holds a single array: save it with np.savez(path, x=array)")
+    with archive:
+        reader = _Reader(name, archive)
+        x, labels, num_classes = reader.split(split)
+    if x.ndim == 4:
+        x = fit_arrays(x, image_size, channels)
+    elif image_size or channels:
+        raise UserError(f"`image_size` and `channels` must be None: {name!r} holds vectors, not pictures")
+    return array_dataset(name, split, x, labels, num_classes)
+
+
+class _Reader:
+    """Finds and checks the arrays of an open archive; every error lists what the archive holds."""
+
+    def __init__(self, name: str, archive: Mapping[str, np.ndarray]):
+        self._name = name
+        self._archive = archive
+
+    def split(self, split: str) -> tuple[np.ndarray, np.ndarray | None, int]:
+        """Returns (x, labels or None, num_classes) of `split`."""
+        keys = {which: (self._find(_X[which]), self._find(_Y[which])) for which in ("train", "test")}
+        if keys["train"][0] is None:
+            raise self._error(f"it needs an array named {', '.join(_X['train'][:-1])} or {_X['train'][-1]}")
+        labels = {which: self._labels(y_key) for which, (_, y_key) in keys.items()}
+        num_classes = max((int(y.max()) + 1 for y in labels.values() if y is not None), default=0)
+        if keys["test"][0] is not None:
+            x, y = self._x(keys[split][0]), labels[split]
+            self._check_rows(x, y, keys[split])
+            return x, y, num_classes
+        x, y = self._x(keys["train"][0]), labels["train"]
+        self._check_rows(x, y, keys["train"])
+        if len(x) < 2:
+            raise self._error("it needs two rows at least, to hold one out for the test split")
+        rows = split_by_permutation(len(x), -(-len(x) // HOLDOUT_DIVISOR), split)
+        return x[rows], None if y is None else y[rows], num_classes
+
+    def _error(self, problem: str) -> UserError:
+        return UserError(f"`name` is {self._name!r}; {problem}; the archive holds {self._contents()}")
+
+    def _contents(self) -> str:
+        found = []
+        for key in self._archive:
+            try:
+                found.append(f"{key} {self._archive[key].dtype}{list(self._archive[key].shape)}")
+            except ValueError:
+                found.append(f"{key} (Python objects)")
+        return ", ".join(found) or "nothing"
+
+    def _find(self, keys: tuple[str, ...]) -> str | None:
+        return next((key for key in keys if key in self._archive), None)
+
+    def _read(self, key: str) -> np.ndarray:
+        try:
+            return self._archive[key]
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            raise UserError(f"`name` is {self._name!r}; array {key} cannot be read: {error}") from error
+
+    def _x(self, key: str) -> np.ndarray:
+        x = self._read(key)
+        if x.size == 0:
+            raise self._error(f"array {key} is empty")
+        if x.ndim == 2 and np.issubdtype(x.dtype, np.floating):
+            if not np.isfinite(x).all():
+                raise self._error(f"array {key} has values that are not finite")
+            return x.astype(np.float32)
+        if x.ndim == 3 and x.dtype == np.uint8:
+            return x[..., None]
+        if x.ndim == 4 and x.dtype == np.uint8 and x.shape[-1] in (1, 3):
+            return x
+        raise self._error(
+            f"array {key} must be uint8 pictures [N, H, W] or [N, H, W, 1 or 3], channels last, or float [N, d]"
+        )
+
+    def _labels(self, key: str | None) -> np.ndarray | None:
+        if key is None:
+            return None
+        y = self._read(key)
+        y = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
+        if y.ndim != 1 or y.size == 0 or not np.issubdtype(y.dtype, np.integer) or y.min() < 0 or y.max() >= 2**31:
+            raise self._error(f"array {key} must hold one integer label, 0 or more, for each row")
+        return y
+
+    def _check_rows(self, x: np.ndarray, y: np.ndarray | None, keys: tuple[str | None, str | None]) -> None:
+        if y is not None and len(x) != len(y):
+            raise self._error(f"arrays {keys[0]} and {keys[1]} differ in length")

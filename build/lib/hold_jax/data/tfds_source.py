@@ -1,0 +1,195 @@
+"""`tfds:NAME`: pictures of TensorFlow Datasets, read without TensorFlow from ArrayRecord files.
+
+TFDS is imported inside the functions: it is slow to import, and no other source needs it.
+"""
+
+import logging
+import os
+import socket
+import threading
+import urllib.parse
+import urllib.request
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from hold_jax.data.dataset import Dataset, array_dataset
+from hold_jax.data.images import fit_array
+from hold_jax.errors import UserError
+
+CONNECT_TIMEOUT_SECONDS = 4.0
+_FALLBACK_URL = "https://storage.googleapis.com"
+_ELSEWHERE = "or use pictures you have with folder:PATH or npz:PATH"
+_CHUNK = 256
+
+
+def load(
+    name: str,
+    *,
+    split: str,
+    image_size: int | None = None,
+    channels: int | None = None,
+    data_dir: str | None = None,
+    memory_limit_bytes: int,
+) -> Dataset:
+    """Loads the feature `image` and, if there is one, `label`; downloads and prepares the set on first use.
+
+    A set without "test" gives its "validation" split for it. What decodes to at most `memory_limit_bytes` is read once
+    into one array. `tfds:cifar10` needs TensorFlow for nothing; other sets may need it once, to be prepared.
+    """
+    builder = _builder(name, data_dir)
+    features = dict(builder.info.features.items()) if hasattr(builder.info.features, "items") else {}
+    _check_features(name, features, image_size, channels)
+    source = _data_source(name, builder, split)
+
+    native = features["image"].shape
+    shape = (*((image_size, image_size) if image_size else native[:2]), channels or native[2])
+    num_classes = getattr(features.get("label"), "num_classes", None) or 0
+    pictures = TfdsPictures(source, image_size, channels, labeled=num_classes > 0)
+    if len(pictures) * int(np.prod(shape)) > memory_limit_bytes:
+        return Dataset(name, split, pictures, None, shape, num_classes)
+    x, labels = _read_all(pictures, shape)
+    return array_dataset(name, split, x, labels if num_classes else None, num_classes)
+
+
+class TfdsPictures:
+    """A TFDS data source, with each example fitted and renamed to `x` and `label`."""
+
+    def __init__(self, source: Any, image_size: int | None, channels: int | None, labeled: bool):
+        self._source, self._image_size, self._channels, self._labeled = source, image_size, channels, labeled
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        example = self._source[index]
+        x = fit_array(example["image"], self._image_size, self._channels)
+        return {"x": x, "label": int(example["label"]) if self._labeled else 0}
+
+
+def require_reachable(name: str, urls: Iterable[str]) -> None:
+    """Raises `UserError` within seconds unless the first of `urls`, or the proxy before it, accepts a connection.
+
+    TFDS itself retries for minutes.
+    """
+    url = next(iter(urls), _FALLBACK_URL)
+    parts = urllib.parse.urlsplit(url)
+    proxy = urllib.request.getproxies().get(parts.scheme)
+    if proxy and not urllib.request.proxy_bypass(parts.hostname or ""):
+        parts = urllib.parse.urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    failure: list[str] = [f"no answer in {CONNECT_TIMEOUT_SECONDS:.0f} s"]
+
+    def connect() -> None:
+        try:
+            socket.create_connection((parts.hostname, port), CONNECT_TIMEOUT_SECONDS).close()
+            failure.clear()
+        except OSError as error:
+            failure[0] = str(error)
+
+    # In a thread, because looking a name up obeys no timeout.
+    thread = threading.Thread(target=connect, daemon=True)
+    thread.start()
+    thread.join(CONNECT_TIMEOUT_SECONDS + 0.5)
+    if failure:
+        raise UserError(
+            f"`name` is {name!r}; it is not prepared in the data_dir, and {parts.hostname}:{port} cannot be reached to "
+            f"download it ({failure[0]}): give the data_dir that has it, {_ELSEWHERE}"
+        )
+
+
+def _builder(name: str, data_dir: str | None) -> Any:
+    import tensorflow_datasets as tfds
+
+    asked = name.partition(":")[2]
+    directory = os.path.expanduser(data_dir) if data_dir else None
+    if asked == "cifar10":
+        from hold_jax.data.cifar10_builder import HoldCifar10
+
+        return HoldCifar10(data_dir=directory, file_format="array_record")
+    try:
+        return tfds.builder(asked, data_dir=directory, file_format="array_record")
+    except tfds.core.DatasetNotFoundError as error:
+        raise UserError(f"`name` is {name!r}; TFDS has no data set {asked!r}: see tensorflow.org/datasets") from error
+    except ImportError as error:
+        raise UserError(f"`name` is {name!r}; TFDS needs a missing package for it ({error}); {_ELSEWHERE}") from error
+    except (AssertionError, ValueError) as error:
+        raise UserError(f"`name` is {name!r}; TFDS refuses it: {_first_line(error)}") from error
+
+
+def _check_features(name: str, features: dict[str, Any], image_size: int | None, channels: int | None) -> None:
+    image = features.get("image")
+    if image is None or len(image.shape) != 3 or np.dtype(image.np_dtype) != np.uint8:
+        found = ", ".join(sorted(features)) or "no named ones"
+        raise UserError(f"`name` is {name!r}; it needs a feature `image` of uint8 pictures; its features: {found}")
+    if image_size is None and None in image.shape[:2]:
+        raise UserError(f"`image_size` is None; the pictures of {name!r} differ in size: give an image_size")
+    if channels is None and image.shape[2] not in (1, 3):
+        raise UserError(f"`channels` is None; the pictures of {name!r} have {image.shape[2]}: give 1 or 3")
+
+
+def _prepare(name: str, builder: Any) -> None:
+    from tensorflow_datasets.core.download import download_manager, util
+
+    require_reachable(name, builder.url_infos or {})
+    try:
+        builder.download_and_prepare()
+    except ImportError as error:
+        raise UserError(
+            f"`name` is {name!r}; preparing this set needs a missing package ({_first_line(error)}): prepare it where "
+            f"TensorFlow is installed, with file_format='array_record', and give its data_dir; {_ELSEWHERE}"
+        ) from error
+    except (OSError, download_manager.NonMatchingChecksumError, util.DownloadError) as error:
+        raise UserError(
+            f"`name` is {name!r}; download or preparation failed: {_first_line(error)}; try again, {_ELSEWHERE}"
+        ) from error
+
+
+def _data_source(name: str, builder: Any, split: str) -> Any:
+    """Returns the random-access source of `split`, preparing the set if nothing of it is there."""
+    try:
+        return _open(name, builder, split)
+    except UserError:
+        if builder.info.splits:
+            raise
+    _prepare(name, builder)
+    return _open(name, builder, split)
+
+
+def _open(name: str, builder: Any, split: str) -> Any:
+    found = list(builder.info.splits)
+    chosen = split
+    if split == "test" and found and "test" not in found and "validation" in found:
+        logging.getLogger(__name__).info("%s has no test split; its validation split is used", name)
+        chosen = "validation"
+    if found and chosen not in found:
+        raise UserError(f"`split` is {split!r}; {name!r} has the splits: {', '.join(found)}")
+    try:
+        return builder.as_data_source(chosen)
+    except (NotImplementedError, KeyError, AssertionError) as error:
+        raise UserError(
+            f"`name` is {name!r}; it cannot be read by index from {builder.data_path}: prepare it in another data_dir "
+            f"with file_format='array_record' ({_first_line(error)})"
+        ) from error
+
+
+def _read_all(pictures: TfdsPictures, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    x = np.empty((len(pictures), *shape), np.uint8)
+    labels = np.empty(len(pictures), np.int32)
+
+    def read(start: int) -> None:
+        for row in range(start, min(start + _CHUNK, len(pictures))):
+            example = pictures[row]
+            x[row], labels[row] = example["x"], example["label"]
+
+    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
+        for _ in pool.map(read, range(0, len(pictures), _CHUNK)):
+            pass
+    return x, labels
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).splitlines()
+    return lines[0] if lines else type(error).__name__

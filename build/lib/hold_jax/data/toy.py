@@ -1,0 +1,93 @@
+"""Two-dimensional toys: several Swiss rolls, eight Gaussians, a checkerboard.
+
+All are standardized by constants of the distribution, never of the sample, so that every draw shares one scale:
+zero mean and unit standard deviation of each coordinate.
+"""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from hold_jax.data.dataset import Dataset, array_dataset
+from hold_jax.errors import require, require_choice
+
+DEFAULT_SIZE = {"train": 50_000, "test": 10_000}
+_STREAMS = {"train": 0, "test": 1, "sample": 2}
+
+_ROLL_CENTERS = np.array([[1.0, 1.0], [1.0, -1.0], [-1.0, -1.0], [-1.0, 1.0]])
+_ROLL_ANGLES = (1.5 * math.pi, 4.5 * math.pi)
+_ROLL_RADIUS = 0.7
+_ROLL_NOISE = 0.02
+_RING_RADIUS = 1.0
+_RING_NOISE = 0.1
+
+
+def _roll_moments() -> tuple[np.ndarray, np.ndarray]:
+    """Mean and variance of `t (cos t, sin t)` for t uniform on `_ROLL_ANGLES`, by integrating in closed form."""
+    a, b = _ROLL_ANGLES
+
+    def mean_of(antiderivative: Callable[[float], float]) -> float:
+        return (antiderivative(b) - antiderivative(a)) / (b - a)
+
+    mean = np.array(
+        [
+            mean_of(lambda t: math.cos(t) + t * math.sin(t)),
+            mean_of(lambda t: math.sin(t) - t * math.cos(t)),
+        ]
+    )
+    # (t cos t)^2 and (t sin t)^2 are t^2/2 +- t^2 cos(2t)/2.
+    half = mean_of(lambda t: t**3 / 6)
+    wave = mean_of(lambda t: (t**2 / 2 - 1 / 4) * math.sin(2 * t) / 2 + t * math.cos(2 * t) / 4)
+    return mean, np.array([half + wave, half - wave]) - mean**2
+
+
+def _swissroll(num: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Four rolls at the corners of a square: a multimodal Swiss roll like that of TOLD++ (2409.07697)."""
+    label = rng.integers(len(_ROLL_CENTERS), size=num)
+    t = rng.uniform(*_ROLL_ANGLES, size=num)
+    scale = _ROLL_RADIUS / _ROLL_ANGLES[1]
+    mean, var = _roll_moments()
+    roll = t[:, None] * np.stack([np.cos(t), np.sin(t)], axis=1) - mean
+    x = _ROLL_CENTERS[label] + scale * roll + _ROLL_NOISE * rng.standard_normal((num, 2))
+    return x / np.sqrt(1.0 + scale**2 * var + _ROLL_NOISE**2), label
+
+
+def _gaussians8(num: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Eight Gaussians on a circle; each coordinate of the centers has variance radius^2 / 2."""
+    label = rng.integers(8, size=num)
+    angle = label * (math.pi / 4)
+    x = _RING_RADIUS * np.stack([np.cos(angle), np.sin(angle)], axis=1) + _RING_NOISE * rng.standard_normal((num, 2))
+    return x / math.sqrt(_RING_RADIUS**2 / 2 + _RING_NOISE**2), label
+
+
+def _checkerboard(num: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """The dark squares of a 4x4 board: each coordinate is uniform over 4 squares, of variance 4^2 / 12."""
+    label = rng.integers(8, size=num)
+    row, pair = label % 4, label // 4
+    corner = np.stack([2 * pair + row % 2, row], axis=1) - 2
+    return (corner + rng.uniform(size=(num, 2))) / math.sqrt(16 / 12), label
+
+
+# name -> (sampler of points and labels, number of modes)
+TOYS = {"swissroll": (_swissroll, 4), "gaussians8": (_gaussians8, 8), "checkerboard": (_checkerboard, 8)}
+
+
+def _draw(name: str, num: int, seed: int, stream: str) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.Generator(np.random.Philox(key=[seed, _STREAMS[stream]]))
+    x, label = TOYS[name][0](num, rng)
+    return x.astype(np.float32), label
+
+
+def load(name: str, *, split: str, size: int | None = None, seed: int = 0) -> Dataset:
+    """Returns `size` points, float32 `(2,)`; the label is the mode (roll, Gaussian or square) a point came from."""
+    x, label = _draw(name, size or DEFAULT_SIZE[split], seed, split)
+    return array_dataset(name, split, x, label, TOYS[name][1])
+
+
+def sample(name: str, num: int, seed: int) -> np.ndarray:
+    """Returns `num` points `(num, 2)` float32, independent of both splits of every seed."""
+    require_choice("name", name, TOYS)
+    require(num >= 1, "num", num, "a positive integer")
+    require(0 <= seed < 2**32, "seed", seed, "an integer in [0, 2^32)")
+    return _draw(name, num, seed, "sample")[0]

@@ -1,0 +1,82 @@
+"""Between host and device: value ranges, and a thread that keeps batches ready."""
+
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hold_jax.errors import require
+
+_POLL_SECONDS = 0.1
+
+
+def to_model_range(x: jax.Array | np.ndarray) -> jax.Array:
+    """Returns float32 model input: uint8 pictures become `x / 127.5 - 1` in [-1, 1]; float32 vectors stay.
+
+    Call it inside the jitted step, so that only uint8 travels to the device.
+    """
+    require(x.dtype in (jnp.uint8, jnp.float32), "x.dtype", str(x.dtype), "uint8 or float32")
+    x = jnp.asarray(x)
+    return x.astype(jnp.float32) / 127.5 - 1.0 if x.dtype == jnp.uint8 else x
+
+
+def from_model_range(x: jax.Array | np.ndarray) -> jax.Array:
+    """Returns uint8 pictures from values in [-1, 1], rounded and clipped; inverts `to_model_range`."""
+    return jnp.clip(jnp.round((jnp.asarray(x) + 1.0) * 127.5), 0, 255).astype(jnp.uint8)
+
+
+def prefetch(iterator: Iterator[dict], put: Callable[[dict], dict], depth: int = 2) -> Iterator[dict]:
+    """Yields `put(batch)` of each batch, in order, with a thread working up to `depth` batches ahead.
+
+    An exception in `iterator` or `put` is raised here, after the batches before it. Closing the returned generator, or
+    dropping it, stops the thread and closes `iterator`.
+
+    Args:
+      iterator: yields host batches; only the thread touches it from now on.
+      put: moves a batch to the devices, e.g. `device_put` to a sharding.
+      depth: batches held ready, at least 1.
+    """
+    require(depth >= 1, "depth", depth, "a positive integer")
+    return _prefetch(iter(iterator), put, depth)
+
+
+def _prefetch(iterator: Iterator[dict], put: Callable[[dict], dict], depth: int) -> Iterator[dict]:
+    ready: queue.Queue[tuple[str, Any]] = queue.Queue(maxsize=depth)
+    stop = threading.Event()
+
+    def offer(item: tuple[str, Any]) -> None:
+        while not stop.is_set():
+            try:
+                return ready.put(item, timeout=_POLL_SECONDS)
+            except queue.Full:
+                continue
+
+    def work() -> None:
+        try:
+            for batch in iterator:
+                if stop.is_set():
+                    return
+                offer(("batch", put(batch)))
+            offer(("end", None))
+        except BaseException as error:
+            offer(("error", error))
+        finally:
+            getattr(iterator, "close", lambda: None)()
+
+    worker = threading.Thread(target=work, name="prefetch", daemon=True)
+    worker.start()
+    try:
+        while True:
+            kind, value = ready.get()
+            if kind == "error":
+                raise value
+            if kind == "end":
+                return
+            yield value
+    finally:
+        stop.set()
+        worker.join()

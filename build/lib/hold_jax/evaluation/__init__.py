@@ -1,0 +1,1 @@
+"""What samples are compared in: feature networks, reference statistics and figures."""

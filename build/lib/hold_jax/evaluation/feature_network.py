@@ -1,0 +1,34 @@
+"""What turns examples into the features that metrics compare."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+
+
+class Features(NamedTuple):
+    """values (B, d) float32; logits (B, k) float32 of the network's classes, or None."""
+
+    values: jax.Array
+    logits: jax.Array | None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FeatureNetwork:
+    """A fixed map from data to features.
+
+    Attributes:
+      name: what the config calls it.
+      distance: what the squared Frechet distance of its features is called, e.g. "fid".
+      identity: names the map and its weights; statistics made by another are refused.
+      params: of `apply`.
+      apply: (params, x (B, *shape)) -> Features, jittable; x is data as a `Dataset` holds it: uint8 pictures,
+        float32 vectors.
+    """
+
+    name: str
+    distance: str
+    identity: str
+    params: Any
+    apply: Callable[[Any, jax.Array], Features]

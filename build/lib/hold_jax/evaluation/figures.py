@@ -1,0 +1,67 @@
+"""How near samples are to data: every figure that one feature network gives."""
+
+import numpy as np
+
+from hold_jax.data import Dataset
+from hold_jax.evaluation.feature_network import FeatureNetwork, Features
+from hold_jax.evaluation.reference import Reference
+from hold_jax.metrics.frechet import frechet_distance, frechet_jackknife, moments
+from hold_jax.metrics.inception_score import inception_score
+from hold_jax.metrics.kernel import kernel_distance, kernel_distance_exact
+from hold_jax.metrics.neighbors import neighbor_figures
+from hold_jax.metrics.sliced_wasserstein import sliced_wasserstein
+
+_KERNEL_SUBSET = 1000
+_SPLITS = 10
+_PRECISION_K, _DENSITY_K = 3, 5
+
+
+def compute(network: FeatureNetwork, sampled: Features, reference: Reference) -> dict[str, float]:
+    """Distances and scores of samples by their features; names begin with the network's.
+
+    `network.distance` is the squared Frechet distance ("fid" for Inception), `_error` its standard error and `_bias`
+    what of it is due to the number of samples, by the jackknife; it is not subtracted. `*_kid` is the kernel distance,
+    `*_score` the inception score of the network's own classes; `*_low` and `*_high` are ends of 95 % intervals.
+
+    Args:
+      network: what made the features.
+      sampled: of the samples.
+      reference: of the data.
+    """
+    x, name = sampled.values, network.name
+    found = {network.distance: frechet_distance(moments(x), reference.moments)}
+    if len(x) >= 2 * _SPLITS:
+        _, error, bias = frechet_jackknife(x, reference.moments, num_parts=_SPLITS)
+        found |= {f"{network.distance}_error": error, f"{network.distance}_bias": bias}
+    if sampled.logits is not None and len(x) >= _SPLITS:
+        score = inception_score(sampled.logits)
+        found |= {f"{name}_score": score.mean, f"{name}_score_std": score.std}
+    if reference.features is None:
+        return found
+    fewest = min(len(x), len(reference.features))
+    large = fewest >= 2 * _KERNEL_SUBSET
+    kernel = kernel_distance(x, reference.features) if large else kernel_distance_exact(x, reference.features)
+    found[f"{name}_kid"] = kernel.mean if large else kernel.value
+    if kernel.error is not None:
+        found[f"{name}_kid_error"] = kernel.error
+    if fewest > max(_PRECISION_K, _DENSITY_K):
+        near = neighbor_figures(reference.features, x, k_precision=_PRECISION_K, k_density=_DENSITY_K)
+        for figure in ("precision", "recall", "density", "coverage"):
+            value, low, high = getattr(near, figure)
+            found |= {f"{name}_{figure}": value, f"{name}_{figure}_low": low, f"{name}_{figure}_high": high}
+        found[f"{name}_neighbor_points"] = min(near.num_real, near.num_generated)
+    return found
+
+
+def floor(network: FeatureNetwork, held_out: Features, reference: Reference) -> dict[str, float]:
+    """The Frechet distance of held-out data: what the samples of a perfect model would have at their number."""
+    return {f"{network.distance}_floor": frechet_distance(moments(held_out.values), reference.moments)}
+
+
+def in_the_plane(samples: np.ndarray, train: Dataset, held_out: np.ndarray) -> dict[str, float]:
+    """Sliced Wasserstein distances of order 2 to the training data, of samples (N, 2) and of held-out data."""
+    data = train.gather(np.arange(len(train)))["x"]
+    return {
+        "sliced_wasserstein": sliced_wasserstein(samples, data),
+        "sliced_wasserstein_floor": sliced_wasserstein(held_out, data),
+    }

@@ -1,0 +1,240 @@
+"""Negative log-likelihood in bits per dimension, exact for first order, a bound for any order.
+
+The generative model is the probability flow in the signal gauge (`samplers.whitened`), the one that deterministic
+samplers follow. In it u = A y + L K rest (`kernels.rest_directions`): `rest` stands still, and the sufficient statistic
+y moves as EDM's flow does, whatever the order:
+
+    dy / d log sigma = y - D,    D = E[q0 | u],    sigma = sigma_eff.
+
+So the divergence, and Hutchinson's probe, live in the d dimensions of the data, not in n d. What is generated is y at
+t_min, the data with the effective noise of t_min (0.002 in its units). With div = d - tr dD/dy,
+
+    log p(y, rest) at t_min = log p(y, rest) at T + int div d log sigma,     p(u) at T: the prior, N(0, prior_cov).
+
+The auxiliary blocks are integrated out by a bound (HOLD 2404.12814; CLD 2112.07068, appendix B.5), for any r:
+
+    log p(x) >= E_{r(rest)} [log p(y = x, rest) - log r(rest)].
+
+`posterior`, the default: r = N(0, I), what the process itself has at t_min, whatever the data; the gap is what the
+network and the prior at T make of it, and for an exact denoiser and a mixed prior it is zero. `initial`: the papers'
+bound, u(t_min) = (x, auxiliaries drawn from their start law). Its gap is KL(start law || p(auxiliaries | x) at t_min),
+which is large unless t_min is so small that the auxiliaries have not yet moved (docs/method.md, section 7).
+
+Bits per dimension of data on a lattice of spacing `bin_width` (2 / 255 for 8-bit pictures in [-1, 1]): with u uniform
+on a cell, log P(x) >= E log p(x + u) + d log bin_width (Theis et al., 1511.01844), so
+
+    bpd = -log2 p(x + u) / d - log2 bin_width.
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hold_jax import kernels
+from hold_jax.errors import UserError, require, require_choice
+from hold_jax.numerics import exact, ode
+from hold_jax.numerics.random import per_example
+from hold_jax.parameterization import EpsFn
+from hold_jax.sde import LinearSDE
+
+UNFINISHED = (
+    "the likelihood is NaN: the network's output is, or the solver made `max_steps` steps before it came to T; "
+    "look at the training loss, or raise max_steps, or loosen rtol and atol"
+)
+_LOG_2PI = math.log(2 * math.pi)
+
+
+class Likelihood(NamedTuple):
+    """bpd (B,) float32: bits per dimension, of the density (bin_width None) or of data on a lattice; nfe () int32:
+    evaluations of `eps_fn` and its derivative; is_bound: True for n > 1, an upper bound on the model's own value
+    (in expectation over the auxiliaries), False for n = 1."""
+
+    bpd: jax.Array
+    nfe: jax.Array
+    is_bound: bool
+
+
+def bits_per_dim(
+    sde: LinearSDE,
+    eps_fn: EpsFn,
+    x: jax.Array,
+    *,
+    key: jax.Array,
+    index: jax.Array | None = None,
+    bin_width: float | None = None,
+    probes: int = 1,
+    repeats: int = 1,
+    importance_weighted: bool = False,
+    auxiliary: str = "posterior",
+    solver: ode.Solver = ode.Solver(rtol=1e-5, atol=1e-5),  # noqa: B008
+    t_min: float | None = None,
+) -> Likelihood:
+    """-log2 p(x) / d for each example. Traceable: wrap it in `jax.jit` to call it often.
+
+    Args:
+      sde: the SDE.
+      eps_fn: the noise of the last block, differentiable in u.
+      x: (B, *S, C) float32 data in the model's range.
+      key: of dequantization, auxiliaries and probes.
+      index: (B,) int32 numbers of the examples, as in `samplers.sample`: the draws then depend on nothing else.
+      bin_width: spacing of the lattice that the data lie on, in their units: adds uniform noise of that width and
+        gives the bits of the lattice; None: continuous data, as they are, and bits of the density.
+      probes: Rademacher probes of Hutchinson's trace estimate, one draw for the whole path; 0: the exact trace, by d
+        derivatives, for small d.
+      repeats: independent draws of everything random, averaged for each example.
+      importance_weighted: combine them as log mean exp instead: a tighter bound, falling with `repeats`
+        (1509.00519). Probes' noise enters its exponent: take probes = 0 or many.
+      auxiliary: "posterior" or "initial", see above; no effect for n = 1.
+      solver: of the flow; its steps are shared by the batch, every example within the tolerance.
+      t_min: where the flow ends; None: `sde.t_min`, an effective noise of 0.002.
+
+    Raises:
+      UserError: for an argument out of range; and, where the values are at hand (not under jit), if the solver did
+        not reach T. Under jit the values are NaN then.
+    """
+    t_min = sde.t_min if t_min is None else t_min
+    require(0 < t_min < sde.T, "t_min", t_min, f"between 0 and T = {sde.T}")
+    require(bin_width is None or 0 < bin_width < float("inf"), "bin_width", bin_width, "positive, or None")
+    for name, value, least in (("probes", probes, 0), ("repeats", repeats, 1)):
+        whole = isinstance(value, int) and not isinstance(value, bool) and value >= least
+        require(whole, name, value, f"a whole number >= {least}")
+    require_choice("auxiliary", auxiliary, AUXILIARIES)
+    d = math.prod(x.shape[1:])
+
+    def once(key: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        key_cell, key_rest, key_probe = jax.random.split(key, 3)
+        cell = (
+            0.0 if bin_width is None else bin_width * (per_example(jax.random.uniform, key_cell, x.shape, index) - 0.5)
+        )
+        start = AUXILIARIES[auxiliary](sde, x + cell, jnp.float32(t_min), key_rest, index)
+        log_p, nfe, reached = _log_density(
+            sde, eps_fn, start.y, start.rest, t_min, solver, _probes(key_probe, x.shape, index, probes)
+        )
+        return log_p + start.log_weight, nfe, reached
+
+    log_p, nfe, reached = jax.lax.map(once, jax.random.split(key, repeats))
+    if importance_weighted:
+        mean = (jax.nn.logsumexp(d * log_p, axis=0) - math.log(repeats)) / d
+    else:
+        mean = jnp.mean(log_p, axis=0)
+    bpd = -mean / math.log(2) - (0.0 if bin_width is None else math.log2(bin_width))
+    done = jnp.all(reached)
+    if not isinstance(done, jax.core.Tracer) and not bool(done):
+        raise UserError(UNFINISHED)
+    return Likelihood(jnp.where(done, bpd, jnp.nan), jnp.sum(nfe), sde.order > 1)
+
+
+class Start(NamedTuple):
+    """A point at t_min: y (B, *S, C), rest (B, *S, n - 1, C), and log_weight (B,), what is to be added to
+    log p(y, rest) for the bound, over d."""
+
+    y: jax.Array
+    rest: jax.Array
+    log_weight: jax.Array
+
+
+def _posterior(sde: LinearSDE, x: jax.Array, t: jax.Array, key: jax.Array, index: jax.Array | None) -> Start:
+    """y = x, and the rest as the process has it: N(0, I), independent of the data."""
+    del t
+    rest = per_example(jax.random.normal, key, _rest_shape(sde, x), index)
+    return Start(x, rest, _minus_log_normal(rest))
+
+
+def _initial(sde: LinearSDE, x: jax.Array, t: jax.Array, key: jax.Array, index: jax.Array | None) -> Start:
+    """u = (x, v), v from the auxiliaries' start law, whatever has become of it by t."""
+    noise = per_example(jax.random.normal, key, _rest_shape(sde, x), index)
+    start_law = np.linalg.cholesky(sde.cov0[1:, 1:])
+    v = kernels.mix(jnp.asarray(start_law, jnp.float32), noise)
+    kernel = kernels.marginal(sde, t)
+    # u - A x, from which y - x and the rest follow without the cancellation of u's own size.
+    away = jnp.concatenate([jnp.zeros_like(x)[..., None, :], v], axis=-2)
+    drift = jnp.eye(sde.order, 1, dtype=jnp.float32) - kernel.phi[..., :, :1]
+    away = away + kernels.mix(drift, x[..., None, :])
+    row, sigma = kernels.sufficient_row(sde, t)
+    whitened = kernels.mix(kernels.inverse_lower(kernel.chol), away)
+    rest = kernels.mix(jnp.swapaxes(kernels.rest_basis(sde, t), -1, -2), whitened)
+    # p(u) = p(y, rest) sigma / det L.
+    scale = jnp.log(sigma) - jnp.sum(jnp.log(jnp.diagonal(kernel.chol)))
+    log_weight = scale + _minus_log_normal(noise) + float(np.sum(np.log(np.diagonal(start_law))))
+    return Start(x + kernels.mix(row, away)[..., 0, :], rest, log_weight)
+
+
+Auxiliary = Callable[[LinearSDE, jax.Array, jax.Array, jax.Array, jax.Array | None], Start]
+AUXILIARIES: dict[str, Auxiliary] = {"posterior": _posterior, "initial": _initial}
+
+
+def _rest_shape(sde: LinearSDE, x: jax.Array) -> tuple[int, ...]:
+    return (*x.shape[:-1], sde.order - 1, x.shape[-1])
+
+
+def _minus_log_normal(noise: jax.Array) -> jax.Array:
+    """-log N(noise; 0, I) (B,) over d, for noise (B, *S, k, C)."""
+    k = noise.shape[-2]
+    return _mean(jnp.sum(jnp.square(noise), axis=-2)) / 2 + k * _LOG_2PI / 2
+
+
+def _mean(x: jax.Array) -> jax.Array:
+    return jnp.mean(x.reshape(x.shape[0], -1), axis=1)
+
+
+def _probes(key: jax.Array, shape: tuple[int, ...], index: jax.Array | None, count: int) -> jax.Array:
+    """Tangents (k, B, *S, C) whose mean of e' J e estimates tr J / d, or has it exactly (count 0)."""
+    if count == 0:
+        d = math.prod(shape[1:])
+        units = jnp.sqrt(jnp.float32(d)) * jnp.eye(d)
+        return jnp.broadcast_to(units.reshape(d, 1, *shape[1:]), (d, *shape))
+    draw = lambda k: per_example(_rademacher, k, shape, index)  # noqa: E731
+    return jax.vmap(draw)(jax.random.split(key, count))
+
+
+def _rademacher(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    return jax.random.rademacher(key, shape, jnp.float32)
+
+
+def _log_density(
+    sde: LinearSDE, eps_fn: EpsFn, y: jax.Array, rest: jax.Array, t_min: float, solver: ode.Solver, probes: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """log p(y, rest) (B,) over d at t_min; evaluations; whether the solver came to T."""
+    ends = np.log(exact.effective_noise(sde.F, sde.G, sde.cov0, sde.schedule.integral(0.0, np.array([t_min, sde.T]))))
+
+    def field(log_sigma: jax.Array, state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        # v = y / sqrt(1 + sigma^2) is of order one all the way.
+        v, _ = state
+        sigma = jnp.exp(log_sigma)
+        scale = jnp.sqrt(1 + jnp.square(sigma))
+        t = kernels.time_of_noise(sde, sigma)
+
+        def denoise(y: jax.Array) -> jax.Array:
+            u = kernels.state_of(sde, y, rest, t)
+            return kernels.denoiser(sde, u, t, eps_fn(u, t))
+
+        along = lambda e: jax.jvp(denoise, (scale * v,), (e,))  # noqa: E731
+        denoised, moved = jax.vmap(along, out_axes=(None, 0))(probes)
+        # e' (e - J e), so that what is left of e' e where J is near one is not lost.
+        divergence = jnp.mean(jax.vmap(_mean)(probes * (probes - moved)), axis=0)
+        return v / jnp.square(scale) - denoised / scale, divergence
+
+    def norm(error: tuple[jax.Array, jax.Array]) -> jax.Array:
+        """Of the worst example."""
+        return jnp.sqrt(jnp.max(_mean(jnp.square(error[0])) + jnp.square(error[1])))
+
+    v = y / math.sqrt(1 + math.exp(2 * ends[0]))
+    found = solver.solve(field, (v, jnp.zeros(y.shape[0])), ends, norm=norm)
+    v, divergence = jax.tree.map(lambda a: a[-1], found.y)
+    y = v * math.sqrt(1 + math.exp(2 * ends[1]))
+    return _log_prior(sde, y, rest) + divergence, found.nfe, found.reached
+
+
+def _log_prior(sde: LinearSDE, y: jax.Array, rest: jax.Array) -> jax.Array:
+    """log p(y, rest) (B,) over d at T, where u ~ N(0, prior_cov): log p(u) + log det L - log sigma."""
+    _, chol = exact.marginal(sde.F, sde.G, sde.cov0, np.asarray(sde.schedule.integral(0.0, sde.T)))
+    sigma = exact.effective_noise(sde.F, sde.G, sde.cov0, np.asarray(sde.schedule.integral(0.0, sde.T)))
+    prior = np.linalg.cholesky(sde.prior_cov)
+    constant = np.sum(np.log(np.diagonal(chol))) - np.log(sigma) - np.sum(np.log(np.diagonal(prior)))
+    u = kernels.state_of(sde, y, rest, jnp.float32(sde.T))
+    whitened = kernels.mix(jnp.asarray(np.linalg.inv(prior), jnp.float32), u)
+    return float(constant) - _minus_log_normal(whitened)

@@ -1,0 +1,132 @@
+"""A trainable score model: an SDE, a network and what its output means, bound together."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from hold_jax.errors import require
+from hold_jax.parameterization import Coefficients, EpsFn, eps_function
+from hold_jax.sde import LinearSDE
+
+Params = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """Everything between parameters and `eps_fn`.
+
+    Attributes:
+      sde: the process.
+      network: a Flax module called as network(inputs, noise_cond, labels, train).
+      data_shape: of one example, (H, W, C) or (d,).
+      parameterization: one of `parameterization.PARAMETERIZATIONS`' values.
+      conditioning: one of `parameterization.CONDITIONINGS`' values.
+      sigma_data: standard deviation of the data in the model's range.
+      label_dropout: probability of training an example with the null class in place of its own, which makes one
+        network conditional and unconditional (2207.12598, algorithm 1); 0: never, and then no guidance.
+
+    Raises:
+      UserError: for a label_dropout outside [0, 1), or of a network without classes.
+    """
+
+    sde: LinearSDE
+    network: nn.Module
+    data_shape: tuple[int, ...]
+    parameterization: Callable[[LinearSDE, jax.Array, float], Coefficients]
+    conditioning: Callable[[LinearSDE, jax.Array], jax.Array]
+    sigma_data: float
+    label_dropout: float = 0.0
+
+    def __post_init__(self):
+        require(0 <= self.label_dropout < 1, "label_dropout", self.label_dropout, "in [0, 1)")
+        usable = self.takes_labels or self.label_dropout == 0
+        require(usable, "label_dropout", self.label_dropout, "0 or None unless class_conditional is True")
+
+    @property
+    def takes_labels(self) -> bool:
+        """Whether the network is conditioned on class labels."""
+        return self.network.num_classes > 0
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Of what the network sees of one example: the parameterization's blocks stacked on the last axis."""
+        blocks = self.parameterization(self.sde, jnp.float32(self.sde.T), self.sigma_data).c_in.shape[-2]
+        return (*self.data_shape[:-1], blocks * self.data_shape[-1])
+
+    def init(self, key: jax.Array) -> Params:
+        """Fresh float32 parameters, a tree of plain dictionaries."""
+        inputs = jnp.zeros((1, *self.input_shape))
+        labels = jnp.zeros((1,), jnp.int32) if self.takes_labels else None
+        return self.network.init({"params": key}, inputs, jnp.zeros((1,)), labels)["params"]
+
+    def eps_fn(
+        self,
+        params: Params,
+        *,
+        labels: jax.Array | None = None,
+        dropout: jax.Array | None = None,
+        guidance: float | None = None,
+    ) -> EpsFn:
+        """The noise predictor with these parameters.
+
+        Args:
+          params: of the network.
+          labels: (B,) int32 for a network with classes; label `num_classes` is none of them.
+          dropout: a key in training, for the network's dropout and the labels'; None otherwise.
+          guidance: scale of classifier-free guidance (`guidance.classifier_free`), one network call of twice the
+            batch; None: the labels as they are.
+
+        Raises:
+          UserError: for guidance without label dropout; when the result is traced, for labels of another shape.
+        """
+        require(
+            guidance is None or self.label_dropout > 0,
+            "guidance",
+            guidance,
+            "None for a model without label dropout: train with model.class_conditional = True and "
+            "model.label_dropout = 0.1",
+        )
+        train = dropout is not None
+        if train and self.label_dropout > 0:
+            dropout, key_labels = jax.random.split(dropout)
+            labels = self._drop(labels, key_labels)
+        rngs = {"dropout": dropout} if train else {}
+
+        def apply(inputs: jax.Array, noise_cond: jax.Array, labels: jax.Array | None) -> jax.Array:
+            return self.network.apply({"params": params}, inputs, noise_cond, labels, train, rngs=rngs)
+
+        def network(inputs: jax.Array, noise_cond: jax.Array) -> jax.Array:
+            if guidance is None:
+                return apply(inputs, noise_cond, labels if self.takes_labels else None)
+            given, without = self._with_and_without(apply, inputs, noise_cond, labels)
+            return without + guidance * (given - without)
+
+        return eps_function(
+            self.sde,
+            network,
+            parameterization=self.parameterization,
+            conditioning=self.conditioning,
+            sigma_data=self.sigma_data,
+        )
+
+    def _drop(self, labels: jax.Array | None, key: jax.Array) -> jax.Array:
+        """The labels, each the null class with probability `label_dropout`."""
+        require(labels is not None, "labels", labels, "an integer array, because the network has classes")
+        dropped = jax.random.bernoulli(key, self.label_dropout, labels.shape)
+        return jnp.where(dropped, self.network.num_classes, labels)
+
+    def _with_and_without(
+        self, apply: Callable[..., jax.Array], inputs: jax.Array, noise_cond: jax.Array, labels: jax.Array | None
+    ) -> tuple[jax.Array, jax.Array]:
+        """The network's outputs for the labels and for the null class, (B, *S, C) each, in one call."""
+        shape = getattr(labels, "shape", None)
+        require(shape == noise_cond.shape, "labels", shape, f"an integer array of shape {noise_cond.shape}")
+        pairs = jnp.stack([labels, jnp.full_like(labels, self.network.num_classes)], axis=1)
+        # The two of an example side by side, so that a batch spread over devices stays where it is.
+        out = apply(jnp.repeat(inputs, 2, axis=0), jnp.repeat(noise_cond, 2), pairs.reshape(-1))
+        out = out.reshape(-1, 2, *out.shape[1:])
+        return out[:, 0], out[:, 1]

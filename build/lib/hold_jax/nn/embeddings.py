@@ -1,0 +1,121 @@
+"""Embedding of the noise level and of the class label; always float32."""
+
+import math
+from typing import Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from hold_jax.errors import require
+from hold_jax.nn.layers import dense
+
+EmbeddingKind = Literal["fourier", "positional"]
+EMBEDDINGS: tuple[EmbeddingKind, ...] = ("fourier", "positional")
+LabelPlace = Literal["embedding", "features"]
+LABEL_PLACES: tuple[LabelPlace, ...] = ("embedding", "features")
+
+
+class GaussianFourierFeatures(nn.Module):
+    """Random Fourier features [sin(2 pi w t), cos(2 pi w t)], w ~ N(0, scale^2) (arXiv:2006.10739, section 6).
+
+    The frequencies w are saved with the parameters, but no gradient reaches them.
+
+    Attributes:
+      num_frequencies: how many frequencies w.
+      scale: their standard deviation, in cycles per unit of t.
+    """
+
+    num_frequencies: int
+    scale: float
+
+    @nn.compact
+    def __call__(self, t: jax.Array) -> jax.Array:
+        """Maps (B,) float32 to (B, 2 num_frequencies) float32."""
+        w = self.param("frequencies", nn.initializers.normal(self.scale), (self.num_frequencies,))
+        angle = t[:, None] * jax.lax.stop_gradient(w)[None, :] * (2 * math.pi)
+        return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
+
+
+def sinusoidal_features(t: jax.Array, size: int, max_period: float = 10_000.0) -> jax.Array:
+    """Transformer positions [sin(w t), cos(w t)], log w uniform from 0 to -log(max_period) (arXiv:1706.03762, 3.5).
+
+    Args:
+      t: (B,) float32; positions, of the order of 0 to 1000.
+      size: number of features, at least 4; an odd size ends with a zero.
+      max_period: the longest period over 2 pi.
+
+    Returns:
+      (B, size) float32.
+    """
+    half = size // 2
+    w = jnp.exp(jnp.arange(half, dtype=jnp.float32) * (-math.log(max_period) / (half - 1)))
+    angle = t[:, None] * w[None, :]
+    features = jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
+    return jnp.pad(features, [(0, 0), (0, size % 2)])
+
+
+class ConditionEmbedding(nn.Module):
+    """Noise level -> features -> dense -> SiLU -> dense (arXiv:2011.13456, appendix H), plus a vector per class.
+
+    Attributes:
+      size: length of the embedding.
+      num_frequencies: number of frequencies ('fourier') or of features ('positional').
+      kind: 'fourier' or 'positional'.
+      fourier_scale: standard deviation of the frequencies.
+      conditional: whether the noise level enters.
+      num_classes: number of classes; index `num_classes` is the null class (arXiv:2207.12598); 0: no labels.
+      label_place: what the class's vector is added to: the 'embedding', or the 'features' before the dense layers
+        (EDM, arXiv:2206.00364, code).
+    """
+
+    size: int
+    num_frequencies: int
+    kind: EmbeddingKind
+    fourier_scale: float
+    conditional: bool
+    num_classes: int
+    label_place: LabelPlace = "embedding"
+
+    @nn.compact
+    def __call__(self, noise_cond: jax.Array, labels: jax.Array | None) -> jax.Array | None:
+        """Maps (B,) float32 and, with classes, (B,) int to (B, size) float32; None if neither enters.
+
+        Raises:
+          UserError: labels missing though the network has classes, or given though it has none.
+        """
+        self._check_labels(noise_cond, labels)
+        noise_cond = noise_cond.astype(jnp.float32)
+        if labels is None:
+            return self._dense(self._features(noise_cond)) if self.conditional else None
+        if self.label_place == "features":
+            features = self._features(noise_cond)
+            return self._dense(features + self._table(features.shape[-1])(labels))
+        if not self.conditional:
+            return self._table(self.size)(labels)
+        return self._dense(self._features(noise_cond)) + self._table(self.size)(labels)
+
+    def _check_labels(self, noise_cond: jax.Array, labels: jax.Array | None) -> None:
+        if self.num_classes == 0:
+            require(labels is None, "labels", labels, "None, because the network's `num_classes` is 0")
+            return
+        require(
+            labels is not None and labels.shape == noise_cond.shape,
+            "labels",
+            labels if labels is None else labels.shape,
+            f"an integer array of shape {noise_cond.shape}, because the network's `num_classes` is {self.num_classes} "
+            f"(label {self.num_classes} is the null class: no condition)",
+        )
+
+    def _table(self, size: int) -> nn.Embed:
+        # One more row than classes. An index beyond it gives NaN, not a wrong class.
+        return nn.Embed(self.num_classes + 1, size, embedding_init=nn.initializers.normal(0.02), name="labels")
+
+    def _features(self, t: jax.Array) -> jax.Array:
+        if self.kind == "fourier":
+            return GaussianFourierFeatures(self.num_frequencies, self.fourier_scale, name="fourier")(t)
+        return sinusoidal_features(t, self.num_frequencies)
+
+    def _dense(self, features: jax.Array) -> jax.Array:
+        h = dense(self.size, name="dense0", dtype=jnp.float32)(features)
+        return dense(self.size, name="dense1", dtype=jnp.float32)(nn.silu(h))

@@ -1,0 +1,228 @@
+"""NCSN++ and DDPM++: the U-Nets of score_sde (arXiv:2011.13456, section 4.1 and appendix H) and of CLD and HOLD."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from hold_jax.errors import require, require_choice
+from hold_jax.nn.blocks import ResBlockBigGAN, ResBlockDDPM
+from hold_jax.nn.embeddings import EMBEDDINGS, LABEL_PLACES, ConditionEmbedding, EmbeddingKind, LabelPlace
+from hold_jax.nn.layers import OutputHead, SelfAttention, conv3x3
+from hold_jax.nn.pyramids import InputResidual, InputSkip, OutputResidual, OutputSkip
+from hold_jax.nn.resample import ConvDownsample, ConvUpsample, Taps, downsample, upsample
+
+
+def check_image_shape(height: int, width: int, num_levels: int) -> None:
+    """Raises `UserError` unless both sides halve `num_levels` - 1 times; names the nearest sizes that do.
+
+    Args:
+      height: image height in pixels.
+      width: image width in pixels.
+      num_levels: number of resolutions of the network, `len(channel_multipliers)`.
+    """
+    factor = 2 ** (num_levels - 1)
+    for argument, size in (("height", height), ("width", width)):
+        below, above = size // factor * factor, -(-size // factor) * factor
+        nearest = f"{below} or {above}" if below > 0 else f"{max(above, factor)}"
+        require(
+            size > 0 and size % factor == 0,
+            argument,
+            size,
+            f"a multiple of {factor} = 2**(num_levels - 1) for {num_levels} levels; nearest: {nearest}",
+        )
+
+
+class NCSNpp(nn.Module):
+    """The U-Net of score_sde, with every option of its `ncsnpp`; the defaults are CLD's network for CIFAR-10.
+
+    EDM's `SongUNet` (arXiv:2206.00364) is this network with `label_place` 'features'.
+
+    The network neither centers nor scales its input, nor divides its output: that is the caller's preconditioning.
+    Parameters are float32. The first and last convolutions run in float32 whatever `dtype`: a bfloat16 image would
+    lose the noise that the network is to see at low noise levels.
+
+    Attributes:
+      out_channels: channels of the output.
+      channels: width of the first level.
+      channel_multipliers: width of each level over `channels`; its length is the number of levels.
+      num_res_blocks: residual blocks a level on the way down; one more on the way up.
+      attention_resolutions: self-attention where the longer side of the features, in pixels, is one of these.
+      dropout: probability to drop an activation in a residual block in training.
+      resblock_type: 'biggan' (resolution changes inside a residual block) or 'ddpm' (between blocks).
+      resample_with_conv: whether 'ddpm' resamples with a learned convolution; 'biggan' ignores it.
+      fir: resample with `fir_kernel`; if False, nearest neighbor up and 2x2 mean (or strided convolution) down.
+      fir_kernel: separable filter, normalized to sum 1, at least 2 taps.
+      skip_rescale: divide every residual sum by sqrt(2).
+      init_scale: variance scale of each residual branch's last layer and of the output layer; 0 stands for 1e-10.
+      progressive: output pyramid: 'none', 'output_skip' (sum of images) or 'residual' (sum of features).
+      progressive_input: input pyramid: 'none', 'input_skip' or 'residual'.
+      progressive_combine: how 'input_skip' joins the features: 'sum' or 'cat'.
+      embedding: of the noise level: 'fourier' (random frequencies, for log sigma) or 'positional' (for 999 t).
+      fourier_scale: standard deviation of the random frequencies, in cycles per unit of `noise_cond`.
+      conditional: whether the network sees the noise level; if False `noise_cond` is ignored.
+      num_classes: number of classes; label `num_classes` is the null class of classifier-free guidance; 0: no labels.
+      label_place: where the class enters: 'embedding', after the dense layers of the noise level's, or 'features',
+        before them (EDM).
+      dtype: compute type, jnp.float32 or jnp.bfloat16.
+      remat: recompute residual blocks in the backward pass: less memory, about a third more time.
+    """
+
+    out_channels: int
+    channels: int = 128
+    channel_multipliers: Sequence[int] = (1, 2, 2, 2)
+    num_res_blocks: int = 8
+    attention_resolutions: Sequence[int] = (16,)
+    dropout: float = 0.1
+    resblock_type: Literal["biggan", "ddpm"] = "biggan"
+    resample_with_conv: bool = True
+    fir: bool = True
+    fir_kernel: Sequence[float] = (1, 3, 3, 1)
+    skip_rescale: bool = True
+    init_scale: float = 0.0
+    progressive: Literal["none", "output_skip", "residual"] = "none"
+    progressive_input: Literal["none", "input_skip", "residual"] = "residual"
+    progressive_combine: Literal["sum", "cat"] = "sum"
+    embedding: EmbeddingKind = "fourier"
+    fourier_scale: float = 16.0
+    conditional: bool = True
+    num_classes: int = 0
+    label_place: LabelPlace = "embedding"
+    dtype: DTypeLike = jnp.float32
+    remat: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises `UserError` for an option that is none of those allowed."""
+        require_choice("resblock_type", self.resblock_type, ("biggan", "ddpm"))
+        require_choice("progressive", self.progressive, ("none", "output_skip", "residual"))
+        require_choice("progressive_input", self.progressive_input, ("none", "input_skip", "residual"))
+        require_choice("progressive_combine", self.progressive_combine, ("sum", "cat"))
+        require_choice("embedding", self.embedding, EMBEDDINGS)
+        require_choice("label_place", self.label_place, LABEL_PLACES)
+        with_noise = self.label_place == "embedding" or self.conditional
+        require(with_noise, "label_place", self.label_place, "'embedding' where `conditional` is False")
+        require(len(self.channel_multipliers) > 0, "channel_multipliers", self.channel_multipliers, "not empty")
+        require(0 <= self.dropout < 1, "dropout", self.dropout, "in [0, 1)")
+        require(self.num_classes >= 0, "num_classes", self.num_classes, "0 or more")
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, noise_cond: jax.Array, labels: jax.Array | None = None, train: bool = False
+    ) -> jax.Array:
+        """Maps an image and its noise level to an image of `out_channels` channels.
+
+        Args:
+          x: (B, H, W, C) float32, any C; H and W divisible by 2**(levels - 1).
+          noise_cond: (B,) float32, the conditioning scalar as embedded: log(sigma) / 4, 999 t or the like.
+          labels: (B,) int32 in 0..`num_classes`, or None if the network has no classes.
+          train: whether dropout acts; it then needs `rngs={'dropout': key}`.
+
+        Returns:
+          (B, H, W, out_channels) float32.
+        """
+        self._check_input(x, noise_cond)
+        widths = [self.channels * multiplier for multiplier in self.channel_multipliers]
+        deepest = len(widths) - 1
+        block, feed, gather = self._res_block(), self._input_pyramid(), self._output_pyramid()
+
+        temb = ConditionEmbedding(
+            4 * self.channels,
+            self.channels,
+            self.embedding,
+            self.fourier_scale,
+            self.conditional,
+            self.num_classes,
+            self.label_place,
+            name="embedding",
+        )(noise_cond, labels)
+
+        def res_block(h: jax.Array, features: int, name: str, **change: str) -> jax.Array:
+            return block(features, name=name, **change)(h, temb, train)
+
+        def attention(h: jax.Array, name: str) -> jax.Array:
+            return SelfAttention(self.skip_rescale, self.init_scale, self.dtype, name=name)(h)
+
+        def attention_if_listed(h: jax.Array, name: str) -> jax.Array:
+            return attention(h, name) if max(h.shape[1:3]) in self.attention_resolutions else h
+
+        def resample(h: jax.Array, change: Literal["up", "down"], name: str) -> jax.Array:
+            if self.resblock_type == "biggan":
+                return res_block(h, h.shape[-1], name, resample=change)
+            if self.resample_with_conv:
+                layer = {"up": ConvUpsample, "down": ConvDownsample}[change]
+                return layer(h.shape[-1], self._taps, self.dtype, name=name)(h)
+            return {"up": upsample, "down": downsample}[change](h, self._taps)
+
+        h = conv3x3(self.channels, name="conv_in", dtype=jnp.float32, precision=jax.lax.Precision.HIGHEST)(x)
+        h = h.astype(self.dtype)
+        skips, pyramid = [h], x
+        for level, width in enumerate(widths):
+            for i in range(self.num_res_blocks):
+                h = res_block(h, width, f"down{level}_block{i}")
+                h = attention_if_listed(h, f"down{level}_attention{i}")
+                skips.append(h)
+            if level < deepest:
+                h = resample(h, "down", f"down{level}_resample")
+                if feed is not None:
+                    pyramid, h = feed(name=f"down{level}_pyramid")(pyramid, h)
+                skips.append(h)
+
+        h = res_block(h, h.shape[-1], "mid_block0")
+        h = attention(h, "mid_attention")
+        h = res_block(h, h.shape[-1], "mid_block1")
+
+        pyramid = None
+        for level, width in reversed(list(enumerate(widths))):
+            for i in range(self.num_res_blocks + 1):
+                h = res_block(jnp.concatenate([h, skips.pop()], axis=-1), width, f"up{level}_block{i}")
+            h = attention_if_listed(h, f"up{level}_attention")
+            if gather is not None:
+                pyramid, h = gather(name=f"up{level}_pyramid")(pyramid, h)
+            if level > 0:
+                h = resample(h, "up", f"up{level}_resample")
+
+        if self.progressive == "output_skip":
+            return pyramid
+        return OutputHead(self.out_channels, self.init_scale, self.dtype, name="head")(h)
+
+    @property
+    def _taps(self) -> Taps:
+        return tuple(self.fir_kernel) if self.fir else None
+
+    def _res_block(self) -> Callable[..., nn.Module]:
+        cls = {"biggan": ResBlockBigGAN, "ddpm": ResBlockDDPM}[self.resblock_type]
+        if self.remat:
+            cls = nn.remat(cls, static_argnums=(3,))  # `train`, counting `self`
+        extra = {"biggan": {"taps": self._taps}, "ddpm": {}}[self.resblock_type]
+        return partial(
+            cls,
+            dropout=self.dropout,
+            skip_rescale=self.skip_rescale,
+            init_scale=self.init_scale,
+            dtype=self.dtype,
+            **extra,
+        )
+
+    def _input_pyramid(self) -> Callable[..., nn.Module] | None:
+        return {
+            "none": None,
+            "input_skip": partial(InputSkip, self.progressive_combine, self._taps, self.dtype),
+            "residual": partial(InputResidual, self.skip_rescale, self._taps, self.dtype),
+        }[self.progressive_input]
+
+    def _output_pyramid(self) -> Callable[..., nn.Module] | None:
+        return {
+            "none": None,
+            "output_skip": partial(OutputSkip, self.out_channels, self.init_scale, self._taps, self.dtype),
+            "residual": partial(OutputResidual, self.skip_rescale, self._taps, self.dtype),
+        }[self.progressive]
+
+    def _check_input(self, x: jax.Array, noise_cond: jax.Array) -> None:
+        require(x.ndim == 4, "x", x.shape, "an array of shape (batch, height, width, channels)")
+        require(noise_cond.shape == x.shape[:1], "noise_cond", noise_cond.shape, f"an array of shape {x.shape[:1]}")
+        check_image_shape(*x.shape[1:3], len(self.channel_multipliers))

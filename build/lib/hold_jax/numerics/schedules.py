@@ -1,0 +1,99 @@
+"""Noise schedules: beta(t), its integral B(s, t) without cancellation, and the inverse.
+
+Methods take NumPy arrays (host, float64) or JAX arrays (traced, float32) and return the same kind.
+"""
+
+import dataclasses
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Array = jax.Array | np.ndarray | float
+
+
+def _xp(*arrays: Array):
+    """The array namespace of the arguments: jax.numpy if any is a JAX array, else NumPy."""
+    return jnp if any(isinstance(a, jax.Array) for a in arrays) else np
+
+
+class Schedule(Protocol):
+    """beta(t) >= 0 on t >= 0."""
+
+    def beta(self, t: Array) -> Array:
+        """beta(t)."""
+        ...
+
+    def integral(self, s: Array, t: Array) -> Array:
+        """B(s, t) = int_s^t beta, relatively accurate also for t close to s."""
+        ...
+
+    def time(self, big_b: Array) -> Array:
+        """The t with B(0, t) = big_b."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Constant:
+    """beta(t) = beta."""
+
+    value: float
+
+    def beta(self, t: Array) -> Array:
+        """See `Schedule`."""
+        return self.value * _xp(t).ones_like(t)
+
+    def integral(self, s: Array, t: Array) -> Array:
+        """See `Schedule`."""
+        return self.value * (t - s)
+
+    def time(self, big_b: Array) -> Array:
+        """See `Schedule`."""
+        return big_b / self.value
+
+
+@dataclasses.dataclass(frozen=True)
+class Linear:
+    """beta(t) = start + slope t (2011.13456, eq. 32, has t in [0, 1])."""
+
+    start: float
+    slope: float
+
+    def beta(self, t: Array) -> Array:
+        """See `Schedule`."""
+        return self.start + self.slope * t
+
+    def integral(self, s: Array, t: Array) -> Array:
+        """See `Schedule`."""
+        return (t - s) * (self.start + 0.5 * self.slope * (s + t))
+
+    def time(self, big_b: Array) -> Array:
+        """See `Schedule`."""
+        root = _xp(big_b).sqrt(self.start**2 + 2 * self.slope * big_b)
+        return 2 * big_b / (self.start + root)
+
+
+@dataclasses.dataclass(frozen=True)
+class Geometric:
+    """beta = d sigma^2/dt with sigma(t) = sigma_min (sigma_max / sigma_min)^t (2011.13456, eq. 30)."""
+
+    sigma_min: float
+    sigma_max: float
+
+    @property
+    def _rate(self) -> float:
+        return 2 * float(np.log(self.sigma_max / self.sigma_min))
+
+    def beta(self, t: Array) -> Array:
+        """See `Schedule`."""
+        return self.sigma_min**2 * self._rate * _xp(t).exp(self._rate * t)
+
+    def integral(self, s: Array, t: Array) -> Array:
+        """See `Schedule`."""
+        xp = _xp(s, t)
+        return self.sigma_min**2 * xp.exp(self._rate * s) * xp.expm1(self._rate * (t - s))
+
+    def time(self, big_b: Array) -> Array:
+        """See `Schedule`."""
+        return _xp(big_b).log1p(big_b / self.sigma_min**2) / self._rate

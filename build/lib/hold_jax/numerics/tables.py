@@ -1,0 +1,123 @@
+"""A smooth matrix function of one scalar, evaluated in float32 to float32 rounding.
+
+The kernels of a linear SDE are smooth functions of one number, B = int beta dt. Computing them on
+the device would mean matrix exponentials and triangular factors in float32, which lose digits for
+small and for large B. So they are computed once on the host in float64 (`exact.py`), written as
+
+    f_ij(B) = e^{-rate B} B^{p_ij} P_ij(B),
+
+with half-integer p_ij, and P is stored as polynomials on pieces that are halved until they resolve
+it. The powers keep the *relative* accuracy of entries that vanish like B^(n-1/2), so B = 0 needs no
+epsilon. A device evaluation is a gather and a Horner sum: pure, differentiable, exact in float32.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.polynomial import chebyshev
+
+_DEGREE = 9
+_TOLERANCE = 2.0**-25
+# Terms of a sum may exceed the row they add up to by this factor, no more: it is the loss of digits.
+_LARGEST_TERM = 3.0
+_LEAST_WIDTH = 2.0**-20
+_MAX_DEPTH = 60
+_MAX_PIECES = 512
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Table:
+    """Piecewise polynomials of a matrix function on [0, edges[-1]]; NaN outside.
+
+    Attributes:
+      edges: (P + 1,) float32 ends of the pieces.
+      coefficients: (P, degree + 1, r, c) float32, lowest degree first, in x in [-1, 1] on each piece.
+      twice_powers: (r, c) int, 2 p_ij.
+      rate: the exponential decay taken out.
+    """
+
+    edges: np.ndarray
+    coefficients: np.ndarray
+    twice_powers: np.ndarray
+    rate: float
+
+    def __call__(self, b: jax.Array) -> jax.Array:
+        """The function at `b` (...,) float32 as (..., r, c)."""
+        b = jnp.asarray(b, jnp.float32)
+        piece = jnp.clip(jnp.searchsorted(self.edges, b, side="right") - 1, 0, len(self.edges) - 2)
+        left, right = jnp.asarray(self.edges)[piece], jnp.asarray(self.edges)[piece + 1]
+        inside = (b >= 0) & (b <= self.edges[-1])
+        x = jnp.where(inside, ((b - left) - (right - b)) / (right - left), jnp.nan)[..., None, None]
+        terms = jnp.asarray(self.coefficients)[piece]
+        value = terms[..., -1, :, :]
+        for k in range(self.coefficients.shape[1] - 2, -1, -1):
+            value = value * x + terms[..., k, :, :]
+        root = jnp.sqrt(b)
+        powers = jnp.stack([root**k for k in range(int(self.twice_powers.max()) + 1)], axis=-1)
+        return value * powers[..., self.twice_powers] * jnp.exp(-self.rate * b)[..., None, None]
+
+
+def tabulate(function: Callable[[np.ndarray], np.ndarray], *, top: float, rate: float = 0.0) -> Table:
+    """The `Table` of `function` on [0, top].
+
+    Args:
+      function: maps B (N,) float64 > 0 to (N, r, c) float64, relatively accurate in every entry.
+      top: end of the range.
+      rate: exponential decay to take out, so that the rest is resolved on long pieces.
+    """
+    tiny = 1e-6 * min(top, 1.0)
+    at = np.abs(function(np.array([tiny, 2 * tiny])))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        slope = np.where(at[0] > 0, np.log2(at[1] / at[0]), 0.0)
+    twice_powers = np.rint(2 * slope).astype(int)
+
+    def regular(b: np.ndarray) -> np.ndarray:
+        return function(b) / b[:, None, None] ** (twice_powers / 2) * np.exp(rate * b)[:, None, None]
+
+    nodes = chebyshev.chebpts1(_DEGREE + 1)
+    to_coefficients = np.linalg.inv(chebyshev.chebvander(nodes, _DEGREE))
+    to_monomials = np.stack(
+        [
+            np.pad(chebyshev.cheb2poly(row), (0, _DEGREE + 1 - len(chebyshev.cheb2poly(row))))
+            for row in np.eye(_DEGREE + 1)
+        ]
+    )
+
+    done: list[tuple[float, np.ndarray]] = []
+    todo = [(0.0, float(np.float32(top)))]
+    for _ in range(_MAX_DEPTH):
+        if not todo or len(done) + len(todo) > _MAX_PIECES:
+            break
+        # One call for all open pieces: the host function is vectorized.
+        ends = np.array(todo)
+        b = ends.mean(axis=1)[:, None] + (ends[:, 1] - ends[:, 0])[:, None] / 2 * nodes
+        values = regular(b.ravel()).reshape(*b.shape, *twice_powers.shape)
+        series = np.einsum("kd,pdrc->pkrc", to_coefficients, values)
+        # What one unit of each polynomial weighs in its row: f32 sees nothing below 2^-24 of the row.
+        powers = b[..., None, None] ** (twice_powers / 2) * np.exp(-rate * b)[..., None, None]
+        weight = (powers / np.linalg.norm(values * powers, axis=-1, keepdims=True)).max(axis=1)
+        tail = np.abs(series[:, -2:]).max(axis=1)
+        converged = (tail <= _TOLERANCE * np.abs(series).max(axis=1)) | (tail * weight <= _TOLERANCE / 4)
+        cancels = np.abs(series).sum(axis=1) * weight > _LARGEST_TERM
+        # An inverse function may have a root singularity, which no piece resolves: stop where it no longer matters.
+        tiny_piece = ends[:, 1] - ends[:, 0] <= _LEAST_WIDTH * ends[:, 1]
+        resolved = (converged & ~cancels).all(axis=(1, 2)) | tiny_piece
+        done += [(left, piece) for (left, _), piece, ok in zip(todo, series, resolved, strict=True) if ok]
+        todo = [
+            half
+            for (left, right), ok in zip(todo, resolved, strict=True)
+            if not ok
+            for half in ((left, float(np.float32((left + right) / 2))), (float(np.float32((left + right) / 2)), right))
+        ]
+    if todo:
+        raise ArithmeticError(f"kernel table unresolved on {todo[0]}: powers {twice_powers / 2}")
+    done.sort(key=lambda item: item[0])
+    return Table(
+        edges=np.array([left for left, _ in done] + [top], np.float32),
+        coefficients=np.einsum("pkrc,km->pmrc", np.stack([s for _, s in done]), to_monomials).astype(np.float32),
+        twice_powers=twice_powers,
+        rate=rate,
+    )

@@ -1,0 +1,213 @@
+"""What a network sees and what its output means: eps_n = c_skip u + c_out net(c_in u, c_noise).
+
+Parameterizations of the last block's noise, each a few lines of coefficients at time t:
+
+- `eps`: the network predicts eps_n from the raw state (HOLD, CLD).
+- `mixed`: the network corrects the score of the Gaussian stationary part (CLD, 2112.07068, section 3).
+- `gaussian`: EDM's preconditioning (2206.00364, table 1) for any order: whitened input, the optimal
+  linear prediction for N(0, sigma_data^2) data as skip, unit-variance target.
+- `DENOISERS`: the network is an ordinary denoiser of y = q0 + sigma_eff eps, at every order, in one of the
+  columns of that table: `sufficient` EDM's own, `vp`, `subvp` and `ve` score_sde's (2011.13456).
+
+For n = 1 `gaussian` and `sufficient` are EDM. Dtypes: everything here is float32; the network casts inside.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from hold_jax import kernels
+from hold_jax.numerics.schedules import Linear
+from hold_jax.sde import LinearSDE
+
+EpsFn = Callable[[jax.Array, jax.Array], jax.Array]
+"""eps_fn(u (B, *S, n, C), t () or (B,)) -> (B, *S, 1, C), the noise of the last block."""
+
+Network = Callable[[jax.Array, jax.Array], jax.Array]
+"""network(inputs (B, *S, k C), c_noise (B,)) -> (B, *S, C) float32."""
+
+
+class Coefficients(NamedTuple):
+    """c_in (..., k, n) input blocks; c_skip (..., 1, n); c_out (...,): scalars or one per example."""
+
+    c_in: jax.Array
+    c_skip: jax.Array
+    c_out: jax.Array
+
+
+def eps(sde: LinearSDE, t: jax.Array, sigma_data: float) -> Coefficients:
+    """The network predicts eps_n from u."""
+    del sigma_data
+    n = sde.order
+    return Coefficients(jnp.eye(n), jnp.zeros((1, n)), jnp.ones(jnp.shape(t)))
+
+
+def mixed(sde: LinearSDE, t: jax.Array, sigma_data: float) -> Coefficients:
+    """As `eps`, plus the noise L_nn u_n / Sigma_nn that a Gaussian u_n would have."""
+    del sigma_data
+    n = sde.order
+    last_row = kernels.marginal(sde, t).chol[..., -1, :]
+    skip = last_row[..., -1] / jnp.sum(jnp.square(last_row), axis=-1)
+    return Coefficients(jnp.eye(n), jnp.zeros((*skip.shape, 1, n)).at[..., 0, -1].set(skip), jnp.ones(jnp.shape(t)))
+
+
+def gaussian(sde: LinearSDE, t: jax.Array, sigma_data: float) -> Coefficients:
+    """With Sigma_tot = Sigma + sigma_data^2 A A' = T T': input T^-1 u, skip L_nn [Sigma_tot^-1 u]_n.
+
+    c_out^2 = 1 - L_nn^2 [Sigma_tot^-1]_nn, here as |w_n| times the posterior's deviation, which does not cancel.
+    """
+    kernel = kernels.marginal(sde, t)
+    total = kernels.total_chol(sde, t, sigma_data)
+    whiten = kernels.inverse_lower(total)
+    skip = (kernel.chol[..., -1, -1] / total[..., -1, -1])[..., None, None] * whiten[..., -1:, :]
+    return Coefficients(whiten, skip, -kernels.whitened_mean(kernel)[..., -1] * _posterior_std(sde, t, sigma_data))
+
+
+class Preconditioning(NamedTuple):
+    """A denoiser of y = q0 + sigma eps: D = y - c_less y + c_out net(c_in y), each (...,) as sigma is.
+
+    `c_less` is 1 - c_skip of EDM's table 1, which float32 cannot tell from 0 at low noise once it is subtracted.
+    """
+
+    c_in: jax.Array
+    c_less: jax.Array
+    c_out: jax.Array
+
+
+def sufficient(sde: LinearSDE, t: jax.Array, sigma_data: float) -> Coefficients:
+    """EDM's own column: c_skip = sigma_d^2 / (sigma^2 + sigma_d^2), unit-variance input and target."""
+    sigma = kernels.effective_noise(sde, t)
+    total = jnp.square(sigma) + sigma_data**2
+    root = jnp.sqrt(total)
+    return _of_denoiser(sde, t, Preconditioning(1 / root, jnp.square(sigma) / total, sigma * sigma_data / root))
+
+
+def vp(sde: LinearSDE, t: jax.Array, sigma_data: float) -> Coefficients:
+    """score_sde's VP: the network sees alpha y of unit variance at high noise, and predicts the noise eps of y."""
+    del sigma_data
+    sigma = kernels.effective_noise(sde, t)
+    return _of_denoiser(sde, t, Preconditioning(1 / jnp.sqrt(1 + jnp.square(sigma)), jnp.zeros_like(sigma), -sigma))
+
+
+def subvp(sde: LinearSDE, t: jax.Array, sigma_data: float) -> Coefficients:
+    """score_sde's sub-VP: alpha q0 + (1 - alpha^2) eps has sigma = 1/alpha - alpha; else as `vp`."""
+    del sigma_data
+    sigma = kernels.effective_noise(sde, t)
+    alpha = 1 / (sigma / 2 + jnp.sqrt(1 + jnp.square(sigma / 2)))
+    return _of_denoiser(sde, t, Preconditioning(alpha, jnp.zeros_like(sigma), -sigma))
+
+
+def ve(sde: LinearSDE, t: jax.Array, sigma_data: float) -> Coefficients:
+    """score_sde's VE with `scale_by_sigma`: the network sees y itself and predicts sigma times the score."""
+    del sigma_data
+    sigma = kernels.effective_noise(sde, t)
+    return _of_denoiser(sde, t, Preconditioning(jnp.ones_like(sigma), jnp.zeros_like(sigma), sigma))
+
+
+def _of_denoiser(sde: LinearSDE, t: jax.Array, p: Preconditioning) -> Coefficients:
+    """eps_n = [L^-1 u]_n - w_n D, as [(I - v v') L^-1 u]_n + w_n (y - D) with v = w / |w|, so that nothing cancels.
+
+    The two are one, since y = v' L^-1 u / |w|. At n = 1 the first term is zero, and not a rounding error over sigma.
+    """
+    kernel = kernels.marginal(sde, t)
+    w = kernels.whitened_mean(kernel)
+    row, sigma = kernels.sufficient_row(sde, t)
+    v = w * sigma[..., None]
+    rest = -v[..., -1:] * v
+    rest = rest.at[..., -1].set(jnp.sum(jnp.square(v[..., :-1]), axis=-1))
+    beside = jnp.sum(rest[..., :, None] * kernels.inverse_lower(kernel.chol), axis=-2)[..., None, :]
+    w_n = w[..., -1]
+    return Coefficients(p.c_in[..., None, None] * row, beside + (w_n * p.c_less)[..., None, None] * row, -w_n * p.c_out)
+
+
+def _posterior_std(sde: LinearSDE, t: jax.Array, sigma_data: float) -> jax.Array:
+    """The deviation of q0 ~ N(0, sigma_data^2) given u_t: EDM's c_out."""
+    sigma = kernels.effective_noise(sde, t)
+    return sigma * sigma_data / jnp.sqrt(jnp.square(sigma) + sigma_data**2)
+
+
+DENOISERS = {"sufficient": sufficient, "vp": vp, "subvp": subvp, "ve": ve}
+PARAMETERIZATIONS = {"eps": eps, "mixed": mixed, "gaussian": gaussian, **DENOISERS}
+
+
+def log_noise(sde: LinearSDE, t: jax.Array) -> jax.Array:
+    """EDM's conditioning log(sigma_eff) / 4: the one clock on which all orders agree."""
+    return jnp.log(kernels.effective_noise(sde, t)) / 4
+
+
+def vp_time(sde: LinearSDE, t: jax.Array) -> jax.Array:
+    """score_sde's 999 t of the VP process with noise sigma_eff: sigma^2 = e^B - 1, B = int_0^t beta."""
+    return 999.0 * _SCORE_SDE_BETA.time(jnp.log1p(jnp.square(kernels.effective_noise(sde, t))))
+
+
+def subvp_time(sde: LinearSDE, t: jax.Array) -> jax.Array:
+    """score_sde's 999 t of the sub-VP process with noise sigma_eff = e^{B/2} - e^{-B/2}."""
+    return 999.0 * _SCORE_SDE_BETA.time(2 * jnp.arcsinh(kernels.effective_noise(sde, t) / 2))
+
+
+def ve_noise(sde: LinearSDE, t: jax.Array) -> jax.Array:
+    """score_sde's log sigma for VE, for random Fourier features; its data are in [0, 1], its sigma half of ours."""
+    return jnp.log(kernels.effective_noise(sde, t) / 2)
+
+
+def scaled_time(sde: LinearSDE, t: jax.Array) -> jax.Array:
+    """score_sde's conditioning 999 t / T, for positional embeddings."""
+    return 999.0 * jnp.asarray(t, jnp.float32) / sde.T
+
+
+def log_time(sde: LinearSDE, t: jax.Array) -> jax.Array:
+    """CLD's conditioning log t, for random Fourier features (2112.07068, code)."""
+    del sde
+    return jnp.log(jnp.asarray(t, jnp.float32))
+
+
+# beta of score_sde's published VP and sub-VP networks (2011.13456, appendix C).
+_SCORE_SDE_BETA = Linear(0.1, 19.9)
+# Functions of sigma_eff alone, and of the process's own time.
+CLOCKS = {"log_noise": log_noise, "vp_time": vp_time, "subvp_time": subvp_time, "ve_noise": ve_noise}
+CONDITIONINGS = {**CLOCKS, "time": scaled_time, "log_time": log_time}
+
+
+def is_denoiser(parameterization: str, conditioning: str) -> bool:
+    """Whether a model so named sees y and sigma_eff only: then it is a denoiser, and any process samples from it."""
+    return parameterization in DENOISERS and conditioning in CLOCKS
+
+
+def eps_function(
+    sde: LinearSDE,
+    network: Network,
+    *,
+    parameterization: Callable[[LinearSDE, jax.Array, float], Coefficients] = sufficient,
+    conditioning: Callable[[LinearSDE, jax.Array], jax.Array] = log_noise,
+    sigma_data: float = 0.5,
+) -> EpsFn:
+    """Wraps a network into `eps_fn(u, t)`, the only form the losses, samplers and likelihoods know.
+
+    Args:
+      sde: the SDE.
+      network: sees k blocks stacked on the channel axis, returns one block, float32.
+      parameterization: one of `PARAMETERIZATIONS`' values.
+      conditioning: one of `CONDITIONINGS`' values.
+      sigma_data: standard deviation of the data, for `gaussian` and `sufficient`; the others ignore it.
+
+    Raises:
+      TypeError: if the state or the network's output is not float32.
+    """
+
+    def eps_fn(u: jax.Array, t: jax.Array) -> jax.Array:
+        _require_float32("u", u)
+        c = parameterization(sde, t, sigma_data)
+        inputs = kernels.mix(c.c_in, u)
+        inputs = inputs.reshape(*inputs.shape[:-2], -1)
+        out = network(inputs, jnp.broadcast_to(conditioning(sde, t), u.shape[:1]))
+        _require_float32("network output", out)
+        return kernels.mix(c.c_skip, u) + kernels.per_example(c.c_out, u) * out[..., None, :]
+
+    return eps_fn
+
+
+def _require_float32(name: str, x: jax.Array) -> None:
+    if x.dtype != jnp.float32:
+        raise TypeError(f"{name} is {x.dtype}; only the inside of a network computes in another dtype than float32")

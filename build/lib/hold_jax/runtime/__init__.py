@@ -1,0 +1,1 @@
+"""Processes, storage, the work directory, the device mesh, logs, progress and pictures."""

@@ -1,0 +1,337 @@
+"""Pictures of samples and of training: grids, films, scatter plots, loss curves.
+
+matplotlib is imported inside the functions, since that takes a second, and through its object interface,
+which leaves no global state and needs no display.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import PIL.Image
+from numpy.typing import ArrayLike
+
+from hold_jax.errors import UserError, require
+from hold_jax.runtime import storage
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Limits = tuple[float, float, float, float]
+"""The window of a plot: `(x_min, x_max, y_min, y_max)`."""
+
+_GRID_WIDTH_PX = 800  # at most, where the scale is ours to choose
+_MARGIN_PX = 2
+_FILM_FRAMES_PER_SECOND = 15
+_FILM_GRAYS = 32  # noise in 256 grays doubles the size of the file
+_PANEL_INCHES = 4.2
+_DPI = 100
+_DOTS_AT_MOST = 20_000  # beyond this many points dots only smear; a density is drawn instead
+_BLUE, _INK, _FAINT = "#1f5fa8", "#333333", "#b8b8b8"
+
+
+def image_grid(images_u8: ArrayLike, columns: int | None = None, scale: int | None = None) -> PIL.Image.Image:
+    """Returns the images side by side, row by row, on white with a thin margin.
+
+    Args:
+        images_u8: `(N, H, W, C)`, uint8, C = 1 (gray) or 3 (RGB).
+        columns: images in a row; by default as many as make the grid nearly square.
+        scale: each pixel becomes `scale` x `scale` pixels; by default the most that keeps the grid within
+            800 pixels across, so that 8 x 8 images can be seen.
+
+    Raises:
+        UserError: on another shape or dtype, or a count below 1.
+    """
+    images = np.asarray(images_u8)
+    fits = images.ndim == 4 and images.size > 0 and images.shape[3] in (1, 3) and images.dtype == np.uint8
+    if not fits:
+        raise UserError(
+            f"`images_u8` is {images.dtype} of shape {images.shape}; it must be uint8 (N, H, W, 1) or (N, H, W, 3)"
+        )
+    n, h, w, c = images.shape
+    if columns is None:
+        columns = min(n, math.ceil(math.sqrt(n * h / w)))
+    require(columns >= 1, "columns", columns, "at least 1")
+    if scale is None:
+        scale = max(1, (_GRID_WIDTH_PX - (columns + 1) * _MARGIN_PX) // (columns * w))
+    require(scale >= 1, "scale", scale, "at least 1")
+
+    rows = math.ceil(n / columns)
+    cell_h, cell_w = h * scale + _MARGIN_PX, w * scale + _MARGIN_PX
+    canvas = np.full((rows * cell_h + _MARGIN_PX, columns * cell_w + _MARGIN_PX, c), 255, np.uint8)
+    for i, image in enumerate(images.repeat(scale, axis=1).repeat(scale, axis=2)):
+        top, left = (i // columns) * cell_h + _MARGIN_PX, (i % columns) * cell_w + _MARGIN_PX
+        canvas[top : top + h * scale, left : left + w * scale] = image
+    return PIL.Image.fromarray(canvas[..., 0] if c == 1 else canvas)
+
+
+def write_png(image: PIL.Image.Image, path: str | os.PathLike[str], *, sync: bool = True) -> None:
+    """Writes a PNG, whole or not at all; `sync` as for `storage.writing`."""
+    with storage.writing(storage.path(path, "path"), sync=sync) as file:
+        image.save(file, format="PNG")
+
+
+def film(
+    frames: Sequence[PIL.Image.Image], path: str | os.PathLike[str], seconds: float = 4.0, hold_seconds: float = 1.5
+) -> None:
+    """Writes a GIF that loops for ever.
+
+    Frames beyond 15 a second are thinned out evenly; the first and the last always stay. Gray frames are
+    rounded to 32 levels. RGB frames share one palette, without dithering: separate palettes flicker, and
+    dither makes the file large. Noise does not compress, so draw grids for a film at a small `scale`.
+
+    Args:
+        frames: pictures of one size; all gray, or converted to RGB.
+        path: the file to write.
+        seconds: time that the frames before the last take together.
+        hold_seconds: time that the last frame stays.
+
+    Raises:
+        UserError: if there is no frame, sizes differ, or a time is not positive.
+    """
+    sizes = sorted({frame.size for frame in frames})
+    if len(sizes) != 1:
+        raise UserError(f"`frames` has pictures of the sizes {sizes}; there must be at least one, all of one size")
+    require(seconds > 0, "seconds", seconds, "positive")
+    require(hold_seconds > 0, "hold_seconds", hold_seconds, "positive")
+
+    shown = min(len(frames), max(2, int(seconds * _FILM_FRAMES_PER_SECOND) + 1))
+    frames = [frames[i] for i in np.linspace(0, len(frames) - 1, shown).round().astype(int)]
+    if all(frame.mode == "L" for frame in frames):
+        levels = np.linspace(0, 255, _FILM_GRAYS)
+        nearest = [int(levels[np.abs(levels - gray).argmin()]) for gray in range(256)]
+        ready = [frame.point(nearest) for frame in frames]
+    else:
+        ready = _with_one_palette([frame.convert("RGB") for frame in frames])
+    # A GIF counts in hundredths of a second: round the instants, not the durations, to keep the total.
+    instants = np.linspace(0, 100 * seconds, len(ready)).round()
+    durations = [10 * int(d) for d in np.diff(instants)] + [10 * round(100 * hold_seconds)]
+    more = {"save_all": True, "append_images": ready[1:], "duration": durations, "loop": 0, "optimize": True}
+    with storage.writing(storage.path(path, "path")) as file:
+        ready[0].save(file, format="GIF", **more)
+
+
+def _with_one_palette(frames: list[PIL.Image.Image]) -> list[PIL.Image.Image]:
+    """Returns the RGB frames in at most 256 colors, chosen mostly by the last, on which the film rests."""
+    w, h = frames[0].size
+    chosen = [frames[0], frames[len(frames) // 2], *[frames[-1]] * 4]
+    montage = PIL.Image.new("RGB", (w, h * len(chosen)))
+    for row, frame in enumerate(chosen):
+        montage.paste(frame, (0, row * h))
+    palette = montage.quantize(256, method=PIL.Image.Quantize.FASTOCTREE)
+    colors = np.array(palette.getpalette(), np.uint8).reshape(-1, 3)
+    colors[(colors >= 250).all(axis=1)] = 255  # the average of white and nearly white would tint the paper
+    palette.putpalette(colors.tobytes())
+    return [frame.quantize(palette=palette, dither=PIL.Image.Dither.NONE) for frame in frames]
+
+
+def plot_limits(points: ArrayLike) -> Limits:
+    """Returns a square window with a margin about `points`, `(N, 2)`, but for the outermost 0.2 % on each side.
+
+    Raises:
+        UserError: if `points` is not `(N, 2)` or has no finite point.
+    """
+    xy = _points_2d("points", points)
+    if len(xy) == 0:
+        raise UserError("`points` has no finite point to choose a window by; give `limits`")
+    low, high = np.quantile(xy, (0.002, 0.998), axis=0)
+    center, half = (low + high) / 2, 0.58 * max(float((high - low).max()), 1e-6)
+    return (
+        float(center[0] - half),
+        float(center[0] + half),
+        float(center[1] - half),
+        float(center[1] + half),
+    )
+
+
+def scatter(
+    points: ArrayLike, limits: Limits | None = None, reference: ArrayLike | None = None, title: str | None = None
+) -> PIL.Image.Image:
+    """Returns a plot of sampled points in the plane, beside the data they should match.
+
+    Up to 20,000 points are dots; more are a density. The panels have equal axes and one window, and nothing
+    moves from one call to the next if `limits` is the same, as a film needs. Where over 1 % of the points lie
+    outside of the window or are not finite, a note says how many.
+
+    Args:
+        points: `(N, 2)`.
+        limits: the window, equal in both directions; by default `plot_limits` of `reference`, or else of `points`.
+        reference: `(M, 2)`, the data, drawn on the left.
+        title: one line above.
+
+    Raises:
+        UserError: on a shape other than `(N, 2)` or an empty window.
+    """
+    from matplotlib.figure import Figure
+
+    if limits is None:
+        limits = plot_limits(points if reference is None else reference)
+    require(
+        limits[0] < limits[1] and limits[2] < limits[3], "limits", limits, "(x_min, x_max, y_min, y_max), min < max"
+    )
+    panels = [("samples", _BLUE, points)]
+    if reference is not None:
+        panels.insert(0, ("data", _INK, reference))
+    clouds = [_points_2d("points" if name == "samples" else "reference", values) for name, _, values in panels]
+    as_density = max(len(cloud) for cloud in clouds) > _DOTS_AT_MOST
+
+    side, left, below, above = _PANEL_INCHES - 0.55, 0.42, 0.3, 0.42 if title else 0.1
+    width, height = _PANEL_INCHES * len(panels), below + side + above
+    figure = Figure(figsize=(width, height), dpi=_DPI)
+    for i, ((name, color, values), cloud) in enumerate(zip(panels, clouds, strict=True)):
+        # Axes are placed by hand: automatic layouts follow the tick labels, and a film would shake.
+        corner = (i * _PANEL_INCHES + left) / width, below / height
+        axes = figure.add_axes((*corner, side / width, side / height))
+        _draw_cloud(axes, cloud, color, limits, as_density)
+        _style_panel(axes, limits)
+        if len(panels) > 1:
+            axes.text(0.03, 0.97, name, transform=axes.transAxes, va="top", fontsize=12, color=color)
+        lost = 1.0 - _inside(cloud, limits).sum() / max(len(np.asarray(values)), 1)
+        if lost > 0.01:
+            note = f"{100 * lost:.0f} % out of view"
+            axes.text(
+                0.97,
+                0.03,
+                note,
+                transform=axes.transAxes,
+                ha="right",
+                fontsize=9,
+                color="#555555",
+                bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 2},
+            )
+    if title:
+        figure.text(0.5, 1 - 0.2 / height, title, ha="center", va="center", fontsize=13, color=_INK)
+    return _to_pil(figure)
+
+
+def _draw_cloud(axes: Axes, cloud: np.ndarray, color: str, limits: Limits, as_density: bool) -> None:
+    if as_density:
+        from matplotlib.colors import LinearSegmentedColormap
+
+        counts, _, _ = np.histogram2d(cloud[:, 0], cloud[:, 1], bins=120, range=(limits[:2], limits[2:]), density=False)
+        # The square root shows thin parts too. The 99.5 % quantile keeps one full bin from paling all the rest.
+        shade = np.sqrt(counts.T)
+        top = np.quantile(shade[shade > 0], 0.995) if (shade > 0).any() else 1.0
+        colors = LinearSegmentedColormap.from_list("paper_to_ink", ["white", color])
+        axes.imshow(shade, origin="lower", extent=limits, cmap=colors, vmin=0, vmax=top, interpolation="bilinear")
+    else:
+        n = max(len(cloud), 1)
+        area = float(np.clip(9000 / n, 2.0, 20.0))
+        alpha = float(np.clip(1500 / n, 0.25, 0.8))
+        axes.scatter(cloud[:, 0], cloud[:, 1], s=area, alpha=alpha, color=color, linewidths=0)
+
+
+def _style_panel(axes: Axes, limits: Limits) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set(xlim=limits[:2], ylim=limits[2:], aspect="equal")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(4))
+    axes.tick_params(labelsize=8, length=3, colors="#777777")
+    for spine in axes.spines.values():
+        spine.set_color("#cccccc")
+
+
+def _inside(cloud: np.ndarray, limits: Limits) -> np.ndarray:
+    x, y = cloud[:, 0], cloud[:, 1]
+    return (limits[0] <= x) & (x <= limits[1]) & (limits[2] <= y) & (y <= limits[3])
+
+
+def _points_2d(name: str, values: ArrayLike) -> np.ndarray:
+    """Returns the finite rows of `values`, `(N, 2)`."""
+    xy = np.asarray(values, np.float64)
+    require(xy.ndim == 2 and xy.shape[1] == 2, f"{name}.shape", xy.shape, "(N, 2)")
+    return xy[np.isfinite(xy).all(axis=1)]
+
+
+def loss_curve(
+    steps: ArrayLike,
+    losses: ArrayLike,
+    path: str | os.PathLike[str],
+    title: str | None = None,
+    reference: float | None = None,
+) -> None:
+    """Writes a PNG of the loss against the step: raw values faint, a running mean strong.
+
+    The vertical axis is logarithmic if all finite losses are positive and span more than a decade. Losses that
+    are not finite leave gaps.
+
+    Args:
+        steps: `(T,)`, ascending.
+        losses: `(T,)`.
+        path: the file to write.
+        title: one line above.
+        reference: a loss to compare with, such as a known floor; drawn dashed.
+
+    Raises:
+        UserError: if the shapes differ, or no loss is finite.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import EngFormatter
+
+    x, y = np.asarray(steps, np.float64), np.asarray(losses, np.float64)
+    if x.ndim != 1 or x.shape != y.shape:
+        raise UserError(f"`steps` is {x.shape} and `losses` {y.shape}; both must be (T,)")
+    finite = y[np.isfinite(y)]
+    if finite.size == 0:
+        raise UserError("`losses` has no finite value to draw")
+
+    figure = Figure(figsize=(7.2, 4.2), dpi=120, layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot(x, y, color=_FAINT, linewidth=0.8, label="each logged step")
+    axes.plot(x, smooth(y), color=_BLUE, linewidth=2.0, label="running mean")
+    if reference is not None:
+        axes.axhline(reference, color=_INK, linewidth=1.2, linestyle=(0, (5, 4)), label=f"reference {reference:.4g}")
+    if finite.min() > 0 and finite.max() > 10 * finite.min():
+        axes.set_yscale("log")
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.set_xlabel("training step (parameter updates)", color=_INK)
+    axes.set_ylabel("training loss (dimensionless)", color=_INK)
+    axes.margins(x=0.01)
+    axes.grid(color="#e8e8e8", linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.tick_params(labelsize=9, colors="#555555", which="both")
+    for side, spine in axes.spines.items():
+        spine.set_visible(side in ("left", "bottom"))
+        spine.set_color("#aaaaaa")
+    axes.legend(frameon=False, fontsize=9)
+    if title:
+        axes.set_title(title, color=_INK, fontsize=12)
+    with storage.writing(storage.path(path, "path")) as file:
+        figure.savefig(file, format="png")
+
+
+def smooth(values: ArrayLike, half_width: int | None = None) -> np.ndarray:
+    """Returns the centered running mean of `values`, `(T,)`, over `2 half_width + 1` of them.
+
+    By default `half_width` is 3 % of T, at least 3. Towards the start the window shrinks on both sides, so that
+    the steep first part of a loss is not shifted; at the end it is cut on the right. Values that are not finite
+    count for nothing, and stay NaN themselves.
+    """
+    y = np.asarray(values, np.float64)
+    n = len(y)
+    if half_width is None:
+        half_width = max(3, math.ceil(0.03 * n))
+    index = np.arange(n)
+    reach = np.minimum(index, half_width)
+    low, high = index - reach, np.minimum(index + reach, n - 1) + 1
+    finite = np.isfinite(y)
+    # Each window is summed afresh: differences of one running sum would lose all digits after a huge loss.
+    edges = np.stack([low, high], axis=1).ravel()
+    sums = np.add.reduceat(np.append(np.where(finite, y, 0.0), 0.0), edges)[::2]
+    counts = np.add.reduceat(np.append(finite, False).astype(np.int64), edges)[::2]
+    mean = sums / np.maximum(counts, 1)
+    return np.where(finite, mean, np.nan)
+
+
+def _to_pil(figure: Figure) -> PIL.Image.Image:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return PIL.Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")

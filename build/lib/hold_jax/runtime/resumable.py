@@ -1,0 +1,85 @@
+"""Rows computed in order, kept on disk as they come: what a killed job had done, the next one does not do again."""
+
+import re
+
+import numpy as np
+
+from hold_jax.errors import UserError
+from hold_jax.runtime import distributed, storage
+from hold_jax.runtime.storage import Path
+
+_NAME = re.compile(r"(\d{9})-(\d{9})\.npy")
+
+
+class PartialRows:
+    """An array (N, ...) that grows at its end, in memory and in a folder of files first-last.npy.
+
+    A file appears whole or not at all, so that a kill at any moment costs the rows since the last `append`. How the
+    rows were grouped when they were written does not matter. Every process holds all rows; the first one writes.
+
+    Args:
+      folder: its own, named by all that the rows depend on.
+      total: N; what the folder may hold beyond it is not looked at.
+
+    Raises:
+      UserError: if a file is damaged.
+    """
+
+    def __init__(self, folder: Path, total: int):
+        self._folder, self._total = folder, total
+        stop = min(sum(stop - start for start, stop in _chain(folder)), total)
+        # The first process may already be writing when another one looks.
+        stop = int(distributed.from_first(lambda: np.int32(stop), np.zeros((), np.int32)))
+        self._parts = _read(folder, stop)
+        self.count = stop
+
+    @property
+    def missing(self) -> int:
+        """Rows still to be appended."""
+        return self._total - self.count
+
+    def append(self, rows: np.ndarray) -> None:
+        """Adds rows (k, ...) at the end, those beyond N excepted."""
+        rows = rows[: self.missing]
+        stop = self.count + len(rows)
+        if distributed.is_main():
+            with storage.writing(_path(self._folder, self.count, stop)) as file:
+                np.save(file, rows, allow_pickle=False)
+        self._parts.append(rows)
+        self.count = stop
+
+    def array(self) -> np.ndarray:
+        """All rows so far."""
+        return np.concatenate(self._parts)
+
+
+def _path(folder: Path, start: int, stop: int) -> Path:
+    return folder / f"{start:09d}-{stop:09d}.npy"
+
+
+def _chain(folder: Path) -> list[tuple[int, int]]:
+    """(first, last + 1) of the files that join without a gap, from row 0 on."""
+    names = storage.names(folder)
+    found = sorted((int(match[1]), int(match[2])) for name in names if (match := _NAME.fullmatch(name)))
+    chain: list[tuple[int, int]] = []
+    for start, stop in found:
+        if start == (chain[-1][1] if chain else 0) and stop > start:
+            chain.append((start, stop))
+    return chain
+
+
+def _read(folder: Path, total: int) -> list[np.ndarray]:
+    parts = []
+    for start, stop in _chain(folder):
+        if start >= total:
+            break
+        path = _path(folder, start, stop)
+        try:
+            with storage.opened(path) as file:
+                part = np.load(file, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise UserError(f"{path} cannot be read ({error}); delete it, and what it held is made again") from None
+        if len(part) != stop - start:
+            raise UserError(f"{path} has {len(part)} rows; delete it, and what it held is made again")
+        parts.append(part[: total - start])
+    return parts

@@ -1,0 +1,67 @@
+"""Time grids, from T down to t_min, on the host in float64."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from hold_jax.errors import require, require_choice
+from hold_jax.numerics import exact
+from hold_jax.sde import LinearSDE
+
+Grid = Callable[[LinearSDE, float, int], np.ndarray]
+"""(SDE, t_min, num_steps) -> times (num_steps + 1,), falling from T to t_min."""
+
+
+def uniform(sde: LinearSDE, t_min: float, num_steps: int) -> np.ndarray:
+    """Equal steps in t."""
+    return np.linspace(sde.T, t_min, num_steps + 1)
+
+
+def quadratic(sde: LinearSDE, t_min: float, num_steps: int) -> np.ndarray:
+    """Equal steps in sqrt(t): DDIM's and PSLD's quadratic steps."""
+    times = np.square(np.linspace(np.sqrt(sde.T), np.sqrt(t_min), num_steps + 1))
+    # sqrt(T)^2 may exceed T by a rounding error.
+    times[[0, -1]] = sde.T, t_min
+    return times
+
+
+def karras(sde: LinearSDE, t_min: float, num_steps: int, *, rho: float = 7.0) -> np.ndarray:
+    """Equal steps in sigma_eff^(1/rho) (EDM, 2206.00364, eq. 5), the clock on which all orders agree."""
+    require(rho > 0, "rho", rho, "positive")
+    roots = lambda first, last: np.linspace(first ** (1 / rho), last ** (1 / rho), num_steps + 1) ** rho  # noqa: E731
+    return _at_noise(sde, t_min, roots)
+
+
+def log(sde: LinearSDE, t_min: float, num_steps: int) -> np.ndarray:
+    """Equal steps in log sigma_eff (DPM-Solver's uniform lambda, 2206.00927): data of every width meet equal steps."""
+    return _at_noise(sde, t_min, lambda first, last: np.geomspace(first, last, num_steps + 1))
+
+
+def _at_noise(sde: LinearSDE, t_min: float, between: Callable[[float, float], np.ndarray]) -> np.ndarray:
+    """The times at the effective noises `between`(noise at T, noise at t_min)."""
+    ends = sde.schedule.integral(0.0, np.array([sde.T, t_min]))
+    sigma = between(*exact.effective_noise(sde.F, sde.G, sde.cov0, ends))
+    times = sde.schedule.time(exact.integral_of_noise(sde.F, sde.G, sde.cov0, sigma))
+    times[[0, -1]] = sde.T, t_min
+    return times
+
+
+GRIDS: dict[str, Grid] = {"uniform": uniform, "quadratic": quadratic, "karras": karras, "log": log}
+
+
+def times_of(sde: LinearSDE, grid: str | Grid | Sequence[float], t_min: float, num_steps: int) -> np.ndarray:
+    """The grid's times (num_steps + 1,) float64: a name of `GRIDS`, a function, or your own falling times.
+
+    Raises:
+      UserError: for an unknown name, num_steps < 1, t_min outside (0, T), or times that do not fall within (0, T].
+    """
+    require(isinstance(num_steps, int) and num_steps >= 1, "num_steps", num_steps, "a whole number >= 1")
+    require(0 < t_min < sde.T, "t_min", t_min, f"between 0 and T = {sde.T}")
+    if isinstance(grid, str):
+        require_choice("grid", grid, GRIDS)
+        grid = GRIDS[grid]
+    times = np.asarray(grid(sde, t_min, num_steps) if callable(grid) else grid, np.float64)
+    require(times.shape == (num_steps + 1,), "grid", times.shape, f"of shape ({num_steps + 1},)")
+    falls = np.all(np.diff(times) < 0) and 0 < times[-1] and times[0] <= sde.T
+    require(bool(falls), "grid", times, f"strictly falling within (0, T = {sde.T}]")
+    return times

@@ -1,0 +1,111 @@
+"""Multistep samplers in data prediction: DDIM, DPM-Solver++, UniPC and their stochastic twins, at any order n.
+
+One step integrates int D d omega (`whitened`) with D replaced by the polynomial in log sigma_eff through its
+last values: one network call a step. With a corrector (UniPC, 2302.04867) the value found at the end of a step,
+which the next step needs anyway, corrects that step: one order more for the same calls.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from hold_jax.errors import require, require_choice
+from hold_jax.samplers import linear, whitened
+from hold_jax.samplers.interpolation import INTERPOLATIONS
+from hold_jax.sde import LinearSDE
+
+
+@dataclasses.dataclass(frozen=True)
+class Multistep(linear.LinearSampler):
+    """The family; the constructors below are its known members.
+
+    Attributes:
+      order: values of D a step uses, 1 to 4; the first steps use those there are.
+      corrector: correct each step by the value at its end.
+      churn: 0: deterministic; 1: the reverse SDE's noise at n = 1 (SDE-DPM-Solver++).
+      gauge: one of `whitened.GAUGES`; "signal" is EDM's flow at every order n.
+      interpolation: what D is taken for between its values, one of `INTERPOLATIONS`.
+    """
+
+    order: int = 3
+    corrector: bool = True
+    churn: float = 0.0
+    gauge: str = "signal"
+    interpolation: str = "polynomial"
+
+    def __post_init__(self):
+        whole = isinstance(self.order, int) and not isinstance(self.order, bool)
+        require(whole and 1 <= self.order <= 4, "order", self.order, "a whole number from 1 to 4")
+        require(0 <= self.churn < float("inf"), "churn", self.churn, "a finite number >= 0")
+        whitened.check_gauge(self.gauge)
+        require_choice("interpolation", self.interpolation, INTERPOLATIONS)
+
+    @property
+    def deterministic(self) -> bool:
+        """Without churn no noise is drawn."""
+        return self.churn == 0
+
+    def coefficients(self, sde: LinearSDE, times: np.ndarray) -> tuple[linear.Stage, ...]:
+        """One row of matrices for each interval of `times` (N + 1,)."""
+        b = sde.schedule.integral(0.0, times)
+        at = whitened.whitening(sde, b, self.gauge)
+        measure = whitened.quadrature(sde, at, b, self.gauge, self.churn)
+        kept = np.exp(self.churn * np.diff(at.log_noise))[:, None, None]
+        state = kept * at.factor[1:] @ at.inverse[:-1]
+
+        # In z: predicted step i uses D_i, D_{i-1}, ...; the correction of step i - 1 uses the same values.
+        predicted = self._weights(at.log_noise, measure, self.order, ahead=0)
+        outputs = at.factor[1:] @ predicted
+        if self.corrector:
+            corrected = self._weights(at.log_noise, measure, self.order + 1, ahead=1)
+            width = corrected.shape[-1]
+            outputs = np.pad(outputs, ((0, 0), (0, 0), (0, width - outputs.shape[-1])))
+            change = corrected[:-1]
+            change[..., 1:] -= predicted[:-1, :, : width - 1]
+            outputs[1:] += state[1:] @ at.factor[1:-1] @ change
+        noise = None if self.deterministic else np.sqrt(1 - kept**2) * at.factor[1:]
+        data = linear.data_weights(sde, times[:-1])
+        return (linear.Stage(None, times[:-1], data, linear.Affine(state, noise), outputs),)
+
+    def _weights(self, log_noise: np.ndarray, measure: whitened.Quadrature, order: int, ahead: int) -> np.ndarray:
+        """Weights (N, n, min(order, N)) in z of D at the nodes i + ahead, i + ahead - 1, ..., 0 for step i."""
+        num_steps = len(log_noise) - 1
+        most = min(order, num_steps + ahead)
+        interpolate = INTERPOLATIONS[self.interpolation]
+        out = np.zeros((num_steps, measure.measure.shape[-1], most))
+        first = np.arange(num_steps) + ahead
+        for count in range(1, most + 1):
+            rows = np.flatnonzero(np.minimum(first + 1, most) == count)
+            nodes = log_noise[first[rows, None] - np.arange(count)]
+            ends = np.stack([log_noise[rows], log_noise[rows + 1]], axis=1)
+            out[rows, :, :count] = interpolate(nodes, ends, measure.log_noise[rows], measure.measure[rows])
+        return out
+
+
+def ddim(*, churn: float = 0.0, gauge: str = "signal") -> Multistep:
+    """First order: DDIM (2010.02502) at n = 1; gDDIM (2206.05564) with gauge = "probability_flow"."""
+    return Multistep(order=1, corrector=False, churn=churn, gauge=gauge)
+
+
+def dpmpp_2m(*, churn: float = 0.0, gauge: str = "signal") -> Multistep:
+    """DPM-Solver++(2M) (2211.01095, algorithm 2); churn = 1: SDE-DPM-Solver++(2M)."""
+    return Multistep(order=2, corrector=False, churn=churn, gauge=gauge, interpolation="midpoint")
+
+
+def dpmpp_3m(*, churn: float = 0.0, gauge: str = "signal") -> Multistep:
+    """Third-order multistep, the quadratic through three values integrated exactly."""
+    return Multistep(order=3, corrector=False, churn=churn, gauge=gauge)
+
+
+def unipc(*, order: int = 3, churn: float = 0.0, gauge: str = "signal") -> Multistep:
+    """Predictor and corrector of one call a step (UniPC, 2302.04867), both integrated exactly."""
+    return Multistep(order=order, corrector=True, churn=churn, gauge=gauge)
+
+
+def gaussian_fitted(*, order: int = 3, corrector: bool = True, churn: float = 1.0, gauge: str = "signal") -> Multistep:
+    """Predictor and corrector fitted to Gaussian data of every width (`interpolation.gaussian`).
+
+    Fresh noise forgets a trained network's errors, so churn is 1 unless you say otherwise; with the exact denoiser,
+    or below some fifteen calls, churn = 0 is the better one, and only it can encode.
+    """
+    return Multistep(order=order, corrector=corrector, churn=churn, gauge=gauge, interpolation="gaussian")

@@ -1,0 +1,280 @@
+"""Checkpoints of a train state with Orbax: asynchronous, the last k and every m-th kept, each with its fingerprints."""
+
+import contextlib
+import dataclasses
+import os
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+
+from hold_jax.errors import UserError
+from hold_jax.runtime import distributed, storage
+from hold_jax.runtime.storage import Path
+from hold_jax.training.fingerprint import fingerprints
+from hold_jax.training.state import TrainState
+
+FOLDER = "checkpoints"
+DAMAGED_FOLDER = "damaged"
+_SHOWN = 4  # names in a message
+
+
+class UnusableCheckpointError(Exception):
+    """What was read is not what was written, or not what was asked for; the message says where."""
+
+
+class OtherStructureError(UnusableCheckpointError):
+    """The arrays are not those of this model and optimizer."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoints:
+    """The checkpoints of one work directory; a context manager that waits for pending writes."""
+
+    manager: ocp.CheckpointManager
+
+    @classmethod
+    def open(cls, workdir: Path, *, keep_last: int = 1, keep_every: int | None = None) -> "Checkpoints":
+        """Opens `workdir`/checkpoints, creating it; what a killed run left half written is removed.
+
+        Args:
+          workdir: absolute path.
+          keep_last: how many of the newest to keep.
+          keep_every: also keep, for good, those whose step is a multiple of this.
+        """
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep_last, keep_period=keep_every, cleanup_tmp_directories=True
+        )
+        return cls(ocp.CheckpointManager(workdir / FOLDER, options=options, item_handlers=_handlers()))
+
+    @classmethod
+    def open_to_read(cls, workdir: Path) -> "Checkpoints":
+        """Opens `workdir`/checkpoints, if it is there; nothing is created or deleted, also while a run writes there."""
+        options = ocp.CheckpointManagerOptions(read_only=True)
+        return cls(ocp.CheckpointManager(workdir / FOLDER, options=options, item_handlers=_handlers()))
+
+    def latest(self) -> int | None:
+        """The newest step, or None."""
+        return self.manager.latest_step()
+
+    def steps(self) -> list[int]:
+        """All steps, rising."""
+        return sorted(self.manager.all_steps())
+
+    def save(self, state: TrainState) -> None:
+        """Begins to write `state`; returns once its arrays are copied. A step that is there already is left.
+
+        Raises:
+          UserError: if this one, or the one before, cannot be written.
+        """
+        step = int(state.step)
+        if step in self.manager.all_steps():
+            return
+        marks = {name: int(mark) for name, mark in jax.jit(fingerprints)(state).items()}
+        with self._writing():
+            self.manager.save(
+                step,
+                args=ocp.args.Composite(state=ocp.args.StandardSave(state), fingerprints=ocp.args.JsonSave(marks)),
+            )
+
+    def wait(self) -> None:
+        """Returns when everything is written.
+
+        Raises:
+          UserError: if it cannot be.
+        """
+        with self._writing():
+            self.manager.wait_until_finished()
+
+    def resume(self, abstract: TrainState) -> TrainState | None:
+        """The newest state that is intact; None if there are no checkpoints.
+
+        Damaged ones are moved to `workdir`/damaged, and told of on standard error; nothing is deleted.
+
+        Args:
+          abstract: as for `restore`.
+
+        Raises:
+          UserError: if none is intact, or all are of another structure; then nothing is moved.
+        """
+        unusable: dict[int, UnusableCheckpointError] = {}
+        for step in reversed(self.steps()):
+            try:
+                state = self._read(abstract, step)
+            except UnusableCheckpointError as error:
+                unusable[step] = error
+                continue
+            for bad, reason in unusable.items():
+                kept = self._set_aside(bad)
+                distributed.say(f"checkpoint {bad} is damaged ({reason}): kept in {kept}; going on from step {step}")
+            return state
+        if unusable:
+            newest = max(unusable)
+            if all(isinstance(error, OtherStructureError) for error in unusable.values()):
+                raise UserError(self._of_another(newest, unusable[newest]))
+            reasons = "; ".join(f"step {step}: {error}" for step, error in unusable.items())
+            raise UserError(
+                f"no checkpoint in {self.manager.directory} is intact ({reasons}): restore one from a copy, or choose "
+                "another --workdir to begin anew"
+            )
+        return None
+
+    def restore(self, abstract: TrainState, step: int | None = None) -> TrainState:
+        """The state at `step` (None: the newest).
+
+        Args:
+          abstract: shapes, dtypes and shardings, as `abstract_state` gives them: the device count may differ
+            from the one that saved.
+          step: which.
+
+        Raises:
+          UserError: if there is no such checkpoint, or it is damaged or of another structure.
+        """
+        steps = self.steps()
+        if not steps:
+            raise UserError(f"no checkpoint in {self.manager.directory}: run --mode=train with this --workdir first")
+        step = steps[-1] if step is None else step
+        if step not in steps:
+            raise UserError(
+                f"`checkpoint` is {step}; {self.manager.directory} holds steps {', '.join(map(str, steps))}"
+            )
+        try:
+            return self._read(abstract, step)
+        except OtherStructureError as error:
+            raise UserError(self._of_another(step, error)) from None
+        except UnusableCheckpointError as error:
+            others = ", ".join(str(other) for other in steps if other != step) or "none"
+            raise UserError(
+                f"checkpoint {step} in {self.manager.directory} is damaged ({error}): choose another step ({others})"
+            ) from None
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *exc: object) -> None:
+        # An error on its way is what the user must hear of; a failed write then usually has the same cause.
+        with contextlib.suppress(UserError) if kind else contextlib.nullcontext():
+            self.wait()
+            self.manager.close()
+
+    def _read(self, abstract: TrainState, step: int) -> TrainState:
+        """The state at `step`, compared with its fingerprints; all processes come to the same end."""
+        differences = self._on_all(lambda: _differences(abstract, self.manager.item_metadata(step)["state"]))
+        if differences:
+            raise OtherStructureError(differences)
+        state = self._on_all(
+            lambda: self.manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract)))
+        )["state"]
+        written = self._on_all(lambda: self._fingerprints(step))
+        if written is not None:
+            found = {name: int(mark) for name, mark in jax.jit(fingerprints)(state).items()}
+            bad = [name for name, mark in found.items() if written.get(name) != mark]
+            if bad:
+                raise UnusableCheckpointError(f"changed since it was written: {_some(bad)}")
+        return state
+
+    def _of_another(self, step: int, error: OtherStructureError) -> str:
+        return (
+            f"checkpoint {step} in {self.manager.directory} is of another model or optimizer ({error}): "
+            "repeat the flags of its run, or choose another --workdir"
+        )
+
+    def _fingerprints(self, step: int) -> dict[str, int] | None:
+        """What was written beside the state; None for a checkpoint made without."""
+        if not (self.manager.directory / str(step) / "fingerprints").exists():
+            return None
+        return self.manager.restore(step, args=ocp.args.Composite(fingerprints=ocp.args.JsonRestore()))["fingerprints"]
+
+    def _on_all(self, read: Callable[[], Any]) -> Any:
+        """read() here, or UnusableCheckpointError on every process if one of them cannot."""
+        value, reason = None, ""
+        try:
+            value = read()
+        except Exception as error:  # Orbax and TensorStore raise many kinds, a bare Exception among them
+            reason = _first_line(error)
+        if jax.process_count() > 1:
+            reason = next((text for text in distributed.gather(reason) if text), "")
+        if reason:
+            raise UnusableCheckpointError(f"cannot be read: {reason}")
+        return value
+
+    def _set_aside(self, step: int) -> Path:
+        """Moves a checkpoint out of Orbax's sight."""
+        source = self.manager.directory / str(step)
+        folder = self.manager.directory.parent / DAMAGED_FOLDER
+        target = folder / f"step_{step}"
+        if distributed.is_main():
+            others = (folder / f"step_{step}_{i}" for i in range(1, 10**6))
+            while target.exists():
+                target = next(others)
+            storage.move(source, target)
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices(f"set aside {step}")
+        self.manager.reload()
+        return target
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Turns what Orbax raises for a full disk and the like, here or in its threads, into one line."""
+        try:
+            yield
+        except Exception as error:
+            fault = _storage_fault(error)
+            if fault is None:
+                raise
+            complete = [step for step in self.steps() if (self.manager.directory / str(step)).exists()]
+            kept = f"step {complete[-1]} is the newest that is there" if complete else "none is there yet"
+            raise UserError(
+                f"a checkpoint in {self.manager.directory} could not be written ({fault}); {kept}. Make "
+                "room there, and run the same command again: it goes on from that step"
+            ) from None
+
+
+def abstract_state(state_fn: Any, sharding: jax.sharding.Sharding) -> TrainState:
+    """Shapes and dtypes of `state_fn()` with `sharding`: what `Checkpoints.restore` fills."""
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), jax.eval_shape(state_fn))
+
+
+def _handlers() -> dict[str, ocp.CheckpointHandler]:
+    return {"state": ocp.StandardCheckpointHandler(), "fingerprints": ocp.JsonCheckpointHandler()}
+
+
+def _differences(abstract: TrainState, saved: Any) -> str:
+    """Where the tree that was saved has other arrays than `abstract`, in words; empty where it has the same."""
+    wanted, there = _shapes(abstract), _shapes(saved.tree)
+    names = [name for name in sorted(wanted.keys() | there.keys()) if wanted.get(name) != there.get(name)]
+    return _some([f"{n} is {there.get(n, 'absent')} there, {wanted.get(n, 'absent')} here" for n in names])
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    """Shapes by path, of arrays or of Orbax's descriptions of them: there a key is its data."""
+    shapes = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda node: hasattr(node, "shape")):
+        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            leaf = jax.eval_shape(jax.random.key_data, leaf)
+        shapes[jax.tree_util.keystr(path, simple=True, separator="/")] = tuple(leaf.shape)
+    return shapes
+
+
+def _some(names: list[str]) -> str:
+    return "; ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return (lines[0] if lines else type(error).__name__)[:300]
+
+
+def _storage_fault(error: BaseException) -> str | None:
+    """What the system said, "No space left on device" and the like; None if the fault is another."""
+    if isinstance(error, OSError):
+        return error.strerror or _first_line(error)
+    # TensorStore tells the system's error by its number within the text of a ValueError.
+    number = re.search(r"os_error_code='(\d+)'", str(error))
+    if number:
+        return os.strerror(int(number[1]))
+    # Of a bucket it names the object, and says what the service answered in many ways.
+    return _first_line(error) if "gs://" in str(error) else None

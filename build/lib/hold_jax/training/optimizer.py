@@ -1,0 +1,46 @@
+"""The optimizer of score models: clip, Adam, warm-up; and the average of the parameters that is sampled from."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from hold_jax.errors import require, require_choice
+
+SCHEDULES = ("constant", "cosine")
+
+
+def learning_rate_schedule(*, learning_rate: float, warmup_steps: int, schedule: str, num_steps: int) -> optax.Schedule:
+    """Linear warm-up over `warmup_steps`, then constant, or a cosine to zero at `num_steps`."""
+    require(learning_rate > 0, "learning_rate", learning_rate, "positive")
+    require(warmup_steps >= 0, "warmup_steps", warmup_steps, "0 or more")
+    require_choice("schedule", schedule, SCHEDULES)
+    after = optax.constant_schedule(learning_rate)
+    if schedule == "cosine":
+        require(num_steps > warmup_steps, "warmup_steps", warmup_steps, f"below num_steps = {num_steps}")
+        after = optax.cosine_decay_schedule(learning_rate, num_steps - warmup_steps)
+    if not warmup_steps:
+        return after
+    # The first step already moves: step k uses (k + 1) / warmup_steps of the rate.
+    warmup = optax.linear_schedule(learning_rate / warmup_steps, learning_rate, max(warmup_steps - 1, 1))
+    return optax.join_schedules([warmup, after], [warmup_steps])
+
+
+def adam(
+    learning_rate: optax.ScalarOrSchedule, *, b1: float, b2: float, eps: float, weight_decay: float, clip_norm: float
+) -> optax.GradientTransformation:
+    """Adam (AdamW with `weight_decay` > 0) after clipping the global gradient norm to `clip_norm` (0: no clipping)."""
+    for name, value in (("eps", eps), ("b1", b1), ("b2", b2)):
+        require(0 < value < 1, name, value, "in (0, 1)")
+    for name, value in (("weight_decay", weight_decay), ("clip_norm", clip_norm)):
+        require(value >= 0, name, value, "0 or more")
+    clip = optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
+    return optax.chain(clip, optax.adamw(learning_rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay))
+
+
+def update_ema(ema: optax.Params, params: optax.Params, step: jax.Array, decay: float) -> optax.Params:
+    """The exponential moving average after `step` updates; its memory grows with the run up to `decay`.
+
+    The rate min(decay, (1 + step) / (10 + step)) forgets the random start (score_sde, CLD).
+    """
+    rate = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
+    return jax.tree.map(lambda average, new: average + (1 - rate) * (new - average), ema, params)

@@ -1,0 +1,1 @@
+"""Reading and writing the weight files of other projects, without PyTorch."""
