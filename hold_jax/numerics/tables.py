@@ -47,7 +47,10 @@ class Table:
     def __call__(self, b: jax.Array) -> jax.Array:
         """The function at `b` (...,) float32 as (..., r, c)."""
         b = jnp.asarray(b, jnp.float32)
-        piece = jnp.clip(jnp.searchsorted(self.edges, b, side="right") - 1, 0, len(self.edges) - 2)
+        # The default, a binary search, is a while loop, and one of a scalar inside a scan does not compile for NVIDIA
+        # GPUs (openxla/xla issue 49299).
+        piece = jnp.searchsorted(self.edges, b, side="right", method="compare_all") - 1
+        piece = jnp.clip(piece, 0, len(self.edges) - 2)
         left, right = jnp.asarray(self.edges)[piece], jnp.asarray(self.edges)[piece + 1]
         inside = (b >= 0) & (b <= self.edges[-1])
         x = jnp.where(inside, ((b - left) - (right - b)) / (right - left), jnp.nan)[..., None, None]
