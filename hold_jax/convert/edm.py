@@ -109,7 +109,7 @@ def _name(path: str, network: NCSNpp, inputs: tuple[int, ...]) -> str:
         match = re.fullmatch(pattern, path)
         if match is None:
             continue
-        level = int(re.search(r"\d+", path)[0])
+        level = int(re.findall(r"\d+", path)[0])
         index = match.group(1) if match.groups() else None
         below, above = sizes[min(level + 1, len(sizes) - 1)], sizes[max(level - 1, 0)]
         return name.format(here=sizes[level], below=below, above=above, index=index, last=network.num_res_blocks)

@@ -45,14 +45,18 @@ class Layer(NamedTuple):
         return self.path[len(self.owner_path) + 1 :]
 
 
-@functools.lru_cache(maxsize=16)
 def layers(network: NCSNpp, inputs: tuple[int, ...]) -> tuple[Layer, ...]:
-    """Every layer of `network` that has parameters, each once, in the order of the calls.
+    """Returns every layer of `network` that has parameters, each once, in the order of the calls.
 
     Args:
       network: any NCSN++.
-      inputs: (H, W, C) of what it sees.
+      inputs: shape (H, W, C) of the network's input.
     """
+    return _layers(network, inputs)  # pyright: ignore[reportArgumentType]  # Flax modules are hashable
+
+
+@functools.lru_cache(maxsize=16)
+def _layers(network: Any, inputs: tuple[int, ...]) -> tuple[Layer, ...]:
     network = network.clone(remat=False, parent=None)  # remat would call the blocks twice
     calls: list[tuple[str, tuple[str, ...]]] = []
 

@@ -1,6 +1,6 @@
-"""Several processes as one run: how they join, agree on what is wrong, and notice that one is gone.
+"""Several processes as one run: they join, agree on errors, and detect that one of them died.
 
-Everything here does nothing, or the obvious, in a run of one process.
+In a run of one process every function here does nothing, or the single-process equivalent.
 """
 
 import contextlib
@@ -30,26 +30,26 @@ _HEARTBEAT_SECONDS = 30  # after which a silent process counts as dead
 def initialize(coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None) -> None:
     """Joins the processes of a run. Call it before anything else touches a device.
 
-    With arguments, as told. Without, by itself on Cloud TPU and under SLURM's srun with several tasks; anywhere else
-    the process is a run of its own.
+    With all three arguments the process joins the others at `coordinator`. With none of them, it finds the others by
+    itself on Cloud TPU and under SLURM's srun with several tasks; anywhere else it is a run of one process.
 
     Args:
       coordinator: HOST:PORT of process 0, reachable from all.
-      num_processes: how many there are.
-      process_id: which this one is, from 0.
+      num_processes: number of processes of the run.
+      process_id: number of this process, from 0.
 
     Raises:
       UserError: if only some are given, or the others cannot be reached within a minute.
     """
-    given = {"coordinator": coordinator, "num_processes": num_processes, "process_id": process_id}
-    if all(value is None for value in given.values()):
+    if coordinator is None and num_processes is None and process_id is None:
         if _under_srun() or _on_tpu():
             _initialize()
         return
-    for name, value in given.items():
-        require(
-            value is not None, name, value, "given too: --coordinator, --num_processes and --process_id go together"
-        )
+    if coordinator is None or num_processes is None or process_id is None:
+        given = {"coordinator": coordinator, "num_processes": num_processes, "process_id": process_id}
+        missing = next(name for name, value in given.items() if value is None)
+        allowed = "given too: --coordinator, --num_processes and --process_id go together"
+        raise UserError(f"`{missing}` is None; it must be {allowed}")
     host, colon, port = coordinator.rpartition(":")
     require(bool(host and colon) and port.isdecimal(), "coordinator", coordinator, "HOST:PORT, e.g. 10.0.0.1:8476")
     require(num_processes >= 1, "num_processes", num_processes, "1 or more")
@@ -61,9 +61,10 @@ def initialize(coordinator: str | None = None, num_processes: int | None = None,
 
 @contextlib.contextmanager
 def together() -> Iterator[None]:
-    """A block of preparations without collectives: a `UserError` in one process is raised in all of them.
+    """Runs a block without collectives; a `UserError` in one process is raised in all of them.
 
-    So that what is wrong on one machine (no data there, a full disk) stops the run with its reason, not with a hang.
+    A fault of one machine (missing data, a full disk) then stops the whole run with its reason. Without this the other
+    processes would wait for it forever.
     """
     message = ""
     try:
@@ -85,7 +86,7 @@ class AgreedError(UserError):
 
 
 def gather(text: str) -> list[str]:
-    """The texts of all processes, in their order."""
+    """Returns the texts of all processes, in order of their numbers."""
     data = np.frombuffer(text.encode(), np.uint8)
     sizes = multihost_utils.process_allgather(np.int32(len(data))).reshape(-1)
     padded = np.zeros(max(int(sizes.max()), 1), np.uint8)
@@ -117,11 +118,11 @@ def require_same(values: dict[str, Any]) -> None:
 
 
 def from_first(make: Callable[[], Any], like: Any) -> Any:
-    """make() of process 0 alone, on every process.
+    """Calls `make` on process 0 only and returns its value on every process.
 
     Args:
-      make: its `UserError` is raised everywhere.
-      like: a tree of arrays of the shapes and types that `make` returns.
+      make: function without arguments; its `UserError` is raised on every process.
+      like: tree of arrays with the shapes and dtypes that `make` returns.
     """
     if jax.process_count() == 1:
         return make()
@@ -133,34 +134,34 @@ def from_first(make: Callable[[], Any], like: Any) -> Any:
 
 
 def is_main() -> bool:
-    """Whether this is the process that writes logs and pictures."""
+    """Returns whether this process writes the logs and pictures."""
     return jax.process_index() == 0
 
 
 def say(message: str) -> None:
-    """One line on standard error, of the run and not of each of its processes."""
+    """Prints one line on standard error, once for the whole run."""
     if is_main():
         print(message, file=sys.stderr, flush=True)
 
 
 def leave(message: str, code: int) -> NoReturn:
-    """Ends this process at once, its peers' next collective with it: an ordinary exit would wait for them."""
+    """Ends this process at once. An ordinary exit would wait for the other processes, whose next collective now fails."""
     print(message, file=sys.stderr, flush=True)
     sys.stdout.flush()
     os._exit(code)
 
 
 def leave_after(error: Exception) -> NoReturn:
-    """Ends this process of several after an exception that is not the user's: its own, or the loss of a peer."""
+    """Ends this process of several after an exception that is not a `UserError`: its own fault, or a lost peer."""
     if isinstance(error, jax.errors.JaxRuntimeError) and any(word in str(error) for word in _LOST):
         leave(
-            f"error: process {jax.process_index()} lost its peers ({str(error).splitlines()[0]}): one of them died, or "
-            "cannot be reached; see its output. Start all again with the same command: they go on from the last "
+            f"error: process {jax.process_index()} lost its peers ({str(error).splitlines()[0]}): one of them died or "
+            "cannot be reached; see its output. Start all of them again with the same command to continue from the last "
             "checkpoint",
             1,
         )
     traceback.print_exception(error)
-    leave(f"error: process {jax.process_index()} ends, and its peers with it", 1)
+    leave(f"error: process {jax.process_index()} stops, and the whole run with it", 1)
 
 
 def _initialize(**explicit: Any) -> None:
@@ -171,14 +172,14 @@ def _initialize(**explicit: Any) -> None:
     except (RuntimeError, ValueError) as error:  # JAX's own errors among them
         raise UserError(
             f"the processes of this run did not all join within {_JOIN_SECONDS} s ({str(error).splitlines()[0]}): "
-            "check that each was started, with the same --coordinator and --num_processes and a --process_id of its own"
+            "check that all were started with the same --coordinator and --num_processes, each with its own --process_id"
         ) from None
-    # Where a peer dies and no collective notices, JAX aborts with a message of its own; absl would bury it in stacks.
+    # If a peer dies outside a collective, JAX aborts with its own message; absl would print stacks around it.
     faulthandler.disable()
 
 
 def _await_coordinator(host: str, port: int) -> None:
-    """Waits until something listens there; JAX's own wait ends without a word of the address."""
+    """Waits until the coordinator listens; JAX's own wait ends with an error that does not name the address."""
     end = time.monotonic() + _JOIN_SECONDS
     while True:
         try:
@@ -187,20 +188,21 @@ def _await_coordinator(host: str, port: int) -> None:
         except OSError as error:
             if time.monotonic() > end:
                 raise UserError(
-                    f"`coordinator` is {host}:{port}; nothing answered there for {_JOIN_SECONDS} s ({error}): start "
-                    "process 0 on that host, and open the port to the others"
+                    f"`coordinator` is {host}:{port}; it did not answer for {_JOIN_SECONDS} s ({error}): start process 0 on that "
+                    "host, and open the port to the other machines"
                 ) from None
             time.sleep(0.2)
 
 
 def _under_srun() -> bool:
-    # The variables of a step, not of the job: a plain `python main.py` in a batch script is a run of its own.
+    # Variables of a job step, not of the job: a plain `python main.py` in a batch script is a run of one process.
     return int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1 and "SLURM_PROCID" in os.environ
 
 
 def _on_tpu() -> bool:
     devices = glob.glob("/dev/accel*") + glob.glob("/dev/vfio/[0-9]*")
-    wanted = "tpu" in (jax.config.jax_platforms or "tpu")
+    platforms: str | None = getattr(jax.config, "jax_platforms")  # noqa: B009  # JAX declares its options at run time
+    wanted = "tpu" in (platforms or "tpu")
     return bool(devices) and wanted and importlib.util.find_spec("libtpu") is not None
 
 
