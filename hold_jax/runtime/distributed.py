@@ -145,7 +145,7 @@ def say(message: str) -> None:
 
 
 def leave(message: str, code: int) -> NoReturn:
-    """Ends this process at once. An ordinary exit would wait for the other processes, whose next collective now fails."""
+    """Ends this process at once; an ordinary exit would wait for the others, whose next collective now fails."""
     print(message, file=sys.stderr, flush=True)
     sys.stdout.flush()
     os._exit(code)
@@ -156,8 +156,8 @@ def leave_after(error: Exception) -> NoReturn:
     if isinstance(error, jax.errors.JaxRuntimeError) and any(word in str(error) for word in _LOST):
         leave(
             f"error: process {jax.process_index()} lost its peers ({str(error).splitlines()[0]}): one of them died or "
-            "cannot be reached; see its output. Start all of them again with the same command to continue from the last "
-            "checkpoint",
+            "cannot be reached; see its output. Start all of them again with the same command to continue from the "
+            "last checkpoint",
             1,
         )
     traceback.print_exception(error)
@@ -172,7 +172,7 @@ def _initialize(**explicit: Any) -> None:
     except (RuntimeError, ValueError) as error:  # JAX's own errors among them
         raise UserError(
             f"the processes of this run did not all join within {_JOIN_SECONDS} s ({str(error).splitlines()[0]}): "
-            "check that all were started with the same --coordinator and --num_processes, each with its own --process_id"
+            "start all with the same --coordinator and --num_processes, each with its own --process_id"
         ) from None
     # If a peer dies outside a collective, JAX aborts with its own message; absl would print stacks around it.
     faulthandler.disable()
@@ -188,8 +188,8 @@ def _await_coordinator(host: str, port: int) -> None:
         except OSError as error:
             if time.monotonic() > end:
                 raise UserError(
-                    f"`coordinator` is {host}:{port}; it did not answer for {_JOIN_SECONDS} s ({error}): start process 0 on that "
-                    "host, and open the port to the other machines"
+                    f"`coordinator` is {host}:{port}; it did not answer for {_JOIN_SECONDS} s ({error}): start "
+                    "process 0 on that host, and open the port to the other machines"
                 ) from None
             time.sleep(0.2)
 
