@@ -1,1 +1,0 @@
-"""HOLD: diffusion models driven by high-order Langevin dynamics, in JAX."""

@@ -1,1 +1,0 @@
-"""Weights of others' projects, read without their frameworks."""

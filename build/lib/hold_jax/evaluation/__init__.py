@@ -1,1 +1,0 @@
-"""What samples are compared in: feature networks, reference statistics and figures."""

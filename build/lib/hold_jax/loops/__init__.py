@@ -1,1 +1,0 @@
-"""The loops: train, generate, evaluate, likelihood. They take built objects, never a config."""

@@ -1,1 +1,0 @@
-"""Processes, storage, the work directory, the device mesh, logs, progress and pictures."""

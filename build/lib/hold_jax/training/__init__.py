@@ -1,1 +1,0 @@
-"""Training: the loop, its state, checkpoints and logs."""

@@ -1,1 +1,0 @@
-"""Reading and writing the weight files of other projects, without PyTorch."""
