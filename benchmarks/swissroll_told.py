@@ -297,7 +297,10 @@ def _trainable(m: LinearSDE, points: jax.Array, scale: float, args: argparse.Nam
         x = points[jax.random.randint(key_batch, (args.batch,), 0, len(points))]
 
         def loss(params: Any) -> jax.Array:
-            return jnp.mean(losses.bcsm_loss(m, eps_fn(params), x, key_loss, t_min=TRAIN_T_MIN)) / 2
+            return (
+                jnp.mean(losses.bcsm_loss(m, eps_fn(params), x, key_loss, time_law=losses.uniform, t_min=TRAIN_T_MIN))
+                / 2
+            )
 
         value, gradient = jax.value_and_grad(loss)(state.params)
         updates, opt_state = adam.update(gradient, state.opt_state, state.params)

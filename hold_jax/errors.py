@@ -1,28 +1,76 @@
-"""Errors a user can mend: one line that names the argument, the value and what is allowed."""
+"""Errors that a user can correct: one line that names the argument, its value and the allowed values."""
 
 import difflib
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeVar
+
+__all__ = ["UserError", "require", "require_choice", "require_data", "require_given"]
+
+T = TypeVar("T")
 
 
 class UserError(ValueError):
-    """A mistake in what the user asked for; `main.py` prints it as one line and exits with 2.
+    """A mistake in the user's input. `main.py` prints it as one line and exits with status 2.
 
-    Every other exception is a defect of ours and keeps its traceback.
+    Every other exception is a defect of the package and keeps its traceback.
     """
 
 
 def require(condition: bool, argument: str, value: Any, allowed: str) -> None:
-    """Raises `UserError` naming `argument`, its `value` and what is `allowed`, unless `condition` holds."""
+    """Checks a condition on an argument.
+
+    Args:
+      condition: what must hold.
+      argument: the argument's name as the user wrote it.
+      value: its value.
+      allowed: the allowed values, in words; completes "it must be ...".
+
+    Raises:
+      UserError: if the condition does not hold.
+    """
     if not condition:
         raise UserError(f"`{argument}` is {value!r}; it must be {allowed}")
 
 
+def require_given(argument: str, value: T | None, allowed: str) -> T:
+    """The value of an optional argument that must be set here, typed as not None.
+
+    Raises:
+      UserError: if the value is None; arguments as in `require`.
+    """
+    if value is None:
+        raise UserError(f"`{argument}` is None; it must be {allowed}")
+    return value
+
+
 def require_choice(argument: str, value: Any, allowed: Iterable[str]) -> None:
-    """Raises `UserError` unless `value` is one of `allowed`; the message lists them and the nearest."""
+    """Checks that an argument is one of several names.
+
+    Raises:
+      UserError: if it is not; the message lists the names and the one that is spelled most alike.
+    """
     names = sorted(allowed)
     if value in names:
         return
     near = difflib.get_close_matches(str(value), names, n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
     raise UserError(f"`{argument}` is {value!r}{hint}; it must be one of: {', '.join(names)}")
+
+
+def require_data(argument: str, x: Any) -> None:
+    """Checks that an array can be a batch of data: floating, with a batch axis and at least one more.
+
+    Args:
+      argument: the argument's name as the user wrote it.
+      x: an array (B, *S, C); its values are not looked at.
+
+    Raises:
+      UserError: for integers or booleans, such as pictures of 0 to 255, and for fewer than two axes.
+    """
+    integer = x.dtype.kind in "biu"
+    require(not integer, argument, x.dtype.name, "floating, in the model's range: `hold_jax.data.to_model_range(x)`")
+    require(x.ndim >= 2, argument, x.shape, "of shape (B, *S, C); a batch of numbers is x[:, None]")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -17,7 +17,8 @@ from jax.scipy.special import ndtr, ndtri
 from jax.scipy.stats import norm
 
 from hold_jax import kernels
-from hold_jax.errors import require
+from hold_jax.errors import require, require_data
+from hold_jax.numerics import exact
 from hold_jax.parameterization import EpsFn
 from hold_jax.sde import LinearSDE
 
@@ -131,8 +132,9 @@ def bcsm_pair(sde: LinearSDE, x: jax.Array, t: jax.Array, key: jax.Array) -> tup
 def dsm_pair(sde: LinearSDE, x: jax.Array, t: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
     """u_t = Phi u_0 + L_Q eps, and the last score given u_0 in the units -1/L_nn of BCSM's eps_n."""
     key_auxiliary, key_eps = jax.random.split(key)
-    auxiliary = jax.random.normal(key_auxiliary, _state_shape(sde, x))
-    start = kernels.mix(jnp.sqrt(jnp.asarray(sde.cov0, jnp.float32)), auxiliary)
+    factor = jnp.asarray(exact.covariance_factor(sde.cov0), jnp.float32)
+    auxiliary = jax.random.normal(key_auxiliary, (*x.shape[:-1], factor.shape[-1], x.shape[-1]))
+    start = kernels.mix(factor, auxiliary)
     start = start + kernels.mix(jnp.eye(sde.order)[:, :1], x[..., None, :])
     eps = jax.random.normal(key_eps, start.shape)
     kernel = kernels.transition(sde, jnp.zeros_like(t), t)
@@ -149,7 +151,7 @@ def score_matching_loss(
     *,
     pair: Pair = bcsm_pair,
     weighting: Callable[[LinearSDE, Times], jax.Array] = eps_weight,
-    time_law: TimeLaw = uniform,
+    time_law: TimeLaw = TIME_LAWS["log_normal"],
     stratified: bool = True,
     t_min: float | None = None,
 ) -> jax.Array:
@@ -158,11 +160,11 @@ def score_matching_loss(
     Args:
       sde: the SDE.
       eps_fn: predicts eps_n (B, *S, 1, C) from u (B, *S, n, C) and t (B,).
-      x: data (B, *S, C) float32.
+      x: data (B, *S, C), floating, in the model's range.
       key: for times and noise.
       pair: what to perturb and what to regress, `bcsm_pair` or `dsm_pair`.
       weighting: one of `WEIGHTINGS`' values.
-      time_law: one of `TIME_LAWS`' values.
+      time_law: one of `TIME_LAWS`' values; the default is EDM's, log sigma_eff ~ N(-1.2, 1.2^2).
       stratified: spread the batch's times over the law's quantiles.
       t_min: least time; None is `sde.t_min`.
 
@@ -170,10 +172,12 @@ def score_matching_loss(
       (B,) losses, one per example, float32.
 
     Raises:
-      UserError: if t_min is not inside (0, T).
+      UserError: if t_min is not inside (0, T), for integer data, and for data without a batch axis.
     """
     t_min = sde.t_min if t_min is None else t_min
     require(0 < t_min < sde.T, "t_min", t_min, f"between 0 and T = {sde.T}")
+    require_data("x", x)
+    x = jnp.asarray(x, jnp.float32)
     key_times, key_pair = jax.random.split(key)
     times = draw_times(sde, time_law, key_times, x.shape[0], t_min=t_min, stratified=stratified)
     u, target = pair(sde, x, times.t, key_pair)

@@ -2,8 +2,8 @@
 
     du = beta(t) F u dt + sqrt(beta(t)) G dw,    u in R^{n x d},  F, G in R^{n x n}
 
-F and G act on the block index. Block 1 is the data q, blocks 2..n are auxiliary. A new SDE is
-one more constructor: everything else in the package reads only the fields of `LinearSDE`.
+F and G act on the block index. Block 1 is the data q, blocks 2..n are auxiliary (velocity, acceleration, ...).
+The rest of the package reads only the fields of `LinearSDE`, so a new SDE is one more constructor.
 """
 
 import dataclasses
@@ -13,29 +13,40 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from hold_jax.errors import require, require_choice
+from hold_jax.errors import require, require_choice, require_given
 from hold_jax.numerics import exact
 from hold_jax.numerics.schedules import Constant, Geometric, Linear, Schedule
+
+__all__ = ["LinearSDE", "Rate", "cld", "critical_damping", "hold", "psld", "told_damping", "ve", "vp"]
 
 # Effective noise at the default end and start times, in data units (EDM, 2206.00364, table 1).
 SIGMA_MAX = 80.0
 SIGMA_MIN = 0.002
-# Beyond it the propagator of a critically damped chain outruns the host's float64 at B = 10.
+# Above order 6, exp(F B) of critical damping at B = 10 is too ill-conditioned for float64.
 MAX_ORDER = 6
+
+Rate = float | Sequence[float] | Schedule
+"""The rate of time beta(t): a number, a pair (beta_0, beta_1) for beta_0 + beta_1 t, or a `Schedule`."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LinearSDE:
-    """The matrices and times of one linear SDE. Immutable, hashable by value, static under `jax.jit`.
+    """The matrices, the rate of time and the end time of a linear SDE.
+
+    Immutable and hashable by value: a static argument under `jax.jit`.
 
     Attributes:
       F: (n, n) float64 drift.
       G: (n, n) float64 diffusion.
-      cov0: (n, n) covariance of u(0) given the data: zero in block 1, the auxiliaries' start law.
-      prior_cov: (n, n) covariance of the law that sampling starts from at t = T.
-      precision_inf: (n, n) inverse of the stationary covariance, zero where there is none (VE).
+      cov0: (n, n) covariance of u(0) given the data: zero in row and column 1, the covariance of the auxiliary
+        blocks at the start in the others. It may be correlated or singular.
+      prior_cov: (n, n) covariance of the Gaussian that sampling starts from at t = T, positive definite.
+      precision_inf: (n, n) inverse of the stationary covariance; zero for an SDE without a stationary law (VE).
       schedule: beta(t) and its integral.
-      T: end time.
+      T: end time, positive.
+
+    Raises:
+      UserError: for matrices of different shapes, covariances that are none, or a bad T.
     """
 
     F: np.ndarray
@@ -47,10 +58,16 @@ class LinearSDE:
     T: float
 
     def __post_init__(self):
+        n = len(self.F)
         for name in ("F", "G", "cov0", "prior_cov", "precision_inf"):
             value = np.array(getattr(self, name), np.float64)
+            require(value.shape == (n, n), name, value.shape, f"of shape {(n, n)}")
             value.setflags(write=False)
             object.__setattr__(self, name, value)
+        require(not self.cov0[0].any(), "cov0", self.cov0.tolist(), "zero in row and column 1, the data")
+        require(_is_covariance(self.cov0), "cov0", self.cov0.tolist(), "symmetric and positive semi-definite")
+        positive = _is_covariance(self.prior_cov) and np.linalg.matrix_rank(self.prior_cov) == n
+        require(positive, "prior_cov", self.prior_cov.tolist(), "symmetric and positive definite")
         require(math.isfinite(self.T) and self.T > 0, "T", self.T, "a positive number")
 
     @property
@@ -60,7 +77,7 @@ class LinearSDE:
 
     @functools.cached_property
     def t_min(self) -> float:
-        """Default start time of losses, end time of samplers: the effective noise is `SIGMA_MIN` data units."""
+        """The time at which the effective noise is 0.002 data units: where losses begin and samplers stop."""
         return float(self.schedule.time(exact.integral_of_noise(self.F, self.G, self.cov0, SIGMA_MIN)))
 
     @functools.cached_property
@@ -75,39 +92,56 @@ class LinearSDE:
         return hash(self._key)
 
 
-def _positive(**values: float) -> None:
-    for name, value in values.items():
-        require(isinstance(value, (int, float)) and math.isfinite(value) and value > 0, name, value, "positive")
+def vp(*, beta: Rate = (0.1, 19.9), T: float = 1.0) -> LinearSDE:
+    """The variance-preserving SDE, n = 1: dq = -1/2 beta q dt + sqrt(beta) dw (2011.13456, eq. 11).
 
+    Args:
+      beta: rate of time; by default beta(t) = 0.1 + 19.9 t, from beta_min = 0.1 to beta_max = 20 (eq. 32).
+      T: end time.
 
-def vp(*, beta_min: float = 0.1, beta_max: float = 20.0, T: float = 1.0) -> LinearSDE:
-    """Variance preserving, n = 1: F = -1/2, G = 1, beta linear from beta_min to beta_max (2011.13456, eq. 32)."""
-    _positive(beta_min=beta_min, beta_max=beta_max, T=T)
+    Raises:
+      UserError: for an argument outside its range.
+    """
     one = np.eye(1)
-    return LinearSDE(-one / 2, one, 0 * one, one, one, Linear(beta_min, (beta_max - beta_min) / T), T)
+    return LinearSDE(-one / 2, one, 0 * one, one, one, _schedule(beta), T)
 
 
-def ve(*, sigma_min: float = 0.01, sigma_max: float = 50.0) -> LinearSDE:
-    """Variance exploding, n = 1: F = 0, G = 1, B(t) = sigma(t)^2 - sigma_min^2, T = 1 (2011.13456, eq. 30)."""
+def ve(*, sigma_min: float = 0.01, sigma_max: float = 50.0, beta: Rate | None = None) -> LinearSDE:
+    """The variance-exploding SDE, n = 1: dq = sqrt(beta) dw, beta = d sigma^2 / dt (2011.13456, eq. 9).
+
+    Args:
+      sigma_min: noise of the data at t = 0, in data units.
+      sigma_max: noise at the end time, in data units.
+      beta: rate of time; the SDE ends where sigma is sigma_max. None: the geometric
+        sigma(t) = sigma_min (sigma_max / sigma_min)^t of the paper's eq. 30, which ends at T = 1.
+
+    Raises:
+      UserError: for an argument outside its range.
+    """
     _positive(sigma_min=sigma_min, sigma_max=sigma_max)
     require(sigma_max > sigma_min, "sigma_max", sigma_max, f"above sigma_min = {sigma_min}")
     one = np.eye(1)
-    schedule = Geometric(sigma_min, sigma_max)
-    return LinearSDE(0 * one, one, 0 * one, schedule.integral(0.0, 1.0) * one, 0 * one, schedule, 1.0)
+    total = sigma_max**2 - sigma_min**2
+    schedule = Geometric(sigma_min, sigma_max) if beta is None else _schedule(beta)
+    T = 1.0 if beta is None else float(schedule.time(total))
+    return LinearSDE(0 * one, one, 0 * one, total * one, 0 * one, schedule, T)
 
 
-def cld(*, mass: float = 0.25, beta: float = 4.0, gamma: float = 0.04, T: float = 1.0) -> LinearSDE:
-    """Critically damped Langevin diffusion, n = 2 (2112.07068, eq. 5; defaults of its CIFAR-10 runs).
+def cld(*, mass: float = 0.25, beta: Rate = 4.0, gamma: float = 0.04, T: float = 1.0) -> LinearSDE:
+    """Critically damped Langevin diffusion, n = 2 (2112.07068, eq. 5); the defaults are those of its CIFAR-10 runs.
 
-    dq = v/M beta dt, dv = (-q - Gamma v/M) beta dt + sqrt(2 Gamma beta) dw, Gamma^2 = 4 M.
+        dq = v/M beta dt,    dv = (-q - Gamma v/M) beta dt + sqrt(2 Gamma beta) dw,    Gamma^2 = 4 M
 
     Args:
-      mass: M; the velocity is stationary at N(0, M).
-      beta: constant rate of time.
+      mass: M; the stationary law of the velocity is N(0, M).
+      beta: rate of time; CLD's CelebA-HQ runs have (0.1, 6.9).
       gamma: the velocity starts at N(0, gamma M).
       T: end time.
+
+    Raises:
+      UserError: for an argument outside its range.
     """
-    _positive(mass=mass, beta=beta, gamma=gamma, T=T)
+    _positive(mass=mass, gamma=gamma)
     friction = 2 * math.sqrt(mass)
     return LinearSDE(
         F=np.array([[0, 1 / mass], [-1, -friction / mass]]),
@@ -115,27 +149,32 @@ def cld(*, mass: float = 0.25, beta: float = 4.0, gamma: float = 0.04, T: float 
         cov0=np.diag([0, gamma * mass]),
         prior_cov=np.diag([1, mass]),
         precision_inf=np.diag([1, 1 / mass]),
-        schedule=Constant(beta),
+        schedule=_schedule(beta),
         T=T,
     )
 
 
 def psld(
-    *, mass: float = 0.25, beta: float = 8.0, Gamma: float = 0.01, nu: float = 4.01, kappa: float = 0.04, T: float = 1.0
+    *, mass: float = 0.25, beta: Rate = 8.0, Gamma: float = 0.01, nu: float = 4.01, kappa: float = 0.04, T: float = 1.0
 ) -> LinearSDE:
-    """Phase space Langevin diffusion, n = 2, noise in both blocks (Pandey and Mandt, ICCV 2023, eq. 9).
+    """Phase space Langevin diffusion, n = 2, with noise in both blocks (Pandey and Mandt, ICCV 2023, eq. 9).
 
-    F = 1/2 [[-Gamma, 1/M], [-1, -nu]], G = diag(sqrt Gamma, sqrt(M nu)); critical where (nu - Gamma)^2 = 4/M.
+        F = 1/2 [[-Gamma, 1/M], [-1, -nu]],    G = diag(sqrt(Gamma), sqrt(M nu))
+
+    Damping is critical for (nu - Gamma)^2 = 4/M.
 
     Args:
-      mass: M; the momentum is stationary at N(0, M).
-      beta: constant rate of time.
+      mass: M; the stationary law of the momentum is N(0, M).
+      beta: rate of time.
       Gamma: friction of the position, >= 0.
       nu: friction of the momentum.
       kappa: the momentum starts at N(0, kappa M).
       T: end time.
+
+    Raises:
+      UserError: for an argument outside its range.
     """
-    _positive(mass=mass, beta=beta, nu=nu, kappa=kappa, T=T)
+    _positive(mass=mass, nu=nu, kappa=kappa)
     require(math.isfinite(Gamma) and Gamma >= 0, "Gamma", Gamma, "a finite number >= 0")
     return LinearSDE(
         F=np.array([[-Gamma, 1 / mass], [-1, -nu]]) / 2,
@@ -143,13 +182,13 @@ def psld(
         cov0=np.diag([0, kappa * mass]),
         prior_cov=np.diag([1, mass]),
         precision_inf=np.diag([1, 1 / mass]),
-        schedule=Constant(beta),
+        schedule=_schedule(beta),
         T=T,
     )
 
 
 def critical_damping(order: int) -> tuple[np.ndarray, float]:
-    """gammas (n-1,) and xi for which F has the one eigenvalue -omega, n times (HOLD++, 2506.21741).
+    """Couplings gamma (n - 1,) and friction xi for which F has one eigenvalue -omega, n times (HOLD++, 2506.21741).
 
     omega = sqrt(2n - 3) (1 for n = 1), xi = n omega, gamma_{n-i} = omega sqrt((n^2 - i^2) / (4 i^2 - 1)).
     """
@@ -160,7 +199,11 @@ def critical_damping(order: int) -> tuple[np.ndarray, float]:
 
 
 def told_damping(order: int) -> tuple[np.ndarray, float]:
-    """HOLD's own third order: gammas (1, sqrt 10), xi = 6, eigenvalues -1, -2, -3 (2404.12814)."""
+    """HOLD's third order: gamma = (1, sqrt 10), xi = 6, eigenvalues -1, -2, -3 (2404.12814).
+
+    Raises:
+      UserError: for another order than 3.
+    """
     require(order == 3, "order", order, '3 with damping="told"; use damping="critical" for any order')
     return np.array([1.0, math.sqrt(10.0)]), 6.0
 
@@ -169,52 +212,96 @@ _DAMPINGS = {"critical": critical_damping, "told": told_damping}
 
 
 def hold(
-    *,
     order: int = 3,
-    damping: str = "critical",
+    *,
+    damping: str | None = None,
     L_inv: float = 0.5,
     alpha: float = 0.08,
-    beta: float = 1.0,
+    beta: Rate = 1.0,
     T: float | None = None,
     gammas: Sequence[float] | None = None,
     xi: float | None = None,
 ) -> LinearSDE:
     """High-order Langevin dynamics of order n (HOLD 2404.12814; TOLD++ 2409.07697; HOLD++ 2506.21741).
 
-    F = sum_i gamma_i (E_{i,i+1} - E_{i+1,i}) - xi E_{nn}, G = sqrt(2 xi / L) E_{nn}. Stationary law
-    N(0, 1/L); the auxiliary blocks start at N(0, alpha/L).
+        F = sum_i gamma_i (E_{i,i+1} - E_{i+1,i}) - xi E_{nn},    G = sqrt(2 xi / L) E_{nn}
+
+    The stationary law is N(0, 1/L) in every block; the auxiliary blocks start at N(0, alpha/L).
 
     Args:
-      order: n, 1 to 6. n = 1 is a VP process, n = 2 a CLD, n = 3 TOLD(++).
-      damping: "critical" (any order, one eigenvalue) or "told" (order 3, HOLD's own values).
-      L_inv: 1/L, the stationary variance of every block.
-      alpha: the auxiliaries' start variance as a fraction of 1/L.
-      beta: constant rate of time.
-      T: end time; None ends where the effective noise reaches 80 data units.
-      gammas: n - 1 positive couplings of your own; needs `xi`, replaces `damping`.
-      xi: friction of the last block, positive.
+      order: n, 1 to 6. n = 1 is a VP process, n = 2 a CLD, n = 3 TOLD or TOLD++.
+      damping: "critical" (any order, one eigenvalue) or "told" (order 3, HOLD's values); None: critical, unless
+        `gammas` and `xi` are given.
+      L_inv: 1/L, the stationary variance.
+      alpha: variance of the auxiliary blocks at the start as a fraction of 1/L.
+      beta: rate of time.
+      T: end time; None: the time at which the effective noise is 80 data units.
+      gammas: own couplings, n - 1 positive numbers; needs `xi`, excludes `damping`.
+      xi: own friction of the last block, positive.
 
     Raises:
-      UserError: on an argument outside its range.
+      UserError: for an argument outside its range, or arguments that exclude each other.
     """
     whole = isinstance(order, (int, np.integer)) and not isinstance(order, bool)
     require(whole and 1 <= order <= MAX_ORDER, "order", order, f"a whole number from 1 to {MAX_ORDER}")
-    _positive(L_inv=L_inv, alpha=alpha, beta=beta)
-    require_choice("damping", damping, _DAMPINGS)
-    if gammas is None and xi is None:
-        gammas, xi = _DAMPINGS[damping](order)
-    require(gammas is not None and xi is not None, "gammas, xi", (gammas, xi), "given together, or neither")
-    require(len(gammas) == order - 1, "gammas", tuple(gammas), f"{order - 1} numbers for order {order}")
-    _positive(xi=xi, **{f"gammas[{i}]": float(g) for i, g in enumerate(gammas)})
-
-    upper = np.diag(np.asarray(gammas, np.float64), k=1)
+    _positive(L_inv=L_inv, alpha=alpha)
+    couplings, friction = _damping(order, damping, gammas, xi)
+    upper = np.diag(couplings, k=1)
     last = np.zeros((order, order))
     last[-1, -1] = 1.0
     auxiliary = np.eye(order)
     auxiliary[0, 0] = 0.0
-    F = upper - upper.T - xi * last
-    G = math.sqrt(2 * xi * L_inv) * last
+    F = upper - upper.T - friction * last
+    G = math.sqrt(2 * friction * L_inv) * last
     cov0 = alpha * L_inv * auxiliary
+    schedule = _schedule(beta)
     if T is None:
-        T = float(exact.integral_of_noise(F, G, cov0, SIGMA_MAX)) / beta
-    return LinearSDE(F, G, cov0, L_inv * np.eye(order), np.eye(order) / L_inv, Constant(beta), T)
+        T = float(schedule.time(exact.integral_of_noise(F, G, cov0, SIGMA_MAX)))
+    return LinearSDE(F, G, cov0, L_inv * np.eye(order), np.eye(order) / L_inv, schedule, T)
+
+
+def _damping(
+    order: int, damping: str | None, gammas: Sequence[float] | None, xi: float | None
+) -> tuple[np.ndarray, float]:
+    """Couplings (n - 1,) and friction by name or, checked, as given."""
+    if gammas is None and xi is None:
+        damping = "critical" if damping is None else damping
+        require_choice("damping", damping, _DAMPINGS)
+        return _DAMPINGS[damping](order)
+    require(damping is None, "damping", damping, "None with gammas and xi")
+    gammas = require_given("gammas", gammas, "given together with xi")
+    xi = require_given("xi", xi, "given together with gammas")
+    require(len(gammas) == order - 1, "gammas", tuple(gammas), f"{order - 1} numbers for order {order}")
+    _positive(xi=xi, **{f"gammas[{i}]": float(g) for i, g in enumerate(gammas)})
+    return np.asarray(gammas, np.float64), xi
+
+
+def _schedule(beta: Rate) -> Schedule:
+    """The schedule that a rate of time stands for."""
+    if isinstance(beta, (int, float)):
+        _positive(beta=beta)
+        return Constant(beta)
+    if isinstance(beta, Sequence):
+        numbers = len(beta) == 2 and all(isinstance(b, (int, float)) and math.isfinite(b) for b in beta)
+        linear = numbers and beta[0] > 0 and beta[1] >= 0
+        require(linear, "beta", beta, "a pair (beta_0 > 0, beta_1 >= 0), for beta(t) = beta_0 + beta_1 t")
+        return Linear(*beta)
+    require(hasattr(beta, "integral"), "beta", beta, "a number, a pair of numbers, or a Schedule")
+    return beta
+
+
+def _positive(**values: float) -> None:
+    for name, value in values.items():
+        require(isinstance(value, (int, float)) and math.isfinite(value) and value > 0, name, value, "positive")
+
+
+def _is_covariance(matrix: np.ndarray) -> bool:
+    """Whether a matrix is symmetric and positive semi-definite, up to rounding."""
+    if not (np.isfinite(matrix).all() and np.allclose(matrix, matrix.T)):
+        return False
+    values = np.linalg.eigvalsh(matrix)
+    return bool(values[0] >= -1e-12 * abs(values[-1]))
+
+
+def __dir__() -> list[str]:
+    return __all__

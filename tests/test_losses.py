@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 
 import jax
@@ -255,3 +256,37 @@ def test_a_bad_start_time_is_named(t_min):
 def test_a_bad_spread_of_times_is_named():
     with pytest.raises(ValueError, match=r"`std` is 0.0; it must be positive"):
         losses.log_normal(std=0.0)
+
+
+def test_dsm_starts_from_the_auxiliaries_whole_covariance():
+    # Correlated and singular: velocity and acceleration are opposite at the start.
+    m = dataclasses.replace(sde.hold(3), cov0=0.04 * np.array([[0.0, 0, 0], [0, 1, -1], [0, -1, 1]]))
+    # At small t the covariance of u(t) is cov0 and little else: an elementwise square root of cov0 would be far off.
+    num, t = 100_000, 0.02
+    pair = jax.jit(lambda key: losses.dsm_pair(m, jnp.zeros((num, 1)), jnp.full((num,), t), key)[0])
+    u = np.asarray(pair(jax.random.key(0)), np.float64)[..., 0]
+    phi, chol = oracle.marginal(m, float(oracle.integral(m, t)), True)
+    want = (chol @ chol.T).astype(np.float64)
+    # A covariance of N draws has the standard error sqrt((c_ii c_jj + c_ij^2) / N).
+    variances = np.diag(want)
+    np.testing.assert_array_less(
+        np.abs(u.T @ u / num - want), 5 * np.sqrt((np.outer(variances, variances) + want**2) / num)
+    )
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (
+            np.full((4, 2), 200, np.uint8),
+            r"`x` is 'uint8'; it must be floating, in the model's range: .*to_model_range",
+        ),
+        (
+            np.zeros(4, np.float32),
+            r"`x` is \(4,\); it must be of shape \(B, \*S, C\); a batch of numbers is x\[:, None\]",
+        ),
+    ],
+)
+def test_data_that_cannot_be_meant_are_named(x, message):
+    with pytest.raises(ValueError, match=message):
+        losses.bcsm_loss(MODELS["vp"], lambda u, t: u, x, jax.random.key(0))

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from hold_jax import sde
-from hold_jax.numerics import exact
+from hold_jax.numerics import exact, schedules
 
 STATIONARY = {
     **{f"hold{n}": sde.hold(order=n, L_inv=0.5, alpha=0.08) for n in range(1, 7)},
@@ -76,7 +76,7 @@ def test_told_matrices():
 
 
 def test_published_matrices_of_first_and_second_order():
-    vp, ve = sde.vp(beta_min=0.1, beta_max=20.0), sde.ve(sigma_min=0.01, sigma_max=50.0)
+    vp, ve = sde.vp(), sde.ve(sigma_min=0.01, sigma_max=50.0)
     assert (vp.F, vp.G, vp.cov0, vp.prior_cov, vp.precision_inf) == (-0.5, 1, 0, 1, 1)
     assert (ve.F, ve.G, ve.cov0, ve.precision_inf) == (0, 1, 0, 0)
     assert ve.prior_cov.item() == pytest.approx(50.0**2 - 0.01**2, rel=1e-14)
@@ -94,6 +94,20 @@ def test_published_matrices_of_first_and_second_order():
     np.testing.assert_allclose(psld.G, np.diag([0.1, np.sqrt(4.01 / 4)]))
     np.testing.assert_allclose(psld.cov0, np.diag([0, 0.01]))
     np.testing.assert_allclose(np.poly(psld.F), np.poly([-1.005, -1.005]), rtol=1e-12)  # critical
+
+
+def test_rates_of_time():
+    # CLD's CelebA-HQ runs (2112.07068, code): beta(t) = 0.1 + 6.9 t, B(t) = 0.1 t + 3.45 t^2; all else as for CIFAR-10.
+    celeba, cifar = sde.cld(beta=(0.1, 6.9)), sde.cld()
+    assert (celeba.schedule.beta(0.5), celeba.schedule.integral(0.0, 1.0)) == pytest.approx((3.55, 3.55), rel=1e-14)
+    assert dataclasses.replace(celeba, schedule=cifar.schedule) == cifar
+    # EDM's VE (2206.00364): sigma(t) = t, beta = 2 t; 80 data units at T = 80.
+    edm = sde.ve(sigma_min=1e-9, sigma_max=80.0, beta=schedules.Linear(0.0, 2.0))
+    assert edm.T == pytest.approx(80.0, rel=1e-14) and edm.t_min == pytest.approx(0.002, rel=1e-9)
+    # The path in B does not depend on the rate: the end, an effective noise of 80, comes at the same B.
+    fast, slow = sde.hold(2, beta=(0.5, 3.0)), sde.hold(2)
+    assert fast.schedule.integral(0.0, fast.T) == pytest.approx(slow.T, rel=1e-12)
+    assert sde.psld(beta=8) == sde.psld(beta=schedules.Constant(8)) == sde.psld()
 
 
 @pytest.mark.parametrize("n", range(1, 7))
@@ -157,10 +171,16 @@ BAD = [
     (sde.hold, {"damping": "told", "order": 4}, "`order` is 4; .* 3 with damping"),
     (sde.hold, {"gammas": (1.0,), "xi": 2.0}, "`gammas` is .* 2 numbers for order 3"),
     (sde.hold, {"gammas": (1.0, -2.0), "xi": 2.0}, r"`gammas\[1\]` is -2.0"),
-    (sde.hold, {"gammas": (1.0, 2.0)}, "`gammas, xi` .* given together"),
-    (sde.hold, {"xi": 2.0}, "`gammas, xi` .* given together"),
+    (sde.hold, {"gammas": (1.0, 2.0)}, "`xi` is None; it must be given together with gammas"),
+    (sde.hold, {"xi": 2.0}, "`gammas` is None; it must be given together with xi"),
+    (sde.hold, {"damping": "told", "gammas": (1.0, 2.0), "xi": 2.0}, "`damping` is 'told'; it must be None with"),
+    (sde.hold, {"beta": (1.0,)}, r"`beta` is \(1.0,\); it must be a pair"),
+    (sde.hold, {"beta": (0.0, 1.0)}, "`beta` is .*a pair .beta_0 > 0"),
+    (sde.hold, {"beta": (1.0, -1.0)}, "`beta` is .*beta_1 >= 0"),
+    (sde.hold, {"beta": "ab"}, "`beta` is 'ab'; it must be a pair"),
+    (sde.cld, {"beta": None}, "`beta` is None; it must be a number, a pair of numbers, or a Schedule"),
     (sde.hold, {"gammas": (1.0, 2.0), "xi": 0.0}, "`xi` is 0.0"),
-    (sde.vp, {"beta_min": 0.0}, "`beta_min` is 0.0"),
+    (sde.vp, {"beta": 0.0}, "`beta` is 0.0"),
     (sde.vp, {"T": 0.0}, "`T` is 0.0"),
     (sde.ve, {"sigma_min": 1.0, "sigma_max": 1.0}, "`sigma_max` is 1.0; it must be above sigma_min = 1.0"),
     (sde.cld, {"mass": 0.0}, "`mass` is 0.0"),
@@ -175,3 +195,23 @@ BAD = [
 def test_bad_input_is_named(constructor, arguments, message):
     with pytest.raises(ValueError, match=message):
         constructor(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("G", np.eye(3), r"`G` is \(3, 3\); it must be of shape \(2, 2\)"),
+        ("cov0", np.eye(2), "`cov0` is .* zero in row and column 1"),
+        ("cov0", np.diag([0.0, -1.0]), "`cov0` is .* positive semi-definite"),
+        ("prior_cov", [[1.0, 0.5], [0.0, 1.0]], "`prior_cov` is .* symmetric and positive definite"),
+        ("prior_cov", np.diag([1.0, 0.0]), "`prior_cov` is .* symmetric and positive definite"),
+        ("prior_cov", np.diag([1.0, np.nan]), "`prior_cov` is .* symmetric and positive definite"),
+    ],
+)
+def test_matrices_of_your_own_are_checked(field, value, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(sde.cld(), **{field: value})
+
+
+def test_order_by_position():
+    assert sde.hold(4) == sde.hold(order=4)

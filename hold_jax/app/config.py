@@ -21,10 +21,8 @@ def get_config() -> ConfigDict:
     sde.alpha = placeholder(float)  # hold: auxiliaries start at N(0, alpha / L)
     sde.gammas = placeholder(tuple)  # hold: own couplings, n - 1 numbers; needs xi
     sde.xi = placeholder(float)  # hold: own friction of the last block
-    sde.beta = placeholder(float)  # hold, cld, psld: constant rate of time
+    sde.beta = placeholder(object)  # rate of time: a number, or (beta_0, beta_1) for beta_0 + beta_1 t
     sde.T = placeholder(float)  # hold, vp, cld, psld: end time; hold: None = effective noise of 80
-    sde.beta_min = placeholder(float)  # vp
-    sde.beta_max = placeholder(float)  # vp
     sde.sigma_min = placeholder(float)  # ve: data units
     sde.sigma_max = placeholder(float)  # ve: data units
     sde.mass = placeholder(float)  # cld, psld: M

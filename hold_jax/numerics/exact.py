@@ -14,6 +14,7 @@ Shapes: F (n, n), G (n, n), `big_b` (...,); matrices come back as (..., n, n).
 """
 
 import numpy as np
+import numpy.typing as npt
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(16)
 _NODES, _WEIGHTS = (_NODES + 1) / 2, _WEIGHTS / 2
@@ -55,7 +56,7 @@ def covariance_factor(cov: np.ndarray) -> np.ndarray:
     return (vectors * np.sqrt(np.where(keep, values, 0)))[:, keep][:, ::-1]
 
 
-def transition(f: np.ndarray, g: np.ndarray, big_b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def transition(f: np.ndarray, g: np.ndarray, big_b: npt.ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """Phi(B) and the lower factor of Q(B), for B >= 0 of any shape."""
     b = np.asarray(big_b, np.float64)
     n = f.shape[0]
@@ -74,7 +75,7 @@ def transition(f: np.ndarray, g: np.ndarray, big_b: np.ndarray) -> tuple[np.ndar
     return phi, chol
 
 
-def marginal(f: np.ndarray, g: np.ndarray, cov0: np.ndarray, big_b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def marginal(f: np.ndarray, g: np.ndarray, cov0: np.ndarray, big_b: npt.ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """Phi(B) and the lower factor of Q(B) + Phi(B) cov0 Phi(B)'."""
     phi, chol = transition(f, g, big_b)
     return phi, triangular_factor(np.concatenate([phi @ covariance_factor(cov0), chol], axis=-1))
@@ -91,13 +92,13 @@ def solve_lower(chol: np.ndarray, rhs: np.ndarray) -> np.ndarray:
     return np.stack(rows, axis=-2)
 
 
-def effective_noise(f: np.ndarray, g: np.ndarray, cov0: np.ndarray, big_b: np.ndarray) -> np.ndarray:
+def effective_noise(f: np.ndarray, g: np.ndarray, cov0: np.ndarray, big_b: npt.ArrayLike) -> np.ndarray:
     """sigma_eff(B) = |L^-1 A|^-1 with A = Phi e_1: the noise at which u tells as much of q0 as q0 + sigma_eff eps."""
     phi, chol = marginal(f, g, cov0, big_b)
     return 1 / np.linalg.norm(solve_lower(chol, phi[..., :, :1])[..., 0], axis=-1)
 
 
-def integral_of_noise(f: np.ndarray, g: np.ndarray, cov0: np.ndarray, sigma: np.ndarray) -> np.ndarray:
+def integral_of_noise(f: np.ndarray, g: np.ndarray, cov0: np.ndarray, sigma: npt.ArrayLike) -> np.ndarray:
     """The B > 0 at which sigma_eff(B) = sigma: sigma_eff grows with B, so a bracket in log B shrinks to a point.
 
     Each round tries the secant point, then the middle: fast where the noise grows smoothly, safe where it stalls
@@ -130,7 +131,7 @@ def integral_of_noise(f: np.ndarray, g: np.ndarray, cov0: np.ndarray, sigma: np.
     return np.exp(np.where(nearer, low, high)).reshape(np.shape(sigma))
 
 
-def signal_side(F: np.ndarray, G: np.ndarray, cov0: np.ndarray, big_b: np.ndarray) -> float:
+def signal_side(F: np.ndarray, G: np.ndarray, cov0: np.ndarray, big_b: npt.ArrayLike) -> float:
     """The sign, 1 or -1, of the last entry of w = L^-1 A at B = `big_b`, the end of the process.
 
     A reflection of the last axis to w is continuous in time if it goes to the same side at all times; which side

@@ -4,16 +4,16 @@ Methods take NumPy arrays (host, float64) or JAX arrays (traced, float32) and re
 """
 
 import dataclasses
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-Array = jax.Array | np.ndarray | float
+Array = TypeVar("Array", float, np.ndarray, jax.Array)
 
 
-def _xp(*arrays: Array):
+def _xp(*arrays: float | np.ndarray | jax.Array) -> Any:
     """The array namespace of the arguments: jax.numpy if any is a JAX array, else NumPy."""
     return jnp if any(isinstance(a, jax.Array) for a in arrays) else np
 
@@ -25,7 +25,7 @@ class Schedule(Protocol):
         """beta(t)."""
         ...
 
-    def integral(self, s: Array, t: Array) -> Array:
+    def integral(self, s: Array | float, t: Array) -> Array:
         """B(s, t) = int_s^t beta, relatively accurate also for t close to s."""
         ...
 
@@ -44,7 +44,7 @@ class Constant:
         """See `Schedule`."""
         return self.value * _xp(t).ones_like(t)
 
-    def integral(self, s: Array, t: Array) -> Array:
+    def integral(self, s: Array | float, t: Array) -> Array:
         """See `Schedule`."""
         return self.value * (t - s)
 
@@ -64,7 +64,7 @@ class Linear:
         """See `Schedule`."""
         return self.start + self.slope * t
 
-    def integral(self, s: Array, t: Array) -> Array:
+    def integral(self, s: Array | float, t: Array) -> Array:
         """See `Schedule`."""
         return (t - s) * (self.start + 0.5 * self.slope * (s + t))
 
@@ -89,7 +89,7 @@ class Geometric:
         """See `Schedule`."""
         return self.sigma_min**2 * self._rate * _xp(t).exp(self._rate * t)
 
-    def integral(self, s: Array, t: Array) -> Array:
+    def integral(self, s: Array | float, t: Array) -> Array:
         """See `Schedule`."""
         xp = _xp(s, t)
         return self.sigma_min**2 * xp.exp(self._rate * s) * xp.expm1(self._rate * (t - s))

@@ -99,7 +99,7 @@ def test_experiments_build_with_every_process(name):
 
 
 def test_networks_of_others_have_their_processes():
-    assert build.process(load("cifar10_vp")) == sde.vp(beta_min=0.1, beta_max=20.0)
+    assert build.process(load("cifar10_vp")) == sde.vp(beta=(0.1, 19.9))
     assert build.process(load("cifar10_cld")) == sde.cld(mass=0.25, beta=4.0, gamma=0.04)
     # score_sde's noise from 0.01 to 50 is of data in [0, 1].
     m = build.process(load("cifar10_ve"))

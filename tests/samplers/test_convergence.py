@@ -109,7 +109,7 @@ def test_splittings_are_exact_where_the_score_is_that_of_the_stationary_law():
 
 def test_an_affine_step_by_hand():
     # One Euler-Maruyama step of a VP from N(a, v), written out: x + (x/2 + score) h + sqrt(h) xi.
-    m = sde.vp(beta_min=2.0, beta_max=2.0)
+    m = sde.vp(beta=2.0)
     a, v = 0.4, 1.3
     law = propagate(EulerMaruyama(), m, [0.8, 0.7], mean=MEAN, std=STD, start=Law(np.array([a]), np.array([[v]])))
     decay = np.exp(-0.8)
