@@ -265,7 +265,7 @@ def test_dsm_starts_from_the_auxiliaries_whole_covariance():
     num, t = 100_000, 0.02
     pair = jax.jit(lambda key: losses.dsm_pair(m, jnp.zeros((num, 1)), jnp.full((num,), t), key)[0])
     u = np.asarray(pair(jax.random.key(0)), np.float64)[..., 0]
-    phi, chol = oracle.marginal(m, float(oracle.integral(m, t)), True)
+    _, chol = oracle.marginal(m, float(oracle.integral(m, t)), True)
     want = (chol @ chol.T).astype(np.float64)
     # A covariance of N draws has the standard error sqrt((c_ii c_jj + c_ij^2) / N).
     variances = np.diag(want)
