@@ -227,6 +227,13 @@ def test_a_solver_that_gives_up_is_an_error_or_nan():
     assert np.isnan(jax.jit(lambda x: solve(x).bpd)(X)).all()
 
 
+def test_the_program_is_exported_because_it_never_calls_the_host():
+    m = hold(1)
+    bits = jax.jit(lambda x: likelihood.bits_per_dim(m, gaussian_eps(m), x, key=KEY).bpd)
+    exported = jax.export.export(bits)(X)
+    np.testing.assert_array_equal(exported.call(X), computed(1).bpd)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

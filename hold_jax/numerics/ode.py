@@ -1,4 +1,9 @@
-"""Initial value problems through diffrax: the probability flow of samplers and of the likelihood."""
+"""Initial value problems: the probability flow of samplers and of the likelihood.
+
+The solvers and the control of the step size are diffrax's, the loop around them is ours. `diffrax.diffeqsolve` checks
+its arguments by callbacks to the host, even with `throw=False`: a program with these cannot be exported or cached, and
+on a TPU the loop waits for the host.
+"""
 
 import dataclasses
 from collections.abc import Callable
@@ -8,10 +13,11 @@ import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from hold_jax.errors import require, require_choice
 
-# Solver and its evaluations a step; the first-same-as-last ones make one more at the start.
+# Solver and its evaluations per step. The first-same-as-last solvers make one more at the start.
 SOLVERS = {
     "euler": (diffrax.Euler, 1),
     "heun": (diffrax.Heun, 2),
@@ -28,24 +34,60 @@ Norm = Callable[[Any], jax.Array]
 
 
 class Solution(NamedTuple):
-    """y: the state at each of the times asked for (leading axis k); nfe () int32 evaluations of the field made;
-    reached () bool: False where an adaptive solver gave up, and y is not to be used."""
+    """The result of `Solver.solve`.
+
+    Attributes:
+      y: the state at each requested time, a tree of arrays with leading axis k.
+      nfe: () int32 number of evaluations of the field.
+      reached: () bool; False where an adaptive solver made `max_steps` steps before the end: y is then invalid.
+    """
 
     y: Any
     nfe: jax.Array
     reached: jax.Array
 
 
+class _GridSteps(NamedTuple):
+    """The step sizes of a given grid, behind the interface of diffrax's step size controllers."""
+
+    ts: jax.Array
+
+    def init(self, *_: Any) -> tuple[jax.Array, jax.Array]:
+        """The end of the first step, and the index of the next one."""
+        return self.ts[1], jnp.int32(2)
+
+    def adapt_step_size(self, t0: Any, t1: Any, *rest: Any) -> tuple[Any, ...]:
+        """Keeps every step."""
+        index = rest[-1]
+        return jnp.bool_(True), t1, self.ts[index], False, index + 1, None
+
+
+class _Loop(NamedTuple):
+    """The state of the loop: the next step is from `t` to `t_next`."""
+
+    t: jax.Array
+    t_next: jax.Array
+    y: Any
+    solver_state: Any
+    step_state: Any
+    num_steps: jax.Array
+    num_saved: jax.Array
+    saved: Any
+
+
 @dataclasses.dataclass(frozen=True)
 class Solver:
-    """How an ODE is solved.
+    """The method that solves an ODE.
 
     Attributes:
       solver: one of `SOLVERS`.
       adaptive: whether the solver chooses its steps.
       rtol: relative tolerance of a step, > 0.
       atol: absolute tolerance, in the state's units, > 0.
-      max_steps: of the solver, rejected ones included; more is an error.
+      max_steps: largest number of steps of an adaptive solver, rejected ones included.
+
+    Raises:
+      UserError: for an option out of range.
     """
 
     solver: str = "tsit5"
@@ -72,41 +114,77 @@ class Solver:
         save: slice | None = None,
         norm: Norm | None = None,
     ) -> Solution:
-        """dy/ds = field(s, y) from clock[0] to clock[-1], either way.
+        """Solves dy/ds = field(s, y) from clock[0] to clock[-1], forward or backward.
+
+        Traceable, with no callback to the host; differentiable in forward mode.
 
         Args:
-          field: what is integrated.
-          y: a tree of arrays, at clock[0].
-          clock: (N + 1,) monotone; an adaptive solver uses its ends only, any other makes N steps.
-          save: which of `clock` to return the state at; None: the last.
-          norm: of a tree like y: the size of an error, in units of the tolerance; None: root mean square.
+          field: the right-hand side, (s, y) -> a tree like y.
+          y: the state at clock[0], a tree of float32 arrays.
+          clock: (N + 1,) monotone times, known at trace time. An adaptive solver uses the two ends; any other makes
+            N steps.
+          save: which times of `clock` to return the state at; None: the last.
+          norm: the size of a tree like y of errors over tolerances; None: their root mean square.
         """
         clock = np.asarray(clock, np.float32)
-        solver, calls = SOLVERS[self.solver]
-        first = 1 if self.solver in _FIRST_SAME_AS_LAST else 0
-        options = {
-            "dt0": None,
-            "max_steps": len(clock) - 1,
-            "stepsize_controller": diffrax.StepTo(ts=jnp.asarray(clock)),
-        }
-        if self.adaptive:
-            measure = {} if norm is None else {"norm": norm}
-            options = {
-                "dt0": float(clock[-1] - clock[0]) / 50,
-                "max_steps": self.max_steps,
-                "stepsize_controller": diffrax.PIDController(rtol=self.rtol, atol=self.atol, **measure),
-            }
-        solution = diffrax.diffeqsolve(
-            diffrax.ODETerm(lambda s, y, _: field(s, y)),
-            solver(),
-            t0=clock[0],
-            t1=clock[-1],
-            y0=y,
-            # Times on the way take interpolation: more to compile.
-            saveat=diffrax.SaveAt(t1=True) if save is None else diffrax.SaveAt(ts=jnp.asarray(clock[save])),
-            throw=False,
-            adjoint=diffrax.ForwardMode(),
-            **options,
+        # The solver's own time runs forward.
+        direction = 1.0 if clock[-1] > clock[0] else -1.0
+        ts = direction * clock
+        end, stops = ts[-1], jnp.asarray(ts if save is None else ts[save])
+        term = diffrax.ODETerm(
+            lambda t, y, _: jax.tree.map(lambda v: direction * v, field(jnp.asarray(direction * t), y))
         )
-        nfe = jnp.asarray(calls * solution.stats["num_steps"] + first, jnp.int32)
-        return Solution(solution.ys, nfe, solution.result == diffrax.RESULTS.successful)
+        constructor, calls = SOLVERS[self.solver]
+        # Runge-Kutta's default loop over stages has no forward-mode derivative.
+        stages: dict[str, Any] = {"scan_kind": "lax"} if issubclass(constructor, diffrax.AbstractRungeKutta) else {}
+        solver = constructor(**stages)
+        order = solver.error_order(term)
+        if self.adaptive:
+            measure: dict[str, Any] = {} if norm is None else {"norm": norm}
+            steps: Any = diffrax.PIDController(rtol=self.rtol, atol=self.atol, **measure)
+            limit = self.max_steps
+        else:
+            steps = _GridSteps(jnp.asarray(ts))
+            limit = len(ts) - 1
+
+        def unfinished(loop: _Loop) -> jax.Array:
+            return (loop.t < end) & (loop.num_steps < limit)
+
+        def step(loop: _Loop) -> _Loop:
+            y, error, dense, solver_state, _ = solver.step(
+                term, loop.t, loop.t_next, loop.y, None, loop.solver_state, made_jump=False
+            )
+            # A step that leaves the domain of the field is rejected.
+            error = jax.tree.map(lambda e: jnp.where(jnp.isnan(e), jnp.inf, e), error)
+            kept, t, t_next, _, step_state, _ = steps.adapt_step_size(
+                loop.t, loop.t_next, loop.y, y, None, error, order, loop.step_state
+            )
+            # The last step ends at `end`, and no step before it leaves a rest of a few roundings.
+            t = jnp.minimum(t, end)
+            last = jnp.where(kept, end, t + 0.5 * (end - t))
+            t_next = jnp.where(t_next > end - 100 * np.spacing(abs(end)), last, t_next)
+            num_saved, saved = loop.num_saved, loop.saved
+            if save is not None:
+                between = solver.interpolation_cls(t0=loop.t, t1=loop.t_next, **dense)
+
+                def due(found: tuple[jax.Array, Any]) -> jax.Array:
+                    return kept & (found[0] < len(stops)) & (stops[found[0]] <= loop.t_next)
+
+                def interpolate(found: tuple[jax.Array, Any]) -> tuple[jax.Array, Any]:
+                    i, saved = found
+                    return i + 1, jax.tree.map(lambda a, y: a.at[i].set(y), saved, between.evaluate(stops[i]))
+
+                num_saved, saved = lax.while_loop(due, interpolate, (num_saved, saved))
+            choose = lambda new, old: jax.tree.map(lambda a, b: jnp.where(kept, a, b), new, old)  # noqa: E731
+            y, solver_state = choose(y, loop.y), choose(solver_state, loop.solver_state)
+            return _Loop(t, t_next, y, solver_state, step_state, loop.num_steps + 1, num_saved, saved)
+
+        t, dt = jnp.asarray(ts[0]), float(end - ts[0]) / 50
+        t_next, step_state = steps.init(term, t, end, y, dt, None, solver.func, order)
+        solver_state = solver.init(term, t, t_next, y, None)
+        saved = None if save is None else jax.tree.map(lambda a: jnp.full((len(stops), *a.shape), jnp.nan, a.dtype), y)
+        start = _Loop(t, t_next, y, solver_state, step_state, jnp.int32(0), jnp.int32(0), saved)
+        found = lax.while_loop(unfinished, step, jax.tree.map(jnp.asarray, start))
+        first = 1 if self.solver in _FIRST_SAME_AS_LAST else 0
+        states = jax.tree.map(lambda a: a[None], found.y) if save is None else found.saved
+        return Solution(states, calls * found.num_steps + first, found.t >= end)

@@ -120,6 +120,23 @@ def test_an_end_that_is_not_reached_is_nan_and_an_error_where_it_can_be_one():
         sample(GaveUp(), m, network, **OPTIONS)
 
 
+@pytest.mark.parametrize("options", [{}, {"solver": "heun", "adaptive": False}])
+def test_the_program_is_exported_because_it_never_calls_the_host(options):
+    # Encoding and sampling, with frames: every path through the solver's loop, either way in time.
+    m, sampler = hold(1), ProbabilityFlow(**options)
+
+    @jax.jit
+    def there_and_back(x):
+        there = encode(sampler, m, network, x, key=jax.random.key(1), num_steps=4)
+        back = {"shape": x.shape, "num_steps": 4, "start": there.u, "frames": 2, "denoise": False}
+        out = sample(sampler, m, network, key=jax.random.key(2), **back)
+        return out.u, out.frames
+
+    exported = jax.export.export(there_and_back)(START[:, 0])
+    for got, want in zip(exported.call(START[:, 0]), there_and_back(START[:, 0]), strict=True):
+        np.testing.assert_array_equal(got, want)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
