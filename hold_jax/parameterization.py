@@ -7,18 +7,23 @@ Parameterizations of the last block's noise, each a few lines of coefficients at
 - `gaussian`: EDM's preconditioning (2206.00364, table 1) for any order: whitened input, the optimal
   linear prediction for N(0, sigma_data^2) data as skip, unit-variance target.
 - `DENOISERS`: the network is an ordinary denoiser of y = q0 + sigma_eff eps, at every order, in one of the
-  columns of that table: `sufficient` EDM's own, `vp`, `subvp` and `ve` score_sde's (2011.13456).
+  columns of that table: `sufficient` EDM's own, `vp`, `subvp` and `ve` score_sde's (2011.13456); `v` and `x0` predict
+  another quantity than `vp` from the same input (2202.00512, section 4).
 
 For n = 1 `gaussian` and `sufficient` are EDM. Dtypes: everything here is float32; the network casts inside.
 """
 
+import functools
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from hold_jax import kernels
+from hold_jax.errors import require, require_choice
 from hold_jax.numerics.schedules import Linear
 from hold_jax.sde import LinearSDE
 
@@ -91,6 +96,23 @@ def vp(sde: LinearSDE, t: jax.Array, sigma_data: float) -> Coefficients:
     return _of_denoiser(sde, t, Preconditioning(1 / jnp.sqrt(1 + jnp.square(sigma)), jnp.zeros_like(sigma), -sigma))
 
 
+def v(sde: LinearSDE, t: jax.Array, sigma_data: float) -> Coefficients:
+    """The input of `vp`; the network predicts v = alpha eps - sqrt(1 - alpha^2) q0, alpha^2 = 1 / (1 + sigma^2)."""
+    del sigma_data
+    sigma = kernels.effective_noise(sde, t)
+    total = 1 + jnp.square(sigma)
+    alpha = 1 / jnp.sqrt(total)
+    return _of_denoiser(sde, t, Preconditioning(alpha, jnp.square(sigma) / total, -sigma * alpha))
+
+
+def x0(sde: LinearSDE, t: jax.Array, sigma_data: float) -> Coefficients:
+    """The input of `vp`; the network predicts the data q0."""
+    del sigma_data
+    sigma = kernels.effective_noise(sde, t)
+    one = jnp.ones_like(sigma)
+    return _of_denoiser(sde, t, Preconditioning(1 / jnp.sqrt(1 + jnp.square(sigma)), one, one))
+
+
 def subvp(sde: LinearSDE, t: jax.Array, sigma_data: float) -> Coefficients:
     """score_sde's sub-VP: alpha q0 + (1 - alpha^2) eps has sigma = 1/alpha - alpha; else as `vp`."""
     del sigma_data
@@ -128,7 +150,7 @@ def _posterior_std(sde: LinearSDE, t: jax.Array, sigma_data: float) -> jax.Array
     return sigma * sigma_data / jnp.sqrt(jnp.square(sigma) + sigma_data**2)
 
 
-DENOISERS = {"sufficient": sufficient, "vp": vp, "subvp": subvp, "ve": ve}
+DENOISERS = {"sufficient": sufficient, "vp": vp, "v": v, "x0": x0, "subvp": subvp, "ve": ve}
 PARAMETERIZATIONS = {"eps": eps, "mixed": mixed, "gaussian": gaussian, **DENOISERS}
 
 
@@ -152,6 +174,59 @@ def ve_noise(sde: LinearSDE, t: jax.Array) -> jax.Array:
     return jnp.log(kernels.effective_noise(sde, t) / 2)
 
 
+@functools.cache
+def ve_noise_from(noise_min: float) -> Callable[[LinearSDE, jax.Array], jax.Array]:
+    """`ve_noise`, at noises below `noise_min`, which the network has not seen, that of `noise_min`."""
+    require(noise_min > 0, "noise_min", noise_min, "positive")
+    return lambda sde, t: jnp.maximum(ve_noise(sde, t), math.log(noise_min / 2))
+
+
+def betas(beta_schedule: str, beta_start: float, beta_end: float, num_times: int) -> np.ndarray:
+    """beta_i of a discrete variance-preserving process, i = 0, ..., num_times - 1, float64.
+
+    'linear' is DDPM's (2006.11239), 'scaled_linear' linear in sqrt(beta), 'squaredcos_cap_v2' the cosine one,
+    abar(s) = cos^2(pi/2 (s + 0.008) / 1.008) at s = i / num_times, beta at most 0.999 (2102.09672, eq. 17). The names
+    are diffusers'.
+
+    Raises:
+      UserError: for another name, or values that give no such process.
+    """
+    require_choice("beta_schedule", beta_schedule, BETA_SCHEDULES)
+    require(num_times >= 2, "num_times", num_times, "2 or more")
+    require(0 < beta_start < 1, "beta_start", beta_start, "between 0 and 1")
+    require(0 < beta_end < 1, "beta_end", beta_end, "between 0 and 1")
+    if beta_schedule == "squaredcos_cap_v2":
+        product = np.cos((np.arange(num_times + 1) / num_times + 0.008) / 1.008 * np.pi / 2) ** 2
+        return np.minimum(1 - product[1:] / product[:-1], 0.999)
+    power = {"linear": 1.0, "scaled_linear": 0.5}[beta_schedule]
+    return np.linspace(beta_start**power, beta_end**power, num_times) ** (1 / power)
+
+
+BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
+
+
+@functools.cache
+def discrete_time(
+    beta_schedule: str = "linear", beta_start: float = 1e-4, beta_end: float = 0.02, num_times: int = 1000
+) -> Callable[[LinearSDE, jax.Array], jax.Array]:
+    """The index i of a discrete process at noise sigma_eff; the defaults are DDPM's (2006.11239, section 4).
+
+    sigma_i^2 = 1 / abar_i - 1 with abar_i = prod_{j <= i} (1 - beta_j). Between two indices i is linear in log sigma;
+    below the least and above the greatest sigma_i it is 0 and num_times - 1. Arguments as of `betas`.
+    """
+    log_product = np.cumsum(np.log1p(-betas(beta_schedule, beta_start, beta_end, num_times)))
+    log_sigma = np.log(np.expm1(-log_product)) / 2
+    starts, steps = log_sigma[:-1].astype(np.float32), np.diff(log_sigma).astype(np.float32)
+
+    def index(sde: LinearSDE, t: jax.Array) -> jax.Array:
+        at = jnp.log(kernels.effective_noise(sde, t))
+        # compare_all: the binary search is a loop, which does not compile inside a sampler's for NVIDIA GPUs.
+        i = jnp.clip(jnp.searchsorted(starts, at, side="right", method="compare_all") - 1, 0, num_times - 2)
+        return i + jnp.clip((at - jnp.asarray(starts)[i]) / jnp.asarray(steps)[i], 0, 1)
+
+    return index
+
+
 def scaled_time(sde: LinearSDE, t: jax.Array) -> jax.Array:
     """score_sde's conditioning 999 t / T, for positional embeddings."""
     return 999.0 * jnp.asarray(t, jnp.float32) / sde.T
@@ -166,7 +241,13 @@ def log_time(sde: LinearSDE, t: jax.Array) -> jax.Array:
 # beta of score_sde's published VP and sub-VP networks (2011.13456, appendix C).
 _SCORE_SDE_BETA = Linear(0.1, 19.9)
 # Functions of sigma_eff alone, and of the process's own time.
-CLOCKS = {"log_noise": log_noise, "vp_time": vp_time, "subvp_time": subvp_time, "ve_noise": ve_noise}
+CLOCKS = {
+    "log_noise": log_noise,
+    "vp_time": vp_time,
+    "subvp_time": subvp_time,
+    "ve_noise": ve_noise,
+    "discrete_time": discrete_time(),
+}
 CONDITIONINGS = {**CLOCKS, "time": scaled_time, "log_time": log_time}
 
 

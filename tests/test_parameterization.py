@@ -1,4 +1,5 @@
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -7,6 +8,7 @@ import pytest
 from reference import oracle
 
 from hold_jax import kernels, parameterization, sde
+from hold_jax.errors import UserError
 
 MODELS = {
     "hold1": sde.hold(order=1),
@@ -132,15 +134,40 @@ def ve(y, sigma, network, sigma_data):
     return 2 * (x + std**2 * score) - 1
 
 
+def from_discrete(denoise):
+    """D of a network that sees x = sqrt(abar) y and the index of the noise, from its output there (2202.00512, 4)."""
+
+    def of(y, sigma, network, sigma_data):
+        alpha, std = 1 / np.sqrt(1 + sigma**2), sigma / np.sqrt(1 + sigma**2)
+        index = np.interp(np.log(sigma), np.log(discrete_sigmas("linear")), np.arange(1000.0))
+        return denoise(alpha * y, alpha, std, network(alpha * y, index))
+
+    return of
+
+
+def discrete_sigmas(schedule, count=1000, start=1e-4, end=0.02):
+    """sqrt(1 / abar - 1) of each index, by the product that defines it."""
+    if schedule == "squaredcos_cap_v2":
+        product = [np.cos((i / count + 0.008) / 1.008 * np.pi / 2) ** 2 for i in range(count + 1)]
+        betas = [min(1 - b / a, 0.999) for a, b in itertools.pairwise(product)]
+    elif schedule == "scaled_linear":
+        betas = np.linspace(start**0.5, end**0.5, count) ** 2
+    else:
+        betas = np.linspace(start, end, count)
+    return np.sqrt(1 / np.cumprod(1 - np.asarray(betas)) - 1)
+
+
 DENOISERS = {
     "sufficient": ("log_noise", edm),
     "gaussian": ("log_noise", edm),
     "vp": ("vp_time", from_score(vp_time, lambda alpha: np.sqrt(1 - alpha**2))),
     "subvp": ("subvp_time", from_score(subvp_time, lambda alpha: 1 - alpha**2)),
     "ve": ("ve_noise", ve),
+    "v": ("discrete_time", from_discrete(lambda x, alpha, std, out: alpha * x - std * out)),
+    "x0": ("discrete_time", from_discrete(lambda x, alpha, std, out: out)),
 }
 AT_EVERY_ORDER = [(k, "sufficient") for k in MODELS] + [
-    (k, n) for n in ("vp", "subvp", "ve") for k in ("hold1", "hold3")
+    (k, n) for n in ("vp", "subvp", "ve", "v", "x0") for k in ("hold1", "hold3")
 ]
 
 
@@ -213,6 +240,39 @@ def test_clocks_of_the_noise(clock):
     got = jax.jit(lambda t: parameterization.CONDITIONINGS[clock](m, t))(t)
     # Relative down to labels of 5e-5, at a noise of 1e-4; a logarithm's error is that of its argument.
     np.testing.assert_allclose(got, want, rtol=3e-6, atol=3e-6 if "noise" in clock else 0)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "end", "count"),
+    [("linear", 0.02, 1000), ("scaled_linear", 0.012, 1000), ("squaredcos_cap_v2", 0.02, 100)],
+)
+def test_discrete_time_is_the_index_of_the_noise(schedule, end, count):
+    m = sde.ve(sigma_min=1e-4, sigma_max=1000.0)
+    start = 8.5e-4 if schedule == "scaled_linear" else 1e-4
+    sigmas = discrete_sigmas(schedule, count, start, end)
+    index = np.array([0, 1, count // 3, count // 2, count - 2])
+    between = index[:-1] + 0.25
+    wanted = np.exp(np.interp(between, np.arange(count), np.log(sigmas)))
+    sigma = np.concatenate([sigmas[index], wanted, [sigmas[0] / 3, 999.0 if sigmas[-1] < 999 else 1.0]])
+    t = jax.jit(lambda s: kernels.time_of_noise(m, s))(sigma.astype(np.float32))
+    got = jax.jit(parameterization.discrete_time(schedule, start, end, count), static_argnums=0)(m, t)
+    want = [*index, *between, 0.0, count - 1 if sigmas[-1] < 999 else got[-1]]
+    # The logarithm of the noise is exact to 1e-6 of its range of about ten, which the indices divide.
+    np.testing.assert_allclose(got, want, atol=3e-5 * count)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("cosine",), r"`beta_schedule` is 'cosine'; it must be one of: linear, scaled_linear, squaredcos_cap_v2"),
+        (("linear", 0.0), r"`beta_start` is 0.0; it must be between 0 and 1"),
+        (("linear", 1e-4, 1.5), r"`beta_end` is 1.5"),
+        (("linear", 1e-4, 0.02, 1), r"`num_times` is 1; it must be 2 or more"),
+    ],
+)
+def test_a_discrete_process_that_is_none(options, message):
+    with pytest.raises(UserError, match=message):
+        parameterization.discrete_time(*options)
 
 
 def test_cld_s_clock_is_the_logarithm_of_time():

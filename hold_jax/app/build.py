@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import ml_collections
 import optax
@@ -38,6 +39,8 @@ from hold_jax.training.step import ScoreLoss
 
 SDES = {"hold": sde.hold, "vp": sde.vp, "ve": sde.ve, "cld": sde.cld, "psld": sde.psld}
 NETWORKS = {"ncsnpp": NCSNpp, "mlp": MLP}
+# Options of a conditioning.
+_CONDITIONING = ("beta_schedule", "beta_start", "beta_end", "num_times", "noise_min")
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
@@ -102,7 +105,10 @@ def model(config: ml_collections.ConfigDict, data_shape: tuple[int, ...], num_cl
     require(
         not c.class_conditional or num_classes > 0, "model.class_conditional", True, "False for data without labels"
     )
-    own = ("name", "dtype", "parameterization", "conditioning", "sigma_data", "class_conditional", "label_dropout")
+    own = (
+        *("name", "dtype", "parameterization", "conditioning", "sigma_data", "class_conditional", "label_dropout"),
+        *_CONDITIONING,
+    )
     network = construct(
         "model",
         c.name,
@@ -125,10 +131,22 @@ def model(config: ml_collections.ConfigDict, data_shape: tuple[int, ...], num_cl
         network=network,
         data_shape=data_shape,
         parameterization=parameterization.PARAMETERIZATIONS[c.parameterization],
-        conditioning=parameterization.CONDITIONINGS[c.conditioning],
+        conditioning=_conditioning(c),
         sigma_data=c.sigma_data,
         label_dropout=c.label_dropout or 0.0,
     )
+
+
+def _conditioning(c: ml_collections.ConfigDict) -> Callable[[sde.LinearSDE, jax.Array], jax.Array]:
+    """What the network is conditioned on, with its options."""
+    options = {key: c[key] for key in _CONDITIONING if c[key] is not None}
+    if not options:
+        return parameterization.CONDITIONINGS[c.conditioning]
+    takes = {"discrete_time": parameterization.discrete_time, "ve_noise": parameterization.ve_noise_from}
+    found = takes.get(c.conditioning)
+    known = found is not None and set(options) <= set(inspect.signature(found).parameters)
+    require(known, "model.conditioning", c.conditioning, f"one that has {', '.join(options)}, or leave these unset")
+    return construct("model", c.name, found, options)
 
 
 def any_process(config: ml_collections.ConfigDict) -> bool:

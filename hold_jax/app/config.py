@@ -43,14 +43,20 @@ def get_config() -> ConfigDict:
 
     c.model = model = ConfigDict()
     model.name = "ncsnpp"  # ncsnpp | mlp (hold_jax/nn)
-    # hold_jax/parameterization.py: eps | mixed | gaussian | sufficient | vp | subvp | ve
+    # hold_jax/parameterization.py: eps | mixed | gaussian | sufficient | vp | v | x0 | subvp | ve
     model.parameterization = "sufficient"  # what the network's output means
-    model.conditioning = "log_noise"  # log_noise | vp_time | subvp_time | ve_noise | time | log_time
+    model.conditioning = "log_noise"  # log_noise | vp_time | subvp_time | ve_noise | discrete_time | time | log_time
+    model.beta_schedule = placeholder(str)  # discrete_time: linear | scaled_linear | squaredcos_cap_v2 (linear)
+    model.beta_start = placeholder(float)  # discrete_time: first beta (1e-4)
+    model.beta_end = placeholder(float)  # discrete_time: last beta (0.02)
+    model.num_times = placeholder(int)  # discrete_time: number of betas (1000)
+    model.noise_min = placeholder(float)  # ve_noise: least noise of its training; below it the network sees this one
     model.sigma_data = 0.5  # standard deviation of the data in the model's range
     model.dtype = "float32"  # compute type: float32 | bfloat16; parameters are float32
     model.class_conditional = False  # feed the data's labels to the network
     model.label_dropout = placeholder(float)  # probability of training without the label, for guidance (0)
     model.embedding = placeholder(str)  # of the noise: fourier | positional
+    model.max_period = placeholder(float)  # positional embedding: longest period over 2 pi (10000)
     model.fourier_scale = placeholder(float)  # cycles per unit of conditioning
     model.init_scale = placeholder(float)  # of output and residual branches; 0 starts at zero
     model.label_place = placeholder(str)  # ncsnpp: where the class enters: embedding | features
@@ -59,15 +65,21 @@ def get_config() -> ConfigDict:
     model.channel_multipliers = placeholder(tuple)  # ncsnpp: width of each level over channels
     model.num_res_blocks = placeholder(int)  # ncsnpp: residual blocks a level
     model.attention_resolutions = placeholder(tuple)  # ncsnpp: pixels
+    model.attention_up = placeholder(str)  # ncsnpp: on the way up after the last | every block
+    model.attention_head_dim = placeholder(int)  # ncsnpp: channels of a head; None: one head
+    model.norm_groups = placeholder(int)  # ncsnpp: groups of a normalization; None: min(channels // 4, 32)
+    model.norm_eps = placeholder(float)  # ncsnpp: added to a variance (1e-6)
     model.dropout = placeholder(float)  # ncsnpp: probability
     model.resblock_type = placeholder(str)  # ncsnpp: biggan | ddpm
     model.resample_with_conv = placeholder(bool)  # ncsnpp, ddpm blocks
+    model.downsample_padding = placeholder(str)  # ncsnpp, ddpm blocks without fir: after | around
     model.fir = placeholder(bool)  # ncsnpp: FIR or plain resampling
     model.fir_kernel = placeholder(tuple)  # ncsnpp
     model.skip_rescale = placeholder(bool)  # ncsnpp: residual sums over sqrt 2
     model.progressive = placeholder(str)  # ncsnpp: none | output_skip | residual
     model.progressive_input = placeholder(str)  # ncsnpp: none | input_skip | residual
     model.progressive_combine = placeholder(str)  # ncsnpp: sum | cat
+    model.unit_input = placeholder(bool)  # ncsnpp: it was made for pictures in [0, 1]
     model.remat = placeholder(bool)  # ncsnpp: recompute blocks in the backward pass
     model.hidden_layers = placeholder(int)  # mlp
     model.width = placeholder(int)  # mlp: units a layer

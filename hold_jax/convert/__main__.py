@@ -3,6 +3,7 @@
 A trained network to a work directory that main.py samples from and evaluates, or back to a state dict of PyTorch:
 
     python -m hold_jax.convert --from=cld_sgm --input=PATH.pth --output=WORKDIR [--config=configs/X.py --config.a.b=...]
+    python -m hold_jax.convert --from=diffusers --input=FOLDER --output=WORKDIR
     python -m hold_jax.convert --to=score_sde_pytorch --input=WORKDIR --output=PATH.pth
 
 The FID's Inception network:
@@ -45,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     known = sorted({**FROM, **SOURCES})
     parser.add_argument("--from", dest="source", help=f"project that made the input: {', '.join(known)}")
     parser.add_argument("--to", dest="target", help=f"project that the output is for: {', '.join(TARGETS)}")
-    parser.add_argument("--input", required=True, help="its file; with --to, a work directory")
+    parser.add_argument("--input", required=True, help="its file or folder; with --to, a work directory")
     parser.add_argument("--output", required=True, help="work directory or file to write")
     try:
         args, rest = parser.parse_known_args(arguments)
@@ -71,7 +72,8 @@ def _convert(args: argparse.Namespace, rest: list[str]) -> str:
     if args.source in FROM:
         return FROM[args.source](path, _file(args.output, "output"))
     source = SOURCES[args.source]
-    return import_run(source, path, _workdir(args.output, "output"), _config(source.config, rest))
+    default = source.config if isinstance(source.config, str) else source.config(path)
+    return import_run(source, path, _workdir(args.output, "output"), _config(default, rest))
 
 
 def _file(text: str, argument: str) -> Path:
@@ -85,13 +87,17 @@ def _workdir(text: str, argument: str) -> storage.Path:
     return Path(text) if storage.is_local(found) else found
 
 
-def _config(default: str, arguments: list[str]) -> ml_collections.ConfigDict:
-    """The config of --config=PATH, or of `default`, with its --config.a.b=value."""
-    if not any(text.startswith("--config=") for text in arguments):
+def _config(default: str | ml_collections.ConfigDict, arguments: list[str]) -> ml_collections.ConfigDict:
+    """The config of --config=PATH, or `default` or that at the path `default`, with its --config.a.b=value."""
+    named = any(text.startswith("--config=") for text in arguments)
+    if isinstance(default, str) and not named:
         arguments = [f"--config={default}", *arguments]
     argv = ["convert", *arguments]
     values = flags.FlagValues()
-    config = config_flags.DEFINE_config_file("config", None, "Experiment.", flag_values=values, sys_argv=argv)
+    if isinstance(default, str) or named:
+        config = config_flags.DEFINE_config_file("config", None, "Experiment.", flag_values=values, sys_argv=argv)
+    else:
+        config = config_flags.DEFINE_config_dict("config", default, "Experiment.", flag_values=values, sys_argv=argv)
     try:
         values(argv)
         return config.value.lock()

@@ -10,7 +10,7 @@ import ml_collections
 import numpy as np
 
 from hold_jax.app import build
-from hold_jax.convert import edm, score_sde
+from hold_jax.convert import diffusers, edm, score_sde
 from hold_jax.convert.score_sde import Weights
 from hold_jax.errors import UserError, require
 from hold_jax.model import Model
@@ -26,12 +26,12 @@ class Source(NamedTuple):
     """A project whose networks are read.
 
     Attributes:
-      config: of its CIFAR-10 network.
-      read: (file, network, (H, W, C) of its input, what errors call the file) -> weights.
+      config: path of the config of its CIFAR-10 network; or what makes the config from the input.
+      read: (file or folder, network, (H, W, C) of its input, what errors call the file) -> weights.
       num_classes: of the network in a file.
     """
 
-    config: str
+    config: str | Callable[[Path], ml_collections.ConfigDict]
     read: Callable[[Path, NCSNpp, tuple[int, ...], str], Weights]
     num_classes: Callable[[Path], int] = lambda path: 0
 
@@ -40,6 +40,7 @@ SOURCES = {
     "cld_sgm": Source("configs/cifar10_cld.py", score_sde.read_torch),
     "score_sde_pytorch": Source("configs/cifar10_vp.py", score_sde.read_torch),
     "score_sde": Source("configs/cifar10_vp.py", score_sde.read_flax),
+    "diffusers": Source(diffusers.config, diffusers.read),
     "edm": Source("configs/cifar10_edm.py", edm.read, edm.num_classes),
 }
 # Project -> (parameters, network, (H, W, C) of its input) -> state dict.
@@ -47,7 +48,7 @@ TARGETS = {"score_sde_pytorch": score_sde.to_torch}
 
 
 def import_run(source: Source, path: Path, output: storage.Path, config: ml_collections.ConfigDict) -> str:
-    """Makes of a file a work directory that sampling and evaluation accept; returns what was done, in words.
+    """Makes of a file or folder a work directory that sampling and evaluation accept; returns what was done, in words.
 
     The checkpoint's parameters and averaged parameters are both the file's averaged ones, the optimizer is new, the
     step is the file's.
@@ -56,7 +57,7 @@ def import_run(source: Source, path: Path, output: storage.Path, config: ml_coll
       UserError: if the file is none of `source`, does not fit the config's network, or `output` holds a run.
     """
     where = f"`input` is {str(path)!r}"
-    if not path.is_file():
+    if not path.exists():
         raise UserError(f"{where}; there is no such file")
     folder = build.workdir(str(output))
     taken = [name for name in (workdir.RECORD_FILE, FOLDER) if (folder / name).exists()]

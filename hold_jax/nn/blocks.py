@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 from jax.typing import DTypeLike
 
-from hold_jax.nn.layers import add_broadcast, conv1x1, conv3x3, dense, group_norm, nin, residual_sum
+from hold_jax.nn.layers import Norm, add_broadcast, conv1x1, conv3x3, dense, group_norm, nin, residual_sum
 from hold_jax.nn.resample import Taps, downsample, upsample
 
 
@@ -19,6 +19,7 @@ class ResBlockDDPM(nn.Module):
       skip_rescale: divide the residual sum by sqrt(2).
       init_scale: variance scale of the last convolution.
       dtype: compute type.
+      norm: of the group normalizations.
     """
 
     features: int
@@ -26,11 +27,12 @@ class ResBlockDDPM(nn.Module):
     skip_rescale: bool
     init_scale: float
     dtype: DTypeLike
+    norm: Norm = Norm()
 
     @nn.compact
     def __call__(self, x: jax.Array, temb: jax.Array | None, train: bool) -> jax.Array:
         """Maps (B, H, W, C), and the embedding (B, E) or None, to (B, H, W, features)."""
-        h = nn.silu(group_norm(x.shape[-1], name="norm0", dtype=self.dtype)(x))
+        h = nn.silu(group_norm(x.shape[-1], self.norm, name="norm0", dtype=self.dtype)(x))
         h = _conv_time_conv(self, h, temb, train)
         if x.shape[-1] != self.features:
             x = nin(self.features, name="shortcut", dtype=self.dtype)(x)
@@ -41,7 +43,7 @@ class ResBlockBigGAN(nn.Module):
     """BigGAN's residual block: as DDPM's, with the change of resolution inside (arXiv:1809.11096, appendix B).
 
     Attributes:
-      features, dropout, skip_rescale, init_scale, dtype: as in `ResBlockDDPM`.
+      features, dropout, skip_rescale, init_scale, dtype, norm: as in `ResBlockDDPM`.
       taps: filter of the change of resolution; None for plain resampling.
       resample: 'up', 'down' or None.
     """
@@ -51,13 +53,14 @@ class ResBlockBigGAN(nn.Module):
     skip_rescale: bool
     init_scale: float
     dtype: DTypeLike
+    norm: Norm = Norm()
     taps: Taps = None
     resample: Literal["up", "down"] | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, temb: jax.Array | None, train: bool) -> jax.Array:
         """Maps (B, H, W, C), and the embedding (B, E) or None, to (B, H', W', features)."""
-        h = nn.silu(group_norm(x.shape[-1], name="norm0", dtype=self.dtype)(x))
+        h = nn.silu(group_norm(x.shape[-1], self.norm, name="norm0", dtype=self.dtype)(x))
         if self.resample is not None:
             change = {"up": upsample, "down": downsample}[self.resample]
             h, x = change(h, self.taps), change(x, self.taps)
@@ -75,6 +78,6 @@ def _conv_time_conv(
     h = conv3x3(features, name="conv0", dtype=dtype)(h)
     if temb is not None:
         h = add_broadcast(h, dense(features, name="time", dtype=dtype)(nn.silu(temb))[:, None, None, :])
-    h = nn.silu(group_norm(features, name="norm1", dtype=dtype)(h))
+    h = nn.silu(group_norm(features, block.norm, name="norm1", dtype=dtype)(h))
     h = nn.Dropout(block.dropout)(h, deterministic=not train)
     return conv3x3(features, name="conv1", dtype=dtype, init_scale=block.init_scale)(h)

@@ -67,6 +67,7 @@ class ConditionEmbedding(nn.Module):
       num_classes: number of classes; index `num_classes` is the null class (arXiv:2207.12598); 0: no labels.
       label_place: what the class's vector is added to: the 'embedding', or the 'features' before the dense layers
         (EDM, arXiv:2206.00364, code).
+      max_period: the longest period of 'positional' over 2 pi.
     """
 
     size: int
@@ -76,6 +77,7 @@ class ConditionEmbedding(nn.Module):
     conditional: bool
     num_classes: int
     label_place: LabelPlace = "embedding"
+    max_period: float = 10_000.0
 
     @nn.compact
     def __call__(self, noise_cond: jax.Array, labels: jax.Array | None) -> jax.Array | None:
@@ -114,7 +116,7 @@ class ConditionEmbedding(nn.Module):
     def _features(self, t: jax.Array) -> jax.Array:
         if self.kind == "fourier":
             return GaussianFourierFeatures(self.num_frequencies, self.fourier_scale, name="fourier")(t)
-        return sinusoidal_features(t, self.num_frequencies)
+        return sinusoidal_features(t, self.num_frequencies, self.max_period)
 
     def _dense(self, features: jax.Array) -> jax.Array:
         h = dense(self.size, name="dense0", dtype=jnp.float32)(features)

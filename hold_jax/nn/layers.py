@@ -5,6 +5,7 @@ are the statistics of normalization and softmax, and every sum over pixels, thos
 """
 
 import math
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -53,14 +54,16 @@ def conv3x3(
     name: str,
     dtype: DTypeLike,
     stride: int = 1,
+    padding: str | int = "SAME",
     init_scale: float = 1.0,
     precision: jax.lax.PrecisionLike = None,
 ) -> nn.Conv:
-    """3x3 convolution, (B, H, W, C) -> (B, H/stride, W/stride, features)."""
+    """3x3 convolution, (B, H, W, C) -> (B, H/stride, W/stride, features); zeros around the picture as in `nn.Conv`."""
     return _Conv(
         features,
         (3, 3),
         strides=(stride, stride),
+        padding=padding,
         kernel_init=default_init(init_scale),
         dtype=dtype,
         promote_dtype=_keep_bias,
@@ -98,16 +101,31 @@ def nin(features: int, *, name: str, dtype: DTypeLike, init_scale: float = 0.1) 
     return dense(features, name=name, dtype=dtype, init_scale=init_scale)
 
 
-def group_norm(channels: int, *, name: str, dtype: DTypeLike) -> nn.GroupNorm:
-    """Group normalization (arXiv:1803.08494): min(channels // 4, 32) groups, epsilon 1e-6."""
-    groups = min(channels // 4, 32)
+class Norm(NamedTuple):
+    """The options of a group normalization.
+
+    Attributes:
+      groups: number of groups; None: min(channels // 4, 32).
+      eps: added to the variance.
+    """
+
+    groups: int | None = None
+    eps: float = 1e-6
+
+
+DEFAULT_NORM = Norm()
+
+
+def group_norm(channels: int, norm: Norm = DEFAULT_NORM, *, name: str, dtype: DTypeLike) -> nn.GroupNorm:
+    """Group normalization (arXiv:1803.08494)."""
+    groups = min(channels // 4, 32) if norm.groups is None else norm.groups
     require(
         groups > 0 and channels % groups == 0,
         "channels",
         channels,
-        "at least 4 and a multiple of min(channels // 4, 32), at every width the network reaches",
+        f"a multiple of {groups or 4}, the number of groups, at every width that the network reaches",
     )
-    return nn.GroupNorm(groups, epsilon=1e-6, dtype=dtype, name=name)
+    return nn.GroupNorm(groups, epsilon=norm.eps, dtype=dtype, name=name)
 
 
 def residual_sum(x: jax.Array, h: jax.Array, rescale: bool) -> jax.Array:
@@ -116,26 +134,33 @@ def residual_sum(x: jax.Array, h: jax.Array, rescale: bool) -> jax.Array:
 
 
 class SelfAttention(nn.Module):
-    """One-head self-attention over all pixels, as a residual block (arXiv:2006.11239, appendix B).
+    """Self-attention over all pixels, as a residual block (arXiv:2006.11239, appendix B).
 
-    h = x + W_o softmax(q k' / sqrt(C)) v, with q, k, v affine in GroupNorm(x).
+    h = x + W_o softmax(q k' / sqrt(C)) v for each head of C channels, with q, k, v affine in GroupNorm(x).
 
     Attributes:
       skip_rescale: divide the residual sum by sqrt(2).
       init_scale: variance scale of the last map W_o.
       dtype: compute type.
+      head_dim: channels of a head; None: one head of all channels.
+      norm: of the group normalization.
     """
 
     skip_rescale: bool
     init_scale: float
     dtype: DTypeLike
+    head_dim: int | None = None
+    norm: Norm = Norm()
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps (B, H, W, C) to (B, H, W, C)."""
         B, H, W, C = x.shape
-        h = group_norm(C, name="norm", dtype=self.dtype)(x)
-        q, k, v = (nin(C, name=name, dtype=self.dtype)(h).reshape(B, H * W, 1, C) for name in ("query", "key", "value"))
+        size = self.head_dim or C
+        require(C % size == 0, "attention_head_dim", size, f"a divisor of {C}, the channels that attention sees")
+        heads = (B, H * W, C // size, size)
+        h = group_norm(C, self.norm, name="norm", dtype=self.dtype)(x)
+        q, k, v = (nin(C, name=name, dtype=self.dtype)(h).reshape(heads) for name in ("query", "key", "value"))
         h = jax.nn.dot_product_attention(q, k, v).reshape(B, H, W, C)
         h = nin(C, name="out", dtype=self.dtype, init_scale=self.init_scale)(h)
         return residual_sum(x, h, self.skip_rescale)
@@ -151,16 +176,18 @@ class OutputHead(nn.Module):
       out_channels: channels of the output.
       init_scale: variance scale of the convolution.
       dtype: compute type of what goes before the convolution.
+      norm: of the group normalization.
     """
 
     out_channels: int
     init_scale: float
     dtype: DTypeLike
+    norm: Norm = Norm()
 
     @nn.compact
     def __call__(self, h: jax.Array) -> jax.Array:
         """Maps (B, H, W, C) to (B, H, W, out_channels) float32."""
-        h = nn.silu(group_norm(h.shape[-1], name="norm", dtype=self.dtype)(h))
+        h = nn.silu(group_norm(h.shape[-1], self.norm, name="norm", dtype=self.dtype)(h))
         return conv3x3(
             self.out_channels,
             name="conv",

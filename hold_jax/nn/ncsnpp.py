@@ -12,7 +12,7 @@ from jax.typing import DTypeLike
 from hold_jax.errors import require, require_choice
 from hold_jax.nn.blocks import ResBlockBigGAN, ResBlockDDPM
 from hold_jax.nn.embeddings import EMBEDDINGS, LABEL_PLACES, ConditionEmbedding, EmbeddingKind, LabelPlace
-from hold_jax.nn.layers import OutputHead, SelfAttention, conv3x3
+from hold_jax.nn.layers import Norm, OutputHead, SelfAttention, conv3x3
 from hold_jax.nn.pyramids import InputResidual, InputSkip, OutputResidual, OutputSkip
 from hold_jax.nn.resample import ConvDownsample, ConvUpsample, Taps, downsample, upsample
 
@@ -40,7 +40,8 @@ def check_image_shape(height: int, width: int, num_levels: int) -> None:
 class NCSNpp(nn.Module):
     """The U-Net of score_sde, with every option of its `ncsnpp`; the defaults are CLD's network for CIFAR-10.
 
-    EDM's `SongUNet` (arXiv:2206.00364) is this network with `label_place` 'features'.
+    EDM's `SongUNet` (arXiv:2206.00364) is this network with `label_place` 'features', DDPM's (arXiv:2006.11239), as
+    diffusers has it, with `resblock_type` 'ddpm' and `attention_up` 'every'.
 
     The network neither centers nor scales its input, nor divides its output: that is the caller's preconditioning.
     Parameters are float32. The first and last convolutions run in float32 whatever `dtype`: a bfloat16 image would
@@ -52,9 +53,14 @@ class NCSNpp(nn.Module):
       channel_multipliers: width of each level over `channels`; its length is the number of levels.
       num_res_blocks: residual blocks a level on the way down; one more on the way up.
       attention_resolutions: self-attention where the longer side of the features, in pixels, is one of these.
+      attention_up: on the way up, where such a level has attention: after its 'last' block or after 'every' block.
+      attention_head_dim: channels of an attention head; None: one head of all channels.
+      norm_groups: groups of every group normalization; None: min(channels // 4, 32).
+      norm_eps: what a group normalization adds to the variance.
       dropout: probability to drop an activation in a residual block in training.
       resblock_type: 'biggan' (resolution changes inside a residual block) or 'ddpm' (between blocks).
       resample_with_conv: whether 'ddpm' resamples with a learned convolution; 'biggan' ignores it.
+      downsample_padding: zeros of 'ddpm's strided convolution: 'after' the last pixels, or 'around' the picture.
       fir: resample with `fir_kernel`; if False, nearest neighbor up and 2x2 mean (or strided convolution) down.
       fir_kernel: separable filter, normalized to sum 1, at least 2 taps.
       skip_rescale: divide every residual sum by sqrt(2).
@@ -64,10 +70,12 @@ class NCSNpp(nn.Module):
       progressive_combine: how 'input_skip' joins the features: 'sum' or 'cat'.
       embedding: of the noise level: 'fourier' (random frequencies, for log sigma) or 'positional' (for 999 t).
       fourier_scale: standard deviation of the random frequencies, in cycles per unit of `noise_cond`.
+      max_period: longest period of the positional embedding over 2 pi, in units of `noise_cond`.
       conditional: whether the network sees the noise level; if False `noise_cond` is ignored.
       num_classes: number of classes; label `num_classes` is the null class of classifier-free guidance; 0: no labels.
       label_place: where the class enters: 'embedding', after the dense layers of the noise level's, or 'features',
         before them (EDM).
+      unit_input: whether the network was made for pictures in [0, 1]: it sees (x + 1) / 2.
       dtype: compute type, jnp.float32 or jnp.bfloat16.
       remat: recompute residual blocks in the backward pass: less memory, about a third more time.
     """
@@ -77,9 +85,14 @@ class NCSNpp(nn.Module):
     channel_multipliers: Sequence[int] = (1, 2, 2, 2)
     num_res_blocks: int = 8
     attention_resolutions: Sequence[int] = (16,)
+    attention_up: Literal["last", "every"] = "last"
+    attention_head_dim: int | None = None
+    norm_groups: int | None = None
+    norm_eps: float = 1e-6
     dropout: float = 0.1
     resblock_type: Literal["biggan", "ddpm"] = "biggan"
     resample_with_conv: bool = True
+    downsample_padding: Literal["after", "around"] = "after"
     fir: bool = True
     fir_kernel: Sequence[float] = (1, 3, 3, 1)
     skip_rescale: bool = True
@@ -89,15 +102,19 @@ class NCSNpp(nn.Module):
     progressive_combine: Literal["sum", "cat"] = "sum"
     embedding: EmbeddingKind = "fourier"
     fourier_scale: float = 16.0
+    max_period: float = 10_000.0
     conditional: bool = True
     num_classes: int = 0
     label_place: LabelPlace = "embedding"
+    unit_input: bool = False
     dtype: DTypeLike = jnp.float32
     remat: bool = False
 
     def __post_init__(self) -> None:
         """Raises `UserError` for an option that is none of those allowed."""
         require_choice("resblock_type", self.resblock_type, ("biggan", "ddpm"))
+        require_choice("attention_up", self.attention_up, ("last", "every"))
+        require_choice("downsample_padding", self.downsample_padding, ("after", "around"))
         require_choice("progressive", self.progressive, ("none", "output_skip", "residual"))
         require_choice("progressive_input", self.progressive_input, ("none", "input_skip", "residual"))
         require_choice("progressive_combine", self.progressive_combine, ("sum", "cat"))
@@ -138,6 +155,7 @@ class NCSNpp(nn.Module):
             self.conditional,
             self.num_classes,
             self.label_place,
+            self.max_period,
             name="embedding",
         )(noise_cond, labels)
 
@@ -145,7 +163,8 @@ class NCSNpp(nn.Module):
             return block(features, name=name, **change)(h, temb, train)
 
         def attention(h: jax.Array, name: str) -> jax.Array:
-            return SelfAttention(self.skip_rescale, self.init_scale, self.dtype, name=name)(h)
+            head_dim, norm = self.attention_head_dim, self._norm
+            return SelfAttention(self.skip_rescale, self.init_scale, self.dtype, head_dim, norm, name=name)(h)
 
         def attention_if_listed(h: jax.Array, name: str) -> jax.Array:
             return attention(h, name) if max(h.shape[1:3]) in self.attention_resolutions else h
@@ -154,10 +173,12 @@ class NCSNpp(nn.Module):
             if self.resblock_type == "biggan":
                 return res_block(h, h.shape[-1], name, resample=change)
             if self.resample_with_conv:
+                padding = {"up": {}, "down": {"padding": self.downsample_padding}}[change]
                 layer = {"up": ConvUpsample, "down": ConvDownsample}[change]
-                return layer(h.shape[-1], self._taps, self.dtype, name=name)(h)
+                return layer(h.shape[-1], self._taps, self.dtype, name=name, **padding)(h)
             return {"up": upsample, "down": downsample}[change](h, self._taps)
 
+        x = (x + 1) / 2 if self.unit_input else x
         h = conv3x3(self.channels, name="conv_in", dtype=jnp.float32, precision=jax.lax.Precision.HIGHEST)(x)
         h = h.astype(self.dtype)
         skips, pyramid = [h], x
@@ -180,7 +201,10 @@ class NCSNpp(nn.Module):
         for level, width in reversed(list(enumerate(widths))):
             for i in range(self.num_res_blocks + 1):
                 h = res_block(jnp.concatenate([h, skips.pop()], axis=-1), width, f"up{level}_block{i}")
-            h = attention_if_listed(h, f"up{level}_attention")
+                if self.attention_up == "every":
+                    h = attention_if_listed(h, f"up{level}_attention{i}")
+            if self.attention_up == "last":
+                h = attention_if_listed(h, f"up{level}_attention")
             if gather is not None:
                 pyramid, h = gather(name=f"up{level}_pyramid")(pyramid, h)
             if level > 0:
@@ -188,7 +212,11 @@ class NCSNpp(nn.Module):
 
         if self.progressive == "output_skip":
             return pyramid
-        return OutputHead(self.out_channels, self.init_scale, self.dtype, name="head")(h)
+        return OutputHead(self.out_channels, self.init_scale, self.dtype, self._norm, name="head")(h)
+
+    @property
+    def _norm(self) -> Norm:
+        return Norm(self.norm_groups, self.norm_eps)
 
     @property
     def _taps(self) -> Taps:
@@ -205,6 +233,7 @@ class NCSNpp(nn.Module):
             skip_rescale=self.skip_rescale,
             init_scale=self.init_scale,
             dtype=self.dtype,
+            norm=self._norm,
             **extra,
         )
 
@@ -218,8 +247,8 @@ class NCSNpp(nn.Module):
     def _output_pyramid(self) -> Callable[..., nn.Module] | None:
         return {
             "none": None,
-            "output_skip": partial(OutputSkip, self.out_channels, self.init_scale, self._taps, self.dtype),
-            "residual": partial(OutputResidual, self.skip_rescale, self._taps, self.dtype),
+            "output_skip": partial(OutputSkip, self.out_channels, self.init_scale, self._taps, self.dtype, self._norm),
+            "residual": partial(OutputResidual, self.skip_rescale, self._taps, self.dtype, self._norm),
         }[self.progressive]
 
     def _check_input(self, x: jax.Array, noise_cond: jax.Array) -> None:

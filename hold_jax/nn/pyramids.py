@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from hold_jax.nn.layers import OutputHead, conv1x1, conv3x3, group_norm, residual_sum
+from hold_jax.nn.layers import Norm, OutputHead, conv1x1, conv3x3, group_norm, residual_sum
 from hold_jax.nn.resample import ConvDownsample, ConvUpsample, Taps, downsample, upsample
 
 Level = tuple[jax.Array, jax.Array]
@@ -67,17 +67,19 @@ class OutputSkip(nn.Module):
       init_scale: variance scale of the convolution to an image.
       taps: filter of the upsampling; None for plain.
       dtype: compute type; the images are float32.
+      norm: of the group normalization.
     """
 
     out_channels: int
     init_scale: float
     taps: Taps
     dtype: DTypeLike
+    norm: Norm = Norm()
 
     @nn.compact
     def __call__(self, pyramid: jax.Array | None, h: jax.Array) -> Level:
         """Maps the sum (B, H/2, W/2, out_channels), None at the deepest level, and h (B, H, W, F) to the next."""
-        image = OutputHead(self.out_channels, self.init_scale, self.dtype, name="head")(h)
+        image = OutputHead(self.out_channels, self.init_scale, self.dtype, self.norm, name="head")(h)
         return image if pyramid is None else upsample(pyramid, self.taps) + image, h
 
 
@@ -88,17 +90,19 @@ class OutputResidual(nn.Module):
       skip_rescale: divide the sum by sqrt(2).
       taps: filter of the upsampling; None for plain.
       dtype: compute type.
+      norm: of the group normalization.
     """
 
     skip_rescale: bool
     taps: Taps
     dtype: DTypeLike
+    norm: Norm = Norm()
 
     @nn.compact
     def __call__(self, pyramid: jax.Array | None, h: jax.Array) -> Level:
         """Maps features (B, H/2, W/2, E), None at the deepest level, and h (B, H, W, F) to (B, H, W, F), twice."""
         if pyramid is None:
-            features = nn.silu(group_norm(h.shape[-1], name="norm", dtype=self.dtype)(h))
+            features = nn.silu(group_norm(h.shape[-1], self.norm, name="norm", dtype=self.dtype)(h))
             return conv3x3(h.shape[-1], name="conv", dtype=self.dtype)(features), h
         pyramid = ConvUpsample(h.shape[-1], self.taps, self.dtype, name="up")(pyramid)
         h = residual_sum(pyramid, h, self.skip_rescale)

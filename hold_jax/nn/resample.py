@@ -6,6 +6,7 @@ border. Filter phases follow StyleGAN2 (arXiv:1912.04958, appendix B) and score_
 """
 
 from collections.abc import Sequence
+from typing import Literal
 
 import flax.linen as nn
 import jax
@@ -75,17 +76,20 @@ class ConvDownsample(nn.Module):
       features: channels of the output.
       taps: the filter, applied before a stride-2 convolution; None: the stride-2 convolution alone.
       dtype: compute type.
+      padding: zeros of the convolution alone: 'after' the last pixels (TensorFlow's), or 'around' the picture.
     """
 
     features: int
     taps: Taps
     dtype: DTypeLike
+    padding: Literal["after", "around"] = "after"
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps (B, H, W, C) to (B, H/2, W/2, features)."""
         if self.taps is None:
-            return conv3x3(self.features, name="conv", dtype=self.dtype, stride=2)(x)
+            padding = {"after": "SAME", "around": 1}[self.padding]
+            return conv3x3(self.features, name="conv", dtype=self.dtype, stride=2, padding=padding)(x)
         kernel, bias = _ConvParameters(self.features, name="conv")(x.shape[-1])
         p = len(self.taps)
         h = lax.conv_general_dilated(

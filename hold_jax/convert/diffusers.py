@@ -1,0 +1,414 @@
+"""Unconditional pictures of diffusers' `UNet2DModel`: a pipeline's folder as our config and our NCSN++'s parameters.
+
+DDPM's U-Net (2006.11239) with its discrete times, and score_sde's NCSN++ (2011.13456): a `UNet2DModel` with a scheduler
+of betas, or with `ScoreSdeVeScheduler`. Attention, normalization, padding and embedding differ from score_sde's code by
+options of `nn.NCSNpp`; the order of the time features, cosines first, by the order of a matrix's rows.
+"""
+
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ml_collections
+import numpy as np
+
+from hold_jax.app import config as base
+from hold_jax.convert.layers import layers
+from hold_jax.convert.score_sde import Weights, is_state_dict
+from hold_jax.errors import UserError
+from hold_jax.nn import NCSNpp
+from hold_jax.weights import safetensors, torch_file
+from hold_jax.weights.match import Rule, convert, transposed
+
+_WEIGHTS = "diffusion_pytorch_model"
+# Keys of unet/config.json -> what diffusers takes where they are missing.
+_UNET = {
+    "sample_size": None,
+    "in_channels": 3,
+    "out_channels": 3,
+    "center_input_sample": False,
+    "time_embedding_type": "positional",
+    "time_embedding_dim": None,
+    "freq_shift": 0,
+    "flip_sin_to_cos": True,
+    "down_block_types": ("DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"),
+    "mid_block_type": "UNetMidBlock2D",
+    "up_block_types": ("AttnUpBlock2D", "AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
+    "block_out_channels": (224, 448, 672, 896),
+    "layers_per_block": 2,
+    "mid_block_scale_factor": 1,
+    "downsample_padding": 1,
+    "downsample_type": "conv",
+    "upsample_type": "conv",
+    "dropout": 0.0,
+    "act_fn": "silu",
+    "attention_head_dim": 8,
+    "norm_num_groups": 32,
+    "attn_norm_num_groups": None,
+    "norm_eps": 1e-5,
+    "resnet_time_scale_shift": "default",
+    "add_attention": True,
+    "class_embed_type": None,
+    "num_class_embeds": None,
+    "num_train_timesteps": None,
+}
+_FIXED = {
+    "mid_block_type": ("UNetMidBlock2D",),
+    "downsample_type": ("conv",),
+    "upsample_type": ("conv",),
+    "act_fn": ("silu", "swish"),
+    "attn_norm_num_groups": (None,),
+    "resnet_time_scale_shift": ("default",),
+    "add_attention": (True,),
+    "class_embed_type": (None,),
+    "num_class_embeds": (None,),
+    "time_embedding_type": ("positional", "fourier"),
+    "downsample_padding": (0, 1),
+    "freq_shift": (0, 1),
+}
+# What a scheduler means for a network; the rest of its file is about sampling.
+_SCHEDULER = {
+    "num_train_timesteps": 1000,
+    "beta_start": 1e-4,
+    "beta_end": 0.02,
+    "beta_schedule": "linear",
+    "trained_betas": None,
+    "prediction_type": "epsilon",
+    "rescale_betas_zero_snr": False,
+}
+_VE = "ScoreSdeVeScheduler"
+_BETAS = (
+    "DDPMScheduler",
+    "DDPMParallelScheduler",
+    "DDIMScheduler",
+    "DDIMParallelScheduler",
+    "PNDMScheduler",
+    "DPMSolverMultistepScheduler",
+    "DPMSolverSinglestepScheduler",
+    "DEISMultistepScheduler",
+    "UniPCMultistepScheduler",
+    "EulerDiscreteScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "HeunDiscreteScheduler",
+    "LMSDiscreteScheduler",
+)
+_PREDICTIONS = {"epsilon": "vp", "v_prediction": "v", "sample": "x0"}
+_SQRT_TWO = math.sqrt(2)
+
+_NAMES = {
+    "embedding/fourier": "time_proj",
+    "embedding/dense0": "time_embedding.linear_1",
+    "embedding/dense1": "time_embedding.linear_2",
+    "conv_in": "conv_in",
+    "head/norm": "conv_norm_out",
+    "head/conv": "conv_out",
+    "up0_pyramid/head/norm": "conv_norm_out",
+    "up0_pyramid/head/conv": "conv_out",
+    "mid_block0": "mid_block.resnets.0",
+    "mid_block1": "mid_block.resnets.1",
+    "mid_attention": "mid_block.attentions.0",
+}
+# Our names at a level -> theirs; {mirror} counts from the deepest level.
+_LEVEL_NAMES = {
+    r"down(\d+)_block(\d+)": "down_blocks.{level}.resnets.{index}",
+    r"down(\d+)_attention(\d+)": "down_blocks.{level}.attentions.{index}",
+    r"down(\d+)_resample": "down_blocks.{level}.{down}",
+    r"down(\d+)_pyramid": "down_blocks.{level}.skip_conv",
+    r"up(\d+)_block(\d+)": "up_blocks.{mirror}.resnets.{index}",
+    r"up(\d+)_attention(\d*)": "up_blocks.{mirror}.attentions.{index}",
+    r"up(\d+)_resample": "up_blocks.{mirror}.{up}",
+    r"up(\d+)_pyramid/head/norm": "up_blocks.{mirror}.skip_norm",
+    r"up(\d+)_pyramid/head/conv": "up_blocks.{mirror}.skip_conv",
+}
+_BLOCK = {
+    "norm0": "norm1",
+    "conv0": "conv1",
+    "time": "time_emb_proj",
+    "norm1": "norm2",
+    "conv1": "conv2",
+    "shortcut": "conv_shortcut",
+}
+_INNER = {
+    "ResBlockDDPM": _BLOCK,
+    "ResBlockBigGAN": _BLOCK,
+    "SelfAttention": {"norm": "group_norm", "query": "to_q", "key": "to_k", "value": "to_v", "out": "to_out.0"},
+    "ConvUpsample": {"conv": "conv"},
+    "ConvDownsample": {"conv": "conv"},
+}
+_PARAMETERS = {"kernel": "weight", "scale": "weight", "bias": "bias", "frequencies": "weight"}
+_AXES = {4: (2, 3, 1, 0), 2: (1, 0), 1: None}
+# Names of diffusers before 0.12 (2023), which its published files keep.
+_OLD_NAMES = {
+    r"\.query\.(\w+)$": r".to_q.\1",
+    r"\.key\.(\w+)$": r".to_k.\1",
+    r"\.value\.(\w+)$": r".to_v.\1",
+    r"\.proj_attn\.(\w+)$": r".to_out.0.\1",
+    r"^time_proj\.W$": "time_proj.weight",
+}
+
+
+class _Folder(NamedTuple):
+    """The two files of settings, checked, and the file of weights; `where` is what errors call the network's."""
+
+    unet: dict[str, Any]
+    scheduler: dict[str, Any]
+    weights: Path
+    where: str
+
+
+def config(folder: Path) -> ml_collections.ConfigDict:
+    """The experiment that a folder's json files describe; its process is of order one, effective noise 0.002 to 80.
+
+    Raises:
+      UserError: if a file is missing or damaged, or the network is not one of those that are read.
+    """
+    found = _open(folder)
+    unet, scheduler = found.unet, found.scheduler
+    c: Any = base.get_config()
+    c.unlock()
+    c.sde.order = 1
+    c.data.image_size, c.data.channels = unet["sample_size"], unet["in_channels"]
+    c.model.update(_network(unet, found.where))
+    if scheduler["_class_name"] == _VE:
+        c.model.update(
+            parameterization="ve",
+            conditioning="ve_noise",
+            noise_min=2.0 * scheduler["sigma_min"],  # theirs is the noise of pictures in [0, 1], half of ours
+            unit_input=not unet["center_input_sample"],
+        )
+    else:
+        c.model.update(
+            parameterization=_PREDICTIONS[scheduler["prediction_type"]],
+            conditioning="discrete_time",
+            beta_schedule=scheduler["beta_schedule"],
+            beta_start=float(scheduler["beta_start"]),
+            beta_end=float(scheduler["beta_end"]),
+            num_times=scheduler["num_train_timesteps"],
+        )
+    c.training.report = False
+    return c.lock()
+
+
+def read(folder: Path, network: NCSNpp, inputs: tuple[int, ...], where: str) -> Weights:
+    """The weights of a folder, of `diffusion_pytorch_model.safetensors` or, without it, `.bin`.
+
+    Args:
+      folder: of the pipeline, or of the network.
+      network: what it must fit, as `config` says.
+      inputs: (H, W, C) of what the network sees.
+      where: what errors call the folder.
+    """
+    found = _open(folder)
+    path = found.weights
+    state = safetensors.read(path) if path.suffix == ".safetensors" else torch_file.read(path)
+    if not is_state_dict(state):
+        raise UserError(f"{where}; its {path.name} is no state dict: it must be a dict of tensors by name")
+    state = {_modern(name): value for name, value in state.items()}
+    flipped = found.unet["flip_sin_to_cos"] and found.unet["time_embedding_type"] == "positional"
+    params = convert(rules(network, inputs, cosines_first=flipped), state, where, "the network of its config.json")
+    return Weights(params, 0, f"the weights of {path.name}")
+
+
+def rules(network: NCSNpp, inputs: tuple[int, ...], *, cosines_first: bool) -> list[Rule]:
+    """How the network's parameters come from the state dict of a `UNet2DModel`.
+
+    Args:
+      network: the NCSN++.
+      inputs: (H, W, C) of what it sees.
+      cosines_first: whether their features of the time begin with the cosines (`flip_sin_to_cos`).
+    """
+    found = []
+    for layer in layers(network, inputs):
+        owner = _name(layer.owner_path, network)
+        inner = f".{_INNER[layer.owner][layer.name]}" if layer.owner in _INNER else ""
+        for ours, shape in layer.shapes.items():
+            theirs, path = f"{owner}{inner}.{_PARAMETERS[ours]}", f"{layer.path}/{ours}"
+            if layer.path == "embedding/dense0" and ours == "kernel" and cosines_first:
+                found.append(_flipped(theirs, path, shape))
+            elif layer.name == "shortcut" and len(shape) == 2:
+                found.append(_pointwise(theirs, path, shape))
+            else:
+                found.append(transposed(theirs, path, shape, _AXES[len(shape)]))
+    return found
+
+
+def _flipped(theirs: str, path: str, shape: tuple[int, ...]) -> Rule:
+    half = shape[0] // 2
+    return Rule({theirs: shape[::-1]}, lambda w: {path: np.roll(w.T, half, axis=0)})
+
+
+def _pointwise(theirs: str, path: str, shape: tuple[int, ...]) -> Rule:
+    """A convolution of one pixel that is a matrix here."""
+    return Rule({theirs: (*shape[::-1], 1, 1)}, lambda w: {path: w[:, :, 0, 0].T})
+
+
+def _name(path: str, network: NCSNpp) -> str:
+    """Their name of our block or layer at `path`."""
+    if path in _NAMES:
+        return _NAMES[path]
+    biggan = network.resblock_type == "biggan"
+    for pattern, name in _LEVEL_NAMES.items():
+        match = re.fullmatch(pattern, path)
+        if match is None:
+            continue
+        level = int(match[1])
+        return name.format(
+            level=level,
+            mirror=len(network.channel_multipliers) - 1 - level,
+            index=match[2] or 0 if match.re.groups > 1 else None,
+            down="resnet_down" if biggan else "downsamplers.0",
+            up="resnet_up" if biggan else "upsamplers.0",
+        )
+    raise UserError(f"`model` has {path}, which no UNet2DModel has; take the config that its folder gives")
+
+
+def _modern(name: str) -> str:
+    for old, new in _OLD_NAMES.items():
+        name = re.sub(old, new, name)
+    return name
+
+
+def _network(unet: dict[str, Any], where: str) -> dict[str, Any]:
+    """`config.model` of a `UNet2DModel`."""
+    widths, down = unet["block_out_channels"], unet["down_block_types"]
+    skip = any("Skip" in name for name in down)
+    kinds = ("SkipDownBlock2D", "SkipUpBlock2D") if skip else ("DownBlock2D", "UpBlock2D")
+    attended = [name.startswith("Attn") for name in down]
+    for key, kind, order in (("down_block_types", kinds[0], 1), ("up_block_types", kinds[1], -1)):
+        wanted = [f"Attn{kind}" if here else kind for here in attended[::order]]
+        _require(
+            unet[key] == wanted, where, key, unet[key], f"{wanted}, blocks of one kind, the way up as the way down"
+        )
+    multiples = len(widths) == len(down) and all(width % widths[0] == 0 for width in widths)
+    _require(multiples, where, "block_out_channels", widths, f"{len(down)} multiples of the first")
+    embedded = unet["time_embedding_dim"]
+    _require(embedded in (None, 4 * widths[0]), where, "time_embedding_dim", embedded, f"{4 * widths[0]}")
+    scale = _SQRT_TWO if skip else 1.0
+    factor = unet["mid_block_scale_factor"]
+    _require(math.isclose(factor, scale, rel_tol=1e-6), where, "mid_block_scale_factor", factor, f"{scale:.6g}")
+    groups = unet["norm_num_groups"]
+    if skip:
+        # Their blocks count groups by the width; the middle, the end and attention by these settings.
+        same = all(min(width // 4, 32) == (groups or min(width // 4, 32)) for width in (widths[0], widths[-1]))
+        of_attention = [width for width, here in zip(widths, attended, strict=True) if here]
+        same = same and all(width >= 128 for width in of_attention)
+        _require(same, where, "norm_num_groups", groups, "None, with attention of 128 channels or more")
+        groups = None
+    size = unet["sample_size"]
+    half = widths[0] // 2
+    fourier = unet["time_embedding_type"] == "fourier"
+    model: dict[str, Any] = {
+        "channels": widths[0],
+        "channel_multipliers": tuple(width // widths[0] for width in widths),
+        "num_res_blocks": unet["layers_per_block"],
+        "attention_resolutions": tuple(size >> level for level, here in enumerate(attended) if here),
+        "attention_up": "last" if skip else "every",
+        "norm_eps": float(unet["norm_eps"]),
+        "dropout": float(unet["dropout"]),
+        "resblock_type": "biggan" if skip else "ddpm",
+        "fir": skip,
+        "skip_rescale": skip,
+        "progressive": "output_skip" if skip else "none",
+        "progressive_input": "input_skip" if skip else "none",
+        "embedding": "fourier" if fourier else "positional",
+    }
+    if unet["attention_head_dim"] is not None:
+        model["attention_head_dim"] = unet["attention_head_dim"]
+    if groups is not None:
+        model["norm_groups"] = groups
+    if not skip:
+        model["downsample_padding"] = "around" if unet["downsample_padding"] else "after"
+    if not fourier and unet["freq_shift"] == 0:
+        # Frequencies 10000^(-i / half) where freq_shift 1 has 10000^(-i / (half - 1)).
+        model["max_period"] = 10_000 ** ((half - 1) / half)
+    return model
+
+
+def _open(folder: Path) -> _Folder:
+    """The folder's files, checked."""
+    where = f"`input` is {str(folder)!r}"
+    if not folder.is_dir():
+        raise UserError(f"{where}; it must be a folder with unet/config.json and scheduler/scheduler_config.json")
+    inner = folder / "unet" if (folder / "unet").is_dir() else folder
+    scheduler_path = folder / "scheduler" / "scheduler_config.json"
+    if not scheduler_path.is_file():
+        scheduler_path = folder / "scheduler_config.json"
+    unet, scheduler = (_json(path, where) for path in (inner / "config.json", scheduler_path))
+    of_unet = f"{where}; its {(inner / 'config.json').relative_to(folder)}"
+    unet = _checked_unet(unet, of_unet)
+    scheduler = _checked_scheduler(scheduler, f"{where}; its {scheduler_path.relative_to(folder)}")
+    fourier = unet["time_embedding_type"] == "fourier"
+    if fourier != (scheduler["_class_name"] == _VE):
+        raise UserError(
+            f"{where}; time_embedding_type 'fourier' goes with {_VE}, 'positional' with betas; it has "
+            f"{unet['time_embedding_type']!r} with {scheduler['_class_name']}"
+        )
+    # The pipelines of betas have pictures in [-1, 1]; that of VE in [0, 1], which the network centers or not.
+    centers = unet["center_input_sample"]
+    _require(fourier or not centers, of_unet, "center_input_sample", centers, "False without 'fourier'")
+    found = [path for path in (inner / f"{_WEIGHTS}{ending}" for ending in (".safetensors", ".bin")) if path.is_file()]
+    if not found:
+        raise UserError(f"{where}; there is no {inner.relative_to(folder) / _WEIGHTS}.safetensors or .bin in it")
+    return _Folder(unet, scheduler, found[0], of_unet)
+
+
+def _checked_unet(given: dict[str, Any], where: str) -> dict[str, Any]:
+    unknown = [key for key in given if key not in _UNET and not key.startswith("_")]
+    if unknown or given.get("_class_name", "UNet2DModel") != "UNet2DModel":
+        what = f"has {', '.join(unknown)}" if unknown else f"is of {given['_class_name']}"
+        raise UserError(f"{where} {what}; it must be of an unconditional UNet2DModel")
+    unet = {key: list(value) if isinstance(value, tuple) else value for key, value in {**_UNET, **given}.items()}
+    for key, allowed in _FIXED.items():
+        _require(unet[key] in allowed, where, key, unet[key], " or ".join(map(repr, allowed)))
+    for key in ("sample_size", "in_channels", "layers_per_block"):
+        _require(_counts(unet[key]), where, key, unet[key], "a whole number from 1")
+    for key in ("attention_head_dim", "norm_num_groups"):
+        _require(unet[key] is None or _counts(unet[key]), where, key, unet[key], "None or a whole number from 1")
+    for key in ("norm_eps", "dropout", "mid_block_scale_factor"):
+        _require(isinstance(unet[key], int | float), where, key, unet[key], "a number")
+    for key, kind in (("block_out_channels", int), ("down_block_types", str), ("up_block_types", str)):
+        right = isinstance(unet[key], list) and unet[key] and all(type(value) is kind for value in unet[key])
+        _require(bool(right), where, key, unet[key], f"a list of {kind.__name__}")
+    _require(unet["out_channels"] == unet["in_channels"], where, "out_channels", unet["out_channels"], "in_channels")
+    return unet
+
+
+def _checked_scheduler(given: dict[str, Any], where: str) -> dict[str, Any]:
+    name = given.get("_class_name")
+    _require(name in (_VE, *_BETAS), where, "_class_name", name, f"one of {', '.join((_VE, *_BETAS))}")
+    if name == _VE:
+        sigma = given.get("sigma_min", 0.01)
+        _require(isinstance(sigma, int | float) and sigma > 0, where, "sigma_min", sigma, "a positive number")
+        return {"_class_name": name, "sigma_min": sigma}
+    found = {key: given.get(key, value) for key, value in _SCHEDULER.items()}
+    for key in ("beta_start", "beta_end"):
+        _require(isinstance(found[key], int | float), where, key, found[key], "a number")
+    count, prediction = found["num_train_timesteps"], found["prediction_type"]
+    _require(_counts(count), where, "num_train_timesteps", count, "a whole number from 1")
+    _require(prediction in _PREDICTIONS, where, "prediction_type", prediction, " or ".join(map(repr, _PREDICTIONS)))
+    _require(found["trained_betas"] is None, where, "trained_betas", found["trained_betas"], "None")
+    _require(not found["rescale_betas_zero_snr"], where, "rescale_betas_zero_snr", True, "False")
+    return {"_class_name": name, **found}
+
+
+def _counts(value: Any) -> bool:
+    return type(value) is int and value >= 1
+
+
+def _require(condition: bool, where: str, key: str, value: Any, allowed: str) -> None:
+    if not condition:
+        raise UserError(f"{where}: {key} is {value!r}; it must be {allowed}")
+
+
+def _json(path: Path, where: str) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{where}; its {path.name} cannot be read: {error.strerror or error}") from None
+    except ValueError as error:
+        raise UserError(f"{where}; its {path.name} is no JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{where}; its {path.name} is no JSON object")
+    return value

@@ -1,0 +1,167 @@
+"""diffusers' networks against numbers recorded from diffusers, and its folders by the command."""
+
+import functools
+import json
+import re
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from convert.diffusers_record import FULL, SMALL, inputs, numbers, outputs_kept
+from convert.test_convert_runs import convert, fails, restored
+from weights.torch_bytes import write_value
+
+from hold_jax import kernels
+from hold_jax.app import build
+from hold_jax.convert import diffusers
+from hold_jax.errors import UserError
+from hold_jax.runtime import workdir
+from hold_jax.weights import safetensors
+
+RECORD = json.loads((Path(__file__).parent / "diffusers.json").read_text())
+
+
+def save(folder, name, *, old=False, **changes):
+    """A pipeline's folder, as `save_pretrained` writes it; `old`, as in 2022: at one root, a pickle, other names."""
+    unet, scheduler = folder / "unet", folder / "scheduler"
+    if old:
+        unet = scheduler = folder
+    unet.mkdir(parents=True, exist_ok=True)
+    scheduler.mkdir(exist_ok=True)
+    spec = SMALL[name]
+    settings = {"_class_name": "UNet2DModel", "_diffusers_version": "0.42.1", **spec["unet"]}
+    settings |= {key: value for key, value in changes.items() if key not in diffusers._SCHEDULER}
+    (unet / "config.json").write_text(json.dumps(settings))
+    of_scheduler = spec["scheduler"] | {key: value for key, value in changes.items() if key in diffusers._SCHEDULER}
+    (scheduler / "scheduler_config.json").write_text(json.dumps({**of_scheduler, "clip_sample": True}))
+    arrays = {label: numbers(label, tuple(shape)) for label, shape in RECORD[name]["state"].items()}
+    if old:
+        names = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+        arrays = {functools.reduce(lambda k, n: k.replace(*n), names.items(), k): v for k, v in arrays.items()}
+        write_value(unet / "diffusion_pytorch_model.bin", arrays)
+    else:
+        safetensors.write(unet / "diffusion_pytorch_model.safetensors", arrays)
+    return folder
+
+
+def loaded(folder):
+    """The model of a folder, of order three, and its parameters."""
+    config = diffusers.config(folder)
+    config.sde.order = 3
+    model = build.model(config, (8, 8, 3), 0)
+    return model, diffusers.read(folder, model.network, model.input_shape, "it").params
+
+
+def denoised(model, params, y, sigma):
+    """D of a third-order state whose sufficient statistic is y, with anything beside it."""
+
+    def of(params, y, rest, sigma):
+        t = kernels.time_of_noise(model.sde, sigma)
+        u = kernels.state_of(model.sde, y, rest, t)
+        return kernels.denoiser(model.sde, u, t, model.eps_fn(params)(u, t))
+
+    rest = np.random.default_rng(0).standard_normal((*y.shape[:-1], 2, 3)).astype(np.float32)
+    return np.asarray(jax.jit(of)(params, y.astype(np.float32), rest, sigma.astype(np.float32)), np.float64)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_network_of_diffusers_is_a_denoiser_at_order_three(tmp_path, name):
+    spec, x = SMALL[name], inputs(SMALL[name]).astype(np.float64)
+    model, params = loaded(save(tmp_path, name))
+    if name == "ncsnpp":
+        half = np.array(spec["times"])[:, None, None, None]  # of pictures in [0, 1]; ours are in [-1, 1]
+        y, sigma = 2 * x - 1, 2 * half
+        got = (denoised(model, params, y, sigma.ravel()) - y) / sigma
+        want = np.array(RECORD[name]["output"]) * half[:, 0, :, 0]  # theirs is the score
+    else:
+        alpha = np.sqrt(RECORD[name]["abar"])[:, None, None, None]
+        std = np.sqrt(1 - alpha**2)
+        D = denoised(model, params, x / alpha, (std / alpha).ravel())
+        prediction = spec["scheduler"].get("prediction_type", "epsilon")
+        got = {"epsilon": (x - alpha * D) / std, "v_prediction": (alpha * x - D) / std, "sample": D}[prediction]
+        want = np.array(RECORD[name]["output"])
+    np.testing.assert_allclose(outputs_kept(got), want, atol=5e-4)
+
+
+def test_a_folder_of_2022_becomes_a_run(tmp_path, capsys):
+    new, old = save(tmp_path / "new", "ddpm"), save(tmp_path / "old", "ddpm", old=True)
+    folder = tmp_path / "run"
+    out = convert(capsys, "--from=diffusers", f"--input={old}", f"--output={folder}", "--config.sde.order=2")
+    assert re.fullmatch(
+        rf"{folder}: the weights of diffusion_pytorch_model.bin, step 0, 0.\d+ million parameters\n", out
+    )
+    got, want = restored(folder).ema, loaded(new)[1]
+    jax.tree.map(np.testing.assert_array_equal, got, want)
+    record = workdir.read(folder)
+    assert (record.data_shape, record.config["sde"]["order"]) == ((8, 8, 3), 2)
+    assert record.config["model"]["num_times"] == 1000
+
+
+@pytest.mark.parametrize("name", FULL)
+def test_published_networks_by_their_settings(tmp_path, name):
+    unet = {"sample_size": 256, **FULL[name]["unet"]}
+    (tmp_path / "config.json").write_text(json.dumps(unet))
+    (tmp_path / "scheduler_config.json").write_text(json.dumps(FULL[name]["scheduler"]))
+    (tmp_path / "diffusion_pytorch_model.bin").write_bytes(b"")
+    config = diffusers.config(tmp_path)
+    size = unet["sample_size"]
+    model = build.model(config, (size, size, 3), 0)
+    spec = jax.eval_shape(model.init, jax.random.key(0))
+    count = sum(leaf.size for leaf in jax.tree.leaves(spec))
+    # As PyTorch counts them, with the Fourier frequencies.
+    assert count == {"ddpm-cifar10-32": 35_746_307, "ddpm-celebahq-256": 113_673_219}.get(name, 65_574_549)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_class_embeds": 10}, r"unet/config.json: num_class_embeds is 10; it must be None"),
+        ({"resnet_time_scale_shift": "scale_shift"}, r"resnet_time_scale_shift is 'scale_shift'; it must be 'default'"),
+        ({"cross_attention_dim": 8}, r"has cross_attention_dim; it must be of an unconditional UNet2DModel"),
+        ({"_class_name": "UNet2DConditionModel"}, r"is of UNet2DConditionModel; it must be of an unconditional"),
+        (
+            {"up_block_types": ["UpBlock2D", "AttnUpBlock2D"]},
+            r"up_block_types is .*; it must be \['AttnUpBlock2D'",
+        ),
+        ({"block_out_channels": [16, 24]}, r"block_out_channels is \[16, 24\]; it must be 2 multiples of the first"),
+        ({"block_out_channels": "16"}, r"block_out_channels is '16'; it must be a list of int"),
+        ({"sample_size": None}, r"sample_size is None; it must be a whole number from 1"),
+        ({"out_channels": 6}, r"out_channels is 6; it must be in_channels"),
+        ({"time_embedding_type": "fourier"}, r"'fourier' goes with ScoreSdeVeScheduler, .* with DDPMScheduler"),
+        ({"center_input_sample": True}, r"center_input_sample is True; it must be False without 'fourier'"),
+        ({"mid_block_scale_factor": 2}, r"mid_block_scale_factor is 2; it must be 1"),
+        ({"beta_schedule": "sigmoid"}, r"`model.beta_schedule` is 'sigmoid'; it must be one of: linear, scaled_linear"),
+        ({"prediction_type": "flow"}, r"scheduler_config.json: prediction_type is 'flow'; it must be 'epsilon' or"),
+        ({"trained_betas": [0.1, 0.2]}, r"trained_betas is \[0.1, 0.2\]; it must be None"),
+        ({"rescale_betas_zero_snr": True}, r"rescale_betas_zero_snr is True; it must be False"),
+        ({"block_out_channels": [32, 64]}, r"it is not of the network of its config.json: of other shapes than"),
+    ],
+)
+def test_what_is_not_read_is_said(tmp_path, changes, message):
+    with pytest.raises(UserError, match=message):
+        loaded(save(tmp_path, "ddpm", **changes))
+
+
+def test_folders_that_are_none(tmp_path, capsys):
+    def error():
+        return fails(capsys, "--from=diffusers", f"--input={tmp_path}/in", f"--output={tmp_path}/out")
+
+    assert "it must be a folder with unet/config.json and scheduler/scheduler_config.json" in error()
+    (tmp_path / "in").mkdir()
+    assert "its config.json cannot be read: No such file" in error()
+    folder = save(tmp_path / "in", "ddpm")
+    (folder / "unet/diffusion_pytorch_model.safetensors").unlink()
+    assert "there is no unet/diffusion_pytorch_model.safetensors or .bin in it" in error()
+    (folder / "scheduler/scheduler_config.json").write_text("{")
+    assert "its scheduler_config.json is no JSON (" in error()
+    (folder / "unet/config.json").write_text("[1]")
+    assert "its config.json is no JSON object" in error()
+    assert not (tmp_path / "out").exists()
+
+
+def test_noise_that_a_network_has_not_seen_is_shown_as_the_least_that_it_has(tmp_path):
+    model, _ = loaded(save(tmp_path, "ncsnpp"))
+    t = kernels.time_of_noise(model.sde, jnp.float32([0.004, 0.02, 0.1]))
+    np.testing.assert_allclose(model.conditioning(model.sde, t), np.log([0.01, 0.01, 0.05]), rtol=1e-5)
