@@ -1,13 +1,11 @@
 """Every sampler's quality against network calls, where the truth is known exactly.
 
 python -m benchmarks.samplers gaussian --output=docs/samplers_gaussian.json --plot=docs/samplers_gaussian.png
-python -m benchmarks.samplers poisson --output=docs/samplers_poisson.json
 python -m benchmarks.samplers mixture --output=docs/samplers_mixture.json --plot=docs/samplers_mixture.png
 
 - gaussian: data N(0, std^2). Every sampler is affine, so the law of its x is propagated exactly through its own step,
   without Monte Carlo; its KL for every sampler and grid, orders 1 to 4, std 0.5, 0.1, 0.02. The calls include the
   final denoising. About 15 minutes on 2 CPU cores.
-- poisson: the same for `poisson_midpoint` against Euler-Maruyama on the grid `log`. About 3 minutes.
 - mixture: eight unequal modes on a circle, and 25 on a square, with their exact denoisers: sliced Wasserstein
   distance of 100,000 samples to data, over that of a second draw of data (1 is indistinguishable). About 15 minutes.
 """
@@ -43,10 +41,11 @@ SUITE: dict[str, tuple[Any, float]] = {
     "euler_maruyama": (samplers.EulerMaruyama(), 1),
     "lie_trotter": (samplers.LieTrotter(), 1),
     "lie_trotter_split": (samplers.lie_trotter_split(), 1),
-    "reduced_splitting": (samplers.reduced_splitting(), 1),
+    "splitting": (samplers.Splitting(), 1),
+    "reduced_splitting (ROBA)": (samplers.ReducedSplitting(), 1),
     "strang": (samplers.Strang(), 1),
     "sscs (strang, start)": (samplers.Strang(score_time="start"), 1),
-    "poisson_midpoint (K=4)": (samplers.PoissonMidpoint(K=4), 1.75),
+    "poisson_midpoint (K=16)": (samplers.PoissonMidpoint(K=16), 2 - 1 / 16),
     "predictor_corrector": (samplers.PredictorCorrector(), 2),
     "ancestral": (samplers.Ancestral(), 1),
     "ddim": (samplers.ddim(), 1),
@@ -162,48 +161,6 @@ def plot_gaussian(rows: list[dict[str, Any]], args: argparse.Namespace) -> plt.F
     return figure
 
 
-# --- Poisson midpoint against Euler-Maruyama: exact ---------------------------------------------------------
-
-POISSON_CALLS = (25, 50, 100, 200)
-
-
-def poisson(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """One row for each sub-step count (0: Euler-Maruyama), order, width and number of calls."""
-    rows = []
-    for order, std, k in itertools.product(args.orders, (0.5, 0.1), (0, 4, 16)):
-        m = sde.hold(order=order)
-        sampler, per_step = (samplers.PoissonMidpoint(K=k), 2 - 1 / k) if k else (samplers.EulerMaruyama(), 1)
-        for calls in POISSON_CALLS:
-            times = grids.times_of(m, "log", m.t_min, steps_for(calls, per_step))
-            rows.append({"order": order, "std": std, "K": k, "calls": calls, "kl": kl_of_x(m, sampler, times, std)})
-    return rows
-
-
-def table_poisson(rows: list[dict[str, Any]], args: argparse.Namespace) -> None:
-    """KL, and the power of 1 / calls with which it fell over the last doubling."""
-    print(f"{'order':<7}{'std':<6}{'sampler':<26}" + "".join(f"{c:>10}" for c in POISSON_CALLS) + f"{'power':>8}")
-    for order, std, k in itertools.product(args.orders, (0.5, 0.1), (0, 4, 16)):
-        kls = [r["kl"] for r in rows if (r["order"], r["std"], r["K"]) == (order, std, k)]
-        name = f"poisson_midpoint, K = {k}" if k else "euler_maruyama"
-        power = np.log2(kls[-2] / kls[-1])
-        print(f"{order:<7}{std:<6}{name:<26}" + "".join(f"{v:>10.1e}" for v in kls) + f"{power:>8.1f}")
-
-
-def plot_poisson(rows: list[dict[str, Any]], args: argparse.Namespace) -> plt.Figure:
-    """One panel an order and width."""
-    panels = list(itertools.product(args.orders, (0.5, 0.1)))
-    figure, axes = plt.subplots(1, len(panels), figsize=(3 * len(panels), 3.5), sharey=True, squeeze=False)
-    for axis, (order, std) in zip(axes[0], panels, strict=True):
-        for k in (0, 4, 16):
-            kls = [r["kl"] for r in rows if (r["order"], r["std"], r["K"]) == (order, std, k)]
-            axis.loglog(POISSON_CALLS, kls, "o-", label=f"poisson_midpoint, K = {k}" if k else "euler_maruyama")
-        axis.set(title=f"order {order}, std {std}", xlabel="network calls")
-    axes[0, 0].set_ylabel("KL")
-    axes[0, 0].legend(fontsize=6)
-    figure.tight_layout()
-    return figure
-
-
 # --- Mixtures: exact denoiser, many samples ----------------------------------------------------------------
 
 
@@ -220,7 +177,7 @@ def grid_modes() -> tuple[np.ndarray, np.ndarray, float]:
     return np.stack(np.meshgrid(line, line), axis=-1).reshape(-1, 2), np.full(25, 1 / 25), 0.03
 
 
-_distance = functools.partial(sliced_wasserstein, num_projections=64)
+sliced = functools.partial(sliced_wasserstein, num_projections=64)
 MIXTURE_GRIDS = ("karras", "log")
 MIXTURES = {"8 unequal modes": eight_modes, "25-mode grid": grid_modes}
 
@@ -253,7 +210,7 @@ def mixture(args: argparse.Namespace) -> list[dict[str, Any]]:
     for data, order in itertools.product(MIXTURES, args.orders):
         law = MIXTURES[data]()
         target = draw_mixture(law, args.num, 1)
-        floor = np.mean([_distance(draw_mixture(law, args.num, 2 + i), target) for i in range(3)])
+        floor = np.mean([sliced(draw_mixture(law, args.num, 2 + i), target) for i in range(3)])
         m = sde.hold(order=order)
         for label, grid in itertools.product(args.samplers, MIXTURE_GRIDS):
             sampler, per_step = SUITE[label]
@@ -270,7 +227,7 @@ def mixture(args: argparse.Namespace) -> list[dict[str, Any]]:
                     )
                 )
                 out = draw(key=jax.random.key(0))
-                ratio = _distance(np.asarray(out.x), target) / floor
+                ratio = sliced(np.asarray(out.x), target) / floor
                 row = {"data": data, "sampler": label, "grid": grid, "order": order, "calls": calls}
                 rows.append(row | {"nfe": int(out.nfe), "sliced_wasserstein_over_floor": float(ratio)})
     return rows
@@ -321,7 +278,6 @@ def plot_mixture(rows: list[dict[str, Any]], args: argparse.Namespace) -> plt.Fi
 
 PARTS = {
     "gaussian": (gaussian, table_gaussian, plot_gaussian),
-    "poisson": (poisson, table_poisson, plot_poisson),
     "mixture": (mixture, table_mixture, plot_mixture),
 }
 

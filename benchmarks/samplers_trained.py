@@ -91,8 +91,8 @@ def main() -> None:
             for grid in args.grids:
                 for calls in args.calls:
                     options = {"num_steps": steps_for(calls, per_step), "grid": grid}
-                    draw = jax.jit(functools.partial(_draw, sampler, model, num=args.num, options=options))
-                    out = draw(params, jax.random.key(0))
+                    run = jax.jit(functools.partial(draw, sampler, model, num=args.num, options=options))
+                    out = run(params, jax.random.key(0))
                     x = np.asarray(out.x, np.float64).reshape(args.num, -1).clip(-1, 1)
                     rows.append(
                         {
@@ -113,7 +113,8 @@ def main() -> None:
         _plot(rows, args).savefig(args.plot, dpi=120)
 
 
-def _draw(sampler: Any, model: Model, params: Any, key: jax.Array, *, num: int, options: dict[str, Any]) -> Any:
+def draw(sampler: Any, model: Model, params: Any, key: jax.Array, *, num: int, options: dict[str, Any]) -> Any:
+    """`samplers.sample` of a trained model."""
     shape = (num, *model.data_shape)
     return samplers.sample(sampler, model.sde, model.eps_fn(params), key=key, shape=shape, **options)
 

@@ -119,9 +119,9 @@ def get_config() -> ConfigDict:
     training.report = True  # sample and evaluate at the end
 
     c.sampling = sampling = ConfigDict()  # hold_jax/samplers
-    sampling.name = "gaussian_fitted"  # ancestral | ddim | dpmpp_2m | dpmpp_3m | euler_maruyama | gaussian_fitted |
-    # heun | lie_trotter | lie_trotter_split | poisson_midpoint | predictor_corrector | probability_flow |
-    # reduced_splitting | strang | unipc
+    sampling.name = "gaussian_fitted"  # ancestral | conjugate | ddim | dpmpp_2m | dpmpp_3m | euler_maruyama |
+    # gaussian_fitted | heun | lie_trotter | lie_trotter_split | poisson_midpoint | predictor_corrector |
+    # probability_flow | reduced_splitting | splitting | strang | unipc
     sampling.num_steps = 34  # of the grid; an adaptive probability_flow chooses its own
     sampling.grid = "log"  # uniform | quadratic (in t) | karras | log (in effective noise)
     sampling.rho = placeholder(float)  # karras: exponent (7)
@@ -135,8 +135,14 @@ def get_config() -> ConfigDict:
     sampling.s_max = placeholder(float)  # heun
     sampling.s_noise = placeholder(float)  # heun
     sampling.score_time = placeholder(str)  # strang: midpoint | start (start: CLD's SSCS)
-    sampling.sequence = placeholder(str)  # reduced_splitting: of O, H, B
-    sampling.K = placeholder(int)  # poisson_midpoint: sub-steps (4)
+    sampling.sequence = placeholder(str)  # splitting, lie_trotter_split: sub-flows of a step, of O, H, B
+    sampling.pieces = placeholder(bool)  # splitting: H as one rotation after the other (False)
+    sampling.scheme = placeholder(str)  # reduced_splitting: ROBA | RBAO | ROBAB
+    sampling.noise_scale = placeholder(float)  # reduced_splitting: lambda_s, of the position's noise (1.16 at 50 calls)
+    sampling.lam = placeholder(float)  # conjugate: lambda, per unit of t (0)
+    sampling.K = placeholder(int)  # poisson_midpoint: sub-steps (16)
+    sampling.base = placeholder(str)  # poisson_midpoint: what is held: denoiser | noise | score
+    sampling.spacing = placeholder(str)  # poisson_midpoint: sub-steps equal in int beta (uniform) or log noise (log)
     sampling.predictor = placeholder(str)  # predictor_corrector: ancestral | ddim | euler_maruyama | ...
     sampling.corrector_steps = placeholder(int)  # predictor_corrector (1)
     sampling.snr = placeholder(float)  # predictor_corrector: signal-to-noise ratio of a corrector step (0.16)

@@ -1,6 +1,7 @@
 """Samplers of the reverse process. A new one is a new file and a line in `SAMPLERS`."""
 
 from hold_jax.samplers.ancestral import Ancestral
+from hold_jax.samplers.conjugate import Conjugate
 from hold_jax.samplers.driver import UNFINISHED, Encoded, Sampler, Samples, encode, interpolate, sample
 from hold_jax.samplers.euler_maruyama import EulerMaruyama
 from hold_jax.samplers.grids import GRIDS
@@ -10,11 +11,12 @@ from hold_jax.samplers.multistep import Multistep, ddim, dpmpp_2m, dpmpp_3m, gau
 from hold_jax.samplers.poisson_midpoint import PoissonMidpoint
 from hold_jax.samplers.predictor_corrector import PredictorCorrector
 from hold_jax.samplers.probability_flow import ProbabilityFlow
-from hold_jax.samplers.splitting import Splitting, lie_trotter_split, reduced_splitting
+from hold_jax.samplers.splitting import ReducedSplitting, Splitting, lie_trotter_split
 from hold_jax.samplers.strang import Strang
 
 SAMPLERS = {
     "ancestral": Ancestral,
+    "conjugate": Conjugate,
     "ddim": ddim,
     "dpmpp_2m": dpmpp_2m,
     "dpmpp_3m": dpmpp_3m,
@@ -26,7 +28,8 @@ SAMPLERS = {
     "poisson_midpoint": PoissonMidpoint,
     "predictor_corrector": PredictorCorrector,
     "probability_flow": ProbabilityFlow,
-    "reduced_splitting": reduced_splitting,
+    "reduced_splitting": ReducedSplitting,
+    "splitting": Splitting,
     "strang": Strang,
     "unipc": unipc,
 }
@@ -36,6 +39,7 @@ __all__ = [
     "SAMPLERS",
     "UNFINISHED",
     "Ancestral",
+    "Conjugate",
     "Encoded",
     "EulerMaruyama",
     "Heun",
@@ -44,6 +48,7 @@ __all__ = [
     "PoissonMidpoint",
     "PredictorCorrector",
     "ProbabilityFlow",
+    "ReducedSplitting",
     "Sampler",
     "Samples",
     "Splitting",
@@ -55,7 +60,6 @@ __all__ = [
     "gaussian_fitted",
     "interpolate",
     "lie_trotter_split",
-    "reduced_splitting",
     "sample",
     "unipc",
 ]

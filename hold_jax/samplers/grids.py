@@ -18,10 +18,10 @@ def uniform(sde: LinearSDE, t_min: float, num_steps: int) -> np.ndarray:
 
 
 def quadratic(sde: LinearSDE, t_min: float, num_steps: int) -> np.ndarray:
-    """Equal steps in sqrt(t): DDIM's and PSLD's quadratic steps."""
-    times = np.square(np.linspace(np.sqrt(sde.T), np.sqrt(t_min), num_steps + 1))
-    # sqrt(T)^2 may exceed T by a rounding error.
-    times[[0, -1]] = sde.T, t_min
+    """t_min + (T - t_min) (j/N)^2, j = N, ..., 0: quadratic striding, as in the code of CLD (2112.07068) and PSLD."""
+    times = t_min + (sde.T - t_min) * np.square(np.linspace(1, 0, num_steps + 1))
+    # t_min + (T - t_min) may differ from T by a rounding error.
+    times[0] = sde.T
     return times
 
 

@@ -23,7 +23,7 @@ def noises(m, times):
 @every_sde
 @pytest.mark.parametrize("name", GRIDS)
 def test_every_grid_falls_from_T_to_t_min_to_the_last_bit(name, m):
-    # sqrt(T)^2 may exceed T by a rounding error, and a time above T is refused.
+    # Rounding may put the first time above T, which is an error.
     for num_steps in (1, 9):
         times = grids.times_of(m, name, m.t_min, num_steps)
         assert times.shape == (num_steps + 1,) and times.dtype == np.float64
@@ -39,15 +39,24 @@ def test_karras_and_log_take_equal_steps_of_the_noise(name, scale, m):
     np.testing.assert_allclose(steps, steps[0], rtol=1e-8)
 
 
-def test_uniform_quadratic_and_own_grids():
+def test_uniform_and_own_grids():
     m = sde.vp()
     np.testing.assert_allclose(np.diff(grids.times_of(m, "uniform", 0.01, 5)), -0.99 / 5, rtol=1e-12)
-    quadratic = grids.times_of(m, "quadratic", 0.01, 5)
-    np.testing.assert_allclose(np.diff(np.sqrt(quadratic)), -0.9 / 5, rtol=1e-12)
     own = [0.9, 0.5, 0.1]
     np.testing.assert_array_equal(grids.times_of(m, own, 0.05, 2), own)
     steps = np.diff(noises(m, grids.times_of(m, lambda m, t, n: grids.karras(m, t, n, rho=1.0), 0.01, 4)))
     np.testing.assert_allclose(steps, steps[0], rtol=1e-8)
+
+
+@pytest.mark.parametrize("num_steps", [50, 1000])
+def test_quadratic_times_are_those_of_the_papers(num_steps):
+    # CLD and PSLD run in s = T - t, from 0 to T - eps, at s_j = (T - eps) (1 - (1 - j/N)^2) with eps = 1e-3.
+    eps, j = 1e-3, np.arange(num_steps + 1)
+    published = 1 - (1 - eps) * (1 - (1 - j / num_steps) ** 2)
+    times = grids.times_of(sde.psld(), "quadratic", eps, num_steps)
+    np.testing.assert_allclose(times, published, rtol=1e-11)
+    # Equal steps in sqrt(t) make the last step longer: 4.1 times at N = 50.
+    assert times[-2] - times[-1] == pytest.approx((1 - eps) / num_steps**2, rel=1e-9)
 
 
 @pytest.mark.parametrize("rho", [0, -1.0])

@@ -5,7 +5,7 @@ from reference import oracle
 from samplers.suite import hold, network, stepped
 
 from hold_jax import samplers, sde
-from hold_jax.samplers import LieTrotter, Splitting, Strang
+from hold_jax.samplers import LieTrotter, ReducedSplitting, Splitting, Strang
 
 SDES = {**{f"hold{n}": hold(n) for n in (1, 2, 3, 4)}, "psld": sde.psld(), "cld": sde.cld()}
 RNG = np.random.default_rng(0)
@@ -86,7 +86,7 @@ SAMPLERS = {
     "strang": (Strang(), "ABA", {"at": "midpoint"}),
     "sscs": (Strang(score_time="start"), "ABA", {}),
     "lie_trotter_split": (samplers.lie_trotter_split(), "BOH", {"planes": True}),
-    "reduced_splitting": (samplers.reduced_splitting(sequence="OBH"), "OBH", {}),
+    "OBH": (Splitting(sequence="OBH"), "OBH", {}),
     "HBHO": (Splitting(sequence="HBHO"), "HBHO", {}),
     "OBHBO": (Splitting(sequence="OBHBO"), "OBHBO", {}),
     "HOBOH_planes": (Splitting(sequence="HOBOH", pieces=True), "HOBOH", {"planes": True}),
@@ -125,3 +125,73 @@ def test_a_bad_score_time_is_named():
         ValueError, match=r"`score_time` is 'midpiont' \(did you mean 'midpoint'\?\).*: midpoint, start"
     ):
         Strang(score_time="midpiont")
+
+
+# --- PSLD's own, written out for its two blocks (2402.07211, eqs. 27 to 39) ----------------------------------------
+
+BETA, GAMMA, NU, MASS = 8.0, 0.01, 4.01, 0.25
+
+
+def psld_step(scheme, scale, s, h, x, m, e_x, e_m):
+    """One update at sampling time s = T - t of the paper's symbols; with e_x, e_m its noise."""
+    t_bar = ((1 - s) + (1 - s - h)) / 2
+    level = h if scale is None else t_bar * scale
+
+    def score(x, m, t):
+        # G G' score is (beta Gamma s_x, beta M nu s_m), in units of beta dt.
+        parts = score_parts(sde.psld(), t, np.stack([x, m], axis=1))
+        push = np.stack([x, m], axis=1)
+        push = parts[0] @ push + parts[1]
+        return push[:, 0] / GAMMA, push[:, 1] / (MASS * NU)
+
+    def noise(x, m):
+        x = np.exp(-h * BETA * GAMMA / 2) * x + np.sqrt(1 - np.exp(-level * BETA * GAMMA)) * e_x
+        return x, np.exp(-h * BETA * NU / 2) * m + np.sqrt(MASS) * np.sqrt(1 - np.exp(-h * BETA * NU)) * e_m
+
+    def momentum(x, m, s_m, h):
+        return m + h * BETA / 2 * (x + 2 * NU * m + 2 * MASS * NU * s_m)
+
+    def position(x, m, s_x):
+        return x + h * BETA / 2 * (2 * GAMMA * x - m / MASS + 2 * GAMMA * s_x)
+
+    if scheme != "RBAO":
+        x, m = noise(x, m)
+    s_x, s_m = score(x, m, 1 - s)
+    m = momentum(x, m, s_m, h / 2 if scheme == "ROBAB" else h)
+    x = position(x, m, s_x)
+    if scheme == "ROBAB":
+        m = momentum(x, m, score(x, m, 1 - (s + h))[1], h / 2)
+    return noise(x, m) if scheme == "RBAO" else (x, m)
+
+
+@pytest.mark.parametrize("scale", [None, 1.16])
+@pytest.mark.parametrize("scheme", ["ROBA", "RBAO", "ROBAB"])
+def test_reduced_splittings_are_the_papers_updates(scheme, scale):
+    process = sde.psld(beta=BETA, Gamma=GAMMA, nu=NU, mass=MASS)
+    s, h = 0.8, 0.03
+    times = np.array([1 - s, 1 - s - h])
+    u, draws = RNG.standard_normal((3, 2, 2)), RNG.standard_normal((3, 2, 2))
+    x, m = psld_step(scheme, scale, s, h, u[:, 0], u[:, 1], draws[:, 0], draws[:, 1])
+    sampler = ReducedSplitting(scheme=scheme, noise_scale=scale)
+    # All draws of a step are the same numbers; O is the one sub-flow that takes them.
+    got = stepped(sampler, process, network, u, times, np.stack([draws] * 4)[None])[1]
+    np.testing.assert_allclose(got[:, 0], x, rtol=1e-9)
+    np.testing.assert_allclose(got[:, 1], m, rtol=1e-9)
+
+
+def test_a_noise_scale_needs_noise_in_the_position():
+    sampler = ReducedSplitting(noise_scale=0.4)
+    for process in (hold(2), sde.cld(), hold(3)):
+        with pytest.raises(ValueError, match=r"`noise_scale` is 0\.4; it must be None for a process without noise"):
+            sampler.coefficients(process, np.array([0.5, 0.4]))
+
+
+def test_reduced_splittings_need_a_momentum():
+    with pytest.raises(ValueError, match="`scheme` is 'ROBA'; it must be used with a process of at least two blocks"):
+        ReducedSplitting().coefficients(hold(1), np.array([0.5, 0.4]))
+
+
+@pytest.mark.parametrize(("option", "value"), [("scheme", "OBA"), ("noise_scale", -1.0), ("noise_scale", float("nan"))])
+def test_a_bad_option_of_a_reduced_splitting_is_named(option, value):
+    with pytest.raises(ValueError, match=f"`{option}` is "):
+        ReducedSplitting(**{option: value})

@@ -1,0 +1,68 @@
+import numpy as np
+import pytest
+import scipy.integrate
+import scipy.linalg
+from reference import oracle
+from samplers.suite import hold, network, stepped
+
+from hold_jax import sde
+from hold_jax.samplers import Conjugate, ddim
+
+RNG = np.random.default_rng(0)
+SDES = {"vp": sde.vp(), "hold1": hold(1), "hold3": hold(3), "psld": sde.psld(), "cld": sde.cld()}
+
+
+def marginal(m, t):
+    """A (n, 1) and L (n, n), from 60 digits."""
+    phi, chol = (v.astype(np.float64) for v in oracle.marginal(m, float(oracle.integral(m, t))))
+    return phi[:, :1], chol
+
+
+def written_out(m, lam, times, u):
+    """z = A u with A = exp(lambda t) exp(-F B): one Euler step of z' = lambda z + Phi' eps, eps held."""
+    t, end = times
+    a, chol = marginal(m, t)
+    inverse = oracle.inverse_lower(chol).astype(np.float64)
+    d = (inverse[-1:] @ u - network(u, t)) / (inverse @ a)[-1]
+    eps = inverse @ (u - a * d)
+
+    def conjugate(t):
+        return np.exp(lam * t) * scipy.linalg.expm(-m.F * float(oracle.integral(m, t)))
+
+    def rate(t, _):
+        _, chol = marginal(m, t)
+        driven = m.G @ m.G.T @ np.linalg.inv(chol).T
+        return (0.5 * float(m.schedule.beta(t)) * conjugate(t) @ driven).ravel()
+
+    n = m.order
+    phi = scipy.integrate.solve_ivp(rate, (t, end), np.zeros(n * n), rtol=1e-9, atol=1e-12).y[:, -1].reshape(n, n)
+    z = conjugate(t) @ u
+    z = z + (end - t) * lam * z + phi @ eps
+    return np.linalg.solve(conjugate(end), z)
+
+
+@pytest.mark.parametrize("name", SDES)
+@pytest.mark.parametrize("lam", [0.0, 0.7])
+def test_a_step_is_the_method_written_out(name, lam):
+    m = SDES[name]
+    times = m.schedule.time(np.array([1.3, 0.9]))
+    u = RNG.standard_normal((3, m.order, 2))
+    got = stepped(Conjugate(lam=lam), m, network, u, times)[1]
+    np.testing.assert_allclose(got, written_out(m, lam, times, u), rtol=1e-6, atol=1e-7)
+    # The other way it is the same formula.
+    got = stepped(Conjugate(lam=lam), m, network, u, times[::-1])[1]
+    np.testing.assert_allclose(got, written_out(m, lam, times[::-1], u), rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["vp", "hold1"])
+def test_at_n_1_and_lambda_0_it_is_ddim(name):
+    m = SDES[name]
+    times = m.schedule.time(np.array([2.0, 1.0, 0.3, 0.01]))
+    u = RNG.standard_normal((3, 1, 2))
+    both = [stepped(sampler, m, network, u, times) for sampler in (Conjugate(), ddim())]
+    np.testing.assert_allclose(*both, rtol=1e-8)
+
+
+def test_a_bad_lambda_is_named():
+    with pytest.raises(ValueError, match="`lam` is inf; it must be a finite number"):
+        Conjugate(lam=float("inf"))
