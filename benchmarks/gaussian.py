@@ -82,5 +82,5 @@ def _poisson(m: LinearSDE, sampler: PoissonMidpoint, times: np.ndarray, std: flo
             held = c.state[i, j] @ held + c.held[i, j] @ first
             held[:, n + j * r : n + (j + 1) * r] += c.noise[i, j]
         center = held + events.sum(axis=0) / k
-        cov = center @ center.T + (1 - 1 / k) / k * np.einsum("kic,kjc->ij", events, events)
+        cov = center @ center.T + (1 - 1 / k) / k * np.tensordot(events, events, axes=((0, 2), (0, 2)))
     return cov

@@ -3,8 +3,8 @@
 python main.py --config=configs/digits_hold.py --mode=train --workdir=runs/digits
 python -m benchmarks.paper_poisson_digits --workdir=runs/digits --output=docs/results
 
-Squared Frechet distance of raw pixels between samples and training pictures, all samplers from the same prior draws. The
-floor is what as many training pictures drawn with replacement give. The error is the jackknife's over ten parts.
+Squared Frechet distance of raw pixels to the training pictures, all samplers from the same prior draws. The floor is
+what as many training pictures drawn with replacement give. The error is the jackknife's over ten parts.
 About 15 minutes of processor time.
 """
 
@@ -60,8 +60,8 @@ def main() -> None:
     of = functools.partial(report.value, rows, "distance")
     sentence = (
         f"On digits, {args.num} samples (floor {rows[0]['distance']:.3f}): Poisson midpoint at 50 and 80 calls "
-        f"{of(sampler='poisson_midpoint', calls=50):.3f} and {of(sampler='poisson_midpoint', calls=80):.3f}, ancestral at "
-        f"1,000 {of(sampler='ancestral', calls=1000):.3f}, at 50 {of(sampler='ancestral', calls=50):.3f}; "
+        f"{of(sampler='poisson_midpoint', calls=50):.3f} and {of(sampler='poisson_midpoint', calls=80):.3f}, ancestral "
+        f"at 1,000 {of(sampler='ancestral', calls=1000):.3f}, at 50 {of(sampler='ancestral', calls=50):.3f}; "
         f"DDIM at 50 {of(sampler='ddim', calls=50):.3f}, the default {of(sampler='gaussian_fitted', calls=50):.3f}."
     )
 

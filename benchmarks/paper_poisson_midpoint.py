@@ -108,7 +108,7 @@ def main() -> None:
     n = args.orders[0]
     best = functools.partial(kl, order=n, sampler="poisson_midpoint", base="denoiser", spacing="uniform", calls=50)
     sentence = (
-        f"With the denoiser held, 50 calls (K = 40) have a KL of at most {best(K=40):.1e} for every width at order {n}, "
+        f"With the denoiser held, 50 calls (K = 40) have a KL of at most {best(K=40):.1e} for all widths at order {n}, "
         f"1,000 of ancestral sampling {kl(order=n, sampler='ancestral', calls=1000):.1e}; held as score "
         f"{kl(order=n, base='score', spacing='uniform', K=40, calls=50):.1e}."
     )
