@@ -50,7 +50,6 @@ from hold_jax.evaluation.classifier import classifier
 from hold_jax.evaluation.feature_network import FeatureNetwork
 from hold_jax.evaluation.features import features_of
 from hold_jax.evaluation.pixels import pixels
-from hold_jax.loops.generate import to_data_range
 from hold_jax.loops.likelihood import bits_per_dim
 from hold_jax.losses import TIME_LAWS
 from hold_jax.metrics.frechet import frechet_jackknife, moments
@@ -210,7 +209,7 @@ def drawn(config: ml_collections.ConfigDict, model: Model, params: Any, args: ar
     starts = range(0, args.num, args.batch)
     x = np.concatenate([np.asarray(draw(params, jnp.arange(s, s + args.batch))) for s in starts])
     # Vectors as pictures are: without this one sample far out makes the distance.
-    return to_data_range(x[: args.num].clip(-1, 1))
+    return np.asarray(model.to_data(x[: args.num].clip(-1, 1)))
 
 
 def likelihood(

@@ -7,7 +7,10 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from hold_jax.data.dataset import Statistics
+from hold_jax.data.transfer import from_model_range, to_model_range
 from hold_jax.errors import require
 from hold_jax.parameterization import Coefficients, EpsFn, eps_function
 from hold_jax.sde import LinearSDE
@@ -28,6 +31,8 @@ class Model:
       sigma_data: standard deviation of the data in the model's range.
       label_dropout: probability of training an example with the null class in place of its own, which makes one
         network conditional and unconditional (2207.12598, algorithm 1); 0: never, and then no guidance.
+      statistics: of the training data. Vectors with a mean and standard deviation here are standardized: the model's
+        range is sigma_data (x - mean) / std, coordinate by coordinate. Without, vectors are taken as they are.
 
     Raises:
       UserError: for a label_dropout outside [0, 1), or of a network without classes.
@@ -40,6 +45,7 @@ class Model:
     conditioning: Callable[[LinearSDE, jax.Array], jax.Array]
     sigma_data: float
     label_dropout: float = 0.0
+    statistics: Statistics = Statistics()  # noqa: RUF009
 
     def __post_init__(self):
         require(0 <= self.label_dropout < 1, "label_dropout", self.label_dropout, "in [0, 1)")
@@ -50,6 +56,34 @@ class Model:
     def takes_labels(self) -> bool:
         """Whether the network is conditioned on class labels."""
         return self.network.num_classes > 0
+
+    def to_model(self, x: jax.Array | np.ndarray) -> jax.Array:
+        """Returns data (B, *data_shape), uint8 pictures or float32 vectors, in the model's range, float32."""
+        x = to_model_range(x)
+        if not self.statistics.mean:
+            return x
+        mean, scale = self._affine(x.ndim)
+        return (x - mean) / scale
+
+    def to_data(self, x: jax.Array | np.ndarray) -> jax.Array:
+        """Returns x (..., *data_shape) in the model's range as data: uint8 pictures, rounded, or float32 vectors."""
+        if len(self.data_shape) == 3:
+            return from_model_range(x)
+        if not self.statistics.mean:
+            return jnp.asarray(x)
+        mean, scale = self._affine(x.ndim)
+        return x * scale + mean
+
+    @property
+    def log2_scale(self) -> float:
+        """Mean over the dimensions of log2(dx_data / dx_model): what bits per dimension gain in data units."""
+        return float(np.mean(np.log2(np.array(self.statistics.std) / self.sigma_data))) if self.statistics.std else 0.0
+
+    def _affine(self, ndim: int) -> tuple[jax.Array, jax.Array]:
+        """Returns mean and scale of each coordinate, of shape (1, ..., 1, d) with `ndim` axes."""
+        mean, scale = np.array(self.statistics.mean), np.array(self.statistics.std) / self.sigma_data
+        shape = (1,) * (ndim - 1) + (-1,)
+        return jnp.asarray(mean.reshape(shape), jnp.float32), jnp.asarray(scale.reshape(shape), jnp.float32)
 
     @property
     def input_shape(self) -> tuple[int, ...]:

@@ -10,6 +10,7 @@ from training import small
 from training.small import quick_compilation  # noqa: F401
 
 from hold_jax import guidance
+from hold_jax.data import Statistics
 from hold_jax.errors import UserError
 from hold_jax.nn.embeddings import ConditionEmbedding
 from hold_jax.parameterization import PARAMETERIZATIONS, eps_function
@@ -223,3 +224,30 @@ def test_what_does_not_fit_is_named(act, message):
     with pytest.raises(UserError) as caught:
         act()
     assert str(caught.value) == message
+
+
+SCALED = dataclasses.replace(small.mlp(sigma_data=0.5), statistics=Statistics(mean=(1000.0, -3.0), std=(50.0, 0.1)))
+
+
+def test_vectors_are_standardized_to_sigma_data_and_back():
+    x = np.random.default_rng(0).normal(size=(5000, 2)) * (50, 0.1) + (1000, -3)
+    inside = np.asarray(SCALED.to_model(x.astype(np.float32)), np.float64)
+    np.testing.assert_allclose(inside.mean(axis=0), 0, atol=0.03)
+    np.testing.assert_allclose(inside.std(axis=0), 0.5, rtol=0.05)
+    np.testing.assert_allclose(SCALED.to_data(inside.astype(np.float32)), x, rtol=1e-6, atol=1e-4)
+
+
+def test_bits_gain_the_logarithm_of_the_scale():
+    """log2 of the determinant of dx_data / dx_model, over d."""
+    jacobian = np.asarray(jax.jacfwd(SCALED.to_data)(jnp.zeros(2)), np.float64)
+    assert SCALED.log2_scale == pytest.approx(np.log2(np.linalg.det(jacobian)) / 2, rel=1e-6)
+    assert small.mlp().log2_scale == 0
+
+
+def test_pictures_are_bytes_and_other_vectors_stay():
+    x = jnp.linspace(-1.2, 1.2, 64).reshape(1, 8, 8, 1)
+    back = small.unet().to_data(x)
+    assert back.dtype == np.uint8
+    np.testing.assert_array_equal(back, np.clip(np.round((np.asarray(x) + 1) * 127.5), 0, 255))
+    np.testing.assert_allclose(small.unet().to_model(back), np.clip(x, -1, 1), atol=1 / 255)
+    np.testing.assert_array_equal(small.mlp().to_data(x[0, :1, :2, 0]), x[0, :1, :2, 0])

@@ -18,7 +18,7 @@ import ml_collections
 import optax
 
 from hold_jax import losses, parameterization, samplers, sde
-from hold_jax.data import Dataset, load
+from hold_jax.data import Dataset, Statistics, load
 from hold_jax.errors import UserError, require, require_choice
 from hold_jax.evaluation.classifier import classifier
 from hold_jax.evaluation.feature_network import FeatureNetwork
@@ -67,9 +67,15 @@ def construct(
         raise UserError(str(error).replace("`", f"`{where}.", 1)) from None
 
 
-def record(config: ml_collections.ConfigDict, dataset: Dataset) -> Record:
+def record(config: ml_collections.ConfigDict, dataset: Dataset, statistics: Statistics) -> Record:
     """What the work directory keeps of this run; the config as JSON gives it back (tuples are lists)."""
-    return Record(as_json(config), dataset.shape, dataset.num_classes)
+    measured = json.loads(json.dumps(dataclasses.asdict(statistics)))
+    return Record(as_json(config), dataset.shape, dataset.num_classes, measured)
+
+
+def statistics(record: Record) -> Statistics:
+    """The statistics of the training data that a run's record keeps."""
+    return Statistics(**{name: tuple(values) for name, values in record.statistics.items()})
 
 
 def as_json(config: ml_collections.ConfigDict) -> dict[str, Any]:
@@ -94,9 +100,24 @@ def process(config: ml_collections.ConfigDict) -> sde.LinearSDE:
     return construct("sde", name, SDES[name], given(config.sde, "name"))
 
 
-def model(config: ml_collections.ConfigDict, data_shape: tuple[int, ...], num_classes: int) -> Model:
-    """The SDE and the network for data of this shape."""
+def model(
+    config: ml_collections.ConfigDict,
+    data_shape: tuple[int, ...],
+    num_classes: int,
+    statistics: Statistics = Statistics(),  # noqa: B008
+) -> Model:
+    """The SDE and the network for data of this shape.
+
+    Args:
+      config: the experiment.
+      data_shape: (H, W, C) of a picture or (d,) of a vector.
+      num_classes: of the training data.
+      statistics: of the training data; without their mean, or where `model.standardize` is False, vectors are taken as
+        they are.
+    """
     c = config.model
+    if c.standardize is False:
+        statistics = dataclasses.replace(statistics, mean=(), std=())
     require_choice("model.name", c.name, NETWORKS)
     require_choice("model.dtype", c.dtype, DTYPES)
     require_choice("model.parameterization", c.parameterization, parameterization.PARAMETERIZATIONS)
@@ -106,8 +127,8 @@ def model(config: ml_collections.ConfigDict, data_shape: tuple[int, ...], num_cl
         not c.class_conditional or num_classes > 0, "model.class_conditional", True, "False for data without labels"
     )
     own = (
-        *("name", "dtype", "parameterization", "conditioning", "sigma_data", "class_conditional", "label_dropout"),
-        *_CONDITIONING,
+        *("name", "dtype", "parameterization", "conditioning", "sigma_data", "standardize"),
+        *("class_conditional", "label_dropout", *_CONDITIONING),
     )
     network = construct(
         "model",
@@ -134,6 +155,7 @@ def model(config: ml_collections.ConfigDict, data_shape: tuple[int, ...], num_cl
         conditioning=_conditioning(c),
         sigma_data=c.sigma_data,
         label_dropout=c.label_dropout or 0.0,
+        statistics=statistics,
     )
 
 

@@ -52,6 +52,8 @@ def get_config() -> ConfigDict:
     model.num_times = placeholder(int)  # discrete_time: number of betas (1000)
     model.noise_min = placeholder(float)  # ve_noise: least noise of its training; below it the network sees this one
     model.sigma_data = 0.5  # standard deviation of the data in the model's range
+    # Vectors enter the model as sigma_data (x - mean) / std, measured on the training data; False: as they are.
+    model.standardize = placeholder(bool)  # (True)
     model.dtype = "float32"  # compute type: float32 | bfloat16; parameters are float32
     model.class_conditional = False  # feed the data's labels to the network
     model.label_dropout = placeholder(float)  # probability of training without the label, for guidance (0)
@@ -157,7 +159,8 @@ def get_config() -> ConfigDict:
     sampling.batch_size = 64  # samples at once over all devices
     sampling.frames = 0  # states kept for the film; divides num_steps; 0: no film
     sampling.save_pngs = False  # one file a sample
-    sampling.label = placeholder(int)  # class to draw; None: all in turn
+    sampling.label = placeholder(int)  # class to draw; None: all, as often as sampling.classes says
+    sampling.classes = "data"  # data: as often as in the training data | uniform: all equally often
     sampling.guidance = placeholder(float)  # scale of classifier-free guidance: 1 is none; needs model.label_dropout
     sampling.checkpoint = placeholder(int)  # step to load; None: the newest
 

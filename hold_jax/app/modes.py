@@ -12,7 +12,7 @@ import ml_collections
 import numpy as np
 
 from hold_jax.app import build
-from hold_jax.data import Dataset, to_model_range
+from hold_jax.data import Dataset, Statistics, measure
 from hold_jax.errors import require
 from hold_jax.evaluation import reference
 from hold_jax.evaluation.feature_network import FeatureNetwork
@@ -38,7 +38,10 @@ def run_train(config: ml_collections.ConfigDict, folder: str) -> None:
             settings, sampling, evaluation = build.training(config), build.sampling(config), build.evaluation(config)
             build.process(config)
             data = build.dataset(config, "train")
-            model = _model(config, data.shape, data.num_classes)
+            # A run that goes on keeps what it measured when it began.
+            began = storage.exists(path / workdir.RECORD_FILE)
+            statistics = build.statistics(workdir.read(path)) if began else measure(data)
+            model = _model(config, data.shape, data.num_classes, statistics)
             check(model, loss, optimizer, data, settings, sampling)
             if config.training.report:
                 # The report comes after hours of work: what it needs is checked, and made, now.
@@ -46,7 +49,7 @@ def run_train(config: ml_collections.ConfigDict, folder: str) -> None:
                 Devices.all().require_divides("eval.batch_size", evaluation.batch_size)
             if distributed.is_main():
                 held.enter_context(workdir.locked(path))
-                workdir.open_for_training(path, build.record(config, data))
+                workdir.open_for_training(path, build.record(config, data, statistics))
         with distributed.together():
             workdir.require_shared(path)
         if config.training.report:
@@ -72,7 +75,7 @@ def run_sample(config: ml_collections.ConfigDict, folder: str) -> None:
     path = build.workdir(folder)
     found = workdir.require_model(path, build.as_json(config), any_process=build.any_process(config))
     sampling = build.sampling(config)
-    model = _model(config, found.data_shape, found.num_classes)
+    model = _model(config, found.data_shape, found.num_classes, build.statistics(found))
     make_draw(model, sampling, Devices.all())
     asked = config.sampling.checkpoint
     for step, params in _averages(config, model, path, None if asked is None else [asked]):
@@ -86,7 +89,7 @@ def run_eval(config: ml_collections.ConfigDict, folder: str) -> None:
     found = workdir.require_model(path, build.as_json(config), any_process=build.any_process(config))
     loss, evaluation = build.loss(config), build.evaluation(config)
     sampling = dataclasses.replace(build.sampling(config), frames=0)
-    model = _model(config, found.data_shape, found.num_classes)
+    model = _model(config, found.data_shape, found.num_classes, build.statistics(found))
     held_out = _dataset(config, "test", found.data_shape)
     load_train = functools.cache(lambda: _dataset(config, "train", found.data_shape))
     make_draw(model, sampling, Devices.all())
@@ -145,14 +148,16 @@ def _require_same(config: ml_collections.ConfigDict, folder: str) -> None:
     distributed.require_same({"workdir": folder, **workdir.flatten(build.as_json(config))})
 
 
-def _model(config: ml_collections.ConfigDict, data_shape: tuple[int, ...], num_classes: int) -> Model:
+def _model(
+    config: ml_collections.ConfigDict, data_shape: tuple[int, ...], num_classes: int, statistics: Statistics
+) -> Model:
     """The model, in float32 where the devices have no bfloat16; parameters are float32 either way."""
     if config.model.dtype == "bfloat16" and not Devices.all().have_bfloat16():
         kind = jax.devices()[0].device_kind
         distributed.say(f"model.dtype is bfloat16, which {kind} has not: computing in float32")
         config = config.copy_and_resolve_references()
         config.model.dtype = "float32"
-    return build.model(config, data_shape, num_classes)
+    return build.model(config, data_shape, num_classes, statistics)
 
 
 def _dataset(config: ml_collections.ConfigDict, split: str, shape: tuple[int, ...]) -> Dataset:
@@ -189,7 +194,10 @@ def _averages(
 
 def _vectors(data: Dataset) -> np.ndarray | None:
     """Data to draw beside samples: vectors only, a grid of pictures speaks for itself."""
-    return None if data.is_image else np.asarray(to_model_range(data.source[:20_000]))
+    if data.is_image:
+        return None
+    some = data.subset(20_000)
+    return some.gather(np.arange(len(some)))["x"]
 
 
 def _announce(folder: Any) -> None:

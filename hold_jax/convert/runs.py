@@ -101,7 +101,9 @@ def export_run(target: Callable[..., dict[str, np.ndarray]], path: storage.Path,
     record = workdir.read(folder)
     try:
         config = ml_collections.ConfigDict(_with_tuples(record.config))
-        model, optimizer = build.model(config, record.data_shape, record.num_classes), build.optimizer(config)
+        statistics = build.statistics(record)
+        model = build.model(config, record.data_shape, record.num_classes, statistics)
+        optimizer = build.optimizer(config)
         network = _ncsnpp(config, model)
     except (AttributeError, KeyError) as error:
         raise UserError(f"`input` is {str(path)!r}; its config.json is of another version ({error})") from None

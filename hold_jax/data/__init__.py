@@ -1,6 +1,8 @@
 """Data sets, seekable batches, and their way to the device."""
 
 from hold_jax.data.dataset import Dataset as Dataset
+from hold_jax.data.dataset import Statistics as Statistics
+from hold_jax.data.dataset import measure as measure
 from hold_jax.data.pipeline import batches as batches
 from hold_jax.data.pipeline import eval_batches as eval_batches
 from hold_jax.data.sources import load as load

@@ -10,13 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hold_jax.data import Dataset, eval_batches, to_model_range
+from hold_jax.data import Dataset, eval_batches
 from hold_jax.data.dataset import array_dataset
 from hold_jax.errors import require
 from hold_jax.evaluation import figures, reference
 from hold_jax.evaluation.feature_network import FeatureNetwork
 from hold_jax.evaluation.features import features_of
-from hold_jax.loops.generate import GRID_MAX, SampleSettings, draw_blocks, picture, to_data_range
+from hold_jax.loops.generate import GRID_MAX, SampleSettings, draw_blocks, picture
 from hold_jax.loops.likelihood import LikelihoodSettings, bits_per_dim
 from hold_jax.metrics.neighbors import nearest
 from hold_jax.model import Model
@@ -141,7 +141,7 @@ def test_loss(
     def of_batch(params: Any, batch: dict[str, jax.Array], key: jax.Array) -> jax.Array:
         eps_fn = model.eps_fn(params, labels=batch["label"])
         keys = jax.random.split(key, settings.repeats)
-        x = to_model_range(batch["x"])
+        x = model.to_model(batch["x"])
         values = jax.lax.map(lambda k: loss(model.sde, eps_fn, x, k), keys)
         return jnp.where(batch["mask"], jnp.mean(values, axis=0) / np.prod(model.data_shape), 0.0)
 
@@ -173,7 +173,7 @@ def sample_rows(
     with Progress(num, rows.count, 1, distributed.is_main(), unit="sample") as progress:
         progress.update(rows.count)
         for x, _ in draw_blocks(model, params, settings, devices, start=rows.count, stop=num):
-            rows.append(to_data_range(x))
+            rows.append(x)
             progress.update(rows.count)
     return rows.array()
 

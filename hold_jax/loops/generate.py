@@ -13,15 +13,16 @@ import numpy as np
 import PIL.Image
 
 from hold_jax import samplers
-from hold_jax.data import from_model_range
-from hold_jax.errors import UserError, require
+from hold_jax.errors import UserError, require, require_choice
 from hold_jax.model import Model
+from hold_jax.numerics.random import class_of
 from hold_jax.runtime import distributed, pictures, storage
 from hold_jax.runtime.mesh import Devices
 from hold_jax.runtime.storage import Path
 
 GRID_MAX = 100
 FILM_MAX = 36
+CLASSES = ("data", "uniform")
 _WRITERS = 16  # of single pictures, at once: each waits for a bucket's answer
 
 
@@ -39,7 +40,9 @@ class SampleSettings:
       batch_size: samples drawn at once, over all devices.
       frames: states kept for the film, a divisor of num_steps; 0: no film.
       save_pngs: also write one PNG a sample.
-      label: the class to draw (class-conditional models); None: all in turn.
+      label: the class to draw (class-conditional models); None: all.
+      classes: how often each class is drawn: "data": as in the training data, where the model knows that; "uniform":
+        all that occur there equally often, in turn.
       guidance: scale of classifier-free guidance (models with label dropout): 0 forgets the label, 1 is plain
         conditional sampling at twice its cost; None: plain.
       seed: of the draw.
@@ -55,12 +58,14 @@ class SampleSettings:
     frames: int
     save_pngs: bool
     label: int | None
+    classes: str
     guidance: float | None
     seed: int
 
     def __post_init__(self):
         require(self.num_samples >= 1, "sampling.num_samples", self.num_samples, "1 or more")
         require(self.batch_size >= 1, "sampling.batch_size", self.batch_size, "1 or more")
+        require_choice("sampling.classes", self.classes, CLASSES)
         finite = self.guidance is None or math.isfinite(self.guidance)
         require(finite, "sampling.guidance", self.guidance, "a finite number, or None")
 
@@ -74,7 +79,7 @@ def make_draw(model: Model, settings: SampleSettings, devices: Devices) -> DrawF
     """The settings bound, compiled once, the batch spread over the devices.
 
     Sample i is a function of the settings, the parameters and i: not of the batch it is drawn in (`samplers.sample`).
-    Of a class-conditional model it has the chosen class, or class i modulo their number.
+    Of a class-conditional model it has the chosen class, or that of `draw_labels`.
     Remembered by value, so that grids, report and score of one run share one compilation.
 
     Raises:
@@ -107,7 +112,7 @@ def make_draw(model: Model, settings: SampleSettings, devices: Devices) -> DrawF
 
     @functools.partial(jax.jit, out_shardings=devices.replicated)
     def compiled(params: Any, index: jax.Array) -> Any:
-        labels = index % max(classes, 1) if settings.label is None else jnp.full_like(index, settings.label)
+        labels = draw_labels(model, settings, index)
         eps_fn = model.eps_fn(params, labels=labels, guidance=settings.guidance)
         out = draw(eps_fn, key=jax.random.key(settings.seed), index=index)
         return out.x, out.frames
@@ -115,10 +120,23 @@ def make_draw(model: Model, settings: SampleSettings, devices: Devices) -> DrawF
     return compiled
 
 
+def draw_labels(model: Model, settings: SampleSettings, index: jax.Array) -> jax.Array:
+    """The classes (B,) int32 of samples `index` (B,); 0 for a model without classes."""
+    classes = model.network.num_classes
+    if settings.label is not None or not classes:
+        return jnp.full_like(index, settings.label or 0)
+    counts = model.statistics.class_counts or (1,) * classes
+    if settings.classes == "data" and model.statistics.class_counts:
+        return class_of(index, counts)
+    return jnp.asarray(np.flatnonzero(counts), jnp.int32)[index % np.count_nonzero(counts)]
+
+
 def draw_blocks(
     model: Model, params: Any, settings: SampleSettings, devices: Devices, *, start: int, stop: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-    """Samples `start` to `stop` in order, in blocks (<= batch_size, *data_shape) in the model's range, with frames.
+    """Samples `start` to `stop` in order, in blocks (<= batch_size, *data_shape), with frames, all as data.
+
+    Data are uint8 pictures or float32 vectors (`Model.to_data`).
 
     Raises:
       UserError: for a sample that is NaN.
@@ -129,42 +147,37 @@ def draw_blocks(
         x = np.asarray(x)[: stop - first]
         if np.isnan(x).any():
             raise UserError(samplers.UNFINISHED)
-        yield x, None if film is None else np.asarray(film)
+        yield np.asarray(model.to_data(x)), None if film is None else np.asarray(model.to_data(film))
 
 
 def draw_many(
     model: Model, params: Any, settings: SampleSettings, devices: Devices, *, num: int
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """`num` samples (num, *data_shape) in the model's range and, of the first batch, its frames."""
+    """`num` samples (num, *data_shape) as data and, of the first batch, its frames."""
     blocks = list(draw_blocks(model, params, settings, devices, start=0, stop=num))
     return np.concatenate([x for x, _ in blocks]), blocks[0][1]
 
 
-def to_data_range(x: np.ndarray) -> np.ndarray:
-    """Model output as data: pictures (N, H, W, C) in [-1, 1] become uint8, vectors (N, d) stay float32."""
-    return np.asarray(from_model_range(x)) if x.ndim == 4 else np.asarray(x, np.float32)
-
-
 def picture(x: np.ndarray, *, reference: np.ndarray | None = None, title: str | None = None) -> PIL.Image.Image:
-    """How model output looks: a grid of pictures, or a scatter of the first two coordinates of vectors.
+    """How samples look: a grid of pictures, or a scatter of the first two coordinates of vectors.
 
     Args:
-      x: (N, *data_shape) in the model's range.
+      x: (N, H, W, C) uint8 or (N, d) float32.
       reference: data of the same kind to show beside vectors.
       title: above a scatter.
     """
     if x.ndim == 4:
-        return pictures.image_grid(to_data_range(x[:GRID_MAX]))
+        return pictures.image_grid(x[:GRID_MAX])
     return pictures.scatter(x[:, :2], reference=None if reference is None else reference[:, :2], title=title)
 
 
 def film_frames(states: np.ndarray) -> list[PIL.Image.Image]:
-    """Pictures of the reverse process from its states (F, N, *data_shape) in the model's range."""
+    """Pictures of the reverse process from its states (F, N, *data_shape), uint8 or float32."""
     if states.ndim == 5:
         states = states[:, :FILM_MAX]
         columns = int(np.ceil(np.sqrt(states.shape[1])))
         scale = max(1, 320 // (states.shape[3] * columns))
-        return [pictures.image_grid(to_data_range(state), scale=scale) for state in states]
+        return [pictures.image_grid(state, scale=scale) for state in states]
     limits = pictures.plot_limits(states.reshape(-1, states.shape[-1])[:, :2])
     return [pictures.scatter(state[:, :2], limits=limits) for state in states]
 
@@ -186,7 +199,7 @@ def sample(
       settings: how to draw.
       workdir: of the run.
       step: of the checkpoint, for the folder's name.
-      reference: data to show beside vectors, in the model's range.
+      reference: data to show beside vectors.
 
     Returns:
       The folder `workdir`/samples/step_N.
@@ -194,14 +207,14 @@ def sample(
     x, film = draw_many(model, params, settings, Devices.all(), num=settings.num_samples)
     folder = workdir / "samples" / f"step_{step}"
     if distributed.is_main():
+        storage.empty(folder)  # of an earlier draw: two in one folder could not be told apart
         pictures.write_png(picture(x, reference=reference), folder / "grid.png")
-        data = to_data_range(x)
         with storage.writing(folder / "samples.npz") as file:
-            np.savez_compressed(file, x=data)
+            np.savez_compressed(file, x=x)
         if film is not None:
             pictures.film(film_frames(film), folder / "film.gif")
         if settings.save_pngs:
-            _write_each(data, folder / "png")
+            _write_each(x, folder / "png")
     return folder
 
 

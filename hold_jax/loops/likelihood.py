@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from hold_jax import likelihood
-from hold_jax.data import Dataset, eval_batches, to_model_range
+from hold_jax.data import Dataset, eval_batches
 from hold_jax.errors import UserError, require, require_choice
 from hold_jax.model import Model
 from hold_jax.numerics import ode
@@ -88,7 +88,7 @@ def bits_per_dim(
         found = likelihood.bits_per_dim(
             model.sde,
             model.eps_fn(params, labels=batch["label"]),
-            to_model_range(batch["x"]),
+            model.to_model(batch["x"]),
             key=key,
             index=batch["index"],
             bin_width=bin_width,
@@ -113,7 +113,7 @@ def bits_per_dim(
     )
     for batch in local:
         bpd, nfe = compiled(params, devices.put(batch))
-        bpd = np.asarray(bpd, np.float64)
+        bpd = np.asarray(bpd, np.float64) + model.log2_scale
         if not np.isfinite(bpd).all():
             raise UserError(likelihood.UNFINISHED)
         rows.append(np.stack([bpd, np.full_like(bpd, float(nfe) / settings.repeats)], axis=1))

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import optax
 
-from hold_jax.data import Dataset, batches, prefetch, to_model_range
+from hold_jax.data import Dataset, batches, prefetch
 from hold_jax.errors import require
 from hold_jax.loops.generate import SampleSettings, make_draw, picture
 from hold_jax.model import Model
@@ -116,7 +116,7 @@ def train(
         whole = start % per_call == 0
         require(whole, "training.steps_per_call", per_call, f"a divisor of {start}, the step to go on from")
         if main:
-            _introduce(model, state, dataset, devices, start, workdir)
+            _introduce(model, state, dataset, settings, devices, start, workdir)
 
         feed = _feed(dataset, settings, devices, start)
         # Compiled ahead: a call with any other shape, type or sharding is an error, never a second compilation.
@@ -163,7 +163,7 @@ def train(
                     if due(settings.sample_every):
                         x, _ = draw(state.ema, np.arange(sampling.batch_size, dtype=np.int32))
                         if main:
-                            grid = picture(np.asarray(x))
+                            grid = picture(np.asarray(model.to_data(x)))
                             pictures.write_png(grid, workdir / "grids" / f"step_{step:08d}.png")
                             log.image("samples", grid, step)
             checkpoints.save(state)
@@ -243,23 +243,39 @@ def _feed(dataset: Dataset, settings: TrainSettings, devices: Devices, start: in
     return prefetch(stacked, functools.partial(devices.put, axis=1))
 
 
-def _introduce(model: Model, state: TrainState, dataset: Dataset, devices: Devices, start: int, workdir: Path) -> None:
-    """Tells on standard output what is about to be trained, on what."""
+def _introduce(
+    model: Model,
+    state: TrainState,
+    dataset: Dataset,
+    settings: TrainSettings,
+    devices: Devices,
+    start: int,
+    workdir: Path,
+) -> None:
+    """Prints a summary of model, data and devices; warns of data whose scale the noise levels are not made for."""
     from clu import parameter_overview  # the extra [train]; sampling and converting do without it
 
     print(parameter_overview.get_parameter_overview(state.params, include_stats=False))
-    some = to_model_range(dataset.gather(np.arange(min(len(dataset), 1000)))["x"])
+    some = dataset.subset(10_000)
+    deviation = float(np.std(model.to_model(some.gather(np.arange(len(some)))["x"])))
     shape = "x".join(map(str, dataset.shape))
     print(
         f"SDE: order {model.sde.order}, t from {model.sde.t_min:.4g} to {model.sde.T:.4g}\n"
         f"data: {dataset.name}, {len(dataset):,} {dataset.split} examples of {shape}, "
-        f"standard deviation {float(np.std(some)):.3f} (model.sigma_data is {model.sigma_data})\n"
-        f"devices: {devices.mesh.size} x {jax.devices()[0].device_kind}"
+        f"standard deviation {deviation:.3f} in the model's range (model.sigma_data is {model.sigma_data:g})"
+        + (", mirrored left to right at random (data.flip)\n" if settings.flip else "\n")
+        + f"devices: {devices.mesh.size} x {jax.devices()[0].device_kind}"
         + (f" in {jax.process_count()} processes\n" if jax.process_count() > 1 else "\n")
         + f"work directory: {workdir}"
         + (f", going on from step {start:,}" if start else ""),
         flush=True,
     )
+    if not model.sigma_data / 2 <= deviation <= 2 * model.sigma_data:
+        distributed.say(
+            f"warning: the data's standard deviation is {deviation:.3g} in the model's range and model.sigma_data is "
+            f"{model.sigma_data:g}: noise levels and preconditioning are scaled for the latter; set model.sigma_data "
+            "to the former"
+        )
 
 
 def _grouped(items: Iterator[dict], size: int) -> Iterator[list[dict]]:

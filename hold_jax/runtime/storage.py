@@ -156,6 +156,17 @@ def move(source: Path, target: Path) -> None:
         source.rmtree()
 
 
+def empty(folder: Path) -> None:
+    """Deletes all that is in `folder`, which need not exist; what a link in it leads to stays."""
+    for name in names(folder):
+        path = folder / name
+        with _asking(path):
+            if path.is_dir() and not (is_local(path) and os.path.islink(path)):
+                path.rmtree() if isinstance(path, epath.Path) and not is_local(path) else shutil.rmtree(path)
+            else:
+                path.unlink()
+
+
 class Lines:
     """An ASCII file that grows at its end, line by line.
 

@@ -39,11 +39,20 @@ _MODEL_SECTIONS = ("sde", "model", "optimizer")
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """What a run wrote about itself: the resolved config, and what was found out from the data."""
+    """What a run wrote about itself.
+
+    Attributes:
+      config: the resolved config as JSON values.
+      data_shape: of one training example.
+      num_classes: of the training data.
+      statistics: of the training data, the fields of `data.Statistics` as JSON values; {} for a run of a version that
+        measured none.
+    """
 
     config: dict[str, Any]
     data_shape: tuple[int, ...]
     num_classes: int
+    statistics: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def to_json(self) -> str:
         """Stable, readable JSON."""
@@ -53,7 +62,8 @@ class Record:
     def from_json(cls, text: str) -> "Record":
         """Inverse of `to_json`."""
         fields = json.loads(text)
-        return cls(fields["config"], tuple(fields["data_shape"]), fields["num_classes"])
+        shape = tuple(fields["data_shape"])
+        return cls(fields["config"], shape, fields["num_classes"], fields.get("statistics", {}))
 
 
 @contextlib.contextmanager

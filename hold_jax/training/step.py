@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from hold_jax.data import to_model_range
 from hold_jax.model import Model
 from hold_jax.parameterization import EpsFn
 from hold_jax.sde import LinearSDE
@@ -30,7 +29,7 @@ StepFn = Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
 def mean_loss(model: Model, loss: ScoreLoss, params: Any, batch: Batch, key: jax.Array, *, train: bool) -> jax.Array:
     """The batch's mean loss per data dimension, ()."""
     key_loss, key_dropout = jax.random.split(key)
-    x = to_model_range(batch["x"])
+    x = model.to_model(batch["x"])
     eps_fn = model.eps_fn(params, labels=batch["label"], dropout=key_dropout if train else None)
     return jnp.mean(loss(model.sde, eps_fn, x, key_loss)) / math.prod(model.data_shape)
 

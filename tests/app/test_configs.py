@@ -207,7 +207,7 @@ def test_no_key_of_the_base_is_dead():
 def test_no_option_of_a_constructor_is_out_of_reach():
     bound = {
         "sde": set(),
-        "model": {"out_channels", "num_classes", "sde", "network", "data_shape", "parent", "name"},
+        "model": {"out_channels", "num_classes", "sde", "network", "data_shape", "statistics", "parent", "name"},
         "data": {"split", "memory_limit_bytes"},
         "loss": {"sde", "eps_fn", "x", "key", "pair"},
         "optimizer": {"num_steps"},

@@ -400,3 +400,31 @@ def test_where_compiled_programs_are_kept(tmp_path, monkeypatch, where, backend,
     finally:
         jax.config.update("jax_compilation_cache_dir", before)
     assert found == (after if after in (None, "mine") else str(tmp_path / after))
+
+
+def test_a_run_keeps_what_it_measured_of_its_data(tmp_path):
+    """Points at 1,000 with deviations 50 and 0.1, the second class three times as frequent as the first."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(400, 2)) * (50, 0.1) + (1000, -3)
+    np.savez(tmp_path / "points.npz", x=x.astype(np.float32), y=np.repeat([1, 2], [100, 300]))
+    config = config_of(
+        data__name=f"npz:{tmp_path / 'points.npz'}", data__size=None, training__num_steps=2, training__log_every=2,
+        training__sample_every=0, training__checkpoint_every=2, training__report=False, model__class_conditional=True,
+        model__sigma_data=0.5, optimizer__warmup_steps=1,
+    )  # fmt: skip
+    folder = tmp_path / "run"
+    modes.run_train(config, str(folder))
+    kept = json.loads((folder / "config.json").read_text())["statistics"]
+    train = modes.build.dataset(config, "train")
+    assert kept["class_counts"] == np.bincount(train.labels, minlength=3).tolist()
+    np.testing.assert_allclose(kept["mean"], train.source.astype(np.float64).mean(axis=0), rtol=1e-12)
+    np.testing.assert_allclose(kept["std"], train.source.astype(np.float64).std(axis=0), rtol=1e-12)
+    (tmp_path / "points.npz").unlink()
+    # Sampling needs the record alone. The untrained network's samples are about zero in the model's range.
+    modes.run_sample(config, str(folder))
+    drawn = np.load(folder / "samples" / "step_2" / "samples.npz")["x"]
+    assert np.abs((drawn.mean(axis=0) - (1000, -3)) / (50, 0.1)).max() < 10
+    with config.unlocked():
+        config.model.standardize = False
+    with pytest.raises(UserError, match=r"model\.standardize = None there, False here"):
+        modes.run_sample(config, str(folder))

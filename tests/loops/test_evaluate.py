@@ -20,7 +20,7 @@ from hold_jax.evaluation.pixels import pixels
 from hold_jax.evaluation.reference import Reference
 from hold_jax.loops import evaluate as evaluation
 from hold_jax.loops.evaluate import EvalSettings, evaluate
-from hold_jax.loops.generate import draw_blocks, draw_many, to_data_range
+from hold_jax.loops.generate import draw_blocks, draw_many
 from hold_jax.loops.likelihood import LikelihoodSettings
 from hold_jax.metrics.frechet import frechet_distance, moments
 from hold_jax.metrics.sliced_wasserstein import sliced_wasserstein
@@ -122,7 +122,7 @@ def straight(params, tmp_path_factory):
 
 def test_figures_are_those_of_the_samples(params, straight):
     results, _ = straight
-    x = to_data_range(draw_many(MODEL, params, small.sample_settings(), EIGHT, num=20)[0])
+    x = draw_many(MODEL, params, small.sample_settings(), EIGHT, num=20)[0]
     target = Reference(moments(TRAIN.source), TRAIN.source, None)
     want = {"step": 1, "num_samples": 20} | loss_of(params) | compute(PIXELS, Features(x, None), target)
     want |= {

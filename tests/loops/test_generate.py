@@ -1,3 +1,6 @@
+import dataclasses
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,9 +9,9 @@ import pytest
 from training import small
 from training.small import quick_compilation  # noqa: F401
 
-from hold_jax.data import from_model_range
+from hold_jax.data import Statistics
 from hold_jax.errors import UserError
-from hold_jax.loops.generate import draw_blocks, draw_many, make_draw, sample, to_data_range
+from hold_jax.loops.generate import draw_blocks, draw_labels, draw_many, make_draw, sample
 
 POINTS, PICTURES, CLASSES = small.mlp(), small.unet(), small.mlp(num_classes=3)
 GUIDED = small.mlp(num_classes=3, label_dropout=0.1)
@@ -56,6 +59,18 @@ def test_pictures_are_written(tmp_path):
 def test_no_film_and_no_pictures_unless_asked(points, tmp_path):
     folder = sample(POINTS, points, small.sample_settings(), tmp_path, step=0)
     assert sorted(p.name for p in folder.iterdir()) == ["grid.png", "samples.npz"]
+
+
+def test_a_draw_replaces_the_one_before_it_whole(points, tmp_path):
+    pictures = params_of(PICTURES)
+    of = functools.partial(sample, PICTURES, pictures, workdir=tmp_path, step=0)
+    folder = of(small.sample_settings(num_samples=9, frames=2, save_pngs=True))
+    (folder / "link").symlink_to(tmp_path)
+    of(small.sample_settings(num_samples=3, save_pngs=True, seed=1))
+    assert sorted(p.name for p in folder.rglob("*")) == [
+        "000000.png", "000001.png", "000002.png", "grid.png", "png", "samples.npz",
+    ]  # fmt: skip
+    assert tmp_path.is_dir()
 
 
 def test_the_seed_fixes_the_samples_and_fewer_are_the_first_of_more(points):
@@ -146,11 +161,36 @@ def test_guidance_reaches_the_network():
     np.testing.assert_allclose(of(small.devices(1), guidance=3.0), strong, atol=1e-3)
 
 
-def test_pictures_become_bytes_and_vectors_stay():
-    x = jnp.linspace(-1.2, 1.2, 24)
-    assert to_data_range(x.reshape(2, 2, 2, 3)).dtype == np.uint8
-    np.testing.assert_array_equal(to_data_range(x.reshape(2, 2, 2, 3)).ravel(), from_model_range(x))
-    np.testing.assert_array_equal(to_data_range(x.reshape(12, 2)).ravel(), x)
+def labels_of(counts, num=4000, **changes):
+    """How many of `num` samples in a row have each class."""
+    model = dataclasses.replace(CLASSES, statistics=Statistics(class_counts=counts))
+    labels = draw_labels(model, small.sample_settings(**changes), jnp.arange(100, 100 + num))
+    return np.bincount(labels, minlength=3).tolist()
+
+
+@pytest.mark.parametrize("counts", [(0, 200, 300), (95, 5, 0), (1, 1, 1), (7, 0, 1)])
+def test_classes_are_drawn_as_often_as_they_occur_in_the_training_data(counts):
+    want = 4000 * np.array(counts) / sum(counts)
+    found = np.array(labels_of(counts))
+    np.testing.assert_allclose(found, want, atol=4)  # equidistributed, not merely at random: that would be 30
+    assert not found[np.array(counts) == 0].any()
+
+
+def test_classes_drawn_equally_often_are_those_that_occur():
+    assert labels_of((0, 10, 5000), classes="uniform") == [0, 2000, 2000]
+    assert labels_of((), classes="uniform", num=3000) == labels_of((), num=3000) == [1000] * 3
+    with pytest.raises(UserError, match=r"`sampling.classes` is 'even'; it must be one of: data, uniform"):
+        small.sample_settings(classes="even")
+
+
+def test_samples_of_standardized_vectors_are_in_the_datas_units(points):
+    """The same draws, placed where the data are."""
+    of = functools.partial(draw_many, params=points, settings=small.sample_settings(frames=2), devices=EIGHT, num=8)
+    x, film = of(dataclasses.replace(POINTS, statistics=Statistics(mean=(1000.0, -3.0), std=(50.0, 0.1))))
+    plain, plain_film = of(POINTS)
+    scale, shift = np.array([50.0, 0.1]), np.array([1000.0, -3.0])
+    np.testing.assert_allclose((x - shift) / scale, plain, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose((film - shift) / scale, plain_film, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(

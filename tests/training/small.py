@@ -103,6 +103,7 @@ def sample_settings(**changes):
             frames=0,
             save_pngs=False,
             label=None,
+            classes="data",
             guidance=None,
             seed=0,
         )

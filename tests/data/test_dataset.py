@@ -1,0 +1,77 @@
+import numpy as np
+import pytest
+
+from hold_jax import data
+from hold_jax.data.dataset import Dataset, array_dataset, measure
+
+X = np.random.default_rng(0).normal(size=(400, 3)).astype(np.float32) * (2, 50, 0.1) + np.float32([0, 1000, -3])
+X = X.astype(np.float32)
+LABELS = np.repeat([1, 3], [300, 100])
+VECTORS = array_dataset("v", "train", X, LABELS, 4)
+PICTURES = array_dataset("p", "train", np.random.default_rng(1).integers(0, 256, (400, 3, 3, 1), np.uint8), LABELS, 4)
+
+
+class Read:
+    """The same examples, one at a time."""
+
+    def __init__(self, dataset):
+        self._dataset, self.read = dataset, 0
+
+    def __len__(self):
+        return len(self._dataset)
+
+    def __getitem__(self, index):
+        self.read += 1
+        return {name: value[0] for name, value in self._dataset.gather(np.array([index])).items()}
+
+
+def lazily(dataset):
+    return Dataset(dataset.name, dataset.split, Read(dataset), None, dataset.shape, dataset.num_classes)
+
+
+@pytest.mark.parametrize("of", [lambda d: d, lazily], ids=["in memory", "read"])
+@pytest.mark.parametrize("dataset", [VECTORS, PICTURES], ids=["vectors", "pictures"])
+def test_a_subset_has_the_rows_and_labels_of_the_set(dataset, of):
+    whole, some = (of(dataset).subset(size).gather(np.arange(size)) for size in (400, 40))
+    assert all(np.array_equal(some[name], whole[name][:40]) for name in some)
+    rows = {row.tobytes(): label for row, label in zip(dataset.source, LABELS, strict=True)}
+    assert all(rows[x.tobytes()] == label for x, label in zip(some["x"], some["label"], strict=True))
+    assert 0.5 < np.mean(some["label"] == 1) < 0.95  # the set is sorted by class
+
+
+def test_vectors_are_measured_coordinate_by_coordinate():
+    for found in (measure(VECTORS), measure(lazily(VECTORS))):
+        np.testing.assert_allclose(found.mean, X.astype(np.float64).mean(axis=0), rtol=1e-12)
+        np.testing.assert_allclose(found.std, X.astype(np.float64).std(axis=0), rtol=1e-12)
+        assert found.class_counts == (0, 300, 0, 100)
+
+
+def test_a_coordinate_that_stays_has_deviation_one():
+    constant = np.full((50, 2), 1000.1, np.float32)
+    constant[:, 1] = np.arange(50)
+    assert measure(array_dataset("c", "train", constant, None, 0)).std == (1.0, pytest.approx(np.arange(50).std()))
+
+
+def test_pictures_and_unlabeled_sets_have_no_more_than_they_have():
+    assert measure(PICTURES) == data.Statistics(class_counts=(0, 300, 0, 100))
+    assert measure(array_dataset("p", "train", PICTURES.source, None, 0)) == data.Statistics()
+
+
+def changed(x=None, labels=LABELS, name="v", num_classes=4):
+    return array_dataset(name, "train", X if x is None else x, labels, num_classes)
+
+
+def test_the_digest_is_of_the_content_and_not_of_the_name():
+    same = [VECTORS, changed(), changed(name="other"), changed(x=X.copy())]
+    flipped = X.copy()
+    flipped[399, 2] = np.nextafter(flipped[399, 2], np.float32(0))
+    other = [changed(x=flipped), changed(x=X[:399], labels=LABELS[:399]), changed(labels=None), changed(x=X[::-1])]
+    other += [changed(labels=LABELS[::-1]), changed(num_classes=5), lazily(changed(x=flipped))]
+    assert len({d.digest for d in same}) == 1
+    assert len({d.digest for d in [VECTORS, *other]}) == len(other) + 1
+
+
+def test_the_digest_of_a_set_that_is_read_reads_a_part():
+    read = lazily(VECTORS)
+    assert read.digest == lazily(VECTORS).digest
+    assert read.source.read == 256
