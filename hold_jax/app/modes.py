@@ -16,8 +16,7 @@ from hold_jax.data import Dataset, Statistics, measure
 from hold_jax.errors import require
 from hold_jax.evaluation import reference
 from hold_jax.evaluation.feature_network import FeatureNetwork
-from hold_jax.loops.evaluate import EvalSettings, evaluate
-from hold_jax.loops.evaluate import check as check_evaluation
+from hold_jax.loops.evaluate import EvalSettings, Evaluator
 from hold_jax.loops.generate import make_draw, sample
 from hold_jax.loops.train import check, train
 from hold_jax.model import Model
@@ -54,7 +53,8 @@ def run_train(config: ml_collections.ConfigDict, folder: str) -> None:
             workdir.require_shared(path)
         if config.training.report:
             networks = _networks(config, evaluation, lambda: data, path)
-            check_evaluation(evaluation, networks, held_out, Devices.all())
+            evaluator = Evaluator(model, loss, held_out, lambda: data, networks, evaluation, sampling, path)
+            evaluator.check()
 
         state = train(model, loss, optimizer, data, settings, sampling, path)
         step = int(state.step)
@@ -62,11 +62,7 @@ def run_train(config: ml_collections.ConfigDict, folder: str) -> None:
             distributed.say(f"stopped at step {step:,} of {settings.num_steps:,}: the same command goes on from there")
         elif config.training.report:
             _announce(sample(model, state.ema, sampling, path, step=step, reference=_vectors(data)))
-            results = evaluate(
-                model, loss, state.ema, held_out, evaluation, sampling, path,
-                step=step, networks=networks, load_train=lambda: data,
-            )  # fmt: skip
-            _print_results(results)
+            _print_results(evaluator.evaluate(state.ema, step=step))
 
 
 def run_sample(config: ml_collections.ConfigDict, folder: str) -> None:
@@ -96,13 +92,10 @@ def run_eval(config: ml_collections.ConfigDict, folder: str) -> None:
     averages = _averages(config, model, path, build.checkpoint_steps(config))
     first = next(averages)
     networks = _networks(config, evaluation, load_train, path)
-    check_evaluation(evaluation, networks, held_out, Devices.all())
+    evaluator = Evaluator(model, loss, held_out, load_train, networks, evaluation, sampling, path)
+    evaluator.check()
     for step, params in itertools.chain([first], averages):
-        results = evaluate(
-            model, loss, params, held_out, evaluation, sampling, path,
-            step=step, networks=networks, load_train=load_train,
-        )  # fmt: skip
-        _print_results(results)
+        _print_results(evaluator.evaluate(params, step=step))
 
 
 def run_stats(config: ml_collections.ConfigDict, folder: str) -> None:

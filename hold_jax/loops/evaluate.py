@@ -1,6 +1,7 @@
-"""Evaluate a checkpoint: the loss and the likelihood of held-out data, and how near samples are to data."""
+"""Evaluate a checkpoint: the loss and the likelihood of held-out data, and distances of samples to data."""
 
 import dataclasses
+import functools
 import hashlib
 import time
 from collections.abc import Callable, Sequence
@@ -16,8 +17,9 @@ from hold_jax.errors import require
 from hold_jax.evaluation import figures, reference
 from hold_jax.evaluation.feature_network import FeatureNetwork
 from hold_jax.evaluation.features import features_of
-from hold_jax.loops.generate import GRID_MAX, SampleSettings, draw_blocks, picture
-from hold_jax.loops.likelihood import LikelihoodSettings, bits_per_dim
+from hold_jax.loops import likelihood
+from hold_jax.loops.generate import GRID_MAX, SampleSettings, draw_blocks, make_draw, picture
+from hold_jax.loops.likelihood import LikelihoodSettings
 from hold_jax.metrics.neighbors import nearest
 from hold_jax.model import Model
 from hold_jax.runtime import distributed, pictures
@@ -38,7 +40,7 @@ class EvalSettings:
     """What is evaluated.
 
     Attributes:
-      batch_size: test examples at once for the loss, over all devices.
+      batch_size: perturbed test examples at once for the loss, over all devices; the loss does not depend on it.
       repeats: how many times each test example is perturbed for the loss.
       num_samples: samples that are compared with the data; None: as many as there are test examples; 0: none.
       stats: reference statistics in a file; None: those of the training data.
@@ -62,113 +64,150 @@ class EvalSettings:
         require(self.neighbors >= 0, "eval.neighbors", self.neighbors, "0 or more")
 
 
-def check(settings: EvalSettings, networks: Sequence[FeatureNetwork], test: Dataset, devices: Devices) -> None:
-    """Finds what cannot work, before hours of sampling.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Evaluator:
+    """Computes the figures of one model's checkpoints.
 
-    Raises:
-      UserError: naming the setting.
-    """
-    devices.require_divides("eval.batch_size", settings.batch_size)
-    if settings.likelihood is not None:
-        devices.require_divides("likelihood.batch_size", settings.likelihood.batch_size)
-    if settings.stats is not None and settings.num_samples != 0:
-        require(len(networks) == 1, "eval.features", [n.name for n in networks], "one network, to use eval.stats")
-        reference.require_fits(reference.load(settings.stats), settings.stats, networks[0], test)
-
-
-def evaluate(
-    model: Model,
-    loss: ScoreLoss,
-    params: Any,
-    test: Dataset,
-    settings: EvalSettings,
-    sampling: SampleSettings,
-    workdir: Path,
-    *,
-    step: int,
-    networks: Sequence[FeatureNetwork],
-    load_train: Callable[[], Dataset],
-) -> dict[str, float]:
-    """Computes every figure, appends one line to `workdir`/results.jsonl and returns it.
-
-    Samples, and the likelihoods of examples, are kept in `workdir`/eval/step_N as they are computed: killed, the same
-    call goes on where it was. Figures do not depend on how samples were batched, nor on the number of devices, as
-    far as the network's own arithmetic does not.
-
-    Args:
+    Attributes:
       model: what was trained.
       loss: per-example loss with its options bound.
-      params: averaged parameters.
       test: held-out data.
+      load_train: gives the training data; called only where they are needed.
+      networks: in whose features samples are compared with data.
       settings: what to compute.
       sampling: how to draw the samples that are compared with the data.
       workdir: of the run.
-      step: of the checkpoint.
-      networks: in whose features samples are compared with data.
-      load_train: gives the training data; called only where they are needed.
     """
-    devices = Devices.all()
-    check(settings, networks, test, devices)
-    folder = workdir / FOLDER / f"step_{step}"
-    weights = _digest(*jax.tree.leaves(jax.tree.map(np.asarray, params)))
-    results: dict[str, float] = {"step": step}
-    images: dict[str, Any] = {}
-    results |= test_loss(model, loss, params, test, settings, devices)
-    num = len(test) if settings.num_samples is None else settings.num_samples
-    if num:
-        began = time.monotonic()
-        x = sample_rows(model, params, sampling, devices, folder, weights, num=num)
-        results |= {"num_samples": num, "sampling_seconds": time.monotonic() - began}
-        found, images = compare(x, settings, networks, workdir, devices, test=test, load_train=load_train)
-        results |= found
-    if settings.likelihood is not None:
-        results |= _likelihood(model, params, test, settings.likelihood, devices, folder, weights)
-    if distributed.is_main():
-        folder.mkdir(parents=True, exist_ok=True)  # also where there is no picture; in a bucket it does nothing
-        for name, image in images.items():
-            pictures.write_png(image, folder / f"{name}.png")
-        log_results(workdir, results, images)
-    return results
+
+    model: Model
+    loss: ScoreLoss
+    test: Dataset
+    load_train: Callable[[], Dataset]
+    networks: Sequence[FeatureNetwork]
+    settings: EvalSettings
+    sampling: SampleSettings
+    workdir: Path
+
+    def check(self) -> None:
+        """Traces every program that `evaluate` runs, without compiling: what cannot work fails now, in seconds.
+
+        Raises:
+          UserError: naming the setting.
+        """
+        devices, settings = Devices.all(), self.settings
+        require(len(self.test) >= 2, "data.name", self.test.name, "a data set with 2 test examples or more")
+        devices.require_divides("eval.batch_size", settings.batch_size)
+        params = jax.eval_shape(self.model.init, jax.random.key(0))
+        jax.eval_shape(_loss_of_batch(self.model, self.loss, settings, devices), params, _abstract(self.test, 1))
+        if settings.num_samples != 0:
+            index = jax.ShapeDtypeStruct((self.sampling.batch_size,), np.int32)
+            jax.eval_shape(make_draw(self.model, self.sampling, devices), params, index)
+            for network in self.networks:
+                jax.eval_shape(network.apply, network.params, _abstract(self.test, 1)["x"])
+        if settings.likelihood is not None:
+            likelihood.check(self.model, settings.likelihood, _abstract(self.test, settings.likelihood.batch_size))
+        if settings.stats is not None and settings.num_samples != 0:
+            names = [network.name for network in self.networks]
+            require(len(names) == 1, "eval.features", names, "one network, to use eval.stats")
+            found = reference.load(settings.stats)
+            reference.require_fits(found, settings.stats, self.networks[0], self.test)
+
+    def evaluate(self, params: Any, *, step: int) -> dict[str, float]:
+        """Computes every figure, appends one line to `workdir`/results.jsonl and returns it.
+
+        Samples, and the likelihoods of examples, are kept in `workdir`/eval/step_N as they are computed: if the
+        process is killed, the same call continues from them. Figures do not depend on batch sizes, nor on the number
+        of devices, beyond the rounding of the network's arithmetic.
+
+        Args:
+          params: averaged parameters.
+          step: of the checkpoint.
+        """
+        self.check()
+        devices, settings, workdir = Devices.all(), self.settings, self.workdir
+        folder = workdir / FOLDER / f"step_{step}"
+        weights = _digest(*jax.tree.leaves(jax.tree.map(np.asarray, params)))
+        results: dict[str, float] = {"step": step}
+        images: dict[str, Any] = {}
+        results |= test_loss(self.model, self.loss, params, self.test, settings, devices)
+        num = len(self.test) if settings.num_samples is None else settings.num_samples
+        if num:
+            began = time.monotonic()
+            x = sample_rows(self.model, params, self.sampling, devices, folder, weights, num=num)
+            results |= {"num_samples": num, "sampling_seconds": time.monotonic() - began}
+            found, images = compare(
+                x, settings, self.networks, workdir, devices, test=self.test, load_train=self.load_train
+            )
+            results |= found
+        if settings.likelihood is not None:
+            results |= _likelihood(self.model, params, self.test, settings.likelihood, devices, folder, weights)
+        if distributed.is_main():
+            folder.mkdir(parents=True, exist_ok=True)  # also where there is no picture; in a bucket it does nothing
+            for name, image in images.items():
+                pictures.write_png(image, folder / f"{name}.png")
+            log_results(workdir, results, images)
+        return results
 
 
 def test_loss(
     model: Model, loss: ScoreLoss, params: Any, dataset: Dataset, settings: EvalSettings, devices: Devices
 ) -> dict[str, float]:
-    """Mean and standard error of the loss per data dimension, each example weighing the same."""
-    devices.require_divides("eval.batch_size", settings.batch_size)
+    """Mean and standard error of the loss per data dimension, each example weighing the same.
 
-    @jax.jit
-    def of_batch(params: Any, batch: dict[str, jax.Array], key: jax.Array) -> jax.Array:
-        eps_fn = model.eps_fn(params, labels=batch["label"])
-        keys = jax.random.split(key, settings.repeats)
-        x = model.to_model(batch["x"])
-        values = jax.lax.map(lambda k: loss(model.sde, eps_fn, x, k), keys)
-        return jnp.where(batch["mask"], jnp.mean(values, axis=0) / np.prod(model.data_shape), 0.0)
-
-    key = jax.random.key(settings.seed)
+    Times and noise of an example depend on `settings.seed` and the example's number alone. Its `settings.repeats`
+    times lie one in each of so many equal quantiles of the loss's time law (if the loss is stratified), so that each
+    example's loss is an unbiased estimate, independent of the others', whatever the batch.
+    """
+    compiled = _loss_of_batch(model, loss, settings, devices)
+    # As many perturbed examples at once as batch_size says.
+    size = devices.mesh.size * max(1, settings.batch_size // (settings.repeats * devices.mesh.size))
     values: list[np.ndarray] = []
-    local = eval_batches(
-        dataset,
-        batch_size=settings.batch_size,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
-    gather = jax.jit(lambda a: a, out_shardings=devices.replicated)
-    for i, batch in enumerate(local):
-        values.append(np.asarray(gather(of_batch(params, devices.put(batch), jax.random.fold_in(key, i)))))
+    local = eval_batches(dataset, batch_size=size, process_index=jax.process_index(), process_count=jax.process_count())
+    for batch in local:
+        values.append(np.asarray(compiled(params, devices.put(batch))))
     each = np.concatenate(values)[: len(dataset)].astype(np.float64)
     return {"test_loss": each.mean(), "test_loss_error": each.std(ddof=1) / np.sqrt(len(each))}
+
+
+@functools.lru_cache(maxsize=4)
+def _loss_of_batch(
+    model: Model, loss: ScoreLoss, settings: EvalSettings, devices: Devices
+) -> Callable[[Any, dict[str, jax.Array]], jax.Array]:
+    """Returns the jitted function (params, batch of b examples) -> (b,) losses per data dimension."""
+    key = jax.random.key(settings.seed)
+
+    def of_example(params: Any, example: dict[str, jax.Array]) -> jax.Array:
+        # One batch of repeats for each example: the loss stratifies the times within a batch.
+        repeated = jax.tree.map(lambda a: jnp.broadcast_to(a, (settings.repeats, *a.shape)), example)
+        eps_fn = model.eps_fn(params, labels=repeated["label"])
+        x = model.to_model(repeated["x"])
+        values = loss(model.sde, eps_fn, x, jax.random.fold_in(key, example["index"]))
+        return jnp.mean(values) / np.prod(model.data_shape)
+
+    @functools.partial(jax.jit, out_shardings=devices.replicated)
+    def of_batch(params: Any, batch: dict[str, jax.Array]) -> jax.Array:
+        return jax.vmap(of_example, in_axes=(None, 0))(params, {k: batch[k] for k in ("x", "label", "index")})
+
+    return of_batch
+
+
+def _abstract(data: Dataset, size: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes and dtypes of a batch of `eval_batches`."""
+    kinds = {"x": np.uint8 if data.is_image else np.float32, "label": np.int32, "index": np.int32, "mask": np.bool_}
+    shapes = {name: (size, *data.shape) if name == "x" else (size,) for name in kinds}
+    return {name: jax.ShapeDtypeStruct(shapes[name], kind) for name, kind in kinds.items()}
 
 
 def sample_rows(
     model: Model, params: Any, settings: SampleSettings, devices: Devices, folder: Path, weights: str, *, num: int
 ) -> np.ndarray:
-    """`num` samples as data, uint8 pictures or float32 vectors; those already in `folder` are not drawn again."""
+    """Returns `num` samples as data, uint8 pictures or float32 vectors; those in `folder` are not drawn again."""
     times = times_of(
         model.sde, settings.grid, model.sde.t_min if settings.t_min is None else settings.t_min, settings.num_steps
     )
     options = (settings.sampler, settings.denoise, settings.label, settings.guidance, settings.seed)
-    name = _digest(weights, *map(repr, options), times, *_matrices(model))
+    classes = (settings.classes, model.statistics.class_counts) if model.takes_labels else None
+    name = _digest(weights, *map(repr, (*options, classes)), times, *_model_parts(model))
     rows = PartialRows(folder / f"samples_{name}", num)
     with Progress(num, rows.count, 1, distributed.is_main(), unit="sample") as progress:
         progress.update(rows.count)
@@ -188,10 +227,15 @@ def compare(
     test: Dataset,
     load_train: Callable[[], Dataset],
 ) -> tuple[dict[str, float], dict[str, Any]]:
-    """Figures of samples x (N, *shape) against the data, and pictures of them."""
+    """Returns figures of samples x (N, *shape) against the data, and pictures of them.
+
+    The floors are those figures of N random test examples in the samples' place, or of all if there are fewer:
+    `floor_examples` says how many. A floor of fewer examples than samples is above that of a perfect model.
+    """
     samples = array_dataset("samples", "test", x, None, 0)
-    held_out = array_dataset(test.name, "test", test.gather(np.arange(min(len(x), len(test))))["x"], None, 0)
-    results: dict[str, float] = {}
+    some = test.subset(len(x))
+    held_out = array_dataset(test.name, "test", some.gather(np.arange(len(some)))["x"], None, 0)
+    results: dict[str, float] = {"floor_examples": len(held_out)}
     for network in networks:
         if settings.stats is None:
             target = reference.prepare(network, load_train(), workdir, devices)
@@ -206,9 +250,9 @@ def compare(
         results |= figures.compute(network, found, target)
         results |= figures.floor(network, features_of(network, held_out, devices), target)
     if x.shape[1:] == (2,):
-        results |= figures.in_the_plane(x, load_train(), held_out.source)
+        results |= figures.in_the_plane(x, load_train(), np.asarray(held_out.source))
     if x.ndim == 2:
-        return results, {"samples": picture(x, reference=held_out.source)}
+        return results, {"samples": picture(x, reference=np.asarray(held_out.source))}
     images = {"samples": pictures.image_grid(x[:GRID_MAX])}
     if settings.neighbors:
         images["neighbors"] = neighbors(x[: settings.neighbors], load_train())
@@ -235,17 +279,19 @@ def _likelihood(
 ) -> dict[str, float]:
     num = len(test) if settings.num_examples is None else min(settings.num_examples, len(test))
     options = dataclasses.replace(settings, num_examples=None, batch_size=1)
-    name = _digest(weights, repr(options), test.name, test.split, *_matrices(model))
+    name = _digest(weights, repr(options), test.digest, *_model_parts(model))
     rows = PartialRows(folder / f"likelihood_{name}", num)
     began = time.monotonic()
     with Progress(num, rows.count, 1, distributed.is_main(), unit="likelihood") as progress:
-        found = bits_per_dim(model, params, test, settings, devices, rows, tick=progress.update)
+        found = likelihood.bits_per_dim(model, params, test.subset(None), settings, devices, rows, tick=progress.update)
     return found | {"likelihood_seconds": time.monotonic() - began}
 
 
-def _matrices(model: Model) -> tuple[Any, ...]:
+def _model_parts(model: Model) -> tuple[Any, ...]:
+    """Returns what samples and likelihoods depend on besides the parameters: the SDE and the data's units."""
     sde = model.sde
-    return (sde.F, sde.G, sde.cov0, sde.prior_cov, repr(sde.schedule), repr(sde.T))
+    units = (model.statistics.mean, model.statistics.std, model.sigma_data)
+    return (sde.F, sde.G, sde.cov0, sde.prior_cov, repr(sde.schedule), repr(sde.T), repr(units))
 
 
 def _digest(*parts: Any) -> str:

@@ -1,6 +1,7 @@
 """The likelihood of a data set: bits per dimension of every example, resumable."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -22,10 +23,10 @@ PICTURE_BIN = 2 / 255
 
 @dataclasses.dataclass(frozen=True)
 class LikelihoodSettings:
-    """How bits per dimension are computed; `likelihood.bits_per_dim` tells of each.
+    """How bits per dimension are computed; `hold_jax.likelihood.bits_per_dim` documents each option.
 
     Attributes:
-      num_examples: of the split, from the first on; None: all.
+      num_examples: drawn at random from the split; None: all.
       batch_size: examples at once, over all devices.
       probes: of the trace; 0: exact.
       repeats: draws of dequantization, auxiliaries and probes for each example.
@@ -70,7 +71,7 @@ def bits_per_dim(
     Args:
       model: what was trained.
       params: of the network.
-      data: held-out data.
+      data: held-out data, in random order if `rows` has fewer than all.
       settings: how.
       devices: the batch is spread over them.
       rows: (bits per dimension, network evaluations) of as many examples as are wanted, from the first on; those
@@ -81,27 +82,7 @@ def bits_per_dim(
       UserError: if a value is not finite.
     """
     devices.require_divides("likelihood.batch_size", settings.batch_size)
-    bin_width = PICTURE_BIN if data.is_image else None
-    key = jax.random.key(settings.seed)
-
-    def of_batch(params: Any, batch: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        found = likelihood.bits_per_dim(
-            model.sde,
-            model.eps_fn(params, labels=batch["label"]),
-            model.to_model(batch["x"]),
-            key=key,
-            index=batch["index"],
-            bin_width=bin_width,
-            probes=settings.probes,
-            repeats=settings.repeats,
-            importance_weighted=settings.importance_weighted,
-            auxiliary=settings.auxiliary,
-            solver=settings.solver,
-            t_min=settings.t_min,
-        )
-        return found.bpd, found.nfe
-
-    compiled = jax.jit(of_batch, out_shardings=devices.replicated)
+    compiled = _compiled(model, settings, devices)
     tick(rows.count)
     local = eval_batches(
         data,
@@ -126,3 +107,44 @@ def bits_per_dim(
         "likelihood_nfe": float(nfe.mean()),
         "likelihood_examples": len(bpd),
     }
+
+
+def check(model: Model, settings: LikelihoodSettings, batch: dict[str, jax.ShapeDtypeStruct]) -> None:
+    """Traces the likelihood of a batch without compiling it.
+
+    Raises:
+      UserError: naming the setting that cannot work.
+    """
+    devices = Devices.all()
+    devices.require_divides("likelihood.batch_size", settings.batch_size)
+    params = jax.eval_shape(model.init, jax.random.key(0))
+    try:
+        jax.eval_shape(_compiled(model, settings, devices), params, batch)
+    except UserError as error:
+        raise UserError(str(error).replace("`", "`likelihood.", 1)) from None
+
+
+@functools.lru_cache(maxsize=4)
+def _compiled(model: Model, settings: LikelihoodSettings, devices: Devices) -> Callable[..., Any]:
+    """Returns the jitted function (params, batch) -> bits per dimension (B,) in the model's range, and evaluations."""
+    bin_width = PICTURE_BIN if len(model.data_shape) == 3 else None
+    key = jax.random.key(settings.seed)
+
+    def of_batch(params: Any, batch: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        found = likelihood.bits_per_dim(
+            model.sde,
+            model.eps_fn(params, labels=batch["label"]),
+            model.to_model(batch["x"]),
+            key=key,
+            index=batch["index"],
+            bin_width=bin_width,
+            probes=settings.probes,
+            repeats=settings.repeats,
+            importance_weighted=settings.importance_weighted,
+            auxiliary=settings.auxiliary,
+            solver=settings.solver,
+            t_min=settings.t_min,
+        )
+        return found.bpd, found.nfe
+
+    return jax.jit(of_batch, out_shardings=devices.replicated)

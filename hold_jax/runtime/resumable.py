@@ -1,5 +1,7 @@
-"""Rows computed in order, kept on disk as they come: what a killed job had done, the next one does not do again."""
+"""An append-only array on disk that survives interruption."""
 
+import hashlib
+import io
 import re
 
 import numpy as np
@@ -17,12 +19,14 @@ class PartialRows:
     A file appears whole or not at all, so that a kill at any moment costs the rows since the last `append`. How the
     rows were grouped when they were written does not matter. Every process holds all rows; the first one writes.
 
+    A file is what `np.save` writes, and the SHA-256 of that after it, which `np.load` does not read.
+
     Args:
       folder: its own, named by all that the rows depend on.
-      total: N; what the folder may hold beyond it is not looked at.
+      total: N; files with later rows are not read.
 
     Raises:
-      UserError: if a file is damaged.
+      UserError: if a file is not what was written.
     """
 
     def __init__(self, folder: Path, total: int):
@@ -43,8 +47,9 @@ class PartialRows:
         rows = rows[: self.missing]
         stop = self.count + len(rows)
         if distributed.is_main():
-            with storage.writing(_path(self._folder, self.count, stop)) as file:
-                np.save(file, rows, allow_pickle=False)
+            buffer = io.BytesIO()
+            np.save(buffer, rows, allow_pickle=False)
+            storage.write(_path(self._folder, self.count, stop), _sealed(buffer.getvalue()))
         self._parts.append(rows)
         self.count = stop
 
@@ -68,18 +73,25 @@ def _chain(folder: Path) -> list[tuple[int, int]]:
     return chain
 
 
+def _sealed(data: bytes) -> bytes:
+    return data + hashlib.sha256(data).digest()
+
+
 def _read(folder: Path, total: int) -> list[np.ndarray]:
-    parts = []
+    parts: list[np.ndarray] = []
     for start, stop in _chain(folder):
         if start >= total:
             break
         path = _path(folder, start, stop)
         try:
-            with storage.opened(path) as file:
-                part = np.load(file, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise UserError(f"{path} cannot be read ({error}); delete it, and what it held is made again") from None
-        if len(part) != stop - start:
-            raise UserError(f"{path} has {len(part)} rows; delete it, and what it held is made again")
+            found = storage.read(path)
+            data = found[: -hashlib.sha256().digest_size]
+            if _sealed(data) != found:
+                raise ValueError("its checksum differs from its content's")
+            part = np.load(io.BytesIO(data), allow_pickle=False)
+            if len(part) != stop - start or (parts and part[:1].shape != parts[0][:1].shape):
+                raise ValueError(f"it has the shape {part.shape}")
+        except (OSError, ValueError, EOFError, TypeError) as error:
+            raise UserError(f"{path} cannot be read ({error}); delete it, and its rows are computed again") from None
         parts.append(part[: total - start])
     return parts

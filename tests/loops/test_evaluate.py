@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import json
 
 import flax.linen as nn
@@ -10,8 +11,8 @@ import pytest
 from training import small
 from training.small import quick_compilation  # noqa: F401
 
-from hold_jax import data
-from hold_jax.data.dataset import array_dataset
+from hold_jax import data, losses
+from hold_jax.data.dataset import Statistics, array_dataset
 from hold_jax.errors import UserError
 from hold_jax.evaluation import reference
 from hold_jax.evaluation.feature_network import Features
@@ -19,7 +20,8 @@ from hold_jax.evaluation.figures import compute
 from hold_jax.evaluation.pixels import pixels
 from hold_jax.evaluation.reference import Reference
 from hold_jax.loops import evaluate as evaluation
-from hold_jax.loops.evaluate import EvalSettings, evaluate
+from hold_jax.loops import likelihood as nll
+from hold_jax.loops.evaluate import EvalSettings, Evaluator
 from hold_jax.loops.generate import draw_blocks, draw_many
 from hold_jax.loops.likelihood import LikelihoodSettings
 from hold_jax.metrics.frechet import frechet_distance, moments
@@ -63,10 +65,12 @@ def score(
     params, workdir, *, model=MODEL, loss=small.LOSS, test=TEST, train=TRAIN, networks=(PIXELS,), step=1, sampling=None,
     load_train=None, **changes,
 ):  # fmt: skip
-    return evaluate(
-        model, loss, params, test, EvalSettings(**SETTINGS | changes), small.sample_settings(**sampling or {}), workdir,
-        step=step, networks=networks, load_train=load_train or (lambda: train),
+    settings = EvalSettings(**SETTINGS | changes)
+    evaluator = Evaluator(
+        model, loss, test, load_train or (lambda: train), networks, settings,
+        small.sample_settings(**sampling or {}), workdir,
     )  # fmt: skip
+    return evaluator.evaluate(params, step=step)
 
 
 def timeless(results):
@@ -83,34 +87,52 @@ def no_loss(monkeypatch):
     monkeypatch.setattr(evaluation, "test_loss", lambda *args: {"test_loss": 0.5})
 
 
-def loss_of(params, devices=8, test=TEST):
-    return evaluation.test_loss(MODEL, small.LOSS, params, test, EvalSettings(**SETTINGS), small.devices(devices))
+def loss_of(params, devices=8, test=TEST, loss=small.LOSS, **changes):
+    settings = EvalSettings(**SETTINGS | changes)
+    return evaluation.test_loss(MODEL, loss, params, test, settings, small.devices(devices))
 
 
-@pytest.fixture(scope="module")
-def directly(params):
-    """Every example's loss in a plain loop, the rows that fill up the last batch being zeros."""
-    loss = jax.jit(lambda x, key: small.LOSS(MODEL.sde, MODEL.eps_fn(params), x, key))
-    each = []
-    for i, start in enumerate((0, 16)):
-        rows = TEST.source[start : start + 16]
-        x = np.zeros((16, 2), np.float32)
-        x[: len(rows)] = rows
-        keys = jax.random.split(jax.random.fold_in(jax.random.key(5), i), 3)
-        each.append(np.mean([np.asarray(loss(x, key), np.float64) for key in keys], axis=0)[: len(rows)] / 2)
-    return np.concatenate(each)
+def test_the_loss_is_the_same_in_every_batch(params):
+    """20 examples, in ragged and in full batches, on one device and on eight."""
+    loss = functools.partial(small.LOSS, weighting=losses.q0_weight)
+    found = loss_of(params, loss=loss)
+    for devices, batch_size in ((8, 8), (8, 512), (1, 7)):
+        other = loss_of(params, devices, loss=loss, batch_size=batch_size)
+        assert other["test_loss"] == pytest.approx(found["test_loss"], rel=1e-5)
+        assert other["test_loss_error"] == pytest.approx(found["test_loss_error"], rel=1e-4)
+    assert loss_of(params, loss=loss) == found  # nothing is drawn anew
 
 
-def test_the_loss_is_the_mean_over_examples_whatever_fills_the_last_batch(params, directly):
-    found = loss_of(params)
-    assert found["test_loss"] == pytest.approx(directly.mean(), rel=2e-6)
-    assert found["test_loss_error"] == pytest.approx(directly.std(ddof=1) / np.sqrt(20), rel=2e-5)
-    assert loss_of(params) == found  # nothing is drawn anew
+def weight_of_time(sde, times):
+    """Large where t is small, and so in the first stratum."""
+    return (times.t < sde.T / 8) * 8.0
 
 
-def test_one_device_gives_the_loss_of_eight(params):
-    one, eight = loss_of(params, 1), loss_of(params)
-    assert one["test_loss"] == pytest.approx(eight["test_loss"], rel=2e-6)
+@pytest.mark.parametrize(("repeats", "tolerance"), [(1, 0.1), (8, 1e-6), (64, 1e-6)])
+def test_the_loss_of_each_example_is_over_all_times(repeats, tolerance):
+    """The mean of a loss that is w(t) itself: E w = 1, exactly 1 where each of 8 strata has its time."""
+
+    def loss(sde, eps_fn, x, key):
+        times = losses.draw_times(sde, losses.uniform, key, len(x), t_min=1e-6)
+        return 2 * weight_of_time(sde, times)  # over 2 dimensions
+
+    test = small.points(2000, "test")
+    found = loss_of(None, test=test, loss=loss, repeats=repeats, batch_size=4096)
+    # At one repeat the standard error is sqrt(7 / 2000) = .06.
+    assert found["test_loss"] == pytest.approx(1, abs=2 * tolerance)
+    if repeats == 1:
+        assert found["test_loss_error"] == pytest.approx(np.sqrt(7 / 2000), rel=0.15)
+
+
+def test_the_loss_depends_on_an_examples_number_and_not_on_those_beside_it(params):
+    """The first 8 examples alone have the share that they have among all."""
+
+    def each(num):
+        batch = next(data.eval_batches(TEST, batch_size=num))
+        settings = EvalSettings(**SETTINGS)
+        return evaluation._loss_of_batch(MODEL, small.LOSS, settings, small.devices(1))(params, batch)
+
+    np.testing.assert_allclose(each(8), each(20)[:8], rtol=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +146,11 @@ def test_figures_are_those_of_the_samples(params, straight):
     results, _ = straight
     x = draw_many(MODEL, params, small.sample_settings(), EIGHT, num=20)[0]
     target = Reference(moments(TRAIN.source), TRAIN.source, None)
-    want = {"step": 1, "num_samples": 20} | loss_of(params) | compute(PIXELS, Features(x, None), target)
+    want = (
+        {"step": 1, "num_samples": 20, "floor_examples": 20}
+        | loss_of(params)
+        | compute(PIXELS, Features(x, None), target)
+    )
     want |= {
         "frechet_raw_floor": frechet_distance(moments(TEST.source), moments(TRAIN.source)),
         "sliced_wasserstein": sliced_wasserstein(x, TRAIN.source),
@@ -141,9 +167,11 @@ def test_one_line_a_time(params, tmp_path):
     assert [line.get("num_samples") for line in lines] == [20, 8, None]
     assert lines[2].keys() == {"step", "test_loss", "test_loss_error"}
     assert len({line["test_loss"] for line in lines}) == 1
-    # The floor is that of as many test points as there are samples.
-    assert lines[1]["sliced_wasserstein_floor"] == pytest.approx(sliced_wasserstein(TEST.source[:8], TRAIN.source))
-    assert lines[1]["frechet_raw_floor"] == frechet_distance(moments(TEST.source[:8]), moments(TRAIN.source))
+    # The floor is that of as many test points as there are samples, drawn at random.
+    some = TEST.subset(8).source
+    assert lines[1]["floor_examples"] == 8
+    assert lines[1]["sliced_wasserstein_floor"] == pytest.approx(sliced_wasserstein(some, TRAIN.source))
+    assert lines[1]["frechet_raw_floor"] == frechet_distance(moments(some), moments(TRAIN.source))
     assert all(np.isfinite(value) for line in lines for value in line.values())
     assert sorted(p.name for p in (tmp_path / "eval").iterdir()) == ["step_1", "step_2", "step_3"]
 
@@ -268,7 +296,10 @@ OTHER = {
     "grid": dict(grid="log"),
     "end": dict(t_min=0.1),
     "denoiser": dict(denoise=False),
-    "label": dict(label=1),
+    "label": dict(label=1, model=small.mlp(num_classes=3)),
+    "classes": dict(classes="uniform", model=small.mlp(num_classes=3)),
+    "class frequencies": dict(model=dataclasses.replace(small.mlp(num_classes=2), statistics=Statistics((3, 1)))),
+    "units": dict(model=dataclasses.replace(MODEL, statistics=Statistics(mean=(0.0, 0.0), std=(2.0, 1.0)))),
     "guidance": dict(guidance=1.5),
     "seed": dict(seed=1),
     "process": dict(model=small.mlp(order=1)),
@@ -408,8 +439,8 @@ def test_statistics_of_a_file_give_the_figures_of_the_data_and_these_are_not_rea
 
 
 def test_statistics_that_do_not_fit_are_refused_before_anything_is_computed(params, stats, tmp_path, monkeypatch):
-    for name in ("draw_blocks", "test_loss", "bits_per_dim"):
-        monkeypatch.setattr(evaluation, name, never)
+    for module, name in ((evaluation, "draw_blocks"), (evaluation, "test_loss"), (nll, "bits_per_dim")):
+        monkeypatch.setattr(module, name, never)
     common = dict(model=PICTURES, load_train=never)
     cases = [
         (dict(test=dataclasses.replace(HELD_OUT, name="mnist")), "was made with data = 'digits'; this .* has 'mnist'"),
@@ -425,9 +456,14 @@ def test_statistics_that_do_not_fit_are_refused_before_anything_is_computed(para
     with pytest.raises(UserError, match="no such file; make it with --mode=stats"):
         score(params, tmp_path, stats=tmp_path / "none.npz", test=HELD_OUT, **common)
     assert not list(tmp_path.iterdir())
-    evaluation.check(EvalSettings(**SETTINGS | dict(stats=stats)), [PIXELS], HELD_OUT, EIGHT)
+    evaluator = Evaluator(
+        PICTURES, small.LOSS, HELD_OUT, never, [PIXELS], EvalSettings(**SETTINGS | dict(stats=stats)),
+        small.sample_settings(), tmp_path,
+    )  # fmt: skip
+    evaluator.check()
     # Where nothing is drawn, no statistics are needed.
-    evaluation.check(EvalSettings(**SETTINGS | dict(stats=stats, num_samples=0)), [], HELD_OUT, EIGHT)
+    settings = dataclasses.replace(evaluator.settings, num_samples=0)
+    dataclasses.replace(evaluator, settings=settings, networks=[]).check()
 
 
 @pytest.fixture
@@ -441,7 +477,7 @@ def bits(monkeypatch, no_loss):
         tick(rows.count)
         return {"bits_per_dim": rows.array().mean()}
 
-    monkeypatch.setattr(evaluation, "bits_per_dim", fake)
+    monkeypatch.setattr(nll, "bits_per_dim", fake)
     return found
 
 
@@ -453,15 +489,15 @@ def test_likelihoods_are_kept_by_what_they_depend_on(params, tmp_path, bits, cap
     results = found(num_examples=12)
     assert timeless(results) == {"step": 1, "test_loss": 0.5, "bits_per_dim": 5.5} and "likelihood_seconds" in results
     assert "likelihood 12/12" in capsys.readouterr().err
-    found(), found(num_examples=99), found(batch_size=16)
-    assert bits == [(0, 12), (12, 20), (20, 20), (20, 20)]
+    found(), found(num_examples=99), found(batch_size=16), found(test=dataclasses.replace(TEST, name="renamed"))
+    assert bits == [(0, 12), (12, 20), (20, 20), (20, 20), (20, 20)]
     bits.clear()
     doubled = jax.tree.map(lambda a: 2 * a, params)
     other_process = small.mlp(order=1)
     changes = [
         dict(probes=2), dict(repeats=2), dict(importance_weighted=True), dict(auxiliary="initial"), dict(t_min=0.1),
         dict(seed=6), dict(solver=ode.Solver(rtol=1e-3)), dict(params=doubled), dict(model=other_process),
-        dict(test=dataclasses.replace(TEST, name="others")), dict(test=dataclasses.replace(TEST, split="train")),
+        dict(test=dataclasses.replace(TEST, source=TEST.source + 1)), dict(test=small.points(21, "test").subset(20)),
     ]  # fmt: skip
     for change in changes:
         found(**change)
@@ -484,8 +520,8 @@ def test_bad_settings_are_named(changes, message):
 
 
 def test_a_batch_that_does_not_divide_is_refused_first(params, tmp_path, monkeypatch):
-    for name in ("draw_blocks", "test_loss", "bits_per_dim"):
-        monkeypatch.setattr(evaluation, name, never)
+    for module, name in ((evaluation, "draw_blocks"), (evaluation, "test_loss"), (nll, "bits_per_dim")):
+        monkeypatch.setattr(module, name, never)
     with pytest.raises(UserError, match=r"`eval.batch_size` is 10; .* the nearest are 8 and 16"):
         score(params, tmp_path, batch_size=10)
     with pytest.raises(UserError, match=r"`likelihood.batch_size` is 10; .* the nearest are 8 and 16"):

@@ -39,6 +39,7 @@ def params():
 
 
 def run(folder, params, *, model=MODEL, test=TEST, num=20, devices=EIGHT, tick=lambda done: None, **changes):
+    nll._compiled.cache_clear()  # the likelihood itself is replaced in some tests
     rows = PartialRows(folder, num)
     settings = dataclasses.replace(SETTINGS, **changes)
     return nll.bits_per_dim(model, params, test, settings, devices, rows, tick=tick), rows.array()

@@ -1,5 +1,6 @@
 """Rows outlive a kill at any moment, and come back as they were."""
 
+import io
 import os
 import signal
 import subprocess
@@ -107,6 +108,10 @@ DAMAGE = {
     "cut in the rows": lambda data: data[:-1],
     "zeros": lambda data: bytes(len(data)),
     "text": lambda data: b"hello",
+    "a bit of the rows": lambda data: data[:-40] + bytes([data[-40] ^ 1]) + data[-39:],
+    "a bit of the header": lambda data: data[:30] + bytes([data[30] ^ 1]) + data[31:],
+    "a bit of the checksum": lambda data: data[:-1] + bytes([data[-1] ^ 1]),
+    "of a version without checksums": lambda data: data[:-32],
 }
 
 
@@ -115,19 +120,23 @@ def test_a_damaged_file_is_named_and_what_it_held_can_be_made_again(tmp_path, da
     fill(tmp_path)
     path = tmp_path / "000000008-000000012.npy"
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(UserError, match=f"^{path} cannot be read .*delete it, and what it held") as caught:
+    with pytest.raises(UserError, match=f"^{path} cannot be read .*delete it, and its rows") as caught:
         PartialRows(tmp_path, 20)
     assert "\n" not in str(caught.value)
     path.unlink()
     assert_holds(fill(tmp_path), ROWS)
 
 
-@pytest.mark.parametrize("rows", [ROWS[:3], ROWS[:5], np.array([{}] * 4)], ids=["too few", "too many", "pickled"])
+@pytest.mark.parametrize(
+    "rows", [ROWS[:3], ROWS[:5], ROWS[:4, 0], np.array([{}] * 4)], ids=["few", "many", "narrow", "pickled"]
+)
 def test_a_file_of_other_rows_is_named(tmp_path, rows):
     fill(tmp_path, until=8)
     path = tmp_path / "000000004-000000008.npy"
-    np.save(path, rows)
-    with pytest.raises(UserError, match=f"^{path} .*delete it, and what it held is made again"):
+    resumable_bytes = io.BytesIO()
+    np.save(resumable_bytes, rows)
+    path.write_bytes(resumable._sealed(resumable_bytes.getvalue()))
+    with pytest.raises(UserError, match=f"^{path} .*delete it, and its rows are computed again"):
         PartialRows(tmp_path, 20)
 
 

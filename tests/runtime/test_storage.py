@@ -424,10 +424,11 @@ def test_pictures(bucket, tmp_path):
 
 
 def test_samples(bucket, tmp_path, monkeypatch):
-    x = np.random.default_rng(0).uniform(-1, 1, (3, 8, 8, 1))
-    monkeypatch.setattr(sampling, "draw_many", lambda *args, num: (x, np.stack([x / 2, x])))
+    x = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 1), np.uint8)
+    monkeypatch.setattr(sampling, "draw_many", lambda *args, num: (x, np.stack([x // 2, x])))
     settings = small.sample_settings(save_pngs=True)
     for folder in (bucket, tmp_path / "run"):
+        storage.write(folder / "samples" / "step_7" / "png" / "000009.png", b"of an earlier draw")
         assert sampling.sample(None, None, settings, folder, step=7) == folder / "samples" / "step_7"
     assert objects() == small.contents(tmp_path / "run")
     names = ["film.gif", "grid.png", "png/000000.png", "png/000001.png", "png/000002.png", "samples.npz"]
