@@ -35,6 +35,7 @@ def get_config() -> ConfigDict:
     data.name = ""  # digits | swissroll | gaussians8 | checkerboard | tfds:NAME | folder:PATH | npz:PATH
     data.image_size = placeholder(int)  # pixels; shorter side is scaled, center cropped
     data.channels = placeholder(int)  # 1 or 3
+    data.bits = placeholder(int)  # folder: bits that the grays of 16-bit files use, 9 to 16, e.g. 12
     data.data_dir = placeholder(str)  # root of relative paths and of TFDS
     data.size = placeholder(int)  # toys: points in the split
     data.seed = placeholder(int)  # toys: which draw

@@ -26,14 +26,16 @@ def load(
     split: str,
     image_size: int | None = None,
     channels: int = 3,
+    bits: int | None = None,
     data_dir: str | None = None,
     memory_limit_bytes: int,
 ) -> Dataset:
     """Loads the pictures below PATH/`split`, sorted by path; the first folder level, if any, is the class.
 
     Classes are numbered by name, as in PATH/train. Sets that decode to more than `memory_limit_bytes` are decoded as
-    they are used. Without `image_size` all pictures must be equal in size. Files whose ending is no picture's, and
-    hidden ones, are ignored; unreadable pictures are skipped with a warning, up to 1 %.
+    they are used. Without `image_size` all pictures must be equal in size. Files whose ending is no picture's, files
+    without an ending whose content is no picture's, and hidden files are ignored; pictures that cannot be read, pipes
+    and devices among them, are skipped with a warning, up to 1 %. `bits`: see `images.read_picture`.
     """
     root = local_path(name, data_dir)
     files = _files(name, root, split)
@@ -44,17 +46,18 @@ def load(
     if known and not classes:
         raise UserError(f"`name` is {name!r}; {root / 'train'} has class folders and {root / split} has none")
     number = {label: i for i, label in enumerate(known)}
-    labels = np.array([number[_class_of(root / split, f)] for f in files], np.int32) if classes else None
+    labels = np.array([number[str(_class_of(root / split, f))] for f in files], np.int32) if classes else None
+    names = tuple(known) if classes else ()
 
     shape = (*((image_size, image_size) if image_size else _first_size(name, files)), channels)
     if len(files) * int(np.prod(shape)) > memory_limit_bytes:
         if image_size is None:
             keep = _probe(name, files, shape[:2])
             files, labels = [files[i] for i in keep], None if labels is None else labels[keep]
-        source = LazyPictures(name, files, labels, image_size, channels)
-        return Dataset(name, split, source, None, shape, len(known) if classes else 0)
-    x, keep = _decode(name, files, shape, image_size)
-    return array_dataset(name, split, x, None if labels is None else labels[keep], len(known) if classes else 0)
+        source = LazyPictures(name, files, labels, image_size, channels, bits)
+        return Dataset(name, split, source, labels, shape, len(names), names)
+    x, keep = _decode(name, files, shape, image_size, bits)
+    return array_dataset(name, split, x, None if labels is None else labels[keep], len(names), names)
 
 
 class LazyPictures:
@@ -64,19 +67,27 @@ class LazyPictures:
     more than 1 % of such files is an error.
     """
 
-    def __init__(self, name: str, files: list[Path], labels: np.ndarray | None, image_size: int | None, channels: int):
+    def __init__(
+        self,
+        name: str,
+        files: list[Path],
+        labels: np.ndarray | None,
+        image_size: int | None,
+        channels: int,
+        bits: int | None = None,
+    ):
         self._name, self._files, self._labels = name, files, labels
-        self._image_size, self._channels = image_size, channels
+        self._options = (image_size, channels, bits)
         self._bad: dict[int, str] = {}
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self._files)
 
-    def __getitem__(self, index: int) -> dict:
+    def __getitem__(self, index: int, /) -> dict:
         while True:
             try:
-                x = images.read_picture(self._files[index], self._image_size, self._channels)
+                x = images.read_picture(self._files[index], *self._options)
             except images.UNREADABLE as error:
                 self._note(index, error)
                 index = (index + 1) % len(self)
@@ -105,7 +116,11 @@ def _files(name: str, root: Path, split: str) -> list[Path]:
         )
     endings = images.suffixes()
     files = sorted(
-        (f for f in _walk(top) if f.suffix.lower() in endings and not f.name.startswith(".")),
+        (
+            f
+            for f in _walk(top)
+            if not f.name.startswith(".") and (f.suffix.lower() in endings or (not f.suffix and images.is_picture(f)))
+        ),
         key=lambda f: f.as_posix(),
     )
     if not files:
@@ -137,7 +152,7 @@ def _classes(top: Path, files: list[Path]) -> list[str]:
     if None in names and len(names) > 1:
         stray = next(f for f in files if _class_of(top, f) is None)
         raise UserError(f"{top} holds class folders and also pictures outside them, such as {stray.name}: move those")
-    return sorted(names - {None})
+    return sorted(name for name in names if name is not None)
 
 
 def _first_size(name: str, files: list[Path]) -> tuple[int, int]:
@@ -203,13 +218,13 @@ def _probe(name: str, files: list[Path], expected: tuple[int, int]) -> np.ndarra
 
 
 def _decode(
-    name: str, files: list[Path], shape: tuple[int, ...], image_size: int | None
+    name: str, files: list[Path], shape: tuple[int, ...], image_size: int | None, bits: int | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns the pictures `(n, *shape)` that can be read, and their indices in `files`."""
     x = np.empty((len(files), *shape), np.uint8)
 
     def visit(i: int) -> None:
-        picture = images.read_picture(files[i], image_size, shape[-1])
+        picture = images.read_picture(files[i], image_size, shape[-1], bits)
         _require_size(files, i, picture.shape[:2], shape[:2])
         x[i] = picture
 

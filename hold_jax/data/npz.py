@@ -1,14 +1,13 @@
 """`npz:PATH`: pictures or vectors in one NumPy archive."""
 
-import zipfile
-from collections.abc import Mapping
-
 import numpy as np
 
 from hold_jax.data.dataset import Dataset, array_dataset, split_by_permutation
 from hold_jax.data.images import fit_arrays
 from hold_jax.data.paths import local_path
 from hold_jax.errors import UserError
+from hold_jax.runtime.npz import Npz, NpzError
+from hold_jax.runtime.storage import open_regular
 
 _X = {"train": ("x", "images", "x_train", "arr_0"), "test": ("x_test", "images_test")}
 _Y = {"train": ("y", "labels", "y_train"), "test": ("y_test", "labels_test")}
@@ -17,25 +16,31 @@ HOLDOUT_DIVISOR = 10
 
 
 def load(
-    name: str, *, split: str, image_size: int | None = None, channels: int | None = None, data_dir: str | None = None
+    name: str,
+    *,
+    split: str,
+    image_size: int | None = None,
+    channels: int | None = None,
+    data_dir: str | None = None,
+    memory_limit_bytes: int,
 ) -> Dataset:
     """Loads uint8 pictures `(N, H, W, C)` or `(N, H, W)`, or floating vectors `(N, d)`, which become float32.
 
     The archive holds them as `x`, `images`, `x_train` or `arr_0`, with optional integer labels `y`, `labels` or
     `y_train`; a test split as `x_test` or `images_test`, with `y_test` or `labels_test`. Without one, a tenth of the
-    rows (rounded up, by a fixed permutation) is the test split.
+    rows (rounded up, by a fixed permutation) is the test split. Arrays of more than `memory_limit_bytes` are an error,
+    found before they are decompressed.
     """
     path = local_path(name, data_dir)
     if not path.is_file():
         raise UserError(f"`name` is {name!r}; there is no file {path}")
-    try:
-        archive = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"`name` is {name!r}; NumPy cannot read {path}: {error}") from error
-    if not isinstance(archive, Mapping):
-        raise UserError(f"`name` is {name!r}; {path} holds a single array: save it with np.savez(path, x=array)")
-    with archive:
-        reader = _Reader(name, archive)
+    with open_regular(path) as file:
+        if file.read(6) == np.lib.format.MAGIC_PREFIX:
+            raise UserError(f"`name` is {name!r}; {path} holds a single array: save it with np.savez(path, x=array)")
+        try:
+            reader = _Reader(name, Npz(file, memory_limit_bytes))
+        except NpzError as error:
+            raise UserError(f"`name` is {name!r}; {path} is no .npz archive that can be read: {error}") from None
         x, labels, num_classes = reader.split(split)
     if x.ndim == 4:
         x = fit_arrays(x, image_size, channels)
@@ -47,22 +52,23 @@ def load(
 class _Reader:
     """Finds and checks the arrays of an open archive; every error lists what the archive holds."""
 
-    def __init__(self, name: str, archive: Mapping[str, np.ndarray]):
+    def __init__(self, name: str, archive: Npz):
         self._name = name
         self._archive = archive
 
     def split(self, split: str) -> tuple[np.ndarray, np.ndarray | None, int]:
         """Returns (x, labels or None, num_classes) of `split`."""
         keys = {which: (self._find(_X[which]), self._find(_Y[which])) for which in ("train", "test")}
-        if keys["train"][0] is None:
+        train = keys["train"][0]
+        if train is None:
             raise self._error(f"it needs an array named {', '.join(_X['train'][:-1])} or {_X['train'][-1]}")
         labels = {which: self._labels(y_key) for which, (_, y_key) in keys.items()}
         num_classes = max((int(y.max()) + 1 for y in labels.values() if y is not None), default=0)
         if keys["test"][0] is not None:
-            x, y = self._x(keys[split][0]), labels[split]
+            x, y = self._x(keys[split][0] or train), labels[split]
             self._check_rows(x, y, keys[split])
             return x, y, num_classes
-        x, y = self._x(keys["train"][0]), labels["train"]
+        x, y = self._x(train), labels["train"]
         self._check_rows(x, y, keys["train"])
         if len(x) < 2:
             raise self._error("it needs two rows at least, to hold one out for the test split")
@@ -70,34 +76,27 @@ class _Reader:
         return x[rows], None if y is None else y[rows], num_classes
 
     def _error(self, problem: str) -> UserError:
-        return UserError(f"`name` is {self._name!r}; {problem}; the archive holds {self._contents()}")
-
-    def _contents(self) -> str:
-        found = []
-        for key in self._archive:
-            try:
-                found.append(f"{key} {self._archive[key].dtype}{list(self._archive[key].shape)}")
-            except ValueError:
-                found.append(f"{key} (Python objects)")
-        return ", ".join(found) or "nothing"
+        return UserError(f"`name` is {self._name!r}; {problem}; the archive holds {self._archive.describe()}")
 
     def _find(self, keys: tuple[str, ...]) -> str | None:
         return next((key for key in keys if key in self._archive), None)
 
     def _read(self, key: str) -> np.ndarray:
         try:
-            return self._archive[key]
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise UserError(f"`name` is {self._name!r}; array {key} cannot be read: {error}") from error
+            return self._archive.read(key)
+        except NpzError as error:
+            raise UserError(f"`name` is {self._name!r}; array {key} cannot be read: {error}") from None
 
     def _x(self, key: str) -> np.ndarray:
         x = self._read(key)
         if x.size == 0:
             raise self._error(f"array {key} is empty")
         if x.ndim == 2 and np.issubdtype(x.dtype, np.floating):
+            with np.errstate(over="ignore"):
+                x = x.astype(np.float32)
             if not np.isfinite(x).all():
-                raise self._error(f"array {key} has values that are not finite")
-            return x.astype(np.float32)
+                raise self._error(f"array {key} has values that are not finite as float32")
+            return x
         if x.ndim == 3 and x.dtype == np.uint8:
             return x[..., None]
         if x.ndim == 4 and x.dtype == np.uint8 and x.shape[-1] in (1, 3):

@@ -16,10 +16,10 @@ _SOURCES: dict[str, tuple[Callable[..., Dataset], set[str]]] = {
     "digits": (digits.load, _IMAGE),
     **{name: (toy.load, {"size", "seed"}) for name in toy.TOYS},
     "tfds:": (tfds_source.load, _IMAGE | _DISK),
-    "folder:": (folder.load, _IMAGE | _DISK),
-    "npz:": (npz.load, _IMAGE | {"data_dir"}),
+    "folder:": (folder.load, _IMAGE | _DISK | {"bits"}),
+    "npz:": (npz.load, _IMAGE | _DISK),
 }
-# Where files lie and how much memory they may take says nothing of the data: a source may ignore these two.
+# Where files lie and how much memory they may take does not change the data: a source may ignore these two.
 _IGNORABLE = _DISK
 
 
@@ -30,6 +30,7 @@ def load(
     image_size: int | None = None,
     channels: int | None = None,
     data_dir: str | None = None,
+    bits: int | None = None,
     size: int | None = None,
     seed: int | None = None,
     memory_limit_bytes: int = MEMORY_LIMIT_BYTES,
@@ -42,9 +43,11 @@ def load(
       image_size: pictures are scaled (shorter side) and center-cropped to this square; None keeps their size.
       channels: 1 or 3; None keeps the source's own (folder: 3).
       data_dir: root of relative PATHs, and where TFDS keeps its data.
+      bits: folder only: how many bits the grays of 16-bit files use, 9 to 16, e.g. 12; needed for such files.
       size: toys only: the number of points (default 50,000 for train, 10,000 for test).
       seed: toys only: which draw (default 0); the splits of one seed are independent.
-      memory_limit_bytes: pictures that decode to more than this stay on disk and are decoded as they are used.
+      memory_limit_bytes: pictures that decode to more than this stay on disk and are decoded as they are used; the
+        largest array that is read from an npz.
 
     Raises:
       UserError: for an unknown name, an option that the source does not have, or data that cannot be used.
@@ -57,6 +60,7 @@ def load(
     for argument, value in (("image_size", image_size), ("size", size), ("memory_limit_bytes", memory_limit_bytes)):
         require(value is None or (_is_int(value) and value >= 1), argument, value, "a positive integer, or None")
     require(seed is None or (_is_int(seed) and 0 <= seed < 2**32), "seed", seed, "an integer in [0, 2^32), or None")
+    require(bits is None or (_is_int(bits) and 9 <= bits <= 16), "bits", bits, "from 9 to 16, or None")
     require(channels in (None, 1, 3), "channels", channels, "1, 3 or None")
     if data_dir is not None:
         require_local(data_dir, "data_dir")
@@ -66,6 +70,7 @@ def load(
         "image_size": image_size,
         "channels": channels,
         "data_dir": data_dir,
+        "bits": bits,
         "size": size,
         "seed": seed,
         "memory_limit_bytes": memory_limit_bytes,

@@ -233,7 +233,7 @@ def compare(
     `floor_examples` says how many. A floor of fewer examples than samples is above that of a perfect model.
     """
     samples = array_dataset("samples", "test", x, None, 0)
-    some = test.subset(len(x))
+    some = test.subset(len(x)) if len(x) < len(test) else test
     held_out = array_dataset(test.name, "test", some.gather(np.arange(len(some)))["x"], None, 0)
     results: dict[str, float] = {"floor_examples": len(held_out)}
     for network in networks:

@@ -5,12 +5,14 @@ Locally the same is had by a temporary file that takes the place of the old one.
 """
 
 import contextlib
+import errno
 import importlib.util
 import io
 import os
 import pathlib
 import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from typing import BinaryIO
@@ -43,7 +45,13 @@ def path(text: str | os.PathLike[str], argument: str = "workdir") -> Path:
     """
     text = os.fspath(text)
     if not _URL.match(text):
-        return pathlib.Path(text).expanduser().absolute()
+        try:
+            path = pathlib.Path(text).expanduser().absolute()
+            path.exists()
+        except (OSError, RuntimeError, ValueError) as error:  # too long, ~nobody, a NUL
+            reason = getattr(error, "strerror", None) or error
+            raise UserError(f"`{argument}` is {text[:200]!r}; the path cannot be used: {reason}") from None
+        return path
     bucket = text.removeprefix(_SCHEME)
     right = text.startswith(_SCHEME) and not bucket.startswith("/") and bool(bucket)
     require(right, argument, text, "a local path, or gs://BUCKET/PATH")
@@ -91,14 +99,30 @@ def names(folder: Path) -> list[str]:
 
 
 def read(path: Path) -> bytes:
-    """What a file holds."""
+    """Returns the content of a file."""
+    if is_local(path):
+        with open_regular(path) as file:
+            return file.read()
     with _asking(path):
         return path.read_bytes()
 
 
 def opened(path: Path) -> BinaryIO:
-    """A file to read, as a context manager; one in a bucket is fetched whole."""
-    return path.open("rb") if is_local(path) else io.BytesIO(read(path))
+    """Returns a file to read, as a context manager; one in a bucket is fetched whole."""
+    return open_regular(path) if is_local(path) else io.BytesIO(read(path))
+
+
+def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+    """Opens a local file to read.
+
+    Raises:
+      OSError: also for a pipe or a device: reading it would wait, or never end.
+    """
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is no regular file", os.fspath(path))
+    return open(descriptor, "rb")
 
 
 def write(path: Path, data: bytes) -> None:

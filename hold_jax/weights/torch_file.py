@@ -20,11 +20,14 @@ import ml_dtypes
 import numpy as np
 
 from hold_jax.errors import UserError
+from hold_jax.runtime.storage import open_regular
 
 _READABLE = "only tensors, dicts, lists, numbers and strings are read"
 # torch.serialization's first pickle of a file that is no zip (before PyTorch 1.6, or asked for since), and its version.
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
+# Tensors are beside the pickle, which takes about 200 bytes for each of them.
+_PICKLE_MAX_BYTES = 1 << 26
 # What `zipfile` was seen to raise, or documents, for a damaged archive.
 _ZIP_ERRORS = (
     zipfile.BadZipFile,
@@ -53,7 +56,7 @@ def read(path: str | Path, argument: str = "input") -> Any:
       UserError: if the file is missing or damaged, or asks for anything else.
     """
     try:
-        with Path(path).open("rb") as file:
+        with open_regular(path) as file:
             return _read_zip(file) if _starts_with(file, b"PK\x03\x04") else _read_legacy(file)
     except _Refusal as refusal:
         raise UserError(f"`{argument}` is {str(path)!r}; it {refusal}") from None
@@ -268,6 +271,7 @@ def _read_zip(file: BinaryIO) -> Any:
                 _refuse("is a zip without data.pkl, so not one of torch.save")
             (root,) = roots
             names = set(archive.namelist())
+            _require_stored(archive, file, root)
             order = archive.read(root + "byteorder") if root + "byteorder" in names else b"little"
             if order not in (b"little", b"big"):
                 _refuse("is damaged: its byte order is neither little nor big")
@@ -282,6 +286,20 @@ def _read_zip(file: BinaryIO) -> Any:
             return _finish(value, raw, "<" if order == b"little" else ">")
     except _ZIP_ERRORS as error:
         _refuse(f"is a damaged or cut zip ({error or type(error).__name__})")
+
+
+def _require_stored(archive: zipfile.ZipFile, file: BinaryIO, root: str) -> None:
+    """Bounds what reading takes: torch.save compresses nothing, so that the members fill the file and no more."""
+    members = archive.infolist()
+    for info in members:
+        if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
+            _refuse(f"has the compressed member {_printable(info.filename)}; torch.save compresses nothing")
+        most = {root + "byteorder": 16, root + "data.pkl": _PICKLE_MAX_BYTES}.get(info.filename)
+        if most is not None and info.file_size > most:
+            _refuse(f"has {info.file_size:,} bytes in {_printable(info.filename)}; at most {most:,} are read")
+    size = file.seek(0, io.SEEK_END)
+    if sum(info.file_size for info in members) > size:
+        _refuse(f"is damaged: its members overlap within its {size:,} bytes")
 
 
 def _read_legacy(file: BinaryIO) -> Any:

@@ -371,11 +371,11 @@ def test_a_test_split_of_another_size_is_found_before_training(stuff, tmp_path):
 def test_bfloat16_where_the_devices_lack_it_is_float32_with_a_line(capsys, monkeypatch):
     config = config_of(model__dtype="bfloat16")
     monkeypatch.setattr(Devices, "have_bfloat16", lambda self: False)
-    assert modes._model(config, (2,), 8).network.dtype == np.float32
+    assert modes._model(config, (2,), 8, modes.Statistics()).network.dtype == np.float32
     assert capsys.readouterr().err == "model.dtype is bfloat16, which cpu has not: computing in float32\n"
     assert config.model.dtype == "bfloat16"  # what the work directory keeps is what was asked for
     monkeypatch.setattr(Devices, "have_bfloat16", lambda self: True)
-    assert modes._model(config, (2,), 8).network.dtype == jax.numpy.bfloat16
+    assert modes._model(config, (2,), 8, modes.Statistics()).network.dtype == jax.numpy.bfloat16
     assert capsys.readouterr().err == ""
 
 

@@ -1,7 +1,9 @@
 """`folder:PATH`, and the decoding of single pictures."""
 
 import logging
+import os
 import struct
+import subprocess
 import zlib
 
 import numpy as np
@@ -10,6 +12,7 @@ from PIL import Image
 
 from hold_jax import data
 from hold_jax.data import images
+from hold_jax.errors import UserError
 
 RNG = np.random.default_rng(0)
 
@@ -99,12 +102,72 @@ def test_every_format_becomes_rgb_or_gray(tmp_path):
     save(top / "9.png", palette, transparency=palette.getpixel((0, 0)))
     expected = np.array([[200, 30, 60]] * 2 + [[90] * 3] + [[200, 30, 60]] * 2 + [[90] * 3] * 2 + [[200, 30, 60]]
                         + [[255] * 3] * 2)  # fmt: skip
-    rgb = data.load(f"folder:{tmp_path}", split="train").source
+    rgb = data.load(f"folder:{tmp_path}", split="train", bits=16).source
     assert rgb.shape == (10, 8, 8, 3)
     assert np.abs(rgb.astype(int) - expected[:, None, None]).max() <= 3
     luma = np.rint(expected @ [0.299, 0.587, 0.114])
-    gray = data.load(f"folder:{tmp_path}", split="train", channels=1).source
+    gray = data.load(f"folder:{tmp_path}", split="train", channels=1, bits=16).source
     assert np.abs(gray.astype(int) - luma[:, None, None, None]).max() <= 3
+
+
+def test_grays_of_twelve_bits_keep_their_contrast(tmp_path):
+    """In 16-bit files; their low byte alone, or their high one, would be noise or near black."""
+    x = np.arange(64, dtype=np.uint16).reshape(8, 8) * 65
+    for i in range(3):
+        save(tmp_path / "train" / f"{i}.png", x)
+    for limit in (1 << 30, 1):
+        found = data.load(f"folder:{tmp_path}", split="train", channels=1, bits=12, memory_limit_bytes=limit)
+        np.testing.assert_array_equal(found.gather(np.arange(3))["x"][..., 0], np.stack([x // 16] * 3))
+    for bits in (None, 11):
+        with pytest.raises(UserError, match=rf"`bits` is {bits}; .*0\.png has 16-bit grays up to 4095: .* such as 12"):
+            data.load(f"folder:{tmp_path}", split="train", channels=1, bits=bits)
+    with pytest.raises(UserError, match="`bits` is 8; it must be from 9 to 16, or None"):
+        data.load(f"folder:{tmp_path}", split="train", bits=8)
+
+
+@pytest.mark.parametrize("ending", ["tiff", "gif"])
+def test_a_file_of_several_pictures_is_not_taken_for_its_first(tmp_path, ending):
+    pages = [Image.fromarray(picture(channels=1)) for _ in range(5)]
+    save(tmp_path / "train" / f"stack.{ending}", pages[0], save_all=True, append_images=pages[1:])
+    with pytest.raises(UserError, match=rf"stack\.{ending} \(it holds 5 pictures; a file must hold one\)"):
+        data.load(f"folder:{tmp_path}", split="train")
+
+
+def test_pictures_without_an_ending_are_known_by_their_content(tmp_path):
+    x = [picture(), picture()]
+    save(tmp_path / "train" / "0", x[0], format="PNG")
+    save(tmp_path / "train" / "1.png", x[1])
+    (tmp_path / "train" / "LICENSE").write_text("not a picture")
+    np.testing.assert_array_equal(data.load(f"folder:{tmp_path}", split="train").source, np.stack(x))
+
+
+def test_pipes_devices_and_broken_links_are_not_waited_for(tmp_path):
+    train = tmp_path / "train"
+    save(train / "a.png")
+    os.mkfifo(train / "pipe.png")
+    os.mkfifo(train / "pipe")
+    (train / "zero.png").symlink_to("/dev/zero")
+    (train / "nowhere.png").symlink_to(tmp_path / "nowhere")
+    (train / "itself.png").symlink_to("itself.png")
+    with pytest.raises(UserError, match=r"4 of 5 pictures cannot be read: .*it is no regular file"):
+        data.load(f"folder:{tmp_path}", split="train", image_size=8)
+
+
+def test_no_other_program_is_run_to_decode(tmp_path, monkeypatch):
+    """Pillow would hand this to Ghostscript."""
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "a.eps").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n")
+    (tmp_path / "train" / "b.png").write_text((tmp_path / "train" / "a.eps").read_text())
+    monkeypatch.setattr(subprocess, "Popen", lambda *args, **options: pytest.fail("a program was run"))
+    with pytest.raises(UserError, match=r"1 of 1 pictures cannot be read: .*b\.png"):
+        data.load(f"folder:{tmp_path}", split="train", image_size=8)
+
+
+def test_classes_have_their_folders_names(labeled):
+    root, _ = labeled
+    for limit in (1 << 30, 1):
+        found = data.load(f"folder:{root}", split="train", memory_limit_bytes=limit)
+        assert data.measure(found) == data.Statistics(class_counts=(2, 2), class_names=("ant", "bird"))
 
 
 def test_sideways_camera_pictures_are_turned_upright(tmp_path):

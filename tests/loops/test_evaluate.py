@@ -546,6 +546,6 @@ def test_dropout_is_off_and_pictures_are_rescaled():
     first, second = (
         evaluation.test_loss(model, loss, params, test, settings, small.devices(1))["test_loss"] for _ in range(2)
     )
-    assert first == second and set(seen) == {(jnp.dtype("float32"), (8, 8, 8, 1))}
+    assert first == second and set(seen) == {(jnp.dtype("float32"), (1, 8, 8, 1))}
     scaled = x / 127.5 - 1
     assert first > (scaled**2).mean()

@@ -10,7 +10,7 @@ from training import small
 from training.small import quick_compilation  # noqa: F401
 
 from hold_jax import likelihood
-from hold_jax.data.dataset import array_dataset
+from hold_jax.data.dataset import Statistics, array_dataset
 from hold_jax.errors import UserError
 from hold_jax.loops import likelihood as nll
 from hold_jax.loops.likelihood import LikelihoodSettings
@@ -109,9 +109,18 @@ def test_options_arrive_and_vectors_have_no_bins(params, tmp_path, asked):
 
 def test_pictures_lie_on_a_lattice_of_eight_bits_in_the_models_range(params, tmp_path, asked):
     x = np.random.default_rng(0).integers(0, 256, (20, 2, 2, 1), dtype=np.uint8)
-    _, rows = run(tmp_path, params, test=array_dataset("pictures", "test", x, None, 0))
+    model = dataclasses.replace(MODEL, data_shape=(2, 2, 1))
+    _, rows = run(tmp_path, params, model=model, test=array_dataset("pictures", "test", x, None, 0))
     assert asked[0]["bin_width"] == 2 / 255 and asked[0]["x"] == ((8, 2, 2, 1), jnp.float32)
     np.testing.assert_allclose(rows[:, 0], expected(x / 127.5 - 1), atol=1e-6)
+
+
+def test_vectors_that_are_standardized_have_the_bits_of_their_own_units(params, tmp_path, asked):
+    """Twice as wide a law has a density of half, one bit more for each dimension."""
+    statistics = Statistics(mean=(1000.0, -3.0), std=(2.0, 2.0))
+    test = dataclasses.replace(TEST, source=(2 * TEST.source + (1000, -3)).astype(np.float32))
+    _, rows = run(tmp_path, params, model=dataclasses.replace(MODEL, statistics=statistics), test=test)
+    np.testing.assert_allclose(rows[:, 0], expected(TEST.source) + 1, atol=1e-4)
 
 
 def test_a_value_of_the_first_order_is_no_bound(params, tmp_path, asked):

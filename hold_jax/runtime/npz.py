@@ -1,0 +1,100 @@
+"""Reading .npz archives of unknown origin: headers first, sizes bounded, no pickles."""
+
+import math
+import zipfile
+from typing import BinaryIO
+
+import numpy as np
+
+_SUFFIX = ".npy"
+
+
+class NpzError(ValueError):
+    """The archive, or one of its arrays, cannot be read; the message completes "the file ...: "."""
+
+
+class Npz:
+    """The arrays of an open .npz file by name; nothing is decompressed before its declared size is known to fit.
+
+    Args:
+      file: seekable.
+      limit_bytes: the largest array that is read.
+
+    Raises:
+      NpzError: if the file is no zip archive.
+    """
+
+    def __init__(self, file: BinaryIO, limit_bytes: int):
+        self._limit = limit_bytes
+        try:
+            self._zip = zipfile.ZipFile(file)
+            found = {info.filename.removesuffix(_SUFFIX): info for info in self._zip.infolist()}
+        except Exception as error:  # zipfile, its decompressors and NumPy's header parser raise many kinds
+            raise NpzError(_text(error)) from None
+        self._members = found
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._members
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the arrays."""
+        return tuple(self._members)
+
+    def describe(self, most: int = 8) -> str:
+        """Returns the arrays' types and shapes, as their headers declare them, in words."""
+        shown = []
+        for name in self.names[:most]:
+            try:
+                with self._zip.open(self._members[name]) as member:
+                    shape, _, dtype = _header(member)
+                what = "(Python objects)" if dtype.hasobject else f"{dtype}{list(shape)}"
+            except Exception:
+                what = "(damaged)"
+            shown.append(f"{name[:100]} {what}")
+        more = f" and {len(self.names) - most} more" if len(self.names) > most else ""
+        return (", ".join(shown) or "nothing") + more
+
+    def read(self, name: str) -> np.ndarray:
+        """Returns an array.
+
+        Raises:
+          NpzError: if it is damaged, holds Python objects, or is larger than the limit.
+        """
+        info = self._members[name]
+        try:
+            with self._zip.open(info) as member:
+                shape, fortran_order, dtype = _header(member)
+                if dtype.hasobject:
+                    raise ValueError("Object arrays are not read")
+                size = math.prod(shape) * dtype.itemsize
+                if size > self._limit:
+                    raise ValueError(
+                        f"it holds {size / 2**30:.3g} GiB, more than the {self._limit / 2**30:.3g} allowed"
+                    )
+                if size != info.file_size - member.tell():
+                    raise ValueError("its size differs from what its header declares")
+                raw = member.read()
+            if len(raw) != size:
+                raise ValueError("its size differs from what its header declares")
+            x = np.frombuffer(raw, dtype).reshape(shape[::-1] if fortran_order else shape)
+            return x.T.copy() if fortran_order else x.copy()
+        except Exception as error:
+            raise NpzError(_text(error)) from None
+
+
+def _header(member: zipfile.ZipExtFile) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Returns shape, whether the order is Fortran's, and dtype; leaves `member` at the array's first byte."""
+    version = np.lib.format.read_magic(member)
+    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    if version not in readers:
+        raise ValueError(f"its format version is {version}")
+    shape, fortran_order, dtype = readers[version](member)
+    if any(type(n) is not int or n < 0 for n in shape):
+        raise ValueError(f"its header declares the shape {shape}")
+    return shape, fortran_order, dtype
+
+
+def _text(error: BaseException) -> str:
+    lines = str(error).splitlines()
+    return (lines[0] if lines else type(error).__name__)[:200]
