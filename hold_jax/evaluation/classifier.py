@@ -2,7 +2,7 @@
 
 import functools
 import hashlib
-import zipfile
+import io
 from typing import Any
 
 import flax.linen as nn
@@ -12,10 +12,11 @@ import numpy as np
 import optax
 from flax import traverse_util
 
-from hold_jax.data import Dataset, batches, to_model_range
+from hold_jax.data import Dataset, Statistics, batches, measure, to_model_range
 from hold_jax.errors import UserError
 from hold_jax.evaluation.feature_network import FeatureNetwork, Features
 from hold_jax.runtime import distributed, storage
+from hold_jax.runtime.npz import Npz
 from hold_jax.runtime.storage import Path
 
 STEPS = 1000
@@ -23,6 +24,8 @@ _BATCH = 128
 _RATE = 2e-3
 _SEED = 0
 _FILE = "classifier.npz"
+_DIGEST = "data digest"  # the array of the file that identifies the training data
+_LIMIT_BYTES = 1 << 28
 
 
 class Classifier(nn.Module):
@@ -43,66 +46,83 @@ class Classifier(nn.Module):
         else:
             x = nn.relu(nn.Dense(128)(x))
             x = nn.relu(nn.Dense(128)(x))
-        # Bounded and smooth, so that a few far-out samples do not make the distance.
+        # Bounded and smooth, so that outliers cannot dominate the distance.
         values = jnp.tanh(nn.Dense(64)(x))
         return Features(values, nn.Dense(self.num_classes)(values))
 
 
 def classifier(data: Dataset, folder: Path) -> FeatureNetwork:
-    """Trains on the labels of `data` (about a minute on a CPU), or takes what lies in `folder`/classifier.npz.
+    """Returns the classifier in `folder`/classifier.npz; trains it there unless it is of this data.
 
-    The training depends on the data and on nothing else, so that runs on one machine share one classifier; between
-    machines it differs by rounding, and so do the figures: `identity` tells.
+    The training depends on the content of `data` and on nothing else, so that runs on one machine share one classifier;
+    it takes about a minute on a CPU. Between machines it differs by rounding, and so do the figures: `identity` is a
+    digest of the parameters.
 
     Raises:
-      UserError: for data without labels, or a file that is damaged or was made for other data.
+      UserError: for data without labels, or a file that is damaged.
     """
     if data.num_classes < 2:
         raise UserError(
-            f"`eval.features` asks for a classifier, but {data.name!r} has no labels to train it on; "
+            f"`eval.features` has a classifier, but {data.name!r} has no labels to train it on; "
             "choose pixels or inception"
         )
-    network = Classifier(data.num_classes)
+    network, statistics = Classifier(data.num_classes), measure(data)
     path = folder / _FILE
 
     def read_or_train() -> Any:
         if storage.exists(path):
-            return _read(path, network, data.shape)
-        params = _train(network, data)
-        _write(path, params)
+            params = _read(path, network, data)
+            if params is not None:
+                return params
+            distributed.say(f"{path} is of other training data: trained again")
+        params = _train(network, statistics, data)
+        _write(path, params, data.digest)
         return params
 
     params = distributed.from_first(read_or_train, _shapes(network, data.shape))
-    return FeatureNetwork(
-        "classifier", "frechet_classifier_distance", _identity(params), params, functools.partial(_apply, network)
-    )
+    apply = functools.partial(_apply, network, statistics)
+    return FeatureNetwork("classifier", "frechet_classifier_distance", _identity(params), params, apply)
 
 
 def accuracy(network: FeatureNetwork, data: Dataset) -> float:
-    """The part of `data` (its first 10,000) whose label has the largest logit."""
-    batch = data.gather(np.arange(min(len(data), 10_000)))
+    """Returns the share of `data`, or of 10,000 random examples of it, whose label has the largest logit."""
+    some = data.subset(10_000)
+    batch = some.gather(np.arange(len(some)))
     logits = jax.jit(network.apply)(network.params, batch["x"]).logits
     return float(np.mean(np.argmax(logits, axis=-1) == batch["label"]))
 
 
-def _apply(network: Classifier, params: Any, x: jax.Array) -> Features:
-    return network.apply({"params": params}, to_model_range(x))
+def _apply(network: Classifier, statistics: Statistics, params: Any, x: jax.Array) -> Features:
+    found = network.apply({"params": params}, _inputs(statistics, x))
+    assert isinstance(found, Features)
+    return found
+
+
+def _inputs(statistics: Statistics, x: jax.Array) -> jax.Array:
+    """Returns pictures in [-1, 1], and vectors of mean 0 and deviation 1, float32."""
+    x = to_model_range(x)
+    if not statistics.mean:
+        return x
+    mean, std = (jnp.asarray(values, jnp.float32)[None] for values in (statistics.mean, statistics.std))
+    return (x - mean) / std
 
 
 def _shapes(network: Classifier, shape: tuple[int, ...]) -> Any:
     return jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, *shape)))["params"]
 
 
-def _train(network: Classifier, data: Dataset) -> Any:
+def _train(network: Classifier, statistics: Statistics, data: Dataset) -> Any:
     optimizer = optax.adamw(optax.cosine_decay_schedule(_RATE, STEPS), weight_decay=1e-2)
 
     @jax.jit
     def step(params: Any, state: Any, batch: dict[str, jax.Array], key: jax.Array) -> tuple[Any, Any]:
         def loss(params: Any) -> jax.Array:
-            x = to_model_range(batch["x"])
+            x = _inputs(statistics, batch["x"])
             # A little noise: features that do not hang on single values.
             x = x + 0.1 * jax.random.normal(key, x.shape)
-            logits = network.apply({"params": params}, x).logits
+            found = network.apply({"params": params}, x)
+            assert isinstance(found, Features)
+            logits = found.logits
             return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]))
 
         updates, state = optimizer.update(jax.grad(loss)(params), state, params)
@@ -123,18 +143,24 @@ def _identity(params: Any) -> str:
     return f"classifier {digest.hexdigest()[:16]}"
 
 
-def _write(path: Path, params: Any) -> None:
+def _write(path: Path, params: Any, digest: str) -> None:
     with storage.writing(path) as file:
-        np.savez(file, **traverse_util.flatten_dict(params, sep="/"))
+        np.savez(file, **traverse_util.flatten_dict(params, sep="/"), **{_DIGEST: np.array(digest)})
 
 
-def _read(path: Path, network: Classifier, shape: tuple[int, ...]) -> Any:
+def _read(path: Path, network: Classifier, data: Dataset) -> Any | None:
+    """Returns the parameters in a file; None if they were trained on other data, or by a version without digests."""
     try:
-        with storage.opened(path) as opened, np.load(opened, allow_pickle=False) as file:
-            params = traverse_util.unflatten_dict(dict(file), sep="/")
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        with storage.opened(path) as opened:
+            size = opened.seek(0, io.SEEK_END)
+            file = Npz(opened, max(size, _LIMIT_BYTES))
+            if _DIGEST not in file or str(file.read(_DIGEST)) != data.digest:
+                return None
+            arrays = {name: file.read(name) for name in file.names if name != _DIGEST}
+    except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}); delete it, and it is trained again") from None
-    shapes = [jax.tree.map(lambda a: tuple(a.shape), tree) for tree in (params, _shapes(network, shape))]
-    if shapes[0] != shapes[1]:
-        raise UserError(f"{path} was trained for other data; delete it, and it is trained again")
-    return params
+    params = traverse_util.unflatten_dict(arrays, sep="/")
+    found, wanted = (
+        jax.tree.map(lambda a: (tuple(a.shape), a.dtype), t) for t in (params, _shapes(network, data.shape))
+    )
+    return params if found == wanted else None

@@ -1,5 +1,7 @@
 """A classifier learns its data's labels, the same each time, and is kept."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -120,22 +122,38 @@ def test_a_damaged_file_is_named_and_kept(digits, tmp_path, untrainable, damage)
     assert path.read_bytes() == damage(whole)
 
 
-def test_the_file_of_other_data_is_refused(digits, tmp_path, untrainable):
-    small_pictures = data.load("digits", split="train", image_size=4)
-    fewer_classes = array_dataset("digits", "train", TRAIN.source, TRAIN.labels % 3, 3)
-    for other in (small_pictures, fewer_classes, small.points()):
-        with pytest.raises(UserError, match=r"classifier.npz was trained for other data; delete it, and it is trained"):
-            classifier(other, digits[1])
-    np.savez(tmp_path / "classifier.npz", mu=np.zeros(3), sigma=np.eye(3))
-    with pytest.raises(UserError, match="was trained for other data"):
-        classifier(TRAIN, tmp_path)
+def test_the_file_of_other_data_is_replaced(digits, tmp_path, monkeypatch):
+    """Of another shape, of other classes, of other pictures under the same name, of no digest, of no classifier."""
+    monkeypatch.setattr(module, "STEPS", 2)
+    path = tmp_path / "classifier.npz"
+    others = [
+        data.load("digits", split="train", image_size=4),
+        array_dataset("digits", "train", TRAIN.source, TRAIN.labels % 3, 3),
+        array_dataset("digits", "train", TRAIN.source[::-1], TRAIN.labels[::-1], 10),
+    ]
+    for other in others:
+        path.write_bytes((digits[1] / "classifier.npz").read_bytes())
+        network = classifier(other, tmp_path)
+        assert network.identity != digits[0].identity
+        assert classifier(other, tmp_path).identity == network.identity
+    arrays = dict(np.load(digits[1] / "classifier.npz"))
+    for old in ({k: v for k, v in arrays.items() if k != "data digest"}, {"mu": np.zeros(3), "sigma": np.eye(3)}):
+        np.savez(path, **old)
+        assert classifier(others[2], tmp_path).identity == network.identity
+
+
+def test_vectors_of_any_scale_are_learned_alike(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "STEPS", 60)
+    points = small.points(2000)
+    far = dataclasses.replace(points, source=(points.source * (50, 0.1) + (1000, -3)).astype(np.float32))
+    assert accuracy(classifier(far, tmp_path), far) > 0.99
 
 
 @pytest.mark.parametrize("num_classes", [0, 1])
 def test_data_without_labels_are_refused_before_training(tmp_path, untrainable, num_classes):
     labels = np.zeros(1500, np.int32) if num_classes else None
     plain = array_dataset("plain", "train", TRAIN.source, labels, num_classes)
-    with pytest.raises(UserError, match=r"`eval.features` asks for a classifier, but 'plain' has no labels"):
+    with pytest.raises(UserError, match=r"`eval.features` has a classifier, but 'plain' has no labels"):
         classifier(plain, tmp_path)
     assert not list(tmp_path.iterdir())
 

@@ -1,6 +1,7 @@
 """Statistics survive the file, say of what they are, and are computed once."""
 
 import dataclasses
+import json
 import re
 
 import numpy as np
@@ -19,7 +20,8 @@ from hold_jax.metrics.frechet import frechet_distance, moments
 PIXELS, DEVICES = pixels(), small.devices(8)
 RNG = np.random.default_rng(0)
 FEATURES = RNG.standard_normal((50, 3), dtype=np.float32)
-ABOUT = About("digits", "train", 50, (8, 8, 1), "pixels", "who knows")
+ABOUT = About("digits", "train", 50, (8, 8, 1), "pixels", "who knows", "0123")
+ABOUT_JSON = json.loads(json.dumps(dataclasses.asdict(ABOUT)))
 PICTURES = array_dataset("my pictures:1", "train", RNG.integers(0, 256, (30, 2, 2, 1), dtype=np.uint8), None, 0)
 
 
@@ -116,8 +118,8 @@ GOOD = {"mu": np.zeros(3), "sigma": np.eye(3)}
 OTHER = {
     "other names": ({"x": np.zeros(3), "y": np.eye(3)}, "it has the arrays x, y; it must be a file of --mode=stats"),
     "no mean": ({"sigma": np.eye(3)}, "has the arrays sigma; it must be"),
-    "pickled": (GOOD | {"mu": np.array([{}])}, "cannot be read: Object arrays cannot be loaded"),
-    "pickled features": ({"pool_3": np.array([{}])}, "cannot be read: Object arrays cannot be loaded"),
+    "pickled": (GOOD | {"mu": np.array([{}])}, "cannot be read: Object arrays are not read"),
+    "pickled features": ({"pool_3": np.array([{}])}, "cannot be read: Object arrays are not read"),
     "scalars": ({"mu": 1.0, "sigma": 2.0}, "cannot be read"),
     "words": (GOOD | {"mu": np.array(["a", "b", "c"])}, "cannot be read"),
     "sizes that differ": (GOOD | {"sigma": np.eye(4)}, r"`cov.shape` is \(4, 4\); it must be \(3, 3\)"),
@@ -125,6 +127,17 @@ OTHER = {
     "features of pictures": ({"pool_3": np.zeros((5, 1, 1, 3))}, r"`features.shape` is \(5, 1, 1, 3\)"),
     "about nothing": (GOOD | {"about": np.array("{")}, "cannot be read"),
     "about something else": (GOOD | {"about": np.array('{"shape": [2]}')}, "cannot be read"),
+    "about another type": (GOOD | {"about": np.array(json.dumps(ABOUT_JSON | {"count": "5"}))}, "its `about` is not"),
+    "about too deep": (GOOD | {"about": np.array("[" * 100_000)}, "cannot be read"),
+    "a count of two": (GOOD | {"count": np.array([1, 2])}, "its `count` is no whole number"),
+    "features of another number": (
+        GOOD | {"count": np.array(5), "features": np.zeros((5, 2), np.float32)},
+        r"its `features` are not .*\(5, 3\)",
+    ),
+    "features that are NaN": (
+        GOOD | {"count": np.array(5), "features": np.full((5, 3), np.nan, np.float32)},
+        "its `features` are not",
+    ),
     "about a list": (GOOD | {"about": np.array("[1]")}, "cannot be read"),
 }
 
@@ -153,7 +166,7 @@ def test_what_differs_is_named(tmp_path):
     network = dataclasses.replace(PIXELS, identity="mine", apply=_three)
     data = PICTURES
     fits = reference.about(network, data)
-    assert fits == About("my pictures:1", "train", 30, (2, 2, 1), "pixels", "mine")
+    assert fits == About("my pictures:1", "train", 30, (2, 2, 1), "pixels", "mine", PICTURES.digest)
     # The split and the number of examples may differ: a test split is compared with training data.
     reference.require_fits(kept(about=dataclasses.replace(fits, split="test", count=7)), tmp_path, network, data)
     reference.require_fits(kept(about=None), tmp_path, network, data)
@@ -200,7 +213,7 @@ def test_statistics_are_those_of_the_features(capsys):
     assert found.moments.count == 30
     np.testing.assert_allclose(found.moments.mean, x.mean(axis=0), atol=1e-7)
     np.testing.assert_allclose(found.moments.cov, np.cov(x, rowvar=False), atol=1e-7)
-    assert found.about == About("my pictures:1", "train", 30, (2, 2, 1), "pixels", PIXELS.identity)
+    assert found.about == reference.about(PIXELS, PICTURES)
     told = capsys.readouterr().err
     assert "pixels features of my pictures:1, train: 30 examples" in told and "example 30/30" in told
 
@@ -221,6 +234,24 @@ def test_statistics_are_computed_once_and_again_for_another_network_or_number(tm
     found = reference.prepare(trained_again, fewer, tmp_path, DEVICES)
     assert found.moments.count == 20 and computed[2:] == [("other weights", 20)]
     np.testing.assert_array_equal(found.features, first.features[:20])
+
+
+def test_statistics_of_other_pictures_under_the_same_name_are_computed_again(tmp_path, computed):
+    """As many, of the same name: another `data.seed`, another folder in the place of the first."""
+    reference.prepare(PIXELS, PICTURES, tmp_path, DEVICES)
+    other = array_dataset(PICTURES.name, "train", PICTURES.source[::-1].copy() ^ 1, None, 0)
+    found = reference.prepare(PIXELS, other, tmp_path, DEVICES)
+    assert len(computed) == 2 and found.about.digest == other.digest != PICTURES.digest
+    reference.stats_path(tmp_path, PIXELS, other).write_bytes(b"damaged")
+    assert_same(reference.prepare(PIXELS, other, tmp_path, DEVICES), found)
+    assert len(computed) == 3
+
+
+def test_a_file_of_a_version_without_digests_can_still_be_given(tmp_path):
+    path = tmp_path / "old.npz"
+    about = {name: value for name, value in ABOUT_JSON.items() if name != "digest"}
+    np.savez(path, mu=np.zeros(3), sigma=np.eye(3), about=np.array(json.dumps(about)))
+    assert reference.load(path).about == dataclasses.replace(ABOUT, digest="")
 
 
 def test_each_network_data_set_and_split_has_a_file_of_its_own(tmp_path):
