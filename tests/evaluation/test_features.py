@@ -9,7 +9,7 @@ import pytest
 from training import small
 from training.small import quick_compilation  # noqa: F401
 
-from hold_jax.data.dataset import Dataset, array_dataset
+from hold_jax.data.dataset import Dataset, Statistics, array_dataset
 from hold_jax.errors import UserError
 from hold_jax.evaluation.classifier import Classifier, _apply
 from hold_jax.evaluation.feature_network import FeatureNetwork, Features
@@ -40,7 +40,9 @@ LINEAR = FeatureNetwork("linear", "frechet_linear", "linear", {"w": W, "v": V}, 
 def untrained():
     network = Classifier(10)
     params = jax.jit(network.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))["params"]
-    return FeatureNetwork("classifier", "frechet", "untrained", params, functools.partial(_apply, network))
+    return FeatureNetwork(
+        "classifier", "frechet", "untrained", params, functools.partial(_apply, network, data.Statistics())
+    )
 
 
 def assert_bitwise(got, want):
