@@ -41,7 +41,7 @@ def untrained():
     network = Classifier(10)
     params = jax.jit(network.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))["params"]
     return FeatureNetwork(
-        "classifier", "frechet", "untrained", params, functools.partial(_apply, network, data.Statistics())
+        "classifier", "frechet", "untrained", params, functools.partial(_apply, network, Statistics())
     )
 
 
