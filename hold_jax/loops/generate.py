@@ -159,7 +159,8 @@ def draw_many(
 
 
 def picture(x: np.ndarray, *, reference: np.ndarray | None = None, title: str | None = None) -> PIL.Image.Image:
-    """How samples look: a grid of pictures, or a scatter of the first two coordinates of vectors.
+    """How samples look: a grid of pictures, or a scatter of the first two coordinates of vectors, or a
+    histogram of numbers.
 
     Args:
       x: (N, H, W, C) uint8 or (N, d) float32.
@@ -168,6 +169,8 @@ def picture(x: np.ndarray, *, reference: np.ndarray | None = None, title: str | 
     """
     if x.ndim == 4:
         return pictures.image_grid(x[:GRID_MAX])
+    if x.shape[1] == 1:
+        return pictures.histogram(x[:, 0], reference=None if reference is None else reference[:, 0], title=title)
     return pictures.scatter(x[:, :2], reference=None if reference is None else reference[:, :2], title=title)
 
 
@@ -178,6 +181,9 @@ def film_frames(states: np.ndarray) -> list[PIL.Image.Image]:
         columns = int(np.ceil(np.sqrt(states.shape[1])))
         scale = max(1, 320 // (states.shape[3] * columns))
         return [pictures.image_grid(state, scale=scale) for state in states]
+    if states.shape[-1] == 1:
+        limits = pictures.histogram_limits(states[-1, :, 0])
+        return [pictures.histogram(state[:, 0], limits=limits) for state in states]
     limits = pictures.plot_limits(states.reshape(-1, states.shape[-1])[:, :2])
     return [pictures.scatter(state[:, :2], limits=limits) for state in states]
 

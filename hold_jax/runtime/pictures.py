@@ -32,6 +32,7 @@ _FILM_GRAYS = 32  # noise in 256 grays doubles the size of the file
 _PANEL_INCHES = 4.2
 _DPI = 100
 _DOTS_AT_MOST = 20_000  # beyond this many points dots only smear; a density is drawn instead
+_BINS = 100
 _BLUE, _INK, _FAINT = "#1f5fa8", "#333333", "#b8b8b8"
 
 
@@ -54,11 +55,10 @@ def image_grid(images_u8: ArrayLike, columns: int | None = None, scale: int | No
             f"`images_u8` is {images.dtype} of shape {images.shape}; it must be uint8 (N, H, W, 1) or (N, H, W, 3)"
         )
     n, h, w, c = images.shape
-    if columns is None:
-        columns = min(n, math.ceil(math.sqrt(n * h / w)))
+    columns = min(n, math.ceil(math.sqrt(n * h / w))) if columns is None else columns
     require(columns >= 1, "columns", columns, "at least 1")
-    if scale is None:
-        scale = max(1, (_GRID_WIDTH_PX - (columns + 1) * _MARGIN_PX) // (columns * w))
+    largest = max(1, (_GRID_WIDTH_PX - (columns + 1) * _MARGIN_PX) // (columns * w))
+    scale = largest if scale is None else scale
     require(scale >= 1, "scale", scale, "at least 1")
 
     rows = math.ceil(n / columns)
@@ -209,6 +209,63 @@ def scatter(
     return _to_pil(figure)
 
 
+def histogram_limits(values: ArrayLike) -> Limits:
+    """Returns a window for `histogram` about `values`, `(N,)`, without the outermost 0.2 % on each side.
+
+    Raises:
+        UserError: if `values` is not `(N,)` or has no finite number.
+    """
+    x = _finite_1d("values", values)
+    if len(x) == 0:
+        raise UserError("`values` has no finite number to choose a window by; give `limits`")
+    low, high = np.quantile(x, (0.002, 0.998))
+    margin = max(0.08 * float(high - low), 1e-6)
+    low, high = float(low) - margin, float(high) + margin
+    counts, edges = np.histogram(x, _BINS, (low, high))
+    return low, high, 0.0, 1.25 * float(counts.max()) / len(x) / float(edges[1] - edges[0])
+
+
+def histogram(
+    values: ArrayLike, limits: Limits | None = None, reference: ArrayLike | None = None, title: str | None = None
+) -> PIL.Image.Image:
+    """Returns a histogram of sampled numbers, as a density, with that of the data they should match.
+
+    Args:
+        values: `(N,)`.
+        limits: the window; by default `histogram_limits` of `reference`, or else of `values`.
+        reference: `(M,)`, the data, drawn filled.
+        title: one line above.
+
+    Raises:
+        UserError: on another shape or an empty window.
+    """
+    from matplotlib.figure import Figure
+
+    if limits is None:
+        limits = histogram_limits(values if reference is None else reference)
+    require(limits[0] < limits[1] and limits[2] < limits[3], "limits", limits, "(x_min, x_max, 0, y_max), min < max")
+    figure = Figure(figsize=(_PANEL_INCHES * 1.4, _PANEL_INCHES), dpi=_DPI)
+    axes = figure.add_axes((0.1, 0.1, 0.87, 0.8))  # by hand, as in `scatter`
+    for name, kind, color, numbers in (
+        ("data", "stepfilled", _FAINT, reference),
+        ("samples", "step", _BLUE, values),
+    ):
+        if numbers is not None:
+            x = _finite_1d(name, numbers)
+            counts, edges = np.histogram(x, _BINS, limits[:2])
+            weights = counts / max(len(x), 1) / (edges[1] - edges[0])
+            axes.hist(edges[:-1], edges.tolist(), weights=weights, histtype=kind, color=color, label=name)
+    axes.set(xlim=limits[:2], ylim=limits[2:])
+    axes.tick_params(labelsize=8, length=3, colors="#777777")
+    for spine in axes.spines.values():
+        spine.set_color("#cccccc")
+    if reference is not None:
+        axes.legend(frameon=False, fontsize=9)
+    if title:
+        figure.text(0.5, 0.95, title, ha="center", va="center", fontsize=13, color=_INK)
+    return _to_pil(figure)
+
+
 def _draw_cloud(axes: Axes, cloud: np.ndarray, color: str, limits: Limits, as_density: bool) -> None:
     if as_density:
         from matplotlib.colors import LinearSegmentedColormap
@@ -247,6 +304,13 @@ def _points_2d(name: str, values: ArrayLike) -> np.ndarray:
     xy = np.asarray(values, np.float64)
     require(xy.ndim == 2 and xy.shape[1] == 2, f"{name}.shape", xy.shape, "(N, 2)")
     return xy[np.isfinite(xy).all(axis=1)]
+
+
+def _finite_1d(name: str, values: ArrayLike) -> np.ndarray:
+    """Returns the finite numbers of `values`, `(N,)`."""
+    x = np.asarray(values, np.float64)
+    require(x.ndim == 1, f"{name}.shape", x.shape, "(N,)")
+    return x[np.isfinite(x)]
 
 
 def loss_curve(

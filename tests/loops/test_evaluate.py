@@ -529,6 +529,24 @@ def test_a_batch_that_does_not_divide_is_refused_first(params, tmp_path, monkeyp
     assert not list(tmp_path.iterdir())
 
 
+UNTRACEABLE = {
+    "a test split of one example": (dict(test=small.points(1, "test")), r"`data.name` is 'gaussians8'; .* 2 test exam"),
+    "an end of the likelihood": (
+        dict(likelihood=dataclasses.replace(BITS, t_min=-1.0)), r"`likelihood.t_min` is -1.0; it must be between 0"
+    ),
+    "an end of the sampler": (dict(sampling=dict(t_min=99.0)), r"`sampling.t_min` is 99.0"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("changes", "message"), UNTRACEABLE.values(), ids=UNTRACEABLE)
+def test_what_cannot_work_is_found_before_anything_is_computed(tmp_path, monkeypatch, changes, message):
+    for module, name in ((evaluation, "draw_blocks"), (evaluation, "test_loss"), (nll, "bits_per_dim")):
+        monkeypatch.setattr(module, name, never)
+    with pytest.raises(UserError, match=message):
+        score(None, tmp_path, **changes)
+    assert not list(tmp_path.iterdir())
+
+
 def test_dropout_is_off_and_pictures_are_rescaled():
     model = small.unet(dropout=0.5)
     params = jax.jit(model.init)(jax.random.key(0))

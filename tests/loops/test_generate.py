@@ -11,7 +11,7 @@ from training.small import quick_compilation  # noqa: F401
 
 from hold_jax.data import Statistics
 from hold_jax.errors import UserError
-from hold_jax.loops.generate import draw_blocks, draw_labels, draw_many, make_draw, sample
+from hold_jax.loops.generate import draw_blocks, draw_labels, draw_many, film_frames, make_draw, picture, sample
 
 POINTS, PICTURES, CLASSES = small.mlp(), small.unet(), small.mlp(num_classes=3)
 GUIDED = small.mlp(num_classes=3, label_dropout=0.1)
@@ -59,6 +59,13 @@ def test_pictures_are_written(tmp_path):
 def test_no_film_and_no_pictures_unless_asked(points, tmp_path):
     folder = sample(POINTS, points, small.sample_settings(), tmp_path, step=0)
     assert sorted(p.name for p in folder.iterdir()) == ["grid.png", "samples.npz"]
+
+
+def test_vectors_of_one_number_are_drawn_as_histograms(tmp_path):
+    x = np.random.default_rng(0).normal(size=(50, 1)).astype(np.float32)
+    assert picture(x, reference=2 * x).size == picture(x).size
+    frames = film_frames(np.stack([5 * x, 2 * x, x]))
+    assert len(frames) == 3 and len({frame.tobytes() for frame in frames}) == 3
 
 
 def test_a_draw_replaces_the_one_before_it_whole(points, tmp_path):

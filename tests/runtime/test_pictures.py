@@ -6,6 +6,7 @@ import PIL.Image
 import pytest
 
 from hold_jax.errors import UserError
+from hold_jax.runtime import pictures
 from hold_jax.runtime.pictures import film, image_grid, loss_curve, plot_limits, scatter, smooth
 
 
@@ -214,3 +215,37 @@ def test_import_does_not_load_matplotlib_and_drawing_does_not_load_pyplot(tmp_pa
         "assert 'matplotlib' in sys.modules and 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def columns_of_color(image, color, tolerance=60):
+    """Pixel columns of a histogram's line, and of its height the mean row."""
+    pixels = np.asarray(image).astype(int)
+    return np.abs(pixels - color).sum(axis=-1).__lt__(tolerance)
+
+
+def test_a_histogram_shows_where_numbers_are():
+    """Twice as many about 3 as about -3: two peaks, one twice as high, nothing between."""
+    rng = np.random.default_rng(0)
+    x = np.concatenate([rng.normal(-3, 0.3, 1000), rng.normal(3, 0.3, 2000), [np.nan, np.inf, 1e9]])
+    limits = pictures.histogram_limits(x[:3000])
+    image = pictures.histogram(x, limits=limits)
+    line = columns_of_color(image, (0x1F, 0x5F, 0xA8))
+    height, width = line.shape
+    # The axes are from .1 to .97 of the width and from .1 to .9 of the height.
+    place = lambda v: int(width * (0.1 + 0.87 * (v - limits[0]) / (limits[1] - limits[0])))  # noqa: E731
+    tops = {}
+    for v in (-3, 0, 3):
+        rows = np.flatnonzero(line[:, place(v) - 20 : place(v) + 20].any(axis=1))
+        tops[v] = 0.9 * height - rows.min() if len(rows) else 0
+    assert tops[0] < 5
+    assert tops[3] / tops[-3] == pytest.approx(2, rel=0.2)
+    # The window's height is 1.25 of the highest bin's.
+    assert tops[3] / (0.8 * height) == pytest.approx(0.8, abs=0.03)
+
+
+def test_a_histogram_of_anything_else_is_named():
+    for wrong in (np.zeros((3, 2)), np.zeros((0,)), np.full(3, np.nan)):
+        with pytest.raises(UserError, match=r"`values"):
+            pictures.histogram(wrong)
+    with pytest.raises(UserError, match="`limits`"):
+        pictures.histogram(np.ones(3), limits=(1.0, 1.0, 0.0, 1.0))
