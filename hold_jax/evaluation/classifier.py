@@ -26,10 +26,17 @@ _SEED = 0
 _FILE = "classifier.npz"
 _DIGEST = "data digest"  # the array of the file that identifies the training data
 _LIMIT_BYTES = 1 << 28
+_PRECISION = jax.lax.Precision.HIGHEST
 
 
 class Classifier(nn.Module):
-    """A small convolutional network for pictures, a perceptron for vectors; 64 features before the last layer."""
+    """A small convolutional network for pictures, a perceptron for vectors; 64 features before the last layer.
+
+    Its products are float32 on every backend.
+
+    Attributes:
+      num_classes: number of classes.
+    """
 
     num_classes: int
 
@@ -38,17 +45,17 @@ class Classifier(nn.Module):
         """Features of x (B, H, W, C) or (B, d), float32 in the model's range."""
         if x.ndim == 4:
             channels = 32
-            x = nn.relu(nn.Conv(channels, (3, 3))(x))
+            x = nn.relu(nn.Conv(channels, (3, 3), precision=_PRECISION)(x))
             while min(x.shape[1:3]) > 4:
                 channels = min(2 * channels, 128)
-                x = nn.relu(nn.Conv(channels, (3, 3), strides=(2, 2))(x))
+                x = nn.relu(nn.Conv(channels, (3, 3), strides=(2, 2), precision=_PRECISION)(x))
             x = x.reshape(x.shape[0], -1)
         else:
-            x = nn.relu(nn.Dense(128)(x))
-            x = nn.relu(nn.Dense(128)(x))
+            x = nn.relu(nn.Dense(128, precision=_PRECISION)(x))
+            x = nn.relu(nn.Dense(128, precision=_PRECISION)(x))
         # Bounded and smooth, so that outliers cannot dominate the distance.
-        values = jnp.tanh(nn.Dense(64)(x))
-        return Features(values, nn.Dense(self.num_classes)(values))
+        values = jnp.tanh(nn.Dense(64, precision=_PRECISION)(x))
+        return Features(values, nn.Dense(self.num_classes, precision=_PRECISION)(values))
 
 
 def classifier(data: Dataset, folder: Path) -> FeatureNetwork:

@@ -28,4 +28,5 @@ def inception(weights: str | Path, argument: str = "weights") -> FeatureNetwork:
 def _apply(params: Any, x: jax.Array) -> Features:
     require(x.ndim == 4 and x.shape[-1] in (1, 3), "x.shape", x.shape, "(B, H, W, 1 or 3): Inception sees pictures")
     x = jnp.broadcast_to(x, (*x.shape[:-1], 3))
-    return Features(*Inception().apply({"params": params}, x))
+    features: Any = Inception().apply({"params": params}, x)
+    return Features(*features)

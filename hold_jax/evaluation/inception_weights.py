@@ -117,7 +117,8 @@ def save_npz(params: Params, path: str | Path) -> None:
     path = Path(path)
     require(path.suffix == ".npz", "output", str(path), "a path that ends in .npz")
     with replacing(path) as file:
-        np.savez(file, **traverse_util.flatten_dict(params, sep="/"))
+        arrays: dict[str, Any] = dict(traverse_util.flatten_dict(params, sep="/"))
+        np.savez(file, **arrays)
 
 
 def convert(source: Path, target: Path) -> str:
@@ -164,15 +165,16 @@ def _identity(params: Params) -> str:
     digest = hashlib.sha256()
     for name, value in sorted(traverse_util.flatten_dict(params, sep="/").items()):
         digest.update(f"{name} {value.shape}".encode())
-        digest.update(np.ascontiguousarray(value, "<f4"))
+        digest.update(np.ascontiguousarray(value, "<f4").tobytes())
     return f"fid_inception {digest.hexdigest()[:16]}"
 
 
 @functools.cache
 def _shapes() -> _Shapes:
     """Shapes of the network's parameters, by path such as Mixed_5b/branch1x1/kernel."""
-    spec = jax.eval_shape(lambda: Inception().init(jax.random.key(0), jnp.zeros((1, SIZE, SIZE, 3))))["params"]
-    return {path: leaf.shape for path, leaf in traverse_util.flatten_dict(spec, sep="/").items()}
+    spec: Any = jax.eval_shape(lambda: Inception().init(jax.random.key(0), jnp.zeros((1, SIZE, SIZE, 3))))["params"]
+    leaves: dict[str, Any] = dict(traverse_util.flatten_dict(spec, sep="/"))
+    return {path: leaf.shape for path, leaf in leaves.items()}
 
 
 def _torch_name(module: str) -> str:

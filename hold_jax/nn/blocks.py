@@ -4,6 +4,7 @@ from typing import Literal
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from hold_jax.nn.layers import Norm, add_broadcast, conv1x1, conv3x3, dense, group_norm, nin, residual_sum
@@ -73,11 +74,12 @@ class ResBlockBigGAN(nn.Module):
 def _conv_time_conv(
     block: ResBlockDDPM | ResBlockBigGAN, h: jax.Array, temb: jax.Array | None, train: bool
 ) -> jax.Array:
-    """What the two blocks share; its layers belong to `block`, whose compact call this is part of."""
+    """The part common to both blocks; its layers belong to `block`, whose compact call includes this function."""
     dtype, features = block.dtype, block.features
     h = conv3x3(features, name="conv0", dtype=dtype)(h)
     if temb is not None:
-        h = add_broadcast(h, dense(features, name="time", dtype=dtype)(nn.silu(temb))[:, None, None, :])
+        # Float32 whatever `dtype`: see `add_broadcast`. One product an example, not one a pixel.
+        h = add_broadcast(h, dense(features, name="time", dtype=jnp.float32)(nn.silu(temb))[:, None, None, :])
     h = nn.silu(group_norm(features, block.norm, name="norm1", dtype=dtype)(h))
     h = nn.Dropout(block.dropout)(h, deterministic=not train)
     return conv3x3(features, name="conv1", dtype=dtype, init_scale=block.init_scale)(h)

@@ -1,11 +1,12 @@
 """The small layers every score network is made of.
 
-Convention for `dtype` in this package: it is the type of activations and products; parameters are float32, and so
-are the statistics of normalization and softmax, and every sum over pixels, those of the backward pass among them.
+Convention for `dtype` in this package: it is the type of activations and products. Parameters are float32, and so
+are the statistics of normalization and softmax, and every sum over pixels, in the backward pass too. Each product
+states its precision (`precision_of`), so no number depends on a backend's default.
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -15,23 +16,37 @@ from jax.typing import DTypeLike
 from hold_jax.errors import require
 
 
+def precision_of(dtype: DTypeLike) -> jax.lax.Precision:
+    """The precision of products of `dtype`: float32 products are float32 on every backend.
+
+    By default a TPU rounds float32 factors to bfloat16 and an NVIDIA GPU to TF32, with errors of 2^-9 and 2^-11.
+
+    Args:
+      dtype: type of both factors, float32 or bfloat16.
+    """
+    return jax.lax.Precision.HIGHEST if jnp.dtype(dtype) == jnp.float32 else jax.lax.Precision.DEFAULT
+
+
 def default_init(scale: float = 1.0) -> nn.initializers.Initializer:
     """Uniform, variance `scale` / mean(fan_in, fan_out); `scale` 0 stands for 1e-10 (DDPM, arXiv:2006.11239, code)."""
     return nn.initializers.variance_scaling(scale or 1e-10, "fan_avg", "uniform")
 
 
 def add_broadcast(h: jax.Array, b: jax.Array) -> jax.Array:
-    """h + b in float32, returned in h's type; b is broadcast.
+    """h + b in float32, returned in h's type; b is float32 and broadcast.
 
-    The gradient of b sums that of h over the broadcast axes, in the type of the addition. A bfloat16 sum of positive
-    numbers stands still once it is 2^8 times as large as each: over 64 32x32 pictures it came out 25 times too small.
+    The gradient of b is the sum of h's gradient over the broadcast axes, in the type of the addition. A bfloat16 sum
+    of positive numbers stops growing once it is 2^8 times as large as each: over 64 32x32 pictures it came out 25
+    times too small. A b that was itself rounded to bfloat16 does not do: XLA then sums in bfloat16 after all.
     """
     return (h.astype(jnp.float32) + b.astype(jnp.float32)).astype(h.dtype)
 
 
-def _keep_bias(x: jax.Array, kernel: jax.Array, bias: jax.Array, *, dtype: DTypeLike) -> tuple[jax.Array, ...]:
-    """Flax's `promote_dtype`, but the bias stays float32 and so is added in float32, for `add_broadcast`'s reason."""
-    return x.astype(dtype), kernel.astype(dtype), bias
+def _keep_bias(*args: jax.Array | None, dtype: Any = None, inexact: bool = True) -> list[jax.Array | None]:
+    """A `promote_dtype` for Flax that leaves the bias float32, to be added in float32: see `add_broadcast`."""
+    del inexact
+    *factors, bias = args
+    return [*(None if a is None else a.astype(dtype) for a in factors), bias]
 
 
 class _Conv(nn.Conv):
@@ -56,7 +71,6 @@ def conv3x3(
     stride: int = 1,
     padding: str | int = "SAME",
     init_scale: float = 1.0,
-    precision: jax.lax.PrecisionLike = None,
 ) -> nn.Conv:
     """3x3 convolution, (B, H, W, C) -> (B, H/stride, W/stride, features); zeros around the picture as in `nn.Conv`."""
     return _Conv(
@@ -67,31 +81,32 @@ def conv3x3(
         kernel_init=default_init(init_scale),
         dtype=dtype,
         promote_dtype=_keep_bias,
-        precision=precision,
+        precision=precision_of(dtype),
         name=name,
     )
 
 
 def conv1x1(features: int, *, name: str, dtype: DTypeLike) -> nn.Conv:
     """1x1 convolution, (B, H, W, C) -> (B, H, W, features)."""
-    return _Conv(features, (1, 1), kernel_init=default_init(), dtype=dtype, promote_dtype=_keep_bias, name=name)
+    return _Conv(
+        features,
+        (1, 1),
+        kernel_init=default_init(),
+        dtype=dtype,
+        promote_dtype=_keep_bias,
+        precision=precision_of(dtype),
+        name=name,
+    )
 
 
-def dense(
-    features: int,
-    *,
-    name: str,
-    dtype: DTypeLike,
-    init_scale: float = 1.0,
-    precision: jax.lax.PrecisionLike = None,
-) -> nn.Dense:
+def dense(features: int, *, name: str, dtype: DTypeLike, init_scale: float = 1.0) -> nn.Dense:
     """Affine map of the last axis, (..., C) -> (..., features)."""
     return _Dense(
         features,
         kernel_init=default_init(init_scale),
         dtype=dtype,
         promote_dtype=_keep_bias,
-        precision=precision,
+        precision=precision_of(dtype),
         name=name,
     )
 
@@ -161,7 +176,10 @@ class SelfAttention(nn.Module):
         heads = (B, H * W, C // size, size)
         h = group_norm(C, self.norm, name="norm", dtype=self.dtype)(x)
         q, k, v = (nin(C, name=name, dtype=self.dtype)(h).reshape(heads) for name in ("query", "key", "value"))
-        h = jax.nn.dot_product_attention(q, k, v).reshape(B, H, W, C)
+        precision = precision_of(self.dtype)
+        logits = jnp.einsum("bqhc,bkhc->bhqk", q, k, precision=precision, preferred_element_type=jnp.float32)
+        weights = jax.nn.softmax(logits / math.sqrt(size)).astype(self.dtype)
+        h = jnp.einsum("bhqk,bkhc->bqhc", weights, v, precision=precision).reshape(B, H, W, C)
         h = nin(C, name="out", dtype=self.dtype, init_scale=self.init_scale)(h)
         return residual_sum(x, h, self.skip_rescale)
 
@@ -169,8 +187,8 @@ class SelfAttention(nn.Module):
 class OutputHead(nn.Module):
     """GroupNorm, SiLU, 3x3 convolution to the output channels, the convolution in float32.
 
-    The output is a regression target that samplers divide by small numbers: a bfloat16 result would carry an error of
-    2**-9 whatever the training, and a float32 convolution to a few channels costs next to nothing.
+    Samplers divide the output by small numbers: a bfloat16 result would have an error of 2**-9 however long the
+    training, and a float32 convolution to a few channels costs very little.
 
     Attributes:
       out_channels: channels of the output.
@@ -188,10 +206,4 @@ class OutputHead(nn.Module):
     def __call__(self, h: jax.Array) -> jax.Array:
         """Maps (B, H, W, C) to (B, H, W, out_channels) float32."""
         h = nn.silu(group_norm(h.shape[-1], self.norm, name="norm", dtype=self.dtype)(h))
-        return conv3x3(
-            self.out_channels,
-            name="conv",
-            dtype=jnp.float32,
-            init_scale=self.init_scale,
-            precision=jax.lax.Precision.HIGHEST,
-        )(h)
+        return conv3x3(self.out_channels, name="conv", dtype=jnp.float32, init_scale=self.init_scale)(h)

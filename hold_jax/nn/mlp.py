@@ -43,7 +43,7 @@ class MLP(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     def __post_init__(self) -> None:
-        """Raises `UserError` for an option that is none of those allowed."""
+        """Raises `UserError` for an option out of range."""
         require_choice("embedding", self.embedding, EMBEDDINGS)
         require(self.hidden_layers >= 1, "hidden_layers", self.hidden_layers, "1 or more")
         require(self.num_classes >= 0, "num_classes", self.num_classes, "0 or more")
@@ -67,7 +67,6 @@ class MLP(nn.Module):
         del train
         require(x.ndim == 2, "x", x.shape, "an array of shape (batch, features)")
         require(noise_cond.shape == x.shape[:1], "noise_cond", noise_cond.shape, f"an array of shape {x.shape[:1]}")
-        exact = {"dtype": jnp.float32, "precision": jax.lax.Precision.HIGHEST}
         embedding = ConditionEmbedding(
             self.width,
             self.width,
@@ -78,8 +77,8 @@ class MLP(nn.Module):
             name="embedding",
         )(noise_cond, labels)
 
-        h = dense(self.width, name="hidden0", init_scale=_SILU_SCALE, **exact)(x)
+        h = dense(self.width, name="hidden0", dtype=jnp.float32, init_scale=_SILU_SCALE)(x)
         h = nn.silu(h if embedding is None else h + embedding)
         for i in range(1, self.hidden_layers):
             h = nn.silu(dense(self.width, name=f"hidden{i}", init_scale=_SILU_SCALE, dtype=self.dtype)(h))
-        return dense(self.out_channels, name="out", init_scale=self.init_scale, **exact)(h)
+        return dense(self.out_channels, name="out", dtype=jnp.float32, init_scale=self.init_scale)(h)

@@ -44,8 +44,8 @@ class NCSNpp(nn.Module):
     diffusers has it, with `resblock_type` 'ddpm' and `attention_up` 'every'.
 
     The network neither centers nor scales its input, nor divides its output: that is the caller's preconditioning.
-    Parameters are float32. The first and last convolutions run in float32 whatever `dtype`: a bfloat16 image would
-    lose the noise that the network is to see at low noise levels.
+    Parameters are float32. The first and last convolutions and all that concerns the embedding run in float32 whatever
+    `dtype`: a bfloat16 image would lose the noise that the network has to see at low noise levels.
 
     Attributes:
       out_channels: channels of the output.
@@ -111,7 +111,7 @@ class NCSNpp(nn.Module):
     remat: bool = False
 
     def __post_init__(self) -> None:
-        """Raises `UserError` for an option that is none of those allowed."""
+        """Raises `UserError` for an option out of range."""
         require_choice("resblock_type", self.resblock_type, ("biggan", "ddpm"))
         require_choice("attention_up", self.attention_up, ("last", "every"))
         require_choice("downsample_padding", self.downsample_padding, ("after", "around"))
@@ -179,7 +179,7 @@ class NCSNpp(nn.Module):
             return {"up": upsample, "down": downsample}[change](h, self._taps)
 
         x = (x + 1) / 2 if self.unit_input else x
-        h = conv3x3(self.channels, name="conv_in", dtype=jnp.float32, precision=jax.lax.Precision.HIGHEST)(x)
+        h = conv3x3(self.channels, name="conv_in", dtype=jnp.float32)(x)
         h = h.astype(self.dtype)
         skips, pyramid = [h], x
         for level, width in enumerate(widths):
@@ -210,7 +210,7 @@ class NCSNpp(nn.Module):
             if level > 0:
                 h = resample(h, "up", f"up{level}_resample")
 
-        if self.progressive == "output_skip":
+        if pyramid is not None and self.progressive == "output_skip":
             return pyramid
         return OutputHead(self.out_channels, self.init_scale, self.dtype, self._norm, name="head")(h)
 
@@ -254,4 +254,4 @@ class NCSNpp(nn.Module):
     def _check_input(self, x: jax.Array, noise_cond: jax.Array) -> None:
         require(x.ndim == 4, "x", x.shape, "an array of shape (batch, height, width, channels)")
         require(noise_cond.shape == x.shape[:1], "noise_cond", noise_cond.shape, f"an array of shape {x.shape[:1]}")
-        check_image_shape(*x.shape[1:3], len(self.channel_multipliers))
+        check_image_shape(x.shape[1], x.shape[2], len(self.channel_multipliers))

@@ -5,6 +5,7 @@ resampling: nearest neighbor up, 2x2 mean down. Pixels outside the image are zer
 border. Filter phases follow StyleGAN2 (arXiv:1912.04958, appendix B) and score_sde (arXiv:2011.13456, appendix H).
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Literal
 
@@ -15,7 +16,7 @@ import numpy as np
 from jax import lax
 from jax.typing import DTypeLike
 
-from hold_jax.nn.layers import add_broadcast, conv3x3, default_init
+from hold_jax.nn.layers import add_broadcast, conv3x3, default_init, precision_of
 
 Taps = Sequence[float] | None
 LAYOUT = ("NHWC", "HWIO", "NHWC")
@@ -64,6 +65,7 @@ class ConvUpsample(nn.Module):
             padding=[(2, 2), (2, 2)],
             lhs_dilation=(2, 2),
             dimension_numbers=LAYOUT,
+            precision=precision_of(self.dtype),
         )
         p = len(self.taps) - 4
         return add_broadcast(_filter(h, self.taps, gain=2, pad=((p + 1) // 2 + 1, p // 2 + 1)), bias[None, None, None])
@@ -98,12 +100,13 @@ class ConvDownsample(nn.Module):
             window_strides=(2, 2),
             padding="VALID",
             dimension_numbers=LAYOUT,
+            precision=precision_of(self.dtype),
         )
         return add_broadcast(h, bias[None, None, None])
 
 
 class _ConvParameters(nn.Module):
-    """The parameters of a 3x3 `nn.Conv`, at the same place in the tree whether or not a filter is fused with it."""
+    """The parameters of a 3x3 `nn.Conv`, at the same place in the tree with and without a filter."""
 
     features: int
 
@@ -119,22 +122,24 @@ def _filter(
     """Inserts `up` - 1 zeros between pixels, pads, convolves each channel with `taps`, keeps each `down`-th pixel.
 
     Zeros go between pixels only (StyleGAN2 puts one after the last too), so the second pad is `up` - 1 larger here.
-    Sums in float32, along one axis after the other.
+    Sums are in float32. `up` or `down` is 1.
+
+    Polyphase: the zeros are never made. The outputs of one phase, up m + r, are a sum of shifted copies of x, which XLA
+    fuses; a depthwise convolution dilated by `up` or `down` ran 10 to 70 times slower on CPU. The phases are cast
+    before they are interleaved, because XLA writes the interleaved array to memory.
     """
-    # Flipped, since `_filter_axis` correlates and a filter convolves.
+    # Flipped, since `_phases` correlates and a filter convolves.
     weights = np.asarray(taps, np.float64)[::-1] * gain / np.sum(taps)
-    h = x.astype(jnp.float32)
-    for axis in (1, 2):
-        h = _filter_axis(h, weights, pad, up, down, axis)
-    return h.astype(x.dtype)
+    rows = _phases(x.astype(jnp.float32), weights, pad, up, down, axis=1)
+    columns = [
+        _interleave([phase.astype(x.dtype) for phase in _phases(row, weights, pad, up, down, axis=2)], axis=2)
+        for row in rows
+    ]
+    return _interleave(columns, axis=1)
 
 
-def _filter_axis(x: jax.Array, weights: np.ndarray, pad: tuple[int, int], up: int, down: int, axis: int) -> jax.Array:
-    """y[o] = sum_j weights[j] z[down o - pad[0] + j], where z[up i] = x[i] and z is 0 elsewhere; `up` or `down` is 1.
-
-    Polyphase: the zeros are never made. Outputs up m + r, for one phase r, are a sum of shifted copies of x, which XLA
-    fuses; a depthwise convolution dilated by `up` or `down` ran 10 to 70 times slower on CPU.
-    """
+def _phases(x: jax.Array, weights: np.ndarray, pad: tuple[int, int], up: int, down: int, axis: int) -> list[jax.Array]:
+    """The phases y[r::up] of y[o] = sum_j weights[j] z[down o - pad[0] + j], z[up i] = x[i], z = 0 elsewhere."""
     size, margin = x.shape[axis], len(weights)
     length = ((size - 1) * up + 1 + sum(pad) - len(weights)) // down + 1
     padded = jnp.pad(x, [(margin, margin) if a == axis else (0, 0) for a in range(x.ndim)])
@@ -143,9 +148,17 @@ def _filter_axis(x: jax.Array, weights: np.ndarray, pad: tuple[int, int], up: in
     phases = []
     for r in range(up):
         shifts = [(j, (r - pad[0] + j) // up) for j in range(len(weights)) if (r - pad[0] + j) % up == 0]
-        copies = (
+        copies = [
             float(weights[j]) * lax.slice_in_dim(padded, margin + shift, margin + shift + span, down, axis)
             for j, shift in shifts
-        )
-        phases.append(sum(copies))
-    return jnp.stack(phases, axis + 1).reshape(*x.shape[:axis], length, *x.shape[axis + 1 :])
+        ]
+        phases.append(functools.reduce(jnp.add, copies))
+    return phases
+
+
+def _interleave(phases: list[jax.Array], axis: int) -> jax.Array:
+    """y[r::k] = phases[r] along `axis`, for k phases of one shape."""
+    if len(phases) == 1:
+        return phases[0]
+    shape = phases[0].shape
+    return jnp.stack(phases, axis + 1).reshape(*shape[:axis], len(phases) * shape[axis], *shape[axis + 1 :])

@@ -48,8 +48,10 @@ def _field(sde: LinearSDE, eps_fn: EpsFn, u: jax.Array, log_noise: jax.Array) ->
     t = kernels.time_of_noise(sde, jnp.exp(log_noise))
     kernel = kernels.marginal(sde, t)
     w = kernels.whitened_mean(kernel)
-    g = kernels.inverse_lower(kernel.chol) @ jnp.asarray(sde.G, jnp.float32)
-    rate = jnp.sum(jnp.square(w @ g)) / (2 * jnp.sum(jnp.square(w)))
+    # w' L^-1 G by two sums, which no matrix unit rounds.
+    along = jnp.sum(w[:, None] * kernels.inverse_lower(kernel.chol), axis=0)
+    along = jnp.sum(along[:, None] * jnp.asarray(sde.G, jnp.float32), axis=0)
+    rate = jnp.sum(jnp.square(along)) / (2 * jnp.sum(jnp.square(w)))
     score = kernels.full_score(sde, u, t, eps_fn(u, t))
     drift = kernels.mix(jnp.asarray(sde.F, jnp.float32), u)
     drift = drift - kernels.mix(jnp.asarray(sde.G @ sde.G.T / 2, jnp.float32), score)

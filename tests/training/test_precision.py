@@ -1,5 +1,9 @@
-"""What a bfloat16 training step computes in which type, read off its jaxpr."""
+"""Which parts of a bfloat16 training step are in which type, in its jaxpr.
 
+XLA may change types again: `tests/aot` reads what it made of the program.
+"""
+
+import functools
 import math
 
 import jax
@@ -12,9 +16,9 @@ from hold_jax.nn import NCSNpp
 from hold_jax.parameterization import gaussian, log_noise
 from hold_jax.training.step import mean_loss
 
-FLOAT32_LAYERS = ("/conv_in", "/head/", "/embedding/")
-# The gradient of the logits, which the softmax wants in float32, meets bfloat16 queries and keys.
-LOGITS = "vmap(BTNH,BSNH->BNTS)"
+FLOAT32_LAYERS = ("/conv_in", "/head/", "/embedding/", "/time/")
+# The softmax's logits are float32, so their gradient is too; the other factor, queries or keys, is bfloat16.
+LOGITS = "bqhc,bkhc->bhqk"
 PRODUCTS = ("conv_general_dilated", "dot_general")
 
 
@@ -38,8 +42,8 @@ def types(variables):
     return {str(v.aval.dtype) for v in variables if jnp.issubdtype(v.aval.dtype, jnp.floating)}
 
 
-@pytest.fixture(scope="module")
-def step():
+@functools.cache
+def step_in(dtype):
     """The equations of loss and gradient of a small network with every layer of the CIFAR-10 one."""
     network = NCSNpp(
         1,
@@ -48,7 +52,7 @@ def step():
         num_res_blocks=1,
         attention_resolutions=(4,),
         dropout=0.1,
-        dtype=jnp.bfloat16,
+        dtype=dtype,
     )
     model = Model(sde.hold(order=3), network, (8, 8, 1), gaussian, log_noise, 0.5)
     batch = {"x": jax.ShapeDtypeStruct((4, 8, 8, 1), jnp.uint8), "label": jax.ShapeDtypeStruct((4,), jnp.int32)}
@@ -58,6 +62,22 @@ def step():
         return mean_loss(model, losses.bcsm_loss, params, batch, key, train=True)
 
     return list(equations(jax.make_jaxpr(jax.value_and_grad(loss))(*args).jaxpr))
+
+
+@pytest.fixture
+def step():
+    return step_in(jnp.bfloat16)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_no_product_depends_on_the_default_of_a_backend(dtype):
+    # By default a TPU rounds float32 factors to bfloat16, and a GPU to TF32.
+    found = [(name, e) for name, e in step_in(dtype) if e.primitive.name in PRODUCTS]
+    float32 = [(name, e) for name, e in found if types(e.invars) == {"float32"}]
+    assert len(float32) > 20 and (len(float32) == len(found)) == (dtype == jnp.float32)
+    for name, equation in float32:
+        assert equation.params["precision"] == (jax.lax.Precision.HIGHEST,) * 2, name
+    assert all(e.params["precision"] is not None for _, e in found)
 
 
 def test_products_inside_the_network_are_bfloat16(step):
