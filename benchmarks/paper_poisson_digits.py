@@ -23,13 +23,13 @@ from hold_jax.metrics.frechet import frechet_distance, moments
 
 # Label: sampler, mean calls a step, numbers of calls.
 SUITE = {
-    "ancestral": (samplers.Ancestral(), 1, (50, 80, 1000)),
     "poisson_midpoint": (samplers.PoissonMidpoint(K=16), 2 - 1 / 16, (50, 80)),
-    "poisson_midpoint, score": (samplers.PoissonMidpoint(K=16, base="score"), 2 - 1 / 16, (50, 80)),
-    "ddim": (samplers.ddim(), 1, (50, 80)),
-    "heun": (samplers.Heun(), 2, (50, 80)),
-    "dpmpp_2m": (samplers.dpmpp_2m(), 1, (50, 80)),
-    "gaussian_fitted": (samplers.gaussian_fitted(), 1, (50, 80)),
+    "poisson_midpoint, score": (samplers.PoissonMidpoint(K=16, base="score"), 2 - 1 / 16, (50,)),
+    "ddim": (samplers.ddim(), 1, (50,)),
+    "heun": (samplers.Heun(), 2, (50,)),
+    "dpmpp_2m": (samplers.dpmpp_2m(), 1, (50,)),
+    "gaussian_fitted": (samplers.gaussian_fitted(), 1, (50,)),
+    "ancestral": (samplers.Ancestral(), 1, (50, 80, 1000)),
 }
 
 
@@ -38,7 +38,7 @@ def main() -> None:
     parser = report.parser(__doc__)
     parser.add_argument("--config", default="configs/digits_hold.py")
     parser.add_argument("--workdir", type=Path, required=True)
-    parser.add_argument("--num", type=int, default=300, help="samples of each")
+    parser.add_argument("--num", type=int, default=200, help="samples of each")
     args = parser.parse_args()
     model, params, data = trained(args.workdir, args.config)
     target, rng = moments(data), np.random.default_rng(0)

@@ -2,9 +2,9 @@
 
 python main.py --config=configs/cifar10_edm.py --mode=train --workdir=DIR
 
-The published figure is of 35 calls of Heun's method, trained with augmentation of the pictures, which is not done here;
-and EDM weighs the loss by 1 / c_out^2, here eps_n has weight 1. What is EDM's: network, preconditioning, law of the
-noise, batch, learning rate, average. Its networks are read by: python -m hold_jax.convert --from=edm
+The published figure is of 35 calls of Heun's method, trained with augmentation of the pictures, which is not done here,
+and with dropout 0.13. As published: network, preconditioning, law of the noise, weight of the loss, batch, learning
+rate, average, sampler. Its networks are read by: python -m hold_jax.convert --from=edm
 (docs/importers.md).
 Any process of any order samples from them: --mode=sample --config.sde.order=3.
 NCSN++ architecture: --config.model.fir=True --config.model.progressive_input=residual --config.model.embedding=fourier.
@@ -36,6 +36,8 @@ def get_config():
     c.model.label_place = "features"
     c.model.skip_rescale = True
     c.model.dropout = 0.13
+    c.loss.weighting = "edm"
+    c.loss.stratified = False
     c.optimizer.learning_rate = 1e-3
     c.optimizer.warmup_steps = 19_531  # 10 million pictures
     c.optimizer.clip_norm = 0.0

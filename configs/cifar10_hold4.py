@@ -12,8 +12,9 @@ and a third-party summary say that n = 3 is often the best). TOLD++, its third o
 As in the authors' public code, which may differ from the paper's runs: gamma = (1, 2, 5), xi = 4 sqrt 5, one eigenvalue
 -sqrt 5; 1/L = 0.5, alpha = 0.08, T = 5, constant beta; 8 residual blocks, dropout 0.1; Adam 2e-4 with 5,000 steps of
 warm-up, gradients clipped at 1, parameters averaged at 0.9999; 800,000 steps; least time 1e-5 in the loss, 1e-3 in the
-sampler. Euler-Maruyama is the one sampler there that runs; its steps are TOLD++'s 200. Chosen here: uniform times,
-the conditioning of the network, the batch (128).
+sampler; times drawn uniformly in t, independently; conditioning on log t by random Fourier features of scale 16; a
+denoising step, counted among the steps. Euler-Maruyama is the one sampler there that runs; its steps are TOLD++'s 200.
+Chosen here: sampling times uniform in t, the batch (128).
 """
 
 from configs import cifar10_told

@@ -147,6 +147,21 @@ def time_of_noise(sde: LinearSDE, sigma: jax.Array) -> jax.Array:
     return sde.schedule.time(tables.integral(shift)[..., 0, 0])
 
 
+@functools.lru_cache(maxsize=64)
+def amplification(sde: LinearSDE) -> float:
+    """The largest |w| / |w_n| between t_min and T; inf where w_n changes its sign.
+
+    An error of eps_n is that many times larger, in units of sigma_eff, in D = ([L^-1 u]_n - eps_n) / w_n.
+    """
+    b = sde.schedule.integral(0.0, np.geomspace(sde.t_min, sde.T, 512))
+    phi, chol = exact.marginal(sde.F, sde.G, sde.cov0, b)
+    w = exact.solve_lower(chol, phi[..., :, :1])[..., 0]
+    share = w[:, -1] / np.linalg.norm(w, axis=-1)
+    if share.min() * share.max() <= 0:
+        return float("inf")
+    return float(1 / np.abs(share).min())
+
+
 def mix(matrix: jax.Array, u: jax.Array) -> jax.Array:
     """matrix u on the block axis: (..., k, n) with leading () or (B,), u (B, *S, n, C) -> (B, *S, k, C).
 

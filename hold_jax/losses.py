@@ -84,18 +84,42 @@ def draw_times(
 # --- Weights -------------------------------------------------------------------------------------
 
 
-def eps_weight(sde: LinearSDE, times: Times) -> jax.Array:
+Weighting = Callable[[LinearSDE, Times, float], jax.Array]
+"""(SDE, times, standard deviation of the data) -> weights (B,) of the squared error of eps_n."""
+
+
+def eps_weight(sde: LinearSDE, times: Times, sigma_data: float) -> jax.Array:
     """1: the squared error of eps_n itself (CLD's reweighted objective)."""
-    del sde
+    del sde, sigma_data
     return jnp.ones_like(times.t)
 
 
-def likelihood_weight(sde: LinearSDE, times: Times) -> jax.Array:
+def signal_weight(sde: LinearSDE, times: Times, sigma_data: float) -> jax.Array:
+    """|w|^2 / w_n^2: the squared error of the noise along the signal, and so of the noise of all blocks (PSLD's loss).
+
+    Given u the noise of all blocks, L^-1 (u - A D), is known but for w D: the error of eps_n is w_n / |w| times that
+    along w.
+    """
+    del sigma_data
+    w = kernels.whitened_mean(kernels.marginal(sde, times.t))
+    return jnp.sum(jnp.square(w / w[..., -1:]), axis=-1)
+
+
+def edm_weight(sde: LinearSDE, times: Times, sigma_data: float) -> jax.Array:
+    """EDM's weight of the squared error of D (2206.00364, table 1): 1 / (w_n c)^2, 1/c^2 = 1/sigma^2 + 1/sigma_d^2."""
+    w_n = kernels.whitened_mean(kernels.marginal(sde, times.t))[..., -1]
+    # sigma_eff w_n is of order one where w_n and 1 / sigma_eff are huge.
+    share = w_n * kernels.effective_noise(sde, times.t)
+    return 1 / jnp.square(share) + 1 / jnp.square(w_n * sigma_data)
+
+
+def likelihood_weight(sde: LinearSDE, times: Times, sigma_data: float) -> jax.Array:
     """beta |G' (score - score_hat)|^2 / 2, over the density of t: the loss bounds the NLL (2101.09258) for any law.
 
     An error e of eps_n is an error -e/w_n of D and so (G' Sigma^-1 A) e/w_n of G' score;
     for noise in the last block alone that is g e / L_nn.
     """
+    del sigma_data
     kernel = kernels.marginal(sde, times.t)
     w = kernels.whitened_mean(kernel)
     inverse = kernels.inverse_lower(kernel.chol)
@@ -105,15 +129,18 @@ def likelihood_weight(sde: LinearSDE, times: Times) -> jax.Array:
     return sde.schedule.beta(times.t) * size / (2 * times.density)
 
 
-def q0_weight(sde: LinearSDE, times: Times) -> jax.Array:
+def q0_weight(sde: LinearSDE, times: Times, sigma_data: float) -> jax.Array:
     """1/w_n^2: the squared error of the denoiser, uniform in q0."""
+    del sigma_data
     return 1 / jnp.square(kernels.whitened_mean(kernels.marginal(sde, times.t))[..., -1])
 
 
-WEIGHTINGS: dict[str, Callable[[LinearSDE, Times], jax.Array]] = {
+WEIGHTINGS: dict[str, Weighting] = {
+    "edm": edm_weight,
     "eps": eps_weight,
     "likelihood": likelihood_weight,
     "q0": q0_weight,
+    "signal": signal_weight,
 }
 
 # --- Losses --------------------------------------------------------------------------------------
@@ -150,7 +177,8 @@ def score_matching_loss(
     key: jax.Array,
     *,
     pair: Pair = bcsm_pair,
-    weighting: Callable[[LinearSDE, Times], jax.Array] = eps_weight,
+    weighting: Weighting = eps_weight,
+    sigma_data: float = 0.5,
     time_law: TimeLaw = TIME_LAWS["log_normal"],
     stratified: bool = True,
     t_min: float | None = None,
@@ -164,6 +192,7 @@ def score_matching_loss(
       key: for times and noise.
       pair: what to perturb and what to regress, `bcsm_pair` or `dsm_pair`.
       weighting: one of `WEIGHTINGS`' values.
+      sigma_data: standard deviation of the data, for `edm_weight`; the others ignore it.
       time_law: one of `TIME_LAWS`' values; the default is EDM's, log sigma_eff ~ N(-1.2, 1.2^2).
       stratified: spread the batch's times over the law's quantiles.
       t_min: least time; None is `sde.t_min`.
@@ -182,7 +211,7 @@ def score_matching_loss(
     times = draw_times(sde, time_law, key_times, x.shape[0], t_min=t_min, stratified=stratified)
     u, target = pair(sde, x, times.t, key_pair)
     error = target - eps_fn(u, times.t)
-    return weighting(sde, times) * jnp.sum(jnp.square(error), axis=tuple(range(1, error.ndim)))
+    return weighting(sde, times, sigma_data) * jnp.sum(jnp.square(error), axis=tuple(range(1, error.ndim)))
 
 
 def bcsm_loss(sde: LinearSDE, eps_fn: EpsFn, x: jax.Array, key: jax.Array, **options: Any) -> jax.Array:

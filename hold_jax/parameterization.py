@@ -3,6 +3,8 @@
 Parameterizations of the last block's noise, each a few lines of coefficients at time t:
 
 - `eps`: the network predicts eps_n from the raw state (HOLD, CLD).
+- `score`: the network is the last block's score itself (TOLD++, 2409.07697).
+- `signal`: the network predicts the noise along the signal from the raw state, for noise in several blocks (PSLD).
 - `mixed`: the network corrects the score of the Gaussian stationary part (CLD, 2112.07068, section 3).
 - `gaussian`: EDM's preconditioning (2206.00364, table 1) for any order: whitened input, the optimal
   linear prediction for N(0, sigma_data^2) data as skip, unit-variance target.
@@ -47,6 +49,26 @@ def eps(sde: LinearSDE, t: jax.Array, sigma_data: float) -> Coefficients:
     del sigma_data
     n = sde.order
     return Coefficients(jnp.eye(n), jnp.zeros((1, n)), jnp.ones(jnp.shape(t)))
+
+
+def score(sde: LinearSDE, t: jax.Array, sigma_data: float) -> Coefficients:
+    """The network is the score of the last block, -eps_n / L_nn (TOLD++, 2409.07697, algorithm 1)."""
+    del sigma_data
+    n = sde.order
+    return Coefficients(jnp.eye(n), jnp.zeros((1, n)), -kernels.marginal(sde, t).chol[..., -1, -1])
+
+
+def signal(sde: LinearSDE, t: jax.Array, sigma_data: float) -> Coefficients:
+    """The network predicts the noise along the signal, w' eps / |w| = (y - D) / sigma_eff, from u.
+
+    With noise in several blocks eps_n alone may say little of q0 (w_n is small for PSLD at low noise). This is what the
+    noise of all blocks says of it, the rest of which is a linear function of u: the content of PSLD's loss on both.
+    At n = 1 it is `eps`.
+    """
+    del sigma_data
+    sigma = kernels.effective_noise(sde, t)
+    along = _of_denoiser(sde, t, Preconditioning(jnp.ones_like(sigma), jnp.zeros_like(sigma), -sigma))
+    return along._replace(c_in=jnp.eye(sde.order))
 
 
 def mixed(sde: LinearSDE, t: jax.Array, sigma_data: float) -> Coefficients:
@@ -151,7 +173,9 @@ def _posterior_std(sde: LinearSDE, t: jax.Array, sigma_data: float) -> jax.Array
 
 
 DENOISERS = {"sufficient": sufficient, "vp": vp, "v": v, "x0": x0, "subvp": subvp, "ve": ve}
-PARAMETERIZATIONS = {"eps": eps, "mixed": mixed, "gaussian": gaussian, **DENOISERS}
+# The network's errors are those of eps_n, which the division by w_n amplifies: `kernels.amplification`.
+LAST_NOISE = {"eps": eps, "mixed": mixed, "score": score}
+PARAMETERIZATIONS = {**LAST_NOISE, "signal": signal, "gaussian": gaussian, **DENOISERS}
 
 
 def log_noise(sde: LinearSDE, t: jax.Array) -> jax.Array:

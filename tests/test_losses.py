@@ -52,6 +52,11 @@ def weight(name, m, t, density):
     w = (inverse @ phi[..., :1])[..., 0]
     if name == "q0":
         return w[:, -1] ** -2
+    if name == "edm":  # (sigma^2 + sigma_d^2) / (sigma sigma_d)^2 on the squared error of D (2206.00364, table 1)
+        variance = 1 / (w**2).sum(axis=1)
+        return (variance + STD**2) / (variance * STD**2) * w[:, -1] ** -2
+    if name == "signal":
+        return (w**2).sum(axis=1) * w[:, -1] ** -2
     # An error e of eps_n moves D by -e / w_n and the score by Sigma^-1 A times that.
     driven = m.G.T @ (np.swapaxes(inverse, 1, 2) @ w[..., None])[..., 0].T / w[:, -1]
     return m.schedule.beta(t) * (driven**2).sum(axis=0) / (2 * density)
@@ -85,7 +90,8 @@ def test_the_exact_noise_reaches_the_theoretical_floor(name, law):
 
     @jax.jit
     def every_weighting(x, key):
-        return [losses.bcsm_loss(m, eps_fn, x, key, weighting=w, **options) for w in losses.WEIGHTINGS.values()]
+        weightings = losses.WEIGHTINGS.values()
+        return [losses.bcsm_loss(m, eps_fn, x, key, weighting=w, sigma_data=STD, **options) for w in weightings]
 
     x = MEAN + STD * jax.random.normal(jax.random.key(100), (NUM, CHANNELS))
     for weighting, values in zip(losses.WEIGHTINGS, every_weighting(x, jax.random.key(0)), strict=True):
@@ -102,7 +108,7 @@ def test_weights(name):
     _, _, t, _, _ = clock(m)
     t, p = t[::16], density("log_uniform", m)[::16]
     times = losses.Times(jnp.asarray(t, jnp.float32), jnp.asarray(p, jnp.float32))
-    got = jax.jit(lambda times: [w(m, times) for w in losses.WEIGHTINGS.values()])(times)
+    got = jax.jit(lambda times: [w(m, times, STD) for w in losses.WEIGHTINGS.values()])(times)
     for weighting, values in zip(losses.WEIGHTINGS, got, strict=True):
         np.testing.assert_allclose(values, weight(weighting, m, t, p), rtol=3e-5, err_msg=weighting)
 

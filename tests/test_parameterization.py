@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from reference import oracle
 
-from hold_jax import kernels, parameterization, sde
+from hold_jax import kernels, losses, parameterization, sde
 from hold_jax.errors import UserError
 
 MODELS = {
@@ -369,3 +369,70 @@ def test_another_dtype_is_refused():
         half(u, jnp.float32(0.5))
     with jax.enable_x64(True), pytest.raises(TypeError, match=r"u is float64"):
         eps_fn(jnp.zeros((2, 4, 3, 2), jnp.float64), 0.5)
+
+
+@every_model
+def test_score_is_the_last_block_s_score(m):
+    t = times(m)
+    u = states(m, t, STD)
+    network = lambda inputs, noise: jnp.sin(inputs[..., :2])  # noqa: E731
+    eps_fn = wrapped(m, network, "score")
+    got = jax.jit(lambda u, t: kernels.last_score(m, t, eps_fn(u, t)))(u, t)
+    np.testing.assert_allclose(got[..., 0, :], np.sin(u.reshape(len(t), 4, -1)[..., :2]), rtol=2e-6, atol=1e-7)
+
+
+@every_model
+def test_signal_is_the_noise_along_the_signal(m):
+    # D = y - sigma_eff net for any network: an error of the output is that of D in units of the noise, at every time.
+    t = times(m)
+    u = states(m, t, STD)
+    network = lambda inputs, noise: jnp.sin(inputs[..., :2])  # noqa: E731
+    eps_fn = wrapped(m, network, "signal")
+    got = jax.jit(lambda u, t: kernels.denoiser(m, u, t, eps_fn(u, t)))(u, t)
+    phi, chol = oracle.marginal(m, oracle.integral(m, t), digits=False)
+    inverse = oracle.inverse_lower(chol)
+    w = inverse @ phi[..., :1]
+    snr = (w**2).sum(axis=(1, 2))
+    y = np.einsum("bi,bij,bxjc->bxc", w[..., 0], inverse, u.astype(np.float64)) / snr[:, None, None]
+    want = y - np.sin(u.reshape(len(t), 4, -1)[..., :2].astype(np.float64)) / np.sqrt(snr)[:, None, None]
+    # float32 in units of what D is made of.
+    np.testing.assert_allclose(got, want, atol=3e-5 * (1 + np.abs(y).max()))
+
+
+def test_the_noise_of_all_blocks_is_learned_by_that_along_the_signal():
+    # PSLD's loss sums the squared errors of both noises; all but w' eps / |w| is a linear function of u.
+    m = sde.psld()
+    t, rng = times(m)[3], np.random.default_rng(0)
+    phi, chol = (a.astype(np.float64) for a in oracle.marginal(m, float(oracle.integral(m, t))))
+    inverse = oracle.inverse_lower(chol).astype(np.float64)
+    x, eps = rng.standard_normal((1, 5)), rng.standard_normal((2, 5))
+    guess = rng.standard_normal((1, 5))  # a D for the state u
+    error = eps - inverse @ (phi[:, :1] @ x + chol @ eps - phi[:, :1] * guess)
+    times_ = losses.Times(jnp.float32(t)[None], jnp.ones(1))
+    weight = float(losses.signal_weight(m, times_, STD)[0])
+    np.testing.assert_allclose(weight * error[-1] ** 2, (error**2).sum(axis=0), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("m", "most"),
+    [
+        (sde.hold(order=1), 1.0),
+        (sde.cld(), 1.6222),
+        (sde.hold(order=3), 2.1034),
+        (sde.hold(order=4), 2.5061),
+        (sde.psld(), 25.02),
+        (sde.psld(Gamma=0.02, nu=4.02), 50.0),
+    ],
+)
+def test_how_far_errors_of_the_last_noise_grow(m, most):
+    # Measured in float64 by an independent script; docs/method.md, section 3, quotes these.
+    assert kernels.amplification(m) == pytest.approx(most, rel=1e-3)
+    t = np.geomspace(m.t_min, m.T, 40)
+    phi, chol = oracle.marginal(m, oracle.integral(m, t), digits=False)
+    w = (oracle.inverse_lower(chol) @ phi[..., :1])[..., 0]
+    seen = (np.linalg.norm(w, axis=1) / np.abs(w[:, -1])).max()
+    assert seen <= kernels.amplification(m) * 1.001
+
+
+def test_a_last_block_that_loses_the_data_is_seen():
+    assert kernels.amplification(sde.hold(order=2, gammas=(4.0,), xi=0.5, T=3.0)) == float("inf")

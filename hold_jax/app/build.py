@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
-from hold_jax import losses, parameterization, samplers, sde
+from hold_jax import kernels, losses, parameterization, samplers, sde
 from hold_jax.data import Dataset, Statistics, load
 from hold_jax.errors import UserError, require, require_choice
 from hold_jax.evaluation.classifier import classifier
@@ -143,12 +143,14 @@ def model(
     require(images == (len(data_shape) == 3), "model.name", c.name, f"a network for data of shape {data_shape}")
     if images:
         check_image_shape(*data_shape[:2], len(network.channel_multipliers))
+    equation = process(config)
+    _require_conditioned(c.parameterization, equation)
     return construct(
         "model",
         c.name,
         Model,
         {},
-        sde=process(config),
+        sde=equation,
         network=network,
         data_shape=data_shape,
         parameterization=parameterization.PARAMETERIZATIONS[c.parameterization],
@@ -169,6 +171,18 @@ def _conditioning(c: ml_collections.ConfigDict) -> Callable[[sde.LinearSDE, jax.
     known = found is not None and set(options) <= set(inspect.signature(found).parameters)
     require(known, "model.conditioning", c.conditioning, f"one that has {', '.join(options)}, or leave these unset")
     return construct("model", c.name, found, options)
+
+
+def _require_conditioned(name: str, equation: sde.LinearSDE) -> None:
+    """Raises `UserError` where the division by w_n would amplify the network's errors, or float32's."""
+    factor = kernels.amplification(equation)
+    if name in parameterization.LAST_NOISE:
+        allowed = (
+            f"signal, gaussian or sufficient: errors of the last block's noise grow {factor:.3g} times in the data"
+        )
+        require(factor <= 10, "model.parameterization", name, allowed)
+    allowed = "nearer to critical damping: at some time the last block's noise does not depend on the data"
+    require(factor <= 1e4, "sde", equation.F.tolist(), allowed)
 
 
 def any_process(config: ml_collections.ConfigDict) -> bool:
@@ -194,6 +208,7 @@ def loss(config: ml_collections.ConfigDict) -> ScoreLoss:
     return functools.partial(
         losses.LOSSES[c.name],
         weighting=losses.WEIGHTINGS[c.weighting],
+        sigma_data=config.model.sigma_data,
         time_law=law,
         stratified=c.stratified,
         t_min=c.t_min,

@@ -32,7 +32,8 @@ def get_config() -> ConfigDict:
     sde.kappa = placeholder(float)  # psld: momentum starts at N(0, kappa M)
 
     c.data = data = ConfigDict()  # hold_jax/data
-    data.name = ""  # digits | swissroll | gaussians8 | checkerboard | tfds:NAME | folder:PATH | npz:PATH
+    # digits | swissroll | swissroll5 | gaussians8 | diamond9 | checkerboard | tfds:NAME | folder:PATH | npz:PATH
+    data.name = ""  # and for toys `size` and `seed`
     data.image_size = placeholder(int)  # pixels; shorter side is scaled, center cropped
     data.channels = placeholder(int)  # 1 or 3
     data.bits = placeholder(int)  # folder: bits that the grays of 16-bit files use, 9 to 16, e.g. 12
@@ -44,7 +45,7 @@ def get_config() -> ConfigDict:
 
     c.model = model = ConfigDict()
     model.name = "ncsnpp"  # ncsnpp | mlp (hold_jax/nn)
-    # hold_jax/parameterization.py: eps | mixed | gaussian | sufficient | vp | v | x0 | subvp | ve
+    # hold_jax/parameterization.py: eps | mixed | score | signal | gaussian | sufficient | vp | v | x0 | subvp | ve
     model.parameterization = "sufficient"  # what the network's output means
     model.conditioning = "log_noise"  # log_noise | vp_time | subvp_time | ve_noise | discrete_time | time | log_time
     model.beta_schedule = placeholder(str)  # discrete_time: linear | scaled_linear | squaredcos_cap_v2 (linear)
@@ -89,7 +90,7 @@ def get_config() -> ConfigDict:
 
     c.loss = loss = ConfigDict()  # hold_jax/losses.py
     loss.name = "bcsm"  # bcsm | dsm
-    loss.weighting = "eps"  # eps | likelihood | q0
+    loss.weighting = "eps"  # edm | eps | likelihood | q0 | signal
     loss.time_law = "log_normal"  # uniform (in t) | log_uniform | log_normal (in effective noise)
     loss.time_mean = placeholder(float)  # log_normal: mean of log sigma_eff (-1.2)
     loss.time_std = placeholder(float)  # log_normal (1.2)

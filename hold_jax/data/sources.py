@@ -38,7 +38,7 @@ def load(
     """Loads one split of a data set.
 
     Args:
-      name: digits | swissroll | gaussians8 | checkerboard | tfds:NAME | folder:PATH | npz:PATH.
+      name: digits | swissroll | swissroll5 | gaussians8 | diamond9 | checkerboard | tfds:NAME | folder:PATH | npz:PATH.
       split: "train" or "test".
       image_size: pictures are scaled (shorter side) and center-cropped to this square; None keeps their size.
       channels: 1 or 3; None keeps the source's own (folder: 3).

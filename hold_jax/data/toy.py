@@ -1,4 +1,4 @@
-"""Two-dimensional toys: several Swiss rolls, eight Gaussians, a checkerboard.
+"""Two-dimensional toys: Swiss rolls, Gaussians, a checkerboard.
 
 All are standardized by constants of the distribution, never of the sample, so that every draw shares one scale:
 zero mean and unit standard deviation of each coordinate.
@@ -15,7 +15,7 @@ from hold_jax.errors import require, require_choice
 DEFAULT_SIZE = {"train": 50_000, "test": 10_000}
 _STREAMS = {"train": 0, "test": 1, "sample": 2}
 
-_ROLL_CENTERS = np.array([[1.0, 1.0], [1.0, -1.0], [-1.0, -1.0], [-1.0, 1.0]])
+_CORNERS = np.array([[1.0, 1.0], [1.0, -1.0], [-1.0, -1.0], [-1.0, 1.0]])
 _ROLL_ANGLES = (1.5 * math.pi, 4.5 * math.pi)
 _ROLL_RADIUS = 0.7
 _ROLL_NOISE = 0.02
@@ -42,15 +42,38 @@ def _roll_moments() -> tuple[np.ndarray, np.ndarray]:
     return mean, np.array([half + wave, half - wave]) - mean**2
 
 
-def _swissroll(num: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Four rolls at the corners of a square: a multimodal Swiss roll like that of TOLD++ (2409.07697)."""
-    label = rng.integers(len(_ROLL_CENTERS), size=num)
+def _rolls(
+    num: int, rng: np.random.Generator, centers: np.ndarray, scale: float, noise: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Equal rolls scale * t (cos t, sin t), about their means at `centers` (k, 2) of mean 0, with Gaussian noise."""
+    label = rng.integers(len(centers), size=num)
     t = rng.uniform(*_ROLL_ANGLES, size=num)
-    scale = _ROLL_RADIUS / _ROLL_ANGLES[1]
     mean, var = _roll_moments()
     roll = t[:, None] * np.stack([np.cos(t), np.sin(t)], axis=1) - mean
-    x = _ROLL_CENTERS[label] + scale * roll + _ROLL_NOISE * rng.standard_normal((num, 2))
-    return x / np.sqrt(1.0 + scale**2 * var + _ROLL_NOISE**2), label
+    x = centers[label] + scale * roll + noise * rng.standard_normal((num, 2))
+    return x / np.sqrt(np.mean(centers**2, axis=0) + scale**2 * var + noise**2), label
+
+
+def _swissroll(num: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Four rolls at the corners of a square: a multimodal Swiss roll like that of TOLD++ (2409.07697)."""
+    return _rolls(num, rng, _CORNERS, _ROLL_RADIUS / _ROLL_ANGLES[1], _ROLL_NOISE)
+
+
+def _swissroll5(num: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """CLD's multimodal Swiss roll (2112.07068, code): a roll at the origin and four at (+-0.8, +-0.8), a hundredth of
+    scikit-learn's with noise 0.2; here standardized."""
+    return _rolls(num, rng, np.concatenate([np.zeros((1, 2)), 0.8 * _CORNERS]), 0.01, 0.002)
+
+
+def _diamond9(num: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """CLD's diamond (2112.07068, code): nine Gaussians of deviation 0.04 on a square of side 1, turned 45 degrees.
+
+    The variance of each coordinate of the centers is 1/6; here standardized.
+    """
+    label = rng.integers(9, size=num)
+    square = np.stack([label // 3, label % 3], axis=1) / 2 - 0.5
+    x = square @ np.array([[1.0, -1.0], [1.0, 1.0]]) / math.sqrt(2) + 0.04 * rng.standard_normal((num, 2))
+    return x / math.sqrt(1 / 6 + 0.04**2), label
 
 
 def _gaussians8(num: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -70,7 +93,13 @@ def _checkerboard(num: int, rng: np.random.Generator) -> tuple[np.ndarray, np.nd
 
 
 # name -> (sampler of points and labels, number of modes)
-TOYS = {"swissroll": (_swissroll, 4), "gaussians8": (_gaussians8, 8), "checkerboard": (_checkerboard, 8)}
+TOYS = {
+    "swissroll": (_swissroll, 4),
+    "swissroll5": (_swissroll5, 5),
+    "gaussians8": (_gaussians8, 8),
+    "diamond9": (_diamond9, 9),
+    "checkerboard": (_checkerboard, 8),
+}
 
 
 def _draw(name: str, num: int, seed: int, stream: str) -> tuple[np.ndarray, np.ndarray]:

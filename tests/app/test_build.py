@@ -161,7 +161,9 @@ def test_own_couplings_arrive():
 def test_the_loss_has_its_options():
     loss = build.loss(config_of(loss__name="dsm", loss__weighting="q0", loss__time_law="uniform", loss__t_min=0.25))
     assert loss.func is losses.dsm_loss
-    assert loss.keywords == dict(weighting=losses.q0_weight, time_law=losses.uniform, stratified=True, t_min=0.25)
+    assert loss.keywords == dict(
+        weighting=losses.q0_weight, sigma_data=0.5, time_law=losses.uniform, stratified=True, t_min=0.25
+    )
     m, quantile = sde.hold(), np.linspace(0.1, 0.9, 5, dtype=np.float32)
     law = build.loss(config_of(loss__time_mean=0.5, loss__time_std=0.7)).keywords["time_law"]
     want = losses.log_normal(0.5, 0.7)
@@ -327,3 +329,24 @@ def test_the_workdir_is_absolute(tmp_path, monkeypatch):
     assert build.workdir("~/b") == tmp_path / "b"
     with pytest.raises(UserError, match="`workdir` is ''; it must be a folder: pass --workdir=DIR"):
         build.workdir("")
+
+
+@pytest.mark.parametrize("name", ["eps", "mixed", "score"])
+def test_the_last_noise_alone_is_not_learned_where_its_errors_are_amplified(name):
+    # PSLD has noise in both blocks: at t_min the last one's says 25 times less of the data than both.
+    config = config_of(sde__name="psld", model__parameterization=name)
+    message = f"`model.parameterization` is '{name}'; it must be signal, gaussian or sufficient: .* grow 25 times"
+    with pytest.raises(UserError, match=message):
+        build.model(config, *PICTURE)
+    for able in ("signal", "gaussian", "sufficient"):
+        config.model.parameterization = able
+        build.model(config, *PICTURE)
+    # PSLD without noise in the position is a CLD.
+    config.sde.Gamma, config.sde.nu, config.model.parameterization = 0.0, 4.0, name
+    build.model(config, *PICTURE)
+
+
+def test_couplings_whose_last_noise_loses_the_data_are_an_error():
+    config = config_of(sde__order=2, sde__gammas=(4.0,), sde__xi=0.5, sde__T=3.0)
+    with pytest.raises(UserError, match=r"`sde` is .*nearer to critical damping"):
+        build.model(config, *PICTURE)

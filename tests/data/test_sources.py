@@ -69,6 +69,36 @@ def test_toy_splits_and_samples_are_independent_and_reproducible(name):
     assert (len(data.load(name, split="train")), len(data.load(name, split="test"))) == (50_000, 10_000)
 
 
+def test_cld_s_rolls_are_its_recipe():
+    # A roll of scikit-learn's make_swiss_roll(noise=0.2), columns 0 and 2, times 0.01, at the origin and at +-0.8.
+    datasets = pytest.importorskip("sklearn.datasets")
+    roll = 0.01 * datasets.make_swiss_roll(200_000, noise=0.2, random_state=0)[0][:, [0, 2]]
+    x, label = _points(data.load("swissroll5", split="train", size=200_000))
+    scale = np.sqrt(0.8 * 0.64 + roll.var(axis=0))
+    for k, center in enumerate(np.array([[0, 0], [1, 1], [1, -1], [-1, -1], [-1, 1]]) * 0.8):
+        ours = x[label == k] * scale
+        np.testing.assert_allclose(ours.mean(axis=0), center, atol=3e-3)
+        np.testing.assert_allclose(np.cov((ours - center).T), np.cov(roll.T), rtol=0.03, atol=3e-5)
+        # Distances from the roll's own center: the shape, not only its moments.
+        radii = [np.linalg.norm(a, axis=1) for a in (ours - center + roll.mean(axis=0), roll)]
+        np.testing.assert_allclose(*(np.quantile(r, np.linspace(0.05, 0.95, 10)) for r in radii), rtol=0.02)
+
+
+def test_cld_s_diamond_is_its_recipe():
+    x, label = _points(data.load("diamond9", split="train", size=90_000))
+    x = x * np.sqrt(1 / 6 + 0.04**2)
+    grid = np.array([(a, b) for a in (-0.5, 0.0, 0.5) for b in (-0.5, 0.0, 0.5)])
+    centers = grid @ (np.array([[1, -1], [1, 1]]) / np.sqrt(2))
+    for k, center in enumerate(centers):
+        np.testing.assert_allclose(x[label == k].mean(axis=0), center, atol=2e-3)
+        np.testing.assert_allclose(np.cov(x[label == k].T), 0.04**2 * np.eye(2), atol=1e-4)
+
+
+def _points(dataset):
+    """The points and labels of a toy."""
+    return np.asarray(dataset.source, np.float64), np.asarray(dataset.labels)
+
+
 def test_checkerboard_fills_only_the_dark_squares():
     dataset = data.load("checkerboard", split="train", size=20_000)
     square = np.floor(dataset.source.astype(np.float64) * np.sqrt(16 / 12) + 2).astype(int)
@@ -124,7 +154,7 @@ def test_bad_arguments(kwargs, match):
 
 
 def test_bad_samples():
-    with pytest.raises(ValueError, match="must be one of: checkerboard, gaussians8, swissroll"):
+    with pytest.raises(ValueError, match="must be one of: checkerboard, diamond9, gaussians8, swissroll, swissroll5"):
         toy.sample("moons", 10, 0)
     with pytest.raises(ValueError, match="`num` is 0"):
         toy.sample("swissroll", 0, 0)
