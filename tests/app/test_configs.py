@@ -217,7 +217,7 @@ def test_no_option_of_a_constructor_is_out_of_reach():
         "sde": set(),
         "model": {"out_channels", "num_classes", "sde", "network", "data_shape", "statistics", "parent", "name"},
         "data": {"split", "memory_limit_bytes"},
-        "loss": {"sde", "eps_fn", "x", "key", "pair"},
+        "loss": {"sde", "eps_fn", "x", "key", "pair", "sigma_data"},
         "optimizer": {"num_steps"},
         "training": {"seed", "flip"},
         "sampling": {"sampler", "seed"},
