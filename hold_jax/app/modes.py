@@ -14,7 +14,7 @@ import numpy as np
 from hold_jax.app import build
 from hold_jax.data import Dataset, Statistics, measure
 from hold_jax.errors import require
-from hold_jax.evaluation import reference
+from hold_jax.evaluation import figures, reference
 from hold_jax.evaluation.feature_network import FeatureNetwork
 from hold_jax.loops.evaluate import EvalSettings, Evaluator
 from hold_jax.loops.generate import make_draw, sample
@@ -198,15 +198,5 @@ def _announce(folder: Any) -> None:
 
 
 def _print_results(results: dict[str, float]) -> None:
-    """One line a figure, with its error or its interval."""
-    if not distributed.is_main():
-        return
-    endings = ("_error", "_low", "_high")
-    rows = {name: f"{value:.6g}" for name, value in results.items() if not name.endswith(endings)}
-    for name in rows:
-        if f"{name}_error" in results:
-            rows[name] += f" +- {results[f'{name}_error']:.2g}"
-        if f"{name}_low" in results:
-            rows[name] += f"  [{results[f'{name}_low']:.3g}, {results[f'{name}_high']:.3g}]"
-    width = max(map(len, rows))
-    print("\n".join(f"{name:<{width}}  {text}" for name, text in rows.items()), flush=True)
+    if distributed.is_main():
+        print(figures.table(results), flush=True)

@@ -5,13 +5,14 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 
 class Features(NamedTuple):
     """values (B, d) float32; logits (B, k) float32 of the network's classes, or None."""
 
-    values: jax.Array
-    logits: jax.Array | None
+    values: jax.Array | np.ndarray
+    logits: jax.Array | np.ndarray | None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -22,6 +22,7 @@ def features_of(
     data: Dataset,
     devices: Devices,
     *,
+    per_device: int = PER_DEVICE,
     tick: Callable[[int], None] = lambda done: None,
 ) -> Features:
     """Features of every example in order, as float32 NumPy arrays on every process.
@@ -30,6 +31,7 @@ def features_of(
       network: what computes them.
       data: pictures or vectors; its labels are not looked at.
       devices: the batch is spread over them.
+      per_device: examples at once on each; another number than the default may change the last bits.
       tick: called with the number of examples done.
 
     Raises:
@@ -39,7 +41,7 @@ def features_of(
     values, logits, done = [], [], 0
     local = eval_batches(
         data,
-        batch_size=PER_DEVICE * devices.mesh.size,
+        batch_size=per_device * devices.mesh.size,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )

@@ -1,5 +1,7 @@
 """How near samples are to data: every figure that one feature network gives."""
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from hold_jax.data import Dataset
@@ -65,3 +67,16 @@ def in_the_plane(samples: np.ndarray, train: Dataset, held_out: np.ndarray) -> d
         "sliced_wasserstein": sliced_wasserstein(samples, data),
         "sliced_wasserstein_floor": sliced_wasserstein(held_out, data),
     }
+
+
+def table(results: Mapping[str, float]) -> str:
+    """One line a figure, with its error or its interval."""
+    endings = ("_error", "_low", "_high")
+    rows = {name: f"{value:.6g}" for name, value in results.items() if not name.endswith(endings)}
+    for name in rows:
+        if f"{name}_error" in results:
+            rows[name] += f" +- {results[f'{name}_error']:.2g}"
+        if f"{name}_low" in results:
+            rows[name] += f"  [{results[f'{name}_low']:.3g}, {results[f'{name}_high']:.3g}]"
+    width = max(map(len, rows))
+    return "\n".join(f"{name:<{width}}  {text}" for name, text in rows.items())

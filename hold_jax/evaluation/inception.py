@@ -15,10 +15,12 @@ from hold_jax.evaluation.inception_weights import load
 def inception(weights: str | Path, argument: str = "weights") -> FeatureNetwork:
     """pool3 features (B, 2048) and logits without bias (B, 1008) of pictures (B, H, W, 1 or 3), uint8 or in [0, 255].
 
-    Gray pictures are seen as color ones of three equal channels.
+    Weights without the last layer give no logits, and so no inception score. Gray pictures are seen as color ones of
+    three equal channels.
 
     Args:
-      weights: pytorch-fid's file pt_inception-2015-12-05-6726825d.pth, or what `python -m hold_jax.convert` made of it.
+      weights: pytorch-fid's file pt_inception-2015-12-05-6726825d.pth, what `python -m hold_jax.convert` made of it, or
+        a TorchScript archive of the network.
       argument: what errors call it.
     """
     params, identity = load(weights, argument)
@@ -28,5 +30,5 @@ def inception(weights: str | Path, argument: str = "weights") -> FeatureNetwork:
 def _apply(params: Any, x: jax.Array) -> Features:
     require(x.ndim == 4 and x.shape[-1] in (1, 3), "x.shape", x.shape, "(B, H, W, 1 or 3): Inception sees pictures")
     x = jnp.broadcast_to(x, (*x.shape[:-1], 3))
-    features: Any = Inception().apply({"params": params}, x)
+    features: Any = Inception(logits="fc" in params).apply({"params": params}, x)
     return Features(*features)

@@ -24,15 +24,17 @@ class Inception(nn.Module):
     """Pictures to the features of the FID and the logits of the inception score.
 
     Attributes:
+      logits: whether the last layer is there.
       logits_bias: add the last layer's bias to the logits. The inception score is by convention without: its first
         code (arXiv:1606.03498) multiplied by the matrix alone, and others' figures follow it.
     """
 
+    logits: bool = True
     logits_bias: bool = False
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Maps (B, H, W, 3), uint8 or float in [0, 255], to pool3 features (B, 2048) and logits (B, 1008), float32."""
+    def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array | None]:
+        """Maps (B, H, W, 3), uint8 or float in [0, 255], to pool3 features (B, 2048) and logits (B, 1008) or None."""
         require(x.ndim == 4 and x.shape[-1] == 3, "x.shape", x.shape, "(B, H, W, 3)")
         h = resize(x.astype(jnp.float32)) * (2 / 255) - 1
 
@@ -53,7 +55,7 @@ class Inception(nn.Module):
         h = _BlockE(max_pool=True, name="Mixed_7c")(h)
 
         features = h.mean(axis=(1, 2))
-        return features, _Logits(self.logits_bias, name="fc")(features)
+        return features, _Logits(self.logits_bias, name="fc")(features) if self.logits else None
 
 
 def resize(x: jax.Array) -> jax.Array:

@@ -14,6 +14,7 @@ import numpy as np
 from flax import traverse_util
 
 from hold_jax.errors import UserError, require
+from hold_jax.evaluation import inception_script
 from hold_jax.evaluation.inception_network import SIZE, Inception
 from hold_jax.weights import torch_file
 from hold_jax.weights.files import replacing
@@ -32,11 +33,12 @@ _Shapes = dict[str, tuple[int, ...]]
 def load(path: str | Path, argument: str = "weights") -> tuple[Params, str]:
     """Parameters of `inception_network.Inception`, NumPy float32, and the identity of these numbers.
 
-    The identity is of the parameters, not of the file: that of a .pth and of an .npz made from it are the same.
+    The identity is of the parameters, not of the file: that of a .pth and of an .npz made from it are the same. The
+    last layer, which only the inception score needs, may be missing.
 
     Args:
-      path: pytorch-fid's .pth, whose SHA-256 must begin as its name says, if that ends in -XXXXXXXX; or an .npz of
-        `save_npz`.
+      path: pytorch-fid's .pth, a TorchScript archive of TensorFlow's graph (`inception_script`), or an .npz of
+        `save_npz`. If the name of a file that is no .npz ends in -XXXXXXXX, its SHA-256 must begin so.
       argument: what errors call it.
 
     Raises:
@@ -57,6 +59,8 @@ def load(path: str | Path, argument: str = "weights") -> tuple[Params, str]:
 def from_state_dict(state: Any, where: str = "the state dict") -> Params:
     """The network's parameters from pytorch-fid's (torchvision's names), every one used, none left over.
 
+    Without the last layer, `fc`, the parameters have none.
+
     Batch normalization, y = g (conv(x, K) - m) / sqrt(v + 1e-3) + b, becomes part of the convolution, in float64:
     K g / sqrt(v + 1e-3) is the kernel and b - m g / sqrt(v + 1e-3) the bias.
 
@@ -64,13 +68,16 @@ def from_state_dict(state: Any, where: str = "the state dict") -> Params:
       state: name -> array.
       where: what errors call it.
     """
-    modules = sorted({path.rpartition("/")[0] for path in _shapes()})
+    if isinstance(state, Mapping) and any(isinstance(value, Mapping) for value in state.values()):
+        state = inception_script.renamed(dict(inception_script.flattened(state)))
     if not isinstance(state, Mapping) or not all(isinstance(value, np.ndarray) for value in state.values()):
         raise UserError(f"{where}; it is no state dict: it must be a dict of tensors by name")
+    logits = any(name.startswith("fc.") for name in state)
+    modules = sorted({path.rpartition("/")[0] for path in _shapes(logits)})
     # A counter of training steps, which files have or lack by PyTorch's version.
     counters = {f"{_torch_name(module)}.bn.num_batches_tracked" for module in modules}
     state = {name: value for name, value in state.items() if name not in counters}
-    require_shapes({name: value.shape for name, value in state.items()}, state_shapes(), where, _WHOSE)
+    require_shapes({name: value.shape for name, value in state.items()}, state_shapes(logits), where, _WHOSE)
 
     params = {}
     for module in modules:
@@ -91,10 +98,10 @@ def from_state_dict(state: Any, where: str = "the state dict") -> Params:
 
 
 @functools.cache
-def state_shapes() -> _Shapes:
-    """Names and shapes of the state dict that `from_state_dict` takes."""
+def state_shapes(logits: bool = True) -> _Shapes:
+    """Names and shapes of the state dict that `from_state_dict` takes, with or without the last layer."""
     shapes = {}
-    for path, shape in _shapes().items():
+    for path, shape in _shapes(logits).items():
         module, _, part = path.rpartition("/")
         name = _torch_name(module)
         if part == "kernel" and len(shape) == 4:
@@ -140,8 +147,9 @@ def _check_name(path: Path, where: str) -> None:
     expected = named[1]
     if not found.startswith(expected):
         raise UserError(
-            f"{where}; its SHA-256 begins with {found[: len(expected)]}, not {expected} as its name says: "
-            f"it is damaged or another file; get {FILE} again from {URL}"
+            f"{where}; the end of its name, {expected}, says how the file's SHA-256 begins, and that begins with "
+            f"{found[: len(expected)]}: the file is damaged, or is another one under this name; get {FILE} again from "
+            f"{URL}, or give another file a name without such an end"
         )
 
 
@@ -154,7 +162,8 @@ def _read_npz(path: Path, where: str) -> Params:
             f"{where}; NumPy cannot read it ({error}); make it again: "
             f"python -m hold_jax.convert --from=pytorch_fid --input={FILE} --output={path}"
         ) from None
-    require_shapes({name: value.shape for name, value in params.items()}, _shapes(), where, _WHOSE)
+    logits = any(name.startswith("fc/") for name in params)
+    require_shapes({name: value.shape for name, value in params.items()}, _shapes(logits), where, _WHOSE)
     for name, value in params.items():
         if value.dtype != np.float32:
             raise UserError(f"{where}; its {name} is of type {value.dtype}; it must be float32")
@@ -170,9 +179,10 @@ def _identity(params: Params) -> str:
 
 
 @functools.cache
-def _shapes() -> _Shapes:
+def _shapes(logits: bool) -> _Shapes:
     """Shapes of the network's parameters, by path such as Mixed_5b/branch1x1/kernel."""
-    spec: Any = jax.eval_shape(lambda: Inception().init(jax.random.key(0), jnp.zeros((1, SIZE, SIZE, 3))))["params"]
+    network, pictures = Inception(logits=logits), jnp.zeros((1, SIZE, SIZE, 3))
+    spec: Any = jax.eval_shape(lambda: network.init(jax.random.key(0), pictures))["params"]
     leaves: dict[str, Any] = dict(traverse_util.flatten_dict(spec, sep="/"))
     return {path: leaf.shape for path, leaf in leaves.items()}
 

@@ -44,7 +44,8 @@ _ZIP_ERRORS = (
 def read(path: str | Path, argument: str = "input") -> Any:
     """What `torch.save(value, path)` saved, e.g. a state dict as `dict[str, np.ndarray]`.
 
-    Both formats, the zip of PyTorch 1.6 and the one before it. Dicts, lists, tuples, numbers, strings and None stay;
+    Both formats, the zip of PyTorch 1.6 and the one before it. What `torch.jit.save` saved is read too, each module as
+    a dict of its attributes. Dicts, lists, tuples, numbers, strings and None stay;
     a NumPy number becomes Python's, a tensor or parameter a read-only array of the same type (bfloat16 of `ml_dtypes`),
     a dtype NumPy's; views of one storage share memory.
 
@@ -173,6 +174,23 @@ class _Dict(dict):
         del state
 
 
+class _Module(dict):
+    """A module of a TorchScript archive: its attributes by name."""
+
+    __slots__ = ()
+
+    def __setstate__(self, state: Any) -> None:
+        if not isinstance(state, dict):
+            _refuse(f"has a module whose state is no dict; {_READABLE}")
+        self.update(state)
+
+
+def _of_type(value: Any, tag: Any = None) -> Any:
+    """A list or dict of a TorchScript archive, whose type PyTorch writes beside it."""
+    del tag
+    return value
+
+
 def _rebuild_tensor(
     storage: Any, offset: Any, size: Any, stride: Any, requires_grad: Any = None, hooks: Any = None, marks: Any = None
 ) -> _Tensor:
@@ -208,6 +226,8 @@ _FUNCTIONS = {
     "numpy.core.multiarray.scalar": _numpy_scalar,
     "numpy._core.multiarray.scalar": _numpy_scalar,
     "_codecs.encode": _encode,
+    "torch.jit._pickle.build_intlist": _of_type,
+    "torch.jit._pickle.restore_type_tag": _of_type,
 }
 _GLOBALS = (
     {name: _Global(name, function=function) for name, function in _FUNCTIONS.items()}
@@ -224,7 +244,9 @@ class _Unpickler(pickle.Unpickler):
         super().__init__(file, encoding="utf-8")
         self.storages: dict[str, _Storage] = {}
 
-    def find_class(self, module: str, name: str) -> _Global:
+    def find_class(self, module: str, name: str) -> _Global | type[_Module]:
+        if module.startswith("__torch__."):  # classes of a TorchScript archive, whose code lies beside and is not read
+            return _Module
         found = _GLOBALS.get(f"{module}.{name}")
         return found or _refuse(f"asks for {_printable(f'{module}.{name}')}; {_READABLE}")
 

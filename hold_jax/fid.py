@@ -1,0 +1,173 @@
+"""Frechet inception distance, kernel distance, precision and recall between two sets of pictures.
+
+    python -m hold_jax.fid SAMPLES DATA --inception=FILE [--cache=FOLDER] [--crop=PIXELS] [--features=inception]
+
+Each set is a folder of pictures; an .npz of statistics (pytorch-fid's, score_sde's or our own) or of samples (uint8,
+N x H x W x C); or a data source by name with its split, such as digits:test or tfds:cifar10:train.
+
+Pictures are read as by pytorch-fid, each stretched to 299 x 299, unless --crop gives a size. Precision is the part of
+SAMPLES near DATA, recall the part of DATA near SAMPLES.
+"""
+
+import argparse
+import dataclasses
+import sys
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import jax
+import numpy as np
+
+from hold_jax import data
+from hold_jax.data.dataset import SPLITS, Dataset, array_dataset
+from hold_jax.data.images import fit_arrays
+from hold_jax.errors import UserError, require
+from hold_jax.evaluation import figures, reference
+from hold_jax.evaluation.feature_network import FeatureNetwork, Features
+from hold_jax.evaluation.features import PER_DEVICE, features_of
+from hold_jax.evaluation.inception import inception
+from hold_jax.evaluation.picture_files import digest, pictures
+from hold_jax.evaluation.pixels import pixels
+from hold_jax.evaluation.reference import Reference
+from hold_jax.metrics.frechet import frechet_distance, moments
+from hold_jax.runtime.mesh import Devices
+from hold_jax.runtime.progress import Progress
+
+_EXIT_USER_ERROR = 2
+_SAMPLES = ("x", "images", "samples", "arr_0")
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(message)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Prints the figures; a user's mistake is one line, exit code 2."""
+    lines = (__doc__ or "").split("\n\n")
+    parser = _Parser(
+        prog="python -m hold_jax.fid", description=lines[0], epilog=" ".join(lines[2:]), allow_abbrev=False
+    )
+    parser.add_argument("samples", metavar="SAMPLES", help="folder, .npz or data source")
+    parser.add_argument("data", metavar="DATA", help="what they are compared with")
+    parser.add_argument("--features", default="inception", choices=("inception", "pixels"), help="what is compared")
+    parser.add_argument(
+        "--inception", metavar="FILE", help="weights: pytorch-fid's .pth, an .npz of it, or TorchScript"
+    )
+    parser.add_argument("--crop", type=int, metavar="PIXELS", help="scale and center crop, instead of stretching")
+    parser.add_argument("--cache", metavar="FOLDER", help="keep features here, by the pictures and the weights")
+    parser.add_argument("--device", choices=("cpu", "gpu", "tpu"), help="what computes them (JAX's choice)")
+    parser.add_argument(
+        "--batch_size", type=int, default=PER_DEVICE, help=f"pictures at once on a device ({PER_DEVICE})"
+    )
+    try:
+        args = parser.parse_args(arguments)
+        require(args.batch_size >= 1, "batch_size", args.batch_size, "1 or more")
+        require(args.crop is None or args.crop >= 1, "crop", args.crop, "1 or more")
+        if args.device is not None:
+            jax.config.update("jax_platforms", {"gpu": "cuda"}.get(args.device, args.device))
+        found = _figures(args)
+    except UserError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(_EXIT_USER_ERROR)
+    print(figures.table(found))
+
+
+def _figures(args: argparse.Namespace) -> dict[str, float]:
+    sides = {name: _open(getattr(args, name), name, args.crop) for name in ("samples", "data")}
+    network = None
+    if any(isinstance(side, Dataset) for side in sides.values()):
+        if args.features == "pixels":
+            network = pixels()
+        else:
+            allowed = "the path of the weights: pytorch-fid's .pth, an .npz of it, or a TorchScript archive"
+            require(args.inception is not None, "inception", args.inception, allowed)
+            network = inception(args.inception, "inception")
+    a, b = (_reference(side, network, args) for side in sides.values())
+    width = b.moments.mean.size
+    require(a.moments.mean.size == width, "samples", args.samples, f"of {width} features, as `data` is")
+    distance = {"inception": "fid", "pixels": "frechet_raw"}[args.features]
+    names = network or dataclasses.replace(pixels(), name=args.features, distance=distance)
+    if a.features is not None:
+        return figures.compute(names, Features(a.features, None), b)
+    if b.features is not None:  # the distance, which has no direction, and its error
+        return figures.compute(names, Features(b.features, None), Reference(a.moments, None, None))
+    return {distance: frechet_distance(a.moments, b.moments)}
+
+
+def _open(text: str, argument: str, crop: int | None) -> Dataset | Reference:
+    """What a user named, with a line that says how it is read."""
+    name, _, split = text.rpartition(":")
+    if name and split in SPLITS:
+        found, how = (
+            data.load(name, split=split, image_size=crop),
+            "" if crop is None else f", cropped to {crop} pixels",
+        )
+        _say(f"{argument}: {text}, {len(found):,} examples of shape {found.shape}{how}")
+        return found
+    path = Path(text).expanduser()
+    if path.is_dir():
+        found, how = pictures(path, crop)
+        _say(f"{argument}: {text}, {len(found):,} pictures, {how}")
+        return found
+    allowed = "a folder, an .npz file, or a data source with its split such as digits:test"
+    require(path.is_file() and path.suffix == ".npz", argument, text, allowed)
+    x = _samples(path, argument)
+    if x is None:
+        return reference.load(path)
+    _say(f"{argument}: {text}, {len(x):,} pictures of shape {x.shape[1:]}")
+    return array_dataset(text, "test", fit_arrays(x, crop, None), None, 0)
+
+
+def _samples(path: Path, argument: str) -> np.ndarray | None:
+    """The pictures of an archive; None if it has statistics."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            name = next((name for name in _SAMPLES if name in archive.files), None)
+            x = None if name is None or {"mu", "pool_3"} & set(archive.files) else archive[name]
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"`{argument}` is {str(path)!r}; NumPy cannot read it: {error}") from None
+    if x is not None:
+        good = x.ndim == 4 and x.dtype == np.uint8 and x.shape[-1] in (1, 3) and len(x) >= 2
+        require(good, argument, f"{path}, {name} {x.dtype}{list(x.shape)}", "uint8 pictures [N, H, W, 1 or 3], N >= 2")
+    return x
+
+
+def _reference(side: Dataset | Reference, network: FeatureNetwork | None, args: argparse.Namespace) -> Reference:
+    """Features and moments, from the cache if the same pictures and weights were there before."""
+    if isinstance(side, Reference):
+        about = side.about
+        if about is not None and network is not None:
+            require(about.identity == network.identity, "statistics made by", about.identity, network.identity)
+        return side
+    assert network is not None
+    path = None
+    if args.cache is not None:
+        key = f"{network.name}_{network.identity.split()[-1]}_{digest(side)}"
+        path = Path(args.cache).expanduser() / f"{key}.npz"
+        if path.is_file():
+            _say(f"features of {side.name}: {path}")
+            return reference.load(path)
+    with Progress(len(side), 0, 1, True, unit="picture") as progress:
+        out = features_of(network, side, Devices.all(), per_device=args.batch_size, tick=progress.update)
+    values = np.asarray(out.values)
+    if len(values) <= values.shape[1]:
+        _say(
+            f"warning: {len(values)} pictures for {values.shape[1]} features: their covariance is singular, and the "
+            "distance far above what more pictures give; compare it at equal numbers only"
+        )
+    found = Reference(moments(values), values, reference.about(network, side))
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        found.save(path)
+    return found
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
