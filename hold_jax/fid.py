@@ -12,7 +12,6 @@ SAMPLES near DATA, recall the part of DATA near SAMPLES.
 import argparse
 import dataclasses
 import sys
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -23,6 +22,7 @@ import numpy as np
 from hold_jax import data
 from hold_jax.data.dataset import SPLITS, Dataset, array_dataset
 from hold_jax.data.images import fit_arrays
+from hold_jax.data.sources import MEMORY_LIMIT_BYTES
 from hold_jax.errors import UserError, require
 from hold_jax.evaluation import figures, reference
 from hold_jax.evaluation.feature_network import FeatureNetwork, Features
@@ -33,7 +33,9 @@ from hold_jax.evaluation.pixels import pixels
 from hold_jax.evaluation.reference import Reference
 from hold_jax.metrics.frechet import frechet_distance, moments
 from hold_jax.runtime.mesh import Devices
+from hold_jax.runtime.npz import Npz, NpzError
 from hold_jax.runtime.progress import Progress
+from hold_jax.runtime.storage import open_regular
 
 _EXIT_USER_ERROR = 2
 _SAMPLES = ("x", "images", "samples", "arr_0")
@@ -124,14 +126,16 @@ def _open(text: str, argument: str, crop: int | None) -> Dataset | Reference:
 def _samples(path: Path, argument: str) -> np.ndarray | None:
     """The pictures of an archive; None if it has statistics."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            name = next((name for name in _SAMPLES if name in archive.files), None)
-            x = None if name is None or {"mu", "pool_3"} & set(archive.files) else archive[name]
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"`{argument}` is {str(path)!r}; NumPy cannot read it: {error}") from None
-    if x is not None:
-        good = x.ndim == 4 and x.dtype == np.uint8 and x.shape[-1] in (1, 3) and len(x) >= 2
-        require(good, argument, f"{path}, {name} {x.dtype}{list(x.shape)}", "uint8 pictures [N, H, W, 1 or 3], N >= 2")
+        with open_regular(path) as file:
+            archive = Npz(file, MEMORY_LIMIT_BYTES)
+            name = next((name for name in _SAMPLES if name in archive), None)
+            if name is None or "mu" in archive or "pool_3" in archive:
+                return None
+            x = archive.read(name)
+    except (OSError, NpzError) as error:
+        raise UserError(f"`{argument}` is {str(path)!r}; it cannot be read: {error}") from None
+    good = x.ndim == 4 and x.dtype == np.uint8 and x.shape[-1] in (1, 3) and len(x) >= 2
+    require(good, argument, f"{path}, {name} {x.dtype}{list(x.shape)}", "uint8 pictures [N, H, W, 1 or 3], N >= 2")
     return x
 
 

