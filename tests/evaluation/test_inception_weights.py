@@ -103,8 +103,6 @@ def test_file_must_be_what_its_name_says(tmp_path):
     path.write_bytes(b"abc")
     message = r"name, 6726825d, says .* begins with ba7816bf: .* get pt_.*github.com/mseitzer"
     with pytest.raises(UserError, match=message):
-        UserError, match=r"name, 6726825d, says .* begins with ba7816bf: .* get pt_.*github.com/mseitzer"
-    ):
         load(path)
 
 
