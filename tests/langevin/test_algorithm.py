@@ -1,0 +1,270 @@
+"""The public functions: what a step does with positions, mass matrices, densities and keys; one-line errors."""
+
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from reference import langevin_law
+
+from hold_jax import langevin, sde
+from hold_jax.errors import UserError
+from hold_jax.langevin.algorithm import METHODS
+
+KEY = jax.random.key(0)
+VARIANCE = np.array([0.5, 2.0, 3.0])
+COVARIANCE = np.array([[2.0, 0.5, 0.0], [0.5, 1.0, 0.3], [0.0, 0.3, 0.7]])
+
+
+def log_density(q):
+    return -jnp.sum(q**4) / 4 - jnp.sum(jnp.cos(q))
+
+
+def run(algorithm, position, steps=3):
+    state = algorithm.init(position, KEY)
+    for i in range(steps):
+        state, _ = algorithm.step(jax.random.key(i), state)
+    return state.position
+
+
+@pytest.mark.parametrize("mass", ["number", "diagonal", "tree", "dense", "callable"])
+@pytest.mark.parametrize("method", ["strang", "metropolis"])
+def test_a_mass_matrix_is_a_change_of_coordinates(mass, method):
+    """q = S z: the chain of q with the mass matrix is S times the chain of z without."""
+    covariance = {"number": 2.0 * np.eye(3), "dense": COVARIANCE}.get(mass, np.diag(VARIANCE))
+    factor = np.linalg.cholesky(covariance)
+    arguments = {
+        "number": {"inverse_mass_matrix": 2.0},
+        "diagonal": {"inverse_mass_matrix": VARIANCE},
+        "tree": {"inverse_mass_matrix": {"a": VARIANCE[:2], "b": VARIANCE[2]}},
+        "dense": {"inverse_mass_matrix": COVARIANCE},
+        "callable": {"preconditioner": lambda q: jnp.sqrt(jnp.asarray(VARIANCE, jnp.float32)) * q},
+    }[mass]
+    start = np.array([0.3, -0.2, 0.5], np.float32)
+    join = (lambda q: jnp.concatenate([q["a"], q["b"][None]])) if mass == "tree" else (lambda q: q)
+    position = {"a": start[:2], "b": start[2]} if mass == "tree" else start
+    common = dict(order=2, step_size=0.2, method=method)
+    mapped = langevin.langevin(lambda q: log_density(join(q)), **common, **arguments)
+    plain = langevin.langevin(lambda z: log_density(jnp.asarray(factor, jnp.float32) @ z), **common)
+    with jax.disable_jit():
+        found = join(run(mapped, position))
+        truth = factor @ np.asarray(run(plain, np.linalg.solve(factor, start).astype(np.float32)))
+    np.testing.assert_allclose(found, truth, rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "splitting"])
+@pytest.mark.parametrize("order", [1, 3])
+def test_gradients_are_counted_as_made(method, order):
+    """A counter in the user's gradient, step by step, annealed or not."""
+    calls = 0
+
+    def gradient(q, *level):
+        nonlocal calls
+        calls += 1
+        return -q
+
+    for levels in (None, np.ones(9)):
+        algorithm = langevin.langevin(
+            lambda q, *level: -jnp.sum(q**2) / 2,
+            gradient=gradient,
+            order=order,
+            step_size=0.1,
+            method=method,
+            levels=levels,
+        )
+        with jax.disable_jit():
+            state = algorithm.init(jnp.ones(2), KEY)
+            for i in range(3):
+                calls = 0
+                state, info = algorithm.step(jax.random.key(i), state)
+                assert int(info.num_gradients) == calls
+                assert calls >= 1
+
+
+def test_chains_share_the_clock_of_poisson_midpoint():
+    """Over chains the sub-step's condition stays one, so that a sub-step without an event evaluates nothing."""
+    algorithm = langevin.langevin(log_density, order=2, step_size=0.1, method="poisson_midpoint", K=4)
+    states = jax.vmap(algorithm.init, (None, 0))(jnp.ones(2), jax.random.split(KEY, 3))
+    assert "cond[" in str(jax.make_jaxpr(algorithm.step_chains)(KEY, states))
+    vmapped = jax.make_jaxpr(jax.vmap(algorithm.step))(jax.random.split(KEY, 3), states)
+    assert "cond[" not in str(vmapped)
+
+
+@pytest.fixture(scope="module")
+def algorithm():
+    return langevin.langevin(lambda q: -jnp.sum(q["a"] ** 2) / 2, order=2, step_size=0.5)
+
+
+def test_thinning_keeps_every_third_step(algorithm):
+    start = {"a": jnp.ones(2)}
+    every = langevin.sample(algorithm, KEY, start, num_samples=12, num_chains=2)
+    third = langevin.sample(algorithm, KEY, start, num_samples=3, num_chains=2, thin=3, burn_in=3)
+    np.testing.assert_array_equal(third.position["a"], every.position["a"][:, 5::3])
+    assert every.position["a"].shape == (2, 12, 2)
+    assert every.num_gradients == third.num_gradients == 2 * 12
+    assert not np.array_equal(every.position["a"][0], every.position["a"][1])
+
+
+def test_parts_of_a_run_do_not_matter(algorithm, monkeypatch):
+    from hold_jax.langevin import chains
+
+    start = {"a": jnp.ones(2)}
+    whole = langevin.sample(algorithm, KEY, start, num_samples=12, num_chains=2)
+    monkeypatch.setattr(chains, "_PARTS", 3)
+    parts = langevin.sample(algorithm, KEY, start, num_samples=12, num_chains=2)
+    np.testing.assert_array_equal(whole.position["a"], parts.position["a"])
+    stacked = {"a": jnp.ones((2, 2))}
+    np.testing.assert_array_equal(
+        langevin.sample(algorithm, KEY, stacked, stacked=True, num_samples=12, num_chains=2).position["a"],
+        whole.position["a"],
+    )
+    more = langevin.sample(algorithm, KEY, state=whole.state, num_samples=12, num_chains=2)
+    assert int(more.state.step[0]) == 24
+
+
+def test_the_sampled_law_is_the_target(algorithm):
+    """Mean 0 and the method's exact variance: at h = 0.5 UBU's is 4 % below the target's."""
+    start = {"a": jnp.zeros(50)}
+    found = langevin.sample(algorithm, KEY, start, num_samples=200, num_chains=8, thin=10, burn_in=50).position["a"]
+    # Neighboring kept samples, five time units apart, correlate by less than 0.05.
+    assert abs(found.mean()) < 5 / np.sqrt(found.size)
+    law = langevin_law.stationary(langevin_law.maps(METHODS["strang"](), langevin.Dynamics(2), 0.5, [1.0]))[0, 0, 0]
+    assert law == pytest.approx(0.9593, abs=1e-4)
+    assert abs(found.var() - law) < 5 * np.sqrt(2 / found.size)
+
+
+def test_annealed_steps_use_their_level():
+    """Step i has the force of level min(i, last), and the scale of that level."""
+    levels = np.array([1.0, 3.0], np.float32)
+
+    def density(q, level):
+        return jnp.sum(level * q)
+
+    algorithm = langevin.langevin(density, order=1, step_size=0.5, levels=levels, level_scale=lambda level: 2 * level)
+    still = langevin.langevin(
+        lambda q, level: 0 * jnp.sum(q), order=1, step_size=0.5, levels=levels, level_scale=lambda level: 2 * level
+    )
+    states = algorithm.init(jnp.zeros(2), KEY), still.init(jnp.zeros(2), KEY)
+    for i, level in enumerate([1.0, 3.0, 3.0]):
+        states = [
+            a.step(jax.random.key(i), s._replace(position=jnp.zeros(2)))[0]
+            for a, s in zip((algorithm, still), states, strict=True)
+        ]
+        np.testing.assert_allclose(states[0].position - states[1].position, 0.5 * (2 * level) ** 2 * level, rtol=1e-4)
+
+
+@pytest.mark.parametrize("order", [1, 3])
+def test_smoothed_score_of_a_gaussian(order):
+    """From the exact eps_fn of N(0.5, 0.3^2) at any order: the score of N(0.5, 0.3^2 + sigma^2)."""
+    from hold_jax import kernels
+
+    process = sde.vp() if order == 1 else sde.hold(order=order)
+
+    def eps_fn(u, t):
+        statistic, sigma = kernels.sufficient_statistic(process, u, t)
+        clean = (0.3**2 * statistic + sigma**2 * 0.5) / (0.3**2 + sigma**2)
+        return kernels.last_noise(process, u, t, clean)
+
+    y, sigma = jnp.array([[0.2], [-1.0]]), jnp.float32(0.7)
+    score = langevin.smoothed_score(process, eps_fn)
+    np.testing.assert_allclose(score(y, sigma), -(y - 0.5) / (0.3**2 + 0.7**2), rtol=1e-3)
+    algorithm = langevin.langevin(gradient=functools.partial(score, sigma=sigma), order=2, step_size=0.2)
+    state, info = algorithm.step(KEY, algorithm.init(y, KEY))
+    assert state.position.shape == y.shape and int(info.num_gradients) == 1
+
+
+def test_blackjax_runs_our_algorithm():
+    blackjax = pytest.importorskip("blackjax", reason="pip install blackjax")
+    algorithm = langevin.langevin(log_density, order=3, step_size=0.1)
+    assert algorithm._fields[:2] == blackjax.base.SamplingAlgorithm._fields
+    state, (states, infos) = blackjax.util.run_inference_algorithm(KEY, algorithm, 5, initial_position=jnp.ones(2))
+    assert int(state.step) == 5 and states.position.shape == (5, 2) and int(infos.num_gradients.sum()) == 5
+
+
+def test_arviz_reads_our_chains(algorithm):
+    arviz = pytest.importorskip("arviz", reason="pip install arviz")
+    found = langevin.sample(algorithm, KEY, {"a": jnp.zeros(2)}, num_samples=12, num_chains=2)
+    data = arviz.convert_to_dataset(found.position)
+    assert dict(data.sizes)["chain"] == 2 and dict(data.sizes)["draw"] == 12
+    assert np.all(np.isfinite(np.asarray(arviz.ess(data)["a"])))
+
+
+def build(**changes):
+    return langevin.langevin(**{"log_density": log_density, "step_size": 0.1, **changes})
+
+
+def start(position=(1.0, 2.0), key=KEY, **changes):
+    return build(**changes).init(position if isinstance(position, (dict, str)) else jnp.asarray(position), key)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: build(log_density=None), "`log_density` is None; it must be a function, unless `gradient` is given"),
+        (lambda: build(step_size=-0.1), "`step_size` is -0.1; it must be a positive number"),
+        (lambda: build(step_size=float("nan")), "`step_size` is nan; it must be a positive number"),
+        (lambda: build(method="strangg"), "`method` is 'strangg' (did you mean 'strang'?); it must be one of: baoab"),
+        (lambda: build(K=4), "`K` is 4; it must be left out with `method` 'strang', which has no such option"),
+        (lambda: build(method="poisson_midpoint", K=0), "`K` is 0; it must be a whole number >= 1"),
+        (lambda: build(log_density=None, gradient=lambda q: -q, method="metropolis"), "`log_density` is None"),
+        (lambda: build(inverse_mass_matrix=1.0, preconditioner=lambda q: q), "left out where `inverse_mass_matrix`"),
+        (lambda: build(levels=np.ones((2, 2))), "`levels.shape` is (2, 2); it must be one axis, not empty"),
+        (lambda: build(level_scale=lambda level: level), "it must be left out where `levels` is"),
+        (lambda: start(log_density=lambda q: q), "`log_density` is 'a function that returns float32[2]'"),
+        (lambda: start(log_density=lambda q: jnp.argmax(q)), "it must be a function to a float scalar"),
+        (lambda: start(log_density=lambda q: np.sum(np.asarray(q))), "JAX cannot trace or differentiate"),
+        (lambda: start(log_density=lambda q: jnp.log(q[0] - 5)), "`log_density` is 'nan at the start'"),
+        (lambda: start(log_density=lambda q: -jnp.linalg.norm(0 * q)), "`gradient of log_density` is 'not finite"),
+        (lambda: start(position=(jnp.nan, 1.0)), "`position` is 'not finite'; it must be finite at the start"),
+        (lambda: start(position=(1, 2)), "it must be of floating-point arrays"),
+        (lambda: start(key=None), "`rng_key` is None; it must be a key at orders above 1"),
+        (lambda: start(gradient=lambda q: q[:1]), "`gradient` is 'a function that returns float32[1]'"),
+        (lambda: start(inverse_mass_matrix=np.ones(3)), "`inverse_mass_matrix.shape` is (3,); it must be a number"),
+        (lambda: start(inverse_mass_matrix=np.array([1.0, -1.0])), "it must be positive and finite"),
+        (lambda: start(inverse_mass_matrix=np.ones((2, 2))), "it must be symmetric and positive definite"),
+    ],
+)
+def test_errors_are_one_clear_line(make, message):
+    with pytest.raises(UserError, match=re.escape(message)) as caught:
+        make()
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_samples": 0}, "`num_samples` is 0; it must be a whole number >= 1"),
+        ({"thin": 0}, "`thin` is 0; it must be a whole number >= 1"),
+        ({"num_chains": 3, "stacked": True}, "of 3 chains (`stacked`)"),
+        ({"state": 1}, "it must be given, or `state`, and not both"),
+    ],
+)
+def test_bad_runs(algorithm, arguments, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        langevin.sample(algorithm, KEY, {"a": jnp.ones(2)}, **{"num_samples": 4, **arguments})
+
+
+@pytest.mark.parametrize(
+    ("order", "step_size", "num_samples", "message"),
+    [
+        (2, 3.0, 400, "left the finite numbers between steps"),  # twice the stability limit: overflows
+        (2, 2.1, 60, "diverges (mean square of its velocities"),  # just above it: grows, without overflow
+        (1, 2.5, 400, "left the finite numbers between steps"),
+    ],
+)
+def test_a_step_size_that_diverges_is_named(order, step_size, num_samples, message):
+    algorithm = langevin.langevin(
+        lambda q: -jnp.sum(q**2) / 2,
+        order=order,
+        step_size=step_size,
+        method="obabo" if order == 2 else "euler_maruyama",
+    )
+    with pytest.raises(UserError, match=re.escape("`step_size` is too large for this density: chain")) as caught:
+        langevin.sample(algorithm, KEY, jnp.ones(3), num_samples=num_samples, num_chains=2)
+    assert message in str(caught.value)
+
+
+def test_a_start_far_out_is_no_divergence(algorithm):
+    langevin.sample(algorithm, KEY, {"a": jnp.full(2, 1e3)}, num_samples=60)
