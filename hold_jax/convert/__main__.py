@@ -5,6 +5,7 @@ A trained network to a work directory that main.py samples from and evaluates, o
     python -m hold_jax.convert --from=cld_sgm --input=PATH.pth --output=WORKDIR [--config=configs/X.py --config.a.b=...]
     python -m hold_jax.convert --from=diffusers --input=FOLDER --output=WORKDIR
     python -m hold_jax.convert --to=score_sde_pytorch --input=WORKDIR --output=PATH.pth
+    python -m hold_jax.convert --to=hold_jax --input=WORKDIR --output=PATH.safetensors
 
 The FID's Inception network:
 

@@ -19,7 +19,7 @@ from hold_jax.convert.layers import layers
 from hold_jax.convert.score_sde import Weights, is_state_dict
 from hold_jax.errors import UserError
 from hold_jax.nn import NCSNpp
-from hold_jax.weights import safetensors, torch_file
+from hold_jax.weights import state_file
 from hold_jax.weights.match import Rule, convert, transposed
 
 _WEIGHTS = "diffusion_pytorch_model"
@@ -202,7 +202,7 @@ def read(folder: Path, network: NCSNpp, inputs: tuple[int, ...], where: str) -> 
     """
     found = _open(folder)
     path = found.weights
-    state = safetensors.read(path) if path.suffix == ".safetensors" else torch_file.read(path)
+    state = state_file.read(path)
     if not is_state_dict(state):
         raise UserError(f"{where}; its {path.name} is no state dict: it must be a dict of tensors by name")
     state = {_modern(name): value for name, value in state.items()}

@@ -15,7 +15,7 @@ from hold_jax.convert.layers import Layer, layers
 from hold_jax.convert.score_sde import Weights, is_state_dict
 from hold_jax.errors import UserError
 from hold_jax.nn import NCSNpp
-from hold_jax.weights import torch_file
+from hold_jax.weights import state_file
 from hold_jax.weights.match import Rule, convert, transposed
 
 EXPORT = (
@@ -76,7 +76,7 @@ def num_classes(path: Path) -> int:
 def _state_dict(path: Path, where: str) -> dict[str, np.ndarray]:
     """The file's, with the names that the network itself gives, without its preconditioning."""
     try:
-        state = torch_file.read(path)
+        state = state_file.read(path)
     except UserError as error:
         raise UserError(f"{error}; EDM's own .pkl is not read: with PyTorch and EDM's code, run {EXPORT}") from None
     if not is_state_dict(state):

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from hold_jax.app import build
+from hold_jax.app import build, packed
 from hold_jax.convert import diffusers, edm, score_sde
 from hold_jax.convert.score_sde import Weights
 from hold_jax.errors import UserError, require
@@ -19,7 +19,7 @@ from hold_jax.runtime import storage, workdir
 from hold_jax.runtime.mesh import Devices
 from hold_jax.training.checkpoint import FOLDER, Checkpoints, abstract_state
 from hold_jax.training.state import TrainState, init_state
-from hold_jax.weights import torch_save
+from hold_jax.weights import safetensors, state_file, torch_save
 
 
 class Source(NamedTuple):
@@ -43,8 +43,8 @@ SOURCES = {
     "diffusers": Source(diffusers.config, diffusers.read),
     "edm": Source("configs/cifar10_edm.py", edm.read, edm.num_classes),
 }
-# Project -> (parameters, network, (H, W, C) of its input) -> state dict.
-TARGETS = {"score_sde_pytorch": score_sde.to_torch}
+# Project -> (parameters, network, (H, W, C) of its input) -> state dict; None: a model of this package in one file.
+TARGETS = {"hold_jax": None, "score_sde_pytorch": score_sde.to_torch}
 
 
 def import_run(source: Source, path: Path, output: storage.Path, config: ml_collections.ConfigDict) -> str:
@@ -91,12 +91,21 @@ def import_run(source: Source, path: Path, output: storage.Path, config: ml_coll
     return f"{weights.which}, step {weights.step}, {count / 1e6:.3g} million parameters"
 
 
-def export_run(target: Callable[..., dict[str, np.ndarray]], path: storage.Path, output: Path) -> str:
-    """Writes the averaged parameters of a work directory's newest checkpoint as a state dict of `target`'s.
+def export_run(target: Callable[..., dict[str, np.ndarray]] | None, path: storage.Path, output: Path) -> str:
+    """Writes the averaged parameters of a work directory's newest checkpoint in one file.
+
+    Args:
+      target: one of `TARGETS`' values.
+      path: the work directory.
+      output: the file; if its name ends in .safetensors, it is of that format, otherwise as `torch.save` writes it. A
+        model of this package is always the former.
 
     Raises:
-      UserError: if `path` holds no run of an NCSN++, or `output` cannot be written.
+      UserError: if `path` holds no run, or one whose network `target` has not, or `output` cannot be written.
     """
+    as_safetensors = output.suffix == state_file.ENDING
+    allowed = f"a file whose name ends in {state_file.ENDING}"
+    require(target is not None or as_safetensors, "output", str(output), allowed)
     folder = build.workdir(str(path))
     record = workdir.read(folder)
     try:
@@ -104,15 +113,20 @@ def export_run(target: Callable[..., dict[str, np.ndarray]], path: storage.Path,
         statistics = build.statistics(record)
         model = build.model(config, record.data_shape, record.num_classes, statistics)
         optimizer = build.optimizer(config)
-        network = _ncsnpp(config, model)
+        network = None if target is None else _ncsnpp(config, model)
     except (AttributeError, KeyError) as error:
         raise UserError(f"`input` is {str(path)!r}; its config.json is of another version ({error})") from None
     abstract = abstract_state(lambda: init_state(model, optimizer, 0), Devices.all().replicated)
     with Checkpoints.open_to_read(folder) as checkpoints:
         state = checkpoints.restore(abstract)
-    arrays = target(jax.tree.map(np.asarray, state.ema), network, model.input_shape)
-    torch_save.write(output, arrays)
-    return f"the averaged weights of step {int(state.step)}, {len(arrays)} tensors"
+    params, step = jax.tree.map(np.asarray, state.ema), int(state.step)
+    if target is None:
+        packed.write(output, packed.Packed(record, params, step))
+        return f"the averaged weights of step {step}, {sum(leaf.size for leaf in jax.tree.leaves(params)):,} parameters"
+    arrays = target(params, network, model.input_shape)
+    write = safetensors.write if as_safetensors else torch_save.write
+    write(output, arrays)
+    return f"the averaged weights of step {step}, {len(arrays)} tensors"
 
 
 def _ncsnpp(config: ml_collections.ConfigDict, model: Model) -> NCSNpp:

@@ -16,7 +16,7 @@ from flax import serialization, traverse_util
 from hold_jax.convert.layers import Layer, layers
 from hold_jax.errors import UserError
 from hold_jax.nn import NCSNpp
-from hold_jax.weights import torch_file
+from hold_jax.weights import state_file
 from hold_jax.weights.match import Rule, convert, transposed
 
 _RES_BLOCK = {"norm0": "GroupNorm_0", "conv0": "Conv_0", "time": "Dense_0", "norm1": "GroupNorm_1", "conv1": "Conv_1"}
@@ -146,7 +146,7 @@ def read_torch(path: Path, network: NCSNpp, inputs: tuple[int, ...], where: str)
       inputs: (H, W, C) of what the network sees.
       where: what errors call the file.
     """
-    file = torch_file.read(path)
+    file = state_file.read(path)
     state = file.get("model", file) if isinstance(file, Mapping) else file
     if not is_state_dict(state):
         raise UserError(

@@ -1,0 +1,101 @@
+"""A trained model in one file: the averaged parameters as safetensors, and beside them the experiment.
+
+The file's metadata has one entry, `hold_jax`: JSON of the config's values that differ from the base config's, by dotted
+key, so that the file stays readable where keys are added; the shape of the data, the number of classes, the statistics
+of the data and the step.
+"""
+
+import dataclasses
+import importlib.resources
+import json
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+import numpy as np
+from flax import traverse_util
+
+from hold_jax.app import build
+from hold_jax.app import config as base
+from hold_jax.errors import UserError
+from hold_jax.runtime.workdir import Record, flatten
+from hold_jax.weights import safetensors
+
+_KEY = "hold_jax"
+# Models of the package itself, by name.
+SHIPPED = {"digits": "digits.safetensors"}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Packed:
+    """What a file holds.
+
+    Attributes:
+      record: the resolved config, and what the run wrote about its data.
+      params: averaged parameters, float32, nested.
+      step: optimizer steps taken.
+    """
+
+    record: Record
+    params: dict[str, Any]
+    step: int
+
+    @property
+    def config(self) -> ml_collections.ConfigDict:
+        """The resolved config."""
+        config = base.get_config()
+        for key, value in flatten(self.record.config).items():
+            _set(config, key, value)
+        return config
+
+
+def write(path: Path, packed: Packed, dtype: str = "float32") -> None:
+    """Writes a model; `dtype` is that of the parameters in the file.
+
+    Raises:
+      UserError: if the file cannot be written.
+    """
+    defaults = flatten(build.as_json(base.get_config()))
+    own = {key: value for key, value in flatten(packed.record.config).items() if value != defaults.get(key)}
+    about = {**dataclasses.asdict(packed.record), "config": own, "step": packed.step}
+    flat: dict[str, Any] = dict(traverse_util.flatten_dict(packed.params, sep="/"))
+    arrays = {name: np.asarray(value).astype(dtype) for name, value in sorted(flat.items())}
+    safetensors.write(path, arrays, {_KEY: json.dumps(about, sort_keys=True)})
+
+
+def read(path: Path, argument: str = "input") -> Packed:
+    """The model of a file of `write`.
+
+    Args:
+      path: the file.
+      argument: what errors call it.
+
+    Raises:
+      UserError: if it is missing, damaged or of something else.
+    """
+    text = safetensors.read_metadata(path, argument).get(_KEY)
+    try:
+        about = json.loads("" if text is None else text)
+        config = base.get_config()
+        for key, value in about.pop("config").items():
+            _set(config, key, value)
+        step = about.pop("step")
+        record = Record(build.as_json(config), tuple(about.pop("data_shape")), **about)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"`{argument}` is {str(path)!r}; it is no model of this package, or of another version of it ({error}); "
+            "python -m hold_jax.convert --to=hold_jax writes such files"
+        ) from None
+    arrays = {name: value.astype(np.float32) for name, value in safetensors.read(path, argument).items()}
+    return Packed(record, traverse_util.unflatten_dict(arrays, sep="/"), step)
+
+
+def shipped(name: str) -> Path:
+    """The file of one of `SHIPPED`."""
+    return Path(str(importlib.resources.files("hold_jax"))) / "pretrained" / SHIPPED[name]
+
+
+def _set(config: ml_collections.ConfigDict, key: str, value: Any) -> None:
+    section, _, name = key.rpartition(".")
+    holder = config[section] if section else config
+    holder[name] = tuple(value) if isinstance(value, list) else value
