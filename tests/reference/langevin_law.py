@@ -101,7 +101,7 @@ def _events(found, K):
 def stationary(maps):
     """The stationary second moment (c, n, n) of each curvature; NaN where the method is unstable."""
     n = maps.mean.shape[-1]
-    stable = np.abs(np.linalg.eigvals(maps.square)).max(-1) < 1
+    stable = np.abs(np.linalg.eigvals(maps.square)).max(-1) < 1 - 1e-9
     law = np.full((len(stable), n, n), np.nan)
     left, right = np.eye(n * n) - maps.square[stable], maps.noise[stable].reshape(-1, n * n, 1)
     law[stable] = np.linalg.solve(left, right).reshape(-1, n, n)
