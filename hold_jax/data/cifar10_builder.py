@@ -15,7 +15,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 from tensorflow_datasets.image_classification import cifar
 
-(URL,) = cifar.Cifar10.url_infos
+(URL,) = cifar.Cifar10.url_infos or []
 _FILES = {"train": [f"data_batch_{i}.bin" for i in range(1, 6)], "test": ["test_batch.bin"]}
 _ROW_BYTES = 1 + 3 * 32 * 32
 
@@ -47,7 +47,9 @@ class HoldCifar10(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(self, archive: Any, files: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
         with tarfile.open(archive) as tar:
             for file in files:
-                rows = np.frombuffer(tar.extractfile(f"cifar-10-batches-bin/{file}").read(), np.uint8)
+                member = tar.extractfile(f"cifar-10-batches-bin/{file}")
+                assert member is not None, "TFDS has verified the archive"
+                rows = np.frombuffer(member.read(), np.uint8)
                 for i, row in enumerate(rows.reshape(-1, _ROW_BYTES)):
                     picture = Image.fromarray(row[1:].reshape(3, 32, 32).transpose(1, 2, 0))
                     png = io.BytesIO()

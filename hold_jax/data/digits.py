@@ -1,5 +1,7 @@
 """`digits`: the 1,797 handwritten digits of scikit-learn, 8x8 gray; needs no download."""
 
+from typing import Any
+
 import numpy as np
 
 from hold_jax.data.dataset import Dataset, array_dataset, split_by_permutation
@@ -17,7 +19,7 @@ def load(name: str, *, split: str, image_size: int | None = None, channels: int 
     # scikit-learn takes a second to import, and no other source needs it.
     from sklearn.datasets import load_digits
 
-    bunch = load_digits()
+    bunch: Any = load_digits()
     rows = split_by_permutation(len(bunch.target), NUM_TEST, split)
     x = np.rint(bunch.images[rows] * (255 / 16)).astype(np.uint8)[..., None]
     return array_dataset(name, split, fit_arrays(x, image_size, channels), bunch.target[rows], 10)

@@ -225,7 +225,7 @@ def _decode(
 
     def visit(i: int) -> None:
         picture = images.read_picture(files[i], image_size, shape[-1], bits)
-        _require_size(files, i, picture.shape[:2], shape[:2])
+        _require_size(files, i, picture.shape[:2], (shape[0], shape[1]))
         x[i] = picture
 
     keep = _scan(name, files, visit)

@@ -128,8 +128,8 @@ def _train(network: Classifier, statistics: Statistics, data: Dataset) -> Any:
             # A little noise: features that do not hang on single values.
             x = x + 0.1 * jax.random.normal(key, x.shape)
             found = network.apply({"params": params}, x)
-            assert isinstance(found, Features)
-            logits = found.logits
+            assert isinstance(found, Features) and found.logits is not None
+            logits = jnp.asarray(found.logits)
             return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]))
 
         updates, state = optimizer.update(jax.grad(loss)(params), state, params)
@@ -146,13 +146,14 @@ def _identity(params: Any) -> str:
     digest = hashlib.sha256()
     for name, value in sorted(traverse_util.flatten_dict(params, sep="/").items()):
         digest.update(name.encode())
-        digest.update(np.ascontiguousarray(value))
+        digest.update(np.asarray(value).tobytes())
     return f"classifier {digest.hexdigest()[:16]}"
 
 
 def _write(path: Path, params: Any, digest: str) -> None:
     with storage.writing(path) as file:
-        np.savez(file, **traverse_util.flatten_dict(params, sep="/"), **{_DIGEST: np.array(digest)})
+        arrays: dict[str, Any] = {**traverse_util.flatten_dict(params, sep="/"), _DIGEST: np.array(digest)}
+        np.savez(file, **arrays)
 
 
 def _read(path: Path, network: Classifier, data: Dataset) -> Any | None:

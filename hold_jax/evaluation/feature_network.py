@@ -1,4 +1,4 @@
-"""What turns examples into the features that metrics compare."""
+"""Feature networks: from examples to the features that metrics compare."""
 
 import dataclasses
 from collections.abc import Callable
@@ -22,7 +22,7 @@ class FeatureNetwork:
     Attributes:
       name: what the config calls it.
       distance: what the squared Frechet distance of its features is called, e.g. "fid".
-      identity: names the map and its weights; statistics made by another are refused.
+      identity: of the map and its weights; statistics made with another are not used.
       params: of `apply`.
       apply: (params, x (B, *shape)) -> Features, jittable; x is data as a `Dataset` holds it: uint8 pictures,
         float32 vectors.

@@ -13,7 +13,7 @@ from hold_jax.evaluation.feature_network import FeatureNetwork, Features
 from hold_jax.runtime.mesh import Devices
 
 # Examples at once on each device: fixed, so that the compiled program, and with it every bit of a feature, depends
-# neither on a batch size somebody chose nor on the number of devices.
+# neither on a setting nor on the number of devices.
 PER_DEVICE = 64
 
 
@@ -25,11 +25,11 @@ def features_of(
     per_device: int = PER_DEVICE,
     tick: Callable[[int], None] = lambda done: None,
 ) -> Features:
-    """Features of every example in order, as float32 NumPy arrays on every process.
+    """Returns the features of every example in order, as float32 NumPy arrays on every process.
 
     Args:
-      network: what computes them.
-      data: pictures or vectors; its labels are not looked at.
+      network: the feature network.
+      data: pictures or vectors; its labels are not used.
       devices: the batch is spread over them.
       per_device: examples at once on each; another number than the default may change the last bits.
       tick: called with the number of examples done.

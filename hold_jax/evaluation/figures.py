@@ -1,4 +1,4 @@
-"""How near samples are to data: every figure that one feature network gives."""
+"""Distances and scores of samples against data, from the features of one network."""
 
 from collections.abc import Mapping
 
@@ -19,14 +19,15 @@ _PRECISION_K, _DENSITY_K = 3, 5
 
 
 def compute(network: FeatureNetwork, sampled: Features, reference: Reference) -> dict[str, float]:
-    """Distances and scores of samples by their features; names begin with the network's.
+    """Returns distances and scores of samples by their features; names begin with the network's.
 
     `network.distance` is the squared Frechet distance ("fid" for Inception), `_error` its standard error and `_bias`
-    what of it is due to the number of samples, by the jackknife; it is not subtracted. `*_kid` is the kernel distance,
-    `*_score` the inception score of the network's own classes; `*_low` and `*_high` are ends of 95 % intervals.
+    its excess over the value at infinitely many samples, by the jackknife; it is not subtracted. `*_kid` is the kernel
+    distance, `*_score` the inception score of the network's own classes; `*_low` and `*_high` are ends of 95 %
+    intervals.
 
     Args:
-      network: what made the features.
+      network: the feature network.
       sampled: of the samples.
       reference: of the data.
     """
@@ -41,11 +42,14 @@ def compute(network: FeatureNetwork, sampled: Features, reference: Reference) ->
     if reference.features is None:
         return found
     fewest = min(len(x), len(reference.features))
-    large = fewest >= 2 * _KERNEL_SUBSET
-    kernel = kernel_distance(x, reference.features) if large else kernel_distance_exact(x, reference.features)
-    found[f"{name}_kid"] = kernel.mean if large else kernel.value
-    if kernel.error is not None:
-        found[f"{name}_kid_error"] = kernel.error
+    if fewest >= 2 * _KERNEL_SUBSET:
+        kernel = kernel_distance(x, reference.features)
+        value, error = kernel.mean, kernel.error
+    else:
+        value, error = kernel_distance_exact(x, reference.features)
+    found[f"{name}_kid"] = value
+    if error is not None:
+        found[f"{name}_kid_error"] = error
     if fewest > max(_PRECISION_K, _DENSITY_K):
         near = neighbor_figures(reference.features, x, k_precision=_PRECISION_K, k_density=_DENSITY_K)
         for figure in ("precision", "recall", "density", "coverage"):
@@ -56,12 +60,15 @@ def compute(network: FeatureNetwork, sampled: Features, reference: Reference) ->
 
 
 def floor(network: FeatureNetwork, held_out: Features, reference: Reference) -> dict[str, float]:
-    """The Frechet distance of held-out data: what the samples of a perfect model would have at their number."""
+    """Returns the Frechet distance of held-out data.
+
+    Samples of a perfect model would have it if they were as many as the held-out examples; fewer have a larger one.
+    """
     return {f"{network.distance}_floor": frechet_distance(moments(held_out.values), reference.moments)}
 
 
 def in_the_plane(samples: np.ndarray, train: Dataset, held_out: np.ndarray) -> dict[str, float]:
-    """Sliced Wasserstein distances of order 2 to the training data, of samples (N, 2) and of held-out data."""
+    """Returns sliced Wasserstein distances of order 2 to the training data, of samples (N, 2) and of held-out data."""
     data = train.gather(np.arange(len(train)))["x"]
     return {
         "sliced_wasserstein": sliced_wasserstein(samples, data),

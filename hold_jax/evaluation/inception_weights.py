@@ -2,8 +2,8 @@
 
 import functools
 import hashlib
+import io
 import re
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ from flax import traverse_util
 from hold_jax.errors import UserError, require
 from hold_jax.evaluation import inception_script
 from hold_jax.evaluation.inception_network import SIZE, Inception
+from hold_jax.runtime.npz import Npz
+from hold_jax.runtime.storage import open_regular
 from hold_jax.weights import torch_file
 from hold_jax.weights.files import replacing
 from hold_jax.weights.match import require_shapes
@@ -155,9 +157,11 @@ def _check_name(path: Path, where: str) -> None:
 
 def _read_npz(path: Path, where: str) -> Params:
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            params = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+        with open_regular(path) as file:
+            size = file.seek(0, io.SEEK_END)
+            archive = Npz(file, size)  # `save_npz` compresses nothing
+            params = {name: archive.read(name) for name in archive.names}
+    except (OSError, ValueError) as error:
         raise UserError(
             f"{where}; NumPy cannot read it ({error}); make it again: "
             f"python -m hold_jax.convert --from=pytorch_fid --input={FILE} --output={path}"

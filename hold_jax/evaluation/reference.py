@@ -59,7 +59,8 @@ class About:
         right = isinstance(fields, dict) and types.keys() - {"digest"} <= fields.keys() <= types.keys()
         if not right or not all(type(value) is types[name] for name, value in fields.items()):
             raise ValueError("its `about` is not of this program")
-        return cls(**fields | {"shape": tuple(fields["shape"])})
+        kept: dict[str, Any] = {**fields, "shape": tuple(fields["shape"])}
+        return cls(**kept)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -103,7 +104,7 @@ def compute(network: FeatureNetwork, data: Dataset, devices: Devices) -> Referen
     if distributed.is_main():
         print(f"{network.name} features of {data.name}, {data.split}: {len(data):,} examples", file=sys.stderr)
     with Progress(len(data), 0, 1, distributed.is_main(), unit="example") as progress:
-        values = features_of(network, data, devices, tick=progress.update).values
+        values = np.asarray(features_of(network, data, devices, tick=progress.update).values)
     return Reference(moments(values), values, about(network, data))
 
 

@@ -95,7 +95,7 @@ def _moments(batches: Iterable[np.ndarray]) -> Moments:
         scatter += np.outer(delta, delta * (count * len(block) / total))
         mean = mean + delta * (len(block) / total)
         count = total
-    if mean is None:
+    if mean is None or scatter is None:
         raise UserError("`batches` is empty; it must hold at least one row")
     scatter /= max(count - 1, 1)
     return Moments(count, mean, scatter)
@@ -119,7 +119,7 @@ def _blocks(batches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
             if filled == _BLOCK_ROWS:
                 yield buffer
                 filled = 0
-    if filled:
+    if buffer is not None and filled:
         yield buffer[:filled]
 
 

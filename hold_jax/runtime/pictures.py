@@ -55,10 +55,10 @@ def image_grid(images_u8: ArrayLike, columns: int | None = None, scale: int | No
             f"`images_u8` is {images.dtype} of shape {images.shape}; it must be uint8 (N, H, W, 1) or (N, H, W, 3)"
         )
     n, h, w, c = images.shape
-    columns = min(n, math.ceil(math.sqrt(n * h / w))) if columns is None else columns
+    columns = int(min(n, math.ceil(math.sqrt(n * h / w))) if columns is None else columns)
     require(columns >= 1, "columns", columns, "at least 1")
     largest = max(1, (_GRID_WIDTH_PX - (columns + 1) * _MARGIN_PX) // (columns * w))
-    scale = largest if scale is None else scale
+    scale = int(largest if scale is None else scale)
     require(scale >= 1, "scale", scale, "at least 1")
 
     rows = math.ceil(n / columns)
@@ -246,15 +246,12 @@ def histogram(
     require(limits[0] < limits[1] and limits[2] < limits[3], "limits", limits, "(x_min, x_max, 0, y_max), min < max")
     figure = Figure(figsize=(_PANEL_INCHES * 1.4, _PANEL_INCHES), dpi=_DPI)
     axes = figure.add_axes((0.1, 0.1, 0.87, 0.8))  # by hand, as in `scatter`
-    for name, kind, color, numbers in (
-        ("data", "stepfilled", _FAINT, reference),
-        ("samples", "step", _BLUE, values),
-    ):
+    for name, filled, color, numbers in (("data", True, _FAINT, reference), ("samples", False, _BLUE, values)):
         if numbers is not None:
             x = _finite_1d(name, numbers)
             counts, edges = np.histogram(x, _BINS, limits[:2])
-            weights = counts / max(len(x), 1) / (edges[1] - edges[0])
-            axes.hist(edges[:-1], edges.tolist(), weights=weights, histtype=kind, color=color, label=name)
+            density = counts / max(len(x), 1) / (edges[1] - edges[0])
+            axes.stairs(density, edges, fill=filled, color=color, label=name)
     axes.set(xlim=limits[:2], ylim=limits[2:])
     axes.tick_params(labelsize=8, length=3, colors="#777777")
     for spine in axes.spines.values():

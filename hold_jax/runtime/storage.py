@@ -155,7 +155,7 @@ def writing(path: Path, *, sync: bool = True) -> Iterator[BinaryIO]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.tmp{os.getpid()}")
     try:
-        with temporary.open("wb") as file:
+        with open(temporary, "wb") as file:
             yield file
             file.flush()
             if sync:
@@ -177,7 +177,7 @@ def move(source: Path, target: Path) -> None:
     with _asking(source):
         for file in _below(source):
             (target / file.relative_to(source)).write_bytes(file.read_bytes())
-        source.rmtree()
+        epath.Path(source).rmtree()
 
 
 def empty(folder: Path) -> None:
@@ -185,10 +185,12 @@ def empty(folder: Path) -> None:
     for name in names(folder):
         path = folder / name
         with _asking(path):
-            if path.is_dir() and not (is_local(path) and os.path.islink(path)):
-                path.rmtree() if isinstance(path, epath.Path) and not is_local(path) else shutil.rmtree(path)
-            else:
+            if not path.is_dir() or (is_local(path) and os.path.islink(path)):
                 path.unlink()
+            elif is_local(path):
+                shutil.rmtree(path)
+            else:
+                epath.Path(path).rmtree()
 
 
 class Lines:
@@ -201,6 +203,8 @@ class Lines:
     def __init__(self, path: Path):
         self._path, self._file, self._text, self._pending = path, None, b"", False
         if is_local(path):
+            if os.path.lexists(path) and (os.path.islink(path) or not path.is_file()):
+                raise UserError(f"{path} is a link or no regular file; remove it: lines are added to it")
             self._file = path.open("a", encoding="ascii")
         elif exists(path):
             self._text = read(path)

@@ -272,7 +272,7 @@ def _unpickle(file: BinaryIO) -> tuple[Any, dict[str, _Storage]]:
             if opcode.name.startswith("EXT"):
                 _refuse(f"uses the pickle extension {argument}; {_READABLE}")
             # The machine's memo is a list: one high index would fill the memory.
-            if opcode.name.endswith("PUT") and argument > count:
+            if opcode.name.endswith("PUT") and argument is not None and argument > count:
                 _refuse("is damaged: its pickle skips places of the memo")
         file.seek(start)
         unpickler = _Unpickler(file)
