@@ -64,7 +64,7 @@ def digest(data: Dataset) -> str:
     """A short name of the pictures themselves, whatever they are called and wherever they lie."""
     found = hashlib.sha256(repr(data.shape).encode())
     for start in range(0, len(data), 256):
-        found.update(np.ascontiguousarray(data.gather(np.arange(start, min(start + 256, len(data))))["x"]))
+        found.update(data.gather(np.arange(start, min(start + 256, len(data))))["x"].tobytes())
     return found.hexdigest()[:16]
 
 
