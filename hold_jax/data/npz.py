@@ -13,6 +13,8 @@ _X = {"train": ("x", "images", "x_train", "arr_0"), "test": ("x_test", "images_t
 _Y = {"train": ("y", "labels", "y_train"), "test": ("y_test", "labels_test")}
 # An archive without a test array holds out one row in ten.
 HOLDOUT_DIVISOR = 10
+# Classes are numbered from 0, each with a count in the record and a row in the network; larger labels are no classes.
+_MAX_CLASSES = 1 << 16
 
 
 def load(
@@ -110,8 +112,9 @@ class _Reader:
             return None
         y = self._read(key)
         y = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
-        if y.ndim != 1 or y.size == 0 or not np.issubdtype(y.dtype, np.integer) or y.min() < 0 or y.max() >= 2**31:
-            raise self._error(f"array {key} must hold one integer label, 0 or more, for each row")
+        whole = y.ndim == 1 and y.size > 0 and np.issubdtype(y.dtype, np.integer)
+        if not whole or y.min() < 0 or y.max() >= _MAX_CLASSES:
+            raise self._error(f"array {key} must hold one integer label, 0 to {_MAX_CLASSES - 1}, for each row")
         return y
 
     def _check_rows(self, x: np.ndarray, y: np.ndarray | None, keys: tuple[str | None, str | None]) -> None:

@@ -81,6 +81,7 @@ def test_relative_paths_start_at_data_dir(save, tmp_path):
         ({"x": PICTURES, "y": LABELS[:5]}, "arrays x and y differ in length"),
         ({"x": PICTURES, "y": LABELS.astype(float)}, "array y must hold one integer label"),
         ({"x": PICTURES, "y": LABELS - 1}, "array y must hold one integer label"),
+        ({"x": PICTURES, "y": LABELS + 2**31}, "array y must hold one integer label, 0 to 65535"),
         ({"x": np.array([{}, []], dtype=object)}, "array x cannot be read: Object arrays"),
     ],
 )
