@@ -99,12 +99,12 @@ def swissroll(paths: list[Path], config_file: str, num: int, auxiliary: str) -> 
         config.sde.order = found.config["sde"]["order"]
         config.likelihood.num_examples = num
         config.likelihood.auxiliary = auxiliary
-        model = build.model(config, tuple(found.data_shape), found.num_classes)
+        model = build.model(config, tuple(found.data_shape), found.num_classes, build.statistics(found))
         fresh = functools.partial(init_state, model, build.optimizer(config), config.seed)
         abstract = abstract_state(fresh, Devices.all().replicated)
         with Checkpoints.open_to_read(path.absolute()) as checkpoints:
             params = checkpoints.restore(abstract, None).ema
-        test = build.dataset(config, "test")
+        test = build.dataset(config, "test").subset(num)
         saved = PartialRows(path / "eval" / f"benchmark_{auxiliary}", num)
         result = nll.bits_per_dim(model, params, test, build.likelihood(config), Devices.all(), saved)
         exactly = roll_bits(test.source[:num], sde.SIGMA_MIN)

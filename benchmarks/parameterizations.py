@@ -136,7 +136,10 @@ def trained_in(folder: Path) -> tuple[Model, Any, Dataset, Dataset]:
     """The model, its averaged parameters, training and test data, by what a work directory says of itself."""
     found = workdir.read(folder)
     config = ml_collections.ConfigDict({key: _tuples(value) for key, value in found.config.items()})
-    model, optimizer = build.model(config, tuple(found.data_shape), found.num_classes), build.optimizer(config)
+    model, optimizer = (
+        build.model(config, tuple(found.data_shape), found.num_classes, build.statistics(found)),
+        build.optimizer(config),
+    )
     abstract = abstract_state(lambda: init_state(model, optimizer, config.seed), Devices.all().replicated)
     with Checkpoints.open_to_read(folder.absolute()) as checkpoints:
         params = checkpoints.restore(abstract, None).ema
@@ -215,11 +218,11 @@ def drawn(config: ml_collections.ConfigDict, model: Model, params: Any, args: ar
 def likelihood(
     config: ml_collections.ConfigDict, model: Model, params: Any, data: Dataset, args: argparse.Namespace, folder: Path
 ) -> dict[str, float]:
-    """Bits per dimension of the first test examples."""
+    """Bits per dimension of random test examples."""
     with config.unlocked():
         config.likelihood.num_examples, config.likelihood.batch_size = args.likelihood, min(args.likelihood, 99)
     rows = PartialRows(folder / f"likelihood_{args.likelihood}", args.likelihood)
-    return bits_per_dim(model, params, data, build.likelihood(config), Devices.all(), rows)
+    return bits_per_dim(model, params, data.subset(None), build.likelihood(config), Devices.all(), rows)
 
 
 def compare(args: argparse.Namespace) -> None:

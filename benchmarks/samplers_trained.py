@@ -57,7 +57,7 @@ def trained(path: Path, config_file: str) -> tuple[Model, Any, np.ndarray]:
     config = module.get_config()
     found = workdir.read(path)
     config.sde.order = found.config["sde"]["order"]
-    model = build.model(config, tuple(found.data_shape), found.num_classes)
+    model = build.model(config, tuple(found.data_shape), found.num_classes, build.statistics(found))
     optimizer = build.optimizer(config)
     abstract = abstract_state(lambda: init_state(model, optimizer, config.seed), Devices.all().replicated)
     with Checkpoints.open_to_read(path.absolute()) as checkpoints:
