@@ -1,0 +1,80 @@
+"""The package's programs compiled for TPUs and H100s, and what their optimized HLO promises."""
+
+import jax
+import pytest
+from aot import hlo, topologies
+from aot.programs import PROGRAMS
+
+from hold_jax.samplers import SAMPLERS
+
+pytestmark = pytest.mark.slow
+
+ONE = ("h100:1x1x1", "v5e:2x2@1")
+MANY = ("h100:1x1x8", "v5e:2x2", "v5e:4x4", "v4:2x2x4")
+# What a mesh changes: the reductions of the step, and the spread of a batch.
+SHARDED = ("step bfloat16", "guided", "initial state")
+# Inception takes a minute and more: once for each compiler.
+EVERYWHERE = [name for name in PROGRAMS if name not in SAMPLERS]
+# Bytes of temporary arrays on one device, at the toy size of `programs`.
+TEMPORARY = 64 << 20
+TEMPORARY_OF = {"inception": 2 << 30}
+
+
+def compiled(program, topology):
+    """The executable."""
+    if not topologies.available(topology):
+        pytest.skip(f"no compiler for {topology}; to get it: {topologies.HOW}")
+    function, args = PROGRAMS[program](topologies.devices(topology))
+    return function.trace(*args).lower(lowering_platforms=(topologies.platform(topology),)).compile()
+
+
+def cases(programs, places):
+    return pytest.mark.parametrize(("program", "topology"), [(p, t) for t in places for p in programs])
+
+
+def check(program, topology):
+    found = compiled(program, topology)
+    text = found.as_text()
+    assert "f64[" not in text
+    assert hlo.host_traffic(text) == []
+    assert hlo.bfloat16_sums(text) == []
+    assert found.memory_analysis().temp_size_in_bytes < TEMPORARY_OF.get(program, TEMPORARY)
+    return text
+
+
+@cases([*EVERYWHERE, *SAMPLERS], ONE)
+def test_it_compiles_without_float64_host_traffic_or_bfloat16_sums(program, topology):
+    text = check(program, topology)
+    kinds = hlo.products(text)
+    assert not hlo.collectives(text)
+    # Float32 factors are never rounded; bfloat16 steps have float32 products at the network's ends and embedding.
+    assert not {kind for kind in kinds if kind.startswith("f32*f32") and not kind.endswith("highest")}, kinds
+    if program in ("step float32", "test loss", "guided", "classifier", "inception"):
+        assert kinds and {kind.split()[0] for kind in kinds} == {"f32*f32"}
+    if program in ("step bfloat16", "step accumulated", "step remat"):
+        inside = sum(count for kind, count in kinds.items() if "bf16" in kind)
+        assert inside > kinds.total() / 2
+
+
+@cases(SHARDED, MANY)
+def test_a_mesh_adds_reductions_of_gradients_and_nothing_else(program, topology):
+    found = hlo.collectives(check(program, topology))
+    if program == "step bfloat16":
+        assert {kind.split()[0] for kind in found} == {"all-reduce"}, found
+    if program == "initial state":
+        assert not found
+
+
+def test_the_reader_sees_a_bfloat16_sum_and_a_call_of_the_host():
+    # The checks above can fail: a sum of bfloat16 numbers in their own type, and a callback.
+    topology = "v5e:2x2@1"
+    if not topologies.available(topology):
+        pytest.skip(f"no compiler for {topology}; to get it: {topologies.HOW}")
+    place = topologies.devices(topology).replicated
+    x = jax.ShapeDtypeStruct((64, 256), jax.numpy.bfloat16, sharding=place)
+
+    def sums(x):
+        return jax.lax.reduce(x, jax.numpy.bfloat16(0), jax.lax.add, (0,))
+
+    text = jax.jit(sums).trace(x).lower(lowering_platforms=("tpu",)).compile().as_text()
+    assert hlo.bfloat16_sums(text)
