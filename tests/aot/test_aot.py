@@ -16,7 +16,7 @@ SHARDED = ("step bfloat16", "guided", "initial state")
 # Inception takes a minute and more: once for each compiler.
 EVERYWHERE = [name for name in PROGRAMS if name not in SAMPLERS]
 # Bytes of temporary arrays on one device, at the toy size of `programs`.
-TEMPORARY = 64 << 20
+TEMPORARY = 96 << 20
 TEMPORARY_OF = {"inception": 2 << 30}
 
 
