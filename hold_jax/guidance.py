@@ -1,21 +1,20 @@
-"""Controllable generation: each function makes of an `eps_fn` one that is conditioned, for any order and sampler.
+"""Conditional generation: each function turns an `eps_fn` into a conditional one, for any order and sampler.
 
-A condition changes the denoiser, D' = D + delta, and so the last block's noise, eps_n' = eps_n - w_n delta
-(`kernels.denoiser`); the noise and the score of every other block follow from D'. Samplers need no hook.
+A condition changes the denoiser to D' = D + delta, and so the noise of the last block to eps_n' = eps_n - w_n delta
+(`kernels.denoiser`); the noise and the score of every other block follow from D'.
 
-Example: pictures (B, H, W, C) in the model's range of which the left half is known. `sde`, `eps_fn` are any model's.
+Example: pictures (B, H, W, C) in the model's range whose left half is known; `sde` and `eps_fn` are those of a model.
 
     import jax.numpy as jnp
     from hold_jax import guidance, samplers
 
     mask = jnp.zeros(pictures.shape[1:]).at[:, : pictures.shape[2] // 2].set(1)  # 1: known
     conditional = guidance.inpaint(sde, eps_fn, pictures, mask)
-    sampler = samplers.SAMPLERS["ancestral"]()
-    out = samplers.sample(sampler, sde, conditional, key=key, shape=pictures.shape, num_steps=50)
+    out = samplers.sample("ancestral", sde, conditional, key=key, shape=pictures.shape, num_steps=50)
     filled = out.x
 
-Functions compose: `colorize` of a `classifier_free` eps_fn colors a picture of a given class. A `Model` guides by
-its own labels in one network call: `model.eps_fn(params, labels=labels, guidance=2.0)`.
+Functions compose: `colorize` of a `classifier_free` eps_fn colors a picture of a given class. For a `Model`,
+`model.eps_fn(params, labels=labels, guidance=2.0)` is classifier-free guidance in one network call.
 """
 
 from collections.abc import Callable
@@ -24,34 +23,39 @@ import jax
 import jax.numpy as jnp
 
 from hold_jax import kernels
-from hold_jax.errors import require
+from hold_jax.errors import require, require_data
 from hold_jax.parameterization import EpsFn
 from hold_jax.sde import LinearSDE
+
+__all__ = ["LogProb", "classifier", "classifier_free", "colorize", "inpaint"]
 
 LogProb = Callable[[jax.Array, jax.Array], jax.Array]
 """log_prob(y (B, *S, C), sigma () or (B,)) -> (B,): log p(condition | y = q0 + sigma noise), float32."""
 
 
 def inpaint(sde: LinearSDE, eps_fn: EpsFn, known: jax.Array, mask: jax.Array) -> EpsFn:
-    """Fills in the part of the data that is not known: D' = known where mask, D elsewhere.
+    """Fills in the unknown part of the data: D' = known where the mask is 1, D elsewhere.
 
-    This is score_sde's imputation (2011.13456, appendix I.2) in the denoiser. With D' = known the score of those
-    entries is that of u_t | q0 = known, N(A known, Sigma), in all n blocks: the reverse process carries them along
-    the exact bridge and ends in `known`. The other entries are denoised given the noisy known ones,
-    E[q0 | u_t], not given `known` itself: their law is an approximation of the conditional one, as in the paper.
-    For two Gaussian coordinates of correlation 0.8 and many ancestral steps, the second one's mean goes two thirds
-    of the way from its marginal to its conditional value, at every order.
+    This is score_sde's imputation (2011.13456, appendix I.2), applied to the denoiser. With D' = known the score of
+    those entries is that of u_t | q0 = known, N(A known, Sigma), in all n blocks: the reverse process follows the exact
+    bridge to `known`. The other entries are denoised given the noisy known ones, E[q0 | u_t], not given `known` itself;
+    so their law only approximates the conditional one, as in the paper. For two Gaussian coordinates of correlation 0.8
+    and many ancestral steps, the mean of the second moves two thirds of the way from its marginal to its conditional
+    value, at every order.
 
     Args:
       sde: the SDE.
-      eps_fn: unconditional, or conditioned otherwise.
-      known: (B, *S, C) floating, in the model's range; not looked at where the mask is 0.
-      mask: 1 where known, 0 where to fill in; bool or numbers, broadcastable to `known`.
+      eps_fn: unconditional, or conditional in another way.
+      known: (B, *S, C) data, floating, in the model's range; any value where the mask is 0.
+      mask: 1 where known, 0 where unknown; boolean or numbers, broadcastable to `known`.
+
+    Returns:
+      The conditional `eps_fn`. It raises UserError for a state whose shape differs from that of `known`.
 
     Raises:
-      UserError: integer data, or shapes that do not fit; the state's when the result is traced.
+      UserError: for integer data, or a mask that does not broadcast to `known`.
     """
-    known, mask = _floating("known", known), jnp.asarray(mask)
+    known, mask = _data("known", known), jnp.asarray(mask)
     require(_fits(mask.shape, known.shape), "mask", mask.shape, f"broadcastable to known's shape, {known.shape}")
     mask = jnp.broadcast_to(mask != 0, known.shape)
 
@@ -72,12 +76,15 @@ def colorize(sde: LinearSDE, eps_fn: EpsFn, gray: jax.Array) -> EpsFn:
     Args:
       sde: the SDE.
       eps_fn: for pictures of 3 channels.
-      gray: (B, *S, 1) floating, the mean of the channels in the model's range.
+      gray: (B, *S, 1) the mean of the channels, floating, in the model's range.
+
+    Returns:
+      The conditional `eps_fn`. It raises UserError for a state without 3 channels, or whose shape differs from `gray`.
 
     Raises:
-      UserError: integer data; when the result is traced, a state without 3 channels, or of another shape than `gray`.
+      UserError: for integer data.
     """
-    gray = _floating("gray", gray)
+    gray = _data("gray", gray)
 
     def conditional(u: jax.Array, t: jax.Array) -> jax.Array:
         require(u.shape[-1] == 3, "channels", u.shape[-1], "3 to colorize")
@@ -94,18 +101,18 @@ def classifier(sde: LinearSDE, eps_fn: EpsFn, log_prob: LogProb, scale: float | 
     """Guides by a noise-conditional classifier: D' = D + scale sigma^2 grad_y log_prob(y, sigma).
 
     With y the sufficient statistic and sigma = sigma_eff (`kernels.sufficient_statistic`), p(c | u_t) = p(c | y), and
-    Tweedie's formula D = y + sigma^2 grad log p(y) turns Bayes' rule (2011.13456, eq. 14; the scale is 2105.05233's)
-    into the above. So an ordinary first-order classifier of q0 + sigma noise guides HOLD of any order, and at
-    scale 1 D' is the class's denoiser exactly.
+    Tweedie's formula D = y + sigma^2 grad log p(y) turns Bayes' rule (2011.13456, eq. 14; the scale is that of
+    2105.05233) into the equation above. So a first-order classifier of q0 + sigma * noise guides HOLD of any order, and
+    at scale 1 D' is exactly the denoiser of the class.
 
     Args:
       sde: the SDE.
       eps_fn: unconditional.
-      log_prob: differentiable in y; labels and parameters bound.
-      scale: strength; 0: unconditional, 1: Bayes, above 1: sharper.
+      log_prob: differentiable in y, with labels and parameters bound.
+      scale: 0: unconditional, 1: Bayes' rule, above 1: sharper.
 
-    Raises:
-      UserError: when the result is traced, if log_prob does not give one number per example.
+    Returns:
+      The conditional `eps_fn`. It raises UserError if log_prob does not return one number per example.
     """
 
     def conditional(u: jax.Array, t: jax.Array) -> jax.Array:
@@ -125,16 +132,16 @@ def classifier(sde: LinearSDE, eps_fn: EpsFn, log_prob: LogProb, scale: float | 
 def classifier_free(conditional: EpsFn, unconditional: EpsFn, scale: float | jax.Array) -> EpsFn:
     """eps_n' = unconditional + scale (conditional - unconditional): Ho & Salimans, 2207.12598, eq. 6.
 
-    scale = 1 + w with the paper's w: 0 is unconditional, 1 conditional, above 1 guidance. The denoisers combine
-    alike, D' = D_u + scale (D_c - D_u), because D is affine in eps_n: the formula does not depend on the order.
+    scale = 1 + w with the paper's w. The denoisers combine in the same way, D' = D_u + scale (D_c - D_u), because D is
+    affine in eps_n; the formula does not depend on the order.
 
     Args:
       conditional: given the label.
-      unconditional: without it; two calls an evaluation (`Model.eps_fn` makes one of twice the batch).
-      scale: strength.
+      unconditional: without the label. Each evaluation calls both; `Model.eps_fn` makes one call of twice the batch.
+      scale: 0: unconditional, 1: conditional, above 1: guidance.
 
-    Raises:
-      UserError: when the result is traced, if the two differ in shape.
+    Returns:
+      The guided `eps_fn`. It raises UserError if the two outputs differ in shape.
     """
 
     def guided(u: jax.Array, t: jax.Array) -> jax.Array:
@@ -152,10 +159,9 @@ def _moved(sde: LinearSDE, t: jax.Array, eps: jax.Array, delta: jax.Array) -> ja
     return eps - kernels.per_example(w_n, eps) * delta[..., None, :]
 
 
-def _floating(name: str, x: jax.Array) -> jax.Array:
+def _data(name: str, x: jax.Array) -> jax.Array:
     x = jnp.asarray(x)
-    floating = jnp.issubdtype(x.dtype, jnp.floating)
-    require(floating, name, x.dtype.name, "floating, in the model's range (`data.to_model_range`)")
+    require_data(name, x)
     return x.astype(jnp.float32)
 
 
@@ -171,3 +177,7 @@ def _fits(shape: tuple[int, ...], onto: tuple[int, ...]) -> bool:
 
 def _require_shape(name: str, x: jax.Array, shape: tuple[int, ...]) -> None:
     require(x.shape == shape, name, x.shape, f"an array of shape {shape}")
+
+
+def __dir__() -> list[str]:
+    return __all__

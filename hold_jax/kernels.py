@@ -1,39 +1,73 @@
-"""Transition kernels of a `LinearSDE` in float32, and every view of one network output.
+"""Transition kernels of a `LinearSDE` in float32, and the denoiser, noise and score that a network's output implies.
 
-With B = int beta, Phi = exp(F B) and L the lower factor of the covariance,
+With B = int beta, Phi = exp(F B) and L the lower Cholesky factor of the covariance,
 
     u(t) | u(s)  ~ N(Phi u(s), L L'),                  `transition`
-    u(t) | q(0)  ~ N(A q(0), L L'),  A = Phi e_1,      `marginal` (auxiliaries integrated out)
+    u(t) | q(0)  ~ N(A q(0), L L'),  A = Phi e_1,      `marginal` (auxiliary blocks integrated out)
 
-A network predicts eps_n, the noise of the last block in u_t = A q0 + L eps. That alone fixes the
-denoiser D = E[q0 | u_t], and D fixes the noise and the score of every block:
+A network predicts eps_n, the noise of the last block in u_t = A q0 + L eps. It determines the denoiser
+D = E[q0 | u_t], and D determines the noise and the score of every block:
 
     D = ([L^-1 u]_n - eps_n) / w_n,    eps = L^-1 (u - A D),    score = -L^-T eps,    w = L^-1 A.
 
-Shapes: states u (B, *S, n, C) or (*S, n, C) for scalar t; data x without the block axis; times
-() or (B,); matrices (..., n, n). All float32, no epsilon; B = 0 is fine. Pure in everything but
-the SDE, which is static: jit, vmap and grad as you like.
+The effective noise sigma_eff = 1 / |w| is the noise level of the sufficient statistic y = A' Sigma^-1 u / |w|^2, which
+is N(q0, sigma_eff^2) given q0 and carries all information that u_t has about q0: a first-order denoiser of y is the
+denoiser of every order.
+
+Shapes: states u (B, *S, n, C), or (*S, n, C) with scalar t; data x without the block axis; times () or (B,); matrices
+(..., n, n). All arrays are float32. No epsilon is added anywhere, and B = 0 is allowed. The SDE is static; everything
+composes with jit, vmap and grad.
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from hold_jax.errors import UserError
 from hold_jax.numerics import exact
 from hold_jax.numerics.tables import Table, tabulate
 from hold_jax.sde import LinearSDE
 
-# Tables reach this B even where the process ends before, so that kernels can be looked at beyond T.
+__all__ = [
+    "Kernel",
+    "amplification",
+    "denoiser",
+    "effective_noise",
+    "full_noise",
+    "full_score",
+    "inverse_lower",
+    "last_noise",
+    "last_score",
+    "marginal",
+    "mix",
+    "per_example",
+    "perturb",
+    "rest_basis",
+    "state_of",
+    "sufficient_row",
+    "sufficient_statistic",
+    "time_of_noise",
+    "total_chol",
+    "transition",
+    "whitened_mean",
+]
+
+# The tables end at this B or later, so that kernels can be computed beyond T too.
 _LEAST_TOP = 16.0
 _LEAST_NOISE = 1e-5
 
 
 class Kernel(NamedTuple):
-    """A Gaussian kernel: mean phi u (or phi[..., :, :1] q0), covariance chol chol'."""
+    """A Gaussian transition kernel.
+
+    Attributes:
+      phi: (..., n, n) Phi; the mean is phi u(s), or phi[..., :, :1] q0.
+      chol: (..., n, n) L, lower triangular; the covariance is chol chol'.
+    """
 
     phi: jax.Array
     chol: jax.Array
@@ -49,7 +83,11 @@ class _Tables(NamedTuple):
 
 @functools.lru_cache(maxsize=64)
 def _tables(sde: LinearSDE) -> _Tables:
-    """The SDE's kernels as functions of B: a memo of a pure function."""
+    """The SDE's kernels as functions of B, tabulated once.
+
+    Raises:
+      UserError: for an SDE whose kernels need too many polynomial pieces.
+    """
     top = _top(sde)
     rate = -float(np.linalg.eigvals(sde.F).real.max())
 
@@ -77,7 +115,7 @@ def _tables(sde: LinearSDE) -> _Tables:
 
 @functools.lru_cache(maxsize=64)
 def _total_table(sde: LinearSDE, sigma_data: float) -> Table:
-    """The factor of Cov u(t) for data N(0, sigma_data^2)."""
+    """The lower factor of Cov u(t) for data N(0, sigma_data^2)."""
     cov0 = sde.cov0 + sigma_data**2 * np.diag(np.eye(sde.order)[0])
     return tabulate(lambda b: exact.marginal(sde.F, sde.G, cov0, b)[1], top=_top(sde))
 
@@ -86,27 +124,35 @@ def _top(sde: LinearSDE) -> float:
     return max(_LEAST_TOP, 1.05 * float(sde.schedule.integral(0.0, sde.T)))
 
 
-def _integral(sde: LinearSDE, s: jax.Array, t: jax.Array) -> jax.Array:
+def _integral(sde: LinearSDE, s: ArrayLike, t: ArrayLike) -> jax.Array:
     return sde.schedule.integral(jnp.asarray(s, jnp.float32), jnp.asarray(t, jnp.float32))
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def transition(sde: LinearSDE, s: jax.Array, t: jax.Array) -> Kernel:
-    """The kernel of u(t) | u(s), 0 <= s <= t, scalars or (B,); NaN for s > t."""
+def transition(sde: LinearSDE, s: ArrayLike, t: ArrayLike) -> Kernel:
+    """The kernel of u(t) | u(s) for 0 <= s <= t, () or (B,); NaN for s > t."""
     b = _integral(sde, s, t)
     return Kernel(_tables(sde).phi(b), _tables(sde).noise(b))
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def marginal(sde: LinearSDE, t: jax.Array) -> Kernel:
-    """The kernel of u(t) | q(0): mean phi[..., :, :1] q0, the auxiliaries' start law in chol (HOLD; CLD's HSM)."""
+def marginal(sde: LinearSDE, t: ArrayLike) -> Kernel:
+    """The kernel of u(t) | q(0), auxiliary blocks integrated out (HOLD 2404.12814; CLD's HSM, 2112.07068).
+
+    Args:
+      sde: the SDE.
+      t: () or (B,), >= 0.
+
+    Returns:
+      Kernel, with mean phi[..., :, :1] q0.
+    """
     b = _integral(sde, 0.0, t)
     return Kernel(_tables(sde).phi(b), _tables(sde).marginal(b))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 2))
-def total_chol(sde: LinearSDE, t: jax.Array, sigma_data: float) -> jax.Array:
-    """The lower factor (..., n, n) of Sigma + sigma_data^2 A A', the law of u(t) for data N(0, sigma_data^2)."""
+def total_chol(sde: LinearSDE, t: ArrayLike, sigma_data: float) -> jax.Array:
+    """The lower factor (..., n, n) of Sigma + sigma_data^2 A A', the covariance of u(t) for data N(0, sigma_data^2)."""
     return _total_table(sde, float(sigma_data))(_integral(sde, 0.0, t))
 
 
@@ -128,20 +174,28 @@ def whitened_mean(kernel: Kernel) -> jax.Array:
 
 
 def _norm(w: jax.Array) -> jax.Array:
-    """|w| over the last axis; w reaches 1e30 for tiny t, whose square is no float32."""
+    """|w| over the last axis, without overflow: w reaches 1e30 for small t."""
     largest = jnp.max(jnp.abs(w), axis=-1, keepdims=True)
     return largest[..., 0] * jnp.sqrt(jnp.sum(jnp.square(w / largest), axis=-1))
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def effective_noise(sde: LinearSDE, t: jax.Array) -> jax.Array:
-    """sigma_eff(t) = |w|^-1, t > 0: u(t) tells of q0 what q0 + sigma_eff eps tells. Grows with t."""
+def effective_noise(sde: LinearSDE, t: ArrayLike) -> jax.Array:
+    """sigma_eff(t) = 1 / |w| for t > 0: u(t) carries the same information about q0 as q0 + sigma_eff * eps.
+
+    It grows with t.
+    """
     return 1 / _norm(whitened_mean(marginal(sde, t)))
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def time_of_noise(sde: LinearSDE, sigma: jax.Array) -> jax.Array:
-    """The t with effective_noise(sde, t) = sigma; NaN below 1e-5 (or t near 0) and above the noise at B = 16 or T."""
+def time_of_noise(sde: LinearSDE, sigma: ArrayLike) -> jax.Array:
+    """The t with effective_noise(sde, t) = sigma; NaN below 1e-5 (or t near 0) and above the noise at B = 16 or T.
+
+    Args:
+      sde: the SDE.
+      sigma: () or (B,), in data units.
+    """
     tables = _tables(sde)
     shift = jnp.log(jnp.asarray(sigma, jnp.float32)) - tables.least_log_noise
     return sde.schedule.time(tables.integral(shift)[..., 0, 0])
@@ -149,9 +203,9 @@ def time_of_noise(sde: LinearSDE, sigma: jax.Array) -> jax.Array:
 
 @functools.lru_cache(maxsize=64)
 def amplification(sde: LinearSDE) -> float:
-    """The largest |w| / |w_n| between t_min and T; inf where w_n changes its sign.
+    """The largest |w| / |w_n| between t_min and T; infinite if w_n changes sign.
 
-    An error of eps_n is that many times larger, in units of sigma_eff, in D = ([L^-1 u]_n - eps_n) / w_n.
+    It is the factor by which D = ([L^-1 u]_n - eps_n) / w_n amplifies an error of eps_n, in units of sigma_eff.
     """
     b = sde.schedule.integral(0.0, np.geomspace(sde.t_min, sde.T, 512))
     phi, chol = exact.marginal(sde.F, sde.G, sde.cov0, b)
@@ -162,31 +216,38 @@ def amplification(sde: LinearSDE) -> float:
     return float(1 / np.abs(share).min())
 
 
-def mix(matrix: jax.Array, u: jax.Array) -> jax.Array:
-    """matrix u on the block axis: (..., k, n) with leading () or (B,), u (B, *S, n, C) -> (B, *S, k, C).
+def mix(matrix: jax.Array | np.ndarray, u: jax.Array | np.ndarray) -> jax.Array:
+    """matrix u on the block axis.
 
-    Written as an elementwise sum so that it fuses, and so that no matrix unit rounds it (TF32, bf16). But XLA for CPU
-    fuses into that sum what computes the matrices of a batch, and so repeats it at every pixel, for every reader of the
-    result: there a product in float32 (2 to 4 % of a small network's step in place of 15 to 20 %).
+    Args:
+      matrix: (k, n) or (B, k, n).
+      u: (B, *S, n, C).
+
+    Returns:
+      (B, *S, k, C).
     """
+    # An elementwise sum fuses with its neighbors, and no matrix unit rounds it (TF32, bf16). But XLA for CPU also fuses
+    # the computation of a batch of matrices into it and so repeats that at every pixel: there a float32 product is
+    # faster (2 to 4 % of a small network's step, against 15 to 20 %).
     if matrix.ndim == 2:
         return _mix_sum(matrix, u)
     return jax.lax.platform_dependent(matrix, u, cpu=_mix_product, default=_mix_sum)
 
 
-def _mix_sum(matrix: jax.Array, u: jax.Array) -> jax.Array:
+def _mix_sum(matrix: Any, u: Any) -> jax.Array:
     k, n = matrix.shape[-2:]
     batch = matrix.shape[:-2]
     matrix = matrix.reshape(*batch, *(1,) * (u.ndim - 2 - len(batch)), k, n)
-    return sum(matrix[..., :, j, None] * u[..., j, None, :] for j in range(n))
+    total: Any = sum(matrix[..., :, j, None] * u[..., j, None, :] for j in range(n))
+    return total
 
 
-def _mix_product(matrix: jax.Array, u: jax.Array) -> jax.Array:
+def _mix_product(matrix: Any, u: Any) -> jax.Array:
     return jnp.einsum("bkn,b...nc->b...kc", matrix, u, precision=jax.lax.Precision.HIGHEST)
 
 
 def per_example(value: jax.Array, like: jax.Array) -> jax.Array:
-    """A () or (B,) value shaped to broadcast against `like` (B, ...)."""
+    """A value () or (B,), reshaped to broadcast against `like` (B, ...)."""
     return value.reshape(*value.shape, *(1,) * (like.ndim - value.ndim))
 
 
@@ -195,40 +256,40 @@ def perturb(kernel: Kernel, x: jax.Array, eps: jax.Array) -> jax.Array:
     return mix(kernel.phi[..., :, :1], x[..., None, :]) + mix(kernel.chol, eps)
 
 
-def denoiser(sde: LinearSDE, u: jax.Array, t: jax.Array, eps_last: jax.Array) -> jax.Array:
-    """D = E[q0 | u_t] (B, *S, C) from the last block's noise (B, *S, 1, C)."""
+def denoiser(sde: LinearSDE, u: jax.Array, t: ArrayLike, eps_last: jax.Array) -> jax.Array:
+    """D = E[q0 | u_t] (B, *S, C) from the noise of the last block (B, *S, 1, C)."""
     kernel = marginal(sde, t)
     whitened = mix(inverse_lower(kernel.chol)[..., -1:, :], u)
     return ((whitened - eps_last) / per_example(whitened_mean(kernel)[..., -1], u))[..., 0, :]
 
 
-def last_noise(sde: LinearSDE, u: jax.Array, t: jax.Array, denoised: jax.Array) -> jax.Array:
+def last_noise(sde: LinearSDE, u: jax.Array, t: ArrayLike, denoised: jax.Array) -> jax.Array:
     """eps_n (B, *S, 1, C) from the denoiser (B, *S, C): the inverse of `denoiser`."""
     kernel = marginal(sde, t)
     whitened = mix(inverse_lower(kernel.chol)[..., -1:, :], u)
     return whitened - per_example(whitened_mean(kernel)[..., -1], u) * denoised[..., None, :]
 
 
-def full_noise(sde: LinearSDE, u: jax.Array, t: jax.Array, eps_last: jax.Array) -> jax.Array:
-    """The noise of every block, eps = L^-1 (u - A D) (B, *S, n, C), from the last block's."""
+def full_noise(sde: LinearSDE, u: jax.Array, t: ArrayLike, eps_last: jax.Array) -> jax.Array:
+    """The noise of every block, eps = L^-1 (u - A D) (B, *S, n, C), from that of the last block."""
     kernel = marginal(sde, t)
     mean = mix(kernel.phi[..., :, :1], denoiser(sde, u, t, eps_last)[..., None, :])
     return mix(inverse_lower(kernel.chol), u - mean)
 
 
-def full_score(sde: LinearSDE, u: jax.Array, t: jax.Array, eps_last: jax.Array) -> jax.Array:
-    """grad log p(u_t) = -L^-T eps (B, *S, n, C), every block, from the last block's noise."""
+def full_score(sde: LinearSDE, u: jax.Array, t: ArrayLike, eps_last: jax.Array) -> jax.Array:
+    """The score of every block, grad log p(u_t) = -L^-T eps (B, *S, n, C), from the noise of the last block."""
     inverse = inverse_lower(marginal(sde, t).chol)
     return -mix(jnp.swapaxes(inverse, -1, -2), full_noise(sde, u, t, eps_last))
 
 
-def last_score(sde: LinearSDE, t: jax.Array, eps_last: jax.Array) -> jax.Array:
-    """The last block of the score, -eps_n / L_nn (B, *S, 1, C)."""
+def last_score(sde: LinearSDE, t: ArrayLike, eps_last: jax.Array) -> jax.Array:
+    """The score of the last block, -eps_n / L_nn (B, *S, 1, C)."""
     return -eps_last / per_example(marginal(sde, t).chol[..., -1, -1], eps_last)
 
 
-def sufficient_row(sde: LinearSDE, t: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The row A' Sigma^-1 / SNR (..., 1, n), SNR = A' Sigma^-1 A, and sigma_eff = SNR^-1/2 (...,)."""
+def sufficient_row(sde: LinearSDE, t: ArrayLike) -> tuple[jax.Array, jax.Array]:
+    """The row A' Sigma^-1 / SNR (..., 1, n) that makes y of u, with SNR = A' Sigma^-1 A, and sigma_eff (...,)."""
     kernel = marginal(sde, t)
     w = whitened_mean(kernel)
     sigma = 1 / _norm(w)
@@ -236,30 +297,34 @@ def sufficient_row(sde: LinearSDE, t: jax.Array) -> tuple[jax.Array, jax.Array]:
     return jnp.sum(direction[..., :, None] * inverse_lower(kernel.chol), axis=-2)[..., None, :], sigma
 
 
-def sufficient_statistic(sde: LinearSDE, u: jax.Array, t: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """y (B, *S, C) and sigma_eff (...,): y = A' Sigma^-1 u / SNR ~ N(q0, sigma_eff^2) holds all u_t says of q0."""
+def sufficient_statistic(sde: LinearSDE, u: jax.Array, t: ArrayLike) -> tuple[jax.Array, jax.Array]:
+    """y = A' Sigma^-1 u / SNR (B, *S, C), which is N(q0, sigma_eff^2) given q0, and sigma_eff (...,)."""
     row, sigma = sufficient_row(sde, t)
     return mix(row, u)[..., 0, :], sigma
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def rest_basis(sde: LinearSDE, t: jax.Array) -> jax.Array:
-    """K (..., n, n - 1), orthonormal, K' w = 0: the directions of whitened space that tell nothing of q0.
+def rest_basis(sde: LinearSDE, t: ArrayLike) -> jax.Array:
+    """K (..., n, n - 1), orthonormal with K' w = 0: the directions of whitened space without information about q0.
 
-    Given q0, z = L^-1 u ~ N(w q0, I) is the pair of y, along w, and rest = K' z ~ N(0, I), independent of it. K is
-    a part of the reflection of the last axis to the direction of w, and continuous in t (`exact.signal_side`).
+    Given q0, z = L^-1 u ~ N(w q0, I) has the coordinate y along w and, independent of it, rest = K' z ~ N(0, I). K
+    consists of columns of the reflection of the last axis to w, and is continuous in t (`exact.signal_side`).
     """
     w = whitened_mean(marginal(sde, t))
     w = w / _norm(w)[..., None]
     side = exact.signal_side(sde.F, sde.G, sde.cov0, sde.schedule.integral(0.0, sde.T))
-    # Of I - v v' / (1 + side w_n), v = w + side e_n, the first n - 1 columns.
+    # The first n - 1 columns of I - v v' / (1 + side w_n), v = w + side e_n.
     v = w.at[..., -1].add(side)
     outer = v[..., :, None] * w[..., None, :-1] / (1 + side * w[..., -1])[..., None, None]
     return jnp.broadcast_to(jnp.eye(sde.order, sde.order - 1, dtype=w.dtype), outer.shape) - outer
 
 
-def state_of(sde: LinearSDE, y: jax.Array, rest: jax.Array, t: jax.Array) -> jax.Array:
+def state_of(sde: LinearSDE, y: jax.Array, rest: jax.Array, t: ArrayLike) -> jax.Array:
     """u_t = A y + L K rest (B, *S, n, C) from the sufficient statistic y (B, *S, C) and rest (B, *S, n - 1, C)."""
     kernel = marginal(sde, t)
     u = mix(kernel.phi[..., :, :1], y[..., None, :])
     return u if sde.order == 1 else u + mix(kernel.chol, mix(rest_basis(sde, t), rest))
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,24 +1,25 @@
 """Negative log-likelihood in bits per dimension, exact for first order, a bound for any order.
 
-The generative model is the probability flow in the signal gauge (`samplers.whitened`), the one that deterministic
-samplers follow. In it u = A y + L K rest (`kernels.rest_directions`): `rest` stands still, and the sufficient statistic
-y moves as EDM's flow does, whatever the order:
+The generative model is the probability flow in the signal gauge (`samplers.whitened`), which deterministic samplers
+follow. In that gauge u = A y + L K rest (`kernels.rest_basis`): `rest` is constant along the flow, and the sufficient
+statistic y follows the flow of EDM (2206.00364, eq. 1) at every order:
 
     dy / d log sigma = y - D,    D = E[q0 | u],    sigma = sigma_eff.
 
-So the divergence, and Hutchinson's probe, live in the d dimensions of the data, not in n d. What is generated is y at
-t_min, the data with the effective noise of t_min (0.002 in its units). With div = d - tr dD/dy,
+The divergence is therefore a trace over the d dimensions of the data, not over n d. The flow generates y at t_min, the
+data with the effective noise of t_min (0.002 data units). With div = d - tr dD/dy,
 
-    log p(y, rest) at t_min = log p(y, rest) at T + int div d log sigma,     p(u) at T: the prior, N(0, prior_cov).
+    log p(y, rest) at t_min = log p(y, rest) at T + int div d log sigma,    u(T) ~ N(0, prior_cov).
 
 The auxiliary blocks are integrated out by a bound (HOLD 2404.12814; CLD 2112.07068, appendix B.5), for any r:
 
     log p(x) >= E_{r(rest)} [log p(y = x, rest) - log r(rest)].
 
-`posterior`, the default: r = N(0, I), what the process itself has at t_min, whatever the data; the gap is what the
-network and the prior at T make of it, and for an exact denoiser and a mixed prior it is zero. `initial`: the papers'
-bound, u(t_min) = (x, auxiliaries drawn from their start law). Its gap is KL(start law || p(auxiliaries | x) at t_min),
-which is large unless t_min is so small that the auxiliaries have not yet moved (docs/method.md, section 7).
+- `posterior`, the default: r = N(0, I), the law of `rest` under the process itself at t_min. The gap comes from the
+  network and from the prior at T; for an exact denoiser and a T at which the prior is exact it is zero.
+- `initial`: the papers' bound, u(t_min) = (x, auxiliaries drawn from their law at t = 0). The gap is
+  KL(law at 0 || p(auxiliaries | x) at t_min), which is large unless t_min is so small that the auxiliary blocks still
+  have their law of t = 0 (docs/method.md, section 7).
 
 Bits per dimension of data on a lattice of spacing `bin_width` (2 / 255 for 8-bit pictures in [-1, 1]): with u uniform
 on a cell, log P(x) >= E log p(x + u) + d log bin_width (Theis et al., 1511.01844), so
@@ -31,27 +32,34 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 
 from hold_jax import kernels
-from hold_jax.errors import UserError, require, require_choice
-from hold_jax.numerics import exact, ode
+from hold_jax.errors import UserError, require, require_choice, require_data
+from hold_jax.numerics import exact, ode, programs
 from hold_jax.numerics.random import per_example
 from hold_jax.parameterization import EpsFn
 from hold_jax.sde import LinearSDE
 
 UNFINISHED = (
-    "the likelihood is NaN: the network's output is, or the solver made `max_steps` steps before it came to T; "
-    "look at the training loss, or raise max_steps, or loosen rtol and atol"
+    "the likelihood is NaN: either the network's output is NaN, or the solver made `max_steps` steps without reaching "
+    "T; look at the training loss, or raise max_steps, or loosen rtol and atol"
 )
+__all__ = ["AUXILIARIES", "UNFINISHED", "Auxiliary", "Likelihood", "Start", "bits_per_dim"]
+
 _LOG_2PI = math.log(2 * math.pi)
 
 
 class Likelihood(NamedTuple):
-    """bpd (B,) float32: bits per dimension, of the density (bin_width None) or of data on a lattice; nfe () int32:
-    evaluations of `eps_fn` and its derivative; is_bound: True for n > 1, an upper bound on the model's own value
-    (in expectation over the auxiliaries), False for n = 1."""
+    """What `bits_per_dim` returns.
+
+    Attributes:
+      bpd: (B,) float32 bits per dimension, of the density (bin_width None) or of data on a lattice.
+      nfe: () int32 number of evaluations of `eps_fn` and its derivative.
+      is_bound: True for n > 1: `bpd` is an upper bound, in expectation over the auxiliary blocks; False for n = 1.
+    """
 
     bpd: jax.Array
     nfe: jax.Array
@@ -73,28 +81,34 @@ def bits_per_dim(
     solver: ode.Solver = ode.Solver(rtol=1e-5, atol=1e-5),  # noqa: B008
     t_min: float | None = None,
 ) -> Likelihood:
-    """-log2 p(x) / d for each example. Traceable: wrap it in `jax.jit` to call it often.
+    """-log2 p(x) / d for each example.
+
+    Composes with `jax.jit`, `jax.vmap` and `jax.pmap`. Outside of these it is compiled once for each `eps_fn`, shape
+    and setting, as `samplers.sample`.
 
     Args:
       sde: the SDE.
       eps_fn: the noise of the last block, differentiable in u.
-      x: (B, *S, C) float32 data in the model's range.
-      key: of dequantization, auxiliaries and probes.
-      index: (B,) int32 numbers of the examples, as in `samplers.sample`: the draws then depend on nothing else.
-      bin_width: spacing of the lattice that the data lie on, in their units: adds uniform noise of that width and
-        gives the bits of the lattice; None: continuous data, as they are, and bits of the density.
+      x: (B, *S, C) data, floating, in the model's range.
+      key: for dequantization, auxiliary blocks and probes.
+      index: (B,) int32 numbers of the examples: the draws of example i depend on `key` and i alone; None: on its
+        place in the batch.
+      bin_width: spacing of the lattice of discrete data, in data units: uniform noise of this width is added, and the
+        result is in bits of the lattice; None: continuous data, and bits of the density.
       probes: Rademacher probes of Hutchinson's trace estimate, one draw for the whole path; 0: the exact trace, by d
         derivatives, for small d.
       repeats: independent draws of everything random, averaged for each example.
-      importance_weighted: combine them as log mean exp instead: a tighter bound, falling with `repeats`
-        (1509.00519). Probes' noise enters its exponent: take probes = 0 or many.
+      importance_weighted: combine the draws as log mean exp: a tighter bound, falling with `repeats` (1509.00519).
+        The noise of the probes enters the exponent: take probes = 0 or many.
       auxiliary: "posterior" or "initial", see above; no effect for n = 1.
-      solver: of the flow; its steps are shared by the batch, every example within the tolerance.
+      solver: of the flow. The batch shares its steps, which keep the error of every example within the tolerance.
       t_min: where the flow ends; None: `sde.t_min`, an effective noise of 0.002.
 
+    Returns:
+      Likelihood; NaN under `jax.jit` if the solver did not reach T.
+
     Raises:
-      UserError: for an argument out of range; and, where the values are at hand (not under jit), if the solver did
-        not reach T. Under jit the values are NaN then.
+      UserError: for an argument out of range; outside `jax.jit` also if the solver did not reach T.
     """
     t_min = sde.t_min if t_min is None else t_min
     require(0 < t_min < sde.T, "t_min", t_min, f"between 0 and T = {sde.T}")
@@ -103,34 +117,65 @@ def bits_per_dim(
         whole = isinstance(value, int) and not isinstance(value, bool) and value >= least
         require(whole, name, value, f"a whole number >= {least}")
     require_choice("auxiliary", auxiliary, AUXILIARIES)
+    singular = auxiliary == "initial" and np.linalg.matrix_rank(sde.cov0) < sde.order - 1
+    require(not singular, "auxiliary", auxiliary, "'posterior' for an SDE with a singular cov0")
+    x = jnp.asarray(x)
+    require_data("x", x)
+    settings = _Settings(sde, bin_width, probes, repeats, importance_weighted, auxiliary, solver, float(t_min))
+    bpd, nfe, reached = programs.run(_bits_per_dim, eps_fn, settings, x, key, index)
+    if not isinstance(reached, jax.core.Tracer) and not bool(reached):
+        raise UserError(UNFINISHED)
+    return Likelihood(bpd, nfe, sde.order > 1)
+
+
+class _Settings(NamedTuple):
+    """What a program is compiled for."""
+
+    sde: LinearSDE
+    bin_width: float | None
+    probes: int
+    repeats: int
+    importance_weighted: bool
+    auxiliary: str
+    solver: ode.Solver
+    t_min: float
+
+
+def _bits_per_dim(
+    eps_fn: EpsFn, c: _Settings, x: jax.Array, key: jax.Array, index: jax.Array | None
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Bits per dimension (B,), evaluations, and whether the solver reached T; NaN if it did not."""
+    x = x.astype(jnp.float32)
     d = math.prod(x.shape[1:])
 
     def once(key: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         key_cell, key_rest, key_probe = jax.random.split(key, 3)
-        cell = (
-            0.0 if bin_width is None else bin_width * (per_example(jax.random.uniform, key_cell, x.shape, index) - 0.5)
-        )
-        start = AUXILIARIES[auxiliary](sde, x + cell, jnp.float32(t_min), key_rest, index)
-        log_p, nfe, reached = _log_density(
-            sde, eps_fn, start.y, start.rest, t_min, solver, _probes(key_probe, x.shape, index, probes)
-        )
+        inside = x
+        if c.bin_width is not None:
+            inside = x + c.bin_width * (per_example(jax.random.uniform, key_cell, x.shape, index) - 0.5)
+        start = AUXILIARIES[c.auxiliary](c.sde, inside, jnp.float32(c.t_min), key_rest, index)
+        probes = _probes(key_probe, x.shape, index, c.probes)
+        log_p, nfe, reached = _log_density(c.sde, eps_fn, start.y, start.rest, c.t_min, c.solver, probes)
         return log_p + start.log_weight, nfe, reached
 
-    log_p, nfe, reached = jax.lax.map(once, jax.random.split(key, repeats))
-    if importance_weighted:
-        mean = (jax.nn.logsumexp(d * log_p, axis=0) - math.log(repeats)) / d
+    log_p, nfe, reached = jax.lax.map(once, jax.random.split(key, c.repeats))
+    if c.importance_weighted:
+        mean = (jax.nn.logsumexp(d * log_p, axis=0) - math.log(c.repeats)) / d
     else:
         mean = jnp.mean(log_p, axis=0)
-    bpd = -mean / math.log(2) - (0.0 if bin_width is None else math.log2(bin_width))
+    bpd = -mean / math.log(2) - (0.0 if c.bin_width is None else math.log2(c.bin_width))
     done = jnp.all(reached)
-    if not isinstance(done, jax.core.Tracer) and not bool(done):
-        raise UserError(UNFINISHED)
-    return Likelihood(jnp.where(done, bpd, jnp.nan), jnp.sum(nfe), sde.order > 1)
+    return jnp.where(done, bpd, jnp.nan), jnp.sum(nfe), done
 
 
 class Start(NamedTuple):
-    """A point at t_min: y (B, *S, C), rest (B, *S, n - 1, C), and log_weight (B,), what is to be added to
-    log p(y, rest) for the bound, over d."""
+    """A point at t_min.
+
+    Attributes:
+      y: (B, *S, C) the sufficient statistic.
+      rest: (B, *S, n - 1, C) the coordinates that are constant along the flow.
+      log_weight: (B,) correction to log p(y, rest) in the bound, divided by d.
+    """
 
     y: jax.Array
     rest: jax.Array
@@ -138,19 +183,19 @@ class Start(NamedTuple):
 
 
 def _posterior(sde: LinearSDE, x: jax.Array, t: jax.Array, key: jax.Array, index: jax.Array | None) -> Start:
-    """y = x, and the rest as the process has it: N(0, I), independent of the data."""
+    """y = x, and rest ~ N(0, I), its law under the process, independent of the data."""
     del t
     rest = per_example(jax.random.normal, key, _rest_shape(sde, x), index)
     return Start(x, rest, _minus_log_normal(rest))
 
 
 def _initial(sde: LinearSDE, x: jax.Array, t: jax.Array, key: jax.Array, index: jax.Array | None) -> Start:
-    """u = (x, v), v from the auxiliaries' start law, whatever has become of it by t."""
+    """u = (x, v), v drawn from the auxiliaries' law at t = 0."""
     noise = per_example(jax.random.normal, key, _rest_shape(sde, x), index)
     start_law = np.linalg.cholesky(sde.cov0[1:, 1:])
     v = kernels.mix(jnp.asarray(start_law, jnp.float32), noise)
     kernel = kernels.marginal(sde, t)
-    # u - A x, from which y - x and the rest follow without the cancellation of u's own size.
+    # u - A x, from which y - x and rest follow without cancellation.
     away = jnp.concatenate([jnp.zeros_like(x)[..., None, :], v], axis=-2)
     drift = jnp.eye(sde.order, 1, dtype=jnp.float32) - kernel.phi[..., :, :1]
     away = away + kernels.mix(drift, x[..., None, :])
@@ -172,7 +217,7 @@ def _rest_shape(sde: LinearSDE, x: jax.Array) -> tuple[int, ...]:
 
 
 def _minus_log_normal(noise: jax.Array) -> jax.Array:
-    """-log N(noise; 0, I) (B,) over d, for noise (B, *S, k, C)."""
+    """-log N(noise; 0, I) / d (B,), for noise (B, *S, k, C)."""
     k = noise.shape[-2]
     return _mean(jnp.sum(jnp.square(noise), axis=-2)) / 2 + k * _LOG_2PI / 2
 
@@ -182,7 +227,7 @@ def _mean(x: jax.Array) -> jax.Array:
 
 
 def _probes(key: jax.Array, shape: tuple[int, ...], index: jax.Array | None, count: int) -> jax.Array:
-    """Tangents (k, B, *S, C) whose mean of e' J e estimates tr J / d, or has it exactly (count 0)."""
+    """Tangents e (k, B, *S, C): the mean of e' J e / d is an unbiased estimate of tr J / d, exact for count = 0."""
     if count == 0:
         d = math.prod(shape[1:])
         units = jnp.sqrt(jnp.float32(d)) * jnp.eye(d)
@@ -198,11 +243,11 @@ def _rademacher(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 def _log_density(
     sde: LinearSDE, eps_fn: EpsFn, y: jax.Array, rest: jax.Array, t_min: float, solver: ode.Solver, probes: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """log p(y, rest) (B,) over d at t_min; evaluations; whether the solver came to T."""
+    """log p(y, rest) / d (B,) at t_min, the number of evaluations, and whether the solver reached T."""
     ends = np.log(exact.effective_noise(sde.F, sde.G, sde.cov0, sde.schedule.integral(0.0, np.array([t_min, sde.T]))))
 
     def field(log_sigma: jax.Array, state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        # v = y / sqrt(1 + sigma^2) is of order one all the way.
+        # v = y / sqrt(1 + sigma^2) is of order one at all times.
         v, _ = state
         sigma = jnp.exp(log_sigma)
         scale = jnp.sqrt(1 + jnp.square(sigma))
@@ -214,12 +259,12 @@ def _log_density(
 
         along = lambda e: jax.jvp(denoise, (scale * v,), (e,))  # noqa: E731
         denoised, moved = jax.vmap(along, out_axes=(None, 0))(probes)
-        # e' (e - J e), so that what is left of e' e where J is near one is not lost.
+        # e' (e - J e) does not cancel where J is near one, as e' e - e' J e would.
         divergence = jnp.mean(jax.vmap(_mean)(probes * (probes - moved)), axis=0)
         return v / jnp.square(scale) - denoised / scale, divergence
 
     def norm(error: tuple[jax.Array, jax.Array]) -> jax.Array:
-        """Of the worst example."""
+        """The largest error of an example."""
         return jnp.sqrt(jnp.max(_mean(jnp.square(error[0])) + jnp.square(error[1])))
 
     v = y / math.sqrt(1 + math.exp(2 * ends[0]))
@@ -230,7 +275,7 @@ def _log_density(
 
 
 def _log_prior(sde: LinearSDE, y: jax.Array, rest: jax.Array) -> jax.Array:
-    """log p(y, rest) (B,) over d at T, where u ~ N(0, prior_cov): log p(u) + log det L - log sigma."""
+    """log p(y, rest) / d (B,) at T, where u ~ N(0, prior_cov): log p(u) + log det L - log sigma."""
     _, chol = exact.marginal(sde.F, sde.G, sde.cov0, np.asarray(sde.schedule.integral(0.0, sde.T)))
     sigma = exact.effective_noise(sde.F, sde.G, sde.cov0, np.asarray(sde.schedule.integral(0.0, sde.T)))
     prior = np.linalg.cholesky(sde.prior_cov)
@@ -238,3 +283,7 @@ def _log_prior(sde: LinearSDE, y: jax.Array, rest: jax.Array) -> jax.Array:
     u = kernels.state_of(sde, y, rest, jnp.float32(sde.T))
     whitened = kernels.mix(jnp.asarray(np.linalg.inv(prior), jnp.float32), u)
     return float(constant) - _minus_log_normal(whitened)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -22,6 +22,30 @@ from hold_jax.numerics import exact
 from hold_jax.parameterization import EpsFn
 from hold_jax.sde import LinearSDE
 
+__all__ = [
+    "LOSSES",
+    "TIME_LAWS",
+    "WEIGHTINGS",
+    "Pair",
+    "TimeLaw",
+    "Times",
+    "Weighting",
+    "bcsm_loss",
+    "bcsm_pair",
+    "draw_times",
+    "dsm_loss",
+    "dsm_pair",
+    "edm_weight",
+    "eps_weight",
+    "likelihood_weight",
+    "log_normal",
+    "log_uniform",
+    "q0_weight",
+    "score_matching_loss",
+    "signal_weight",
+    "uniform",
+]
+
 # --- Times ---------------------------------------------------------------------------------------
 
 
@@ -229,3 +253,7 @@ LOSSES = {"bcsm": bcsm_loss, "dsm": dsm_loss}
 
 def _state_shape(sde: LinearSDE, x: jax.Array) -> tuple[int, ...]:
     return (*x.shape[:-1], sde.order, x.shape[-1])
+
+
+def __dir__() -> list[str]:
+    return __all__

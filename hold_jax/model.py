@@ -1,4 +1,4 @@
-"""A trainable score model: an SDE, a network and what its output means, bound together."""
+"""A trainable score model: an SDE, a network and a parameterization as one object."""
 
 import dataclasses
 from collections.abc import Callable
@@ -11,16 +11,18 @@ import numpy as np
 
 from hold_jax.data.dataset import Statistics
 from hold_jax.data.transfer import from_model_range, to_model_range
-from hold_jax.errors import require
+from hold_jax.errors import require, require_given
 from hold_jax.parameterization import Coefficients, EpsFn, eps_function
 from hold_jax.sde import LinearSDE
+
+__all__ = ["Model"]
 
 Params = Any
 
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """Everything between parameters and `eps_fn`.
+    """What turns a network's parameters into an `eps_fn`.
 
     Attributes:
       sde: the process.
@@ -30,7 +32,7 @@ class Model:
       conditioning: one of `parameterization.CONDITIONINGS`' values.
       sigma_data: standard deviation of the data in the model's range.
       label_dropout: probability of training an example with the null class in place of its own, which makes one
-        network conditional and unconditional (2207.12598, algorithm 1); 0: never, and then no guidance.
+        network conditional and unconditional (2207.12598, algorithm 1); 0: never, and then without guidance.
       statistics: of the training data. Vectors with a mean and standard deviation here are standardized: the model's
         range is sigma_data (x - mean) / std, coordinate by coordinate. Without, vectors are taken as they are.
 
@@ -72,7 +74,7 @@ class Model:
         if not self.statistics.mean:
             return jnp.asarray(x)
         mean, scale = self._affine(x.ndim)
-        return x * scale + mean
+        return jnp.asarray(x) * scale + mean
 
     @property
     def log2_scale(self) -> float:
@@ -87,7 +89,7 @@ class Model:
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """Of what the network sees of one example: the parameterization's blocks stacked on the last axis."""
+        """The shape of the network's input for one example: the parameterization's blocks on the last axis."""
         blocks = self.parameterization(self.sde, jnp.float32(self.sde.T), self.sigma_data).c_in.shape[-2]
         return (*self.data_shape[:-1], blocks * self.data_shape[-1])
 
@@ -109,13 +111,16 @@ class Model:
 
         Args:
           params: of the network.
-          labels: (B,) int32 for a network with classes; label `num_classes` is none of them.
-          dropout: a key in training, for the network's dropout and the labels'; None otherwise.
-          guidance: scale of classifier-free guidance (`guidance.classifier_free`), one network call of twice the
-            batch; None: the labels as they are.
+          labels: (B,) int32 for a network with classes; `num_classes` stands for no class.
+          dropout: in training, the key for the dropout of the network and of the labels; None otherwise.
+          guidance: scale of classifier-free guidance (`guidance.classifier_free`), at one network call of twice the
+            batch; None: no guidance.
+
+        Returns:
+          An `eps_fn`. It raises UserError for labels of another shape than (B,).
 
         Raises:
-          UserError: for guidance without label dropout; when the result is traced, for labels of another shape.
+          UserError: for guidance of a model without label dropout.
         """
         require(
             guidance is None or self.label_dropout > 0,
@@ -128,10 +133,11 @@ class Model:
         if train and self.label_dropout > 0:
             dropout, key_labels = jax.random.split(dropout)
             labels = self._drop(labels, key_labels)
-        rngs = {"dropout": dropout} if train else {}
+        rngs: Any = {"dropout": dropout} if train else {}
 
         def apply(inputs: jax.Array, noise_cond: jax.Array, labels: jax.Array | None) -> jax.Array:
-            return self.network.apply({"params": params}, inputs, noise_cond, labels, train, rngs=rngs)
+            out: Any = self.network.apply({"params": params}, inputs, noise_cond, labels, train, rngs=rngs)
+            return out
 
         def network(inputs: jax.Array, noise_cond: jax.Array) -> jax.Array:
             if guidance is None:
@@ -149,7 +155,7 @@ class Model:
 
     def _drop(self, labels: jax.Array | None, key: jax.Array) -> jax.Array:
         """The labels, each the null class with probability `label_dropout`."""
-        require(labels is not None, "labels", labels, "an integer array, because the network has classes")
+        labels = require_given("labels", labels, "an integer array, because the network has classes")
         dropped = jax.random.bernoulli(key, self.label_dropout, labels.shape)
         return jnp.where(dropped, self.network.num_classes, labels)
 
@@ -157,10 +163,15 @@ class Model:
         self, apply: Callable[..., jax.Array], inputs: jax.Array, noise_cond: jax.Array, labels: jax.Array | None
     ) -> tuple[jax.Array, jax.Array]:
         """The network's outputs for the labels and for the null class, (B, *S, C) each, in one call."""
-        shape = getattr(labels, "shape", None)
-        require(shape == noise_cond.shape, "labels", shape, f"an integer array of shape {noise_cond.shape}")
+        allowed = f"an integer array of shape {noise_cond.shape}"
+        labels = require_given("labels", labels, allowed)
+        require(labels.shape == noise_cond.shape, "labels", labels.shape, allowed)
         pairs = jnp.stack([labels, jnp.full_like(labels, self.network.num_classes)], axis=1)
-        # The two of an example side by side, so that a batch spread over devices stays where it is.
+        # The two inputs of an example are neighbors, so that a sharded batch is not moved between devices.
         out = apply(jnp.repeat(inputs, 2, axis=0), jnp.repeat(noise_cond, 2), pairs.reshape(-1))
         out = out.reshape(-1, 2, *out.shape[1:])
         return out[:, 0], out[:, 1]
+
+
+def __dir__() -> list[str]:
+    return __all__

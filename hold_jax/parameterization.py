@@ -29,6 +29,41 @@ from hold_jax.errors import require, require_choice
 from hold_jax.numerics.schedules import Linear
 from hold_jax.sde import LinearSDE
 
+__all__ = [
+    "BETA_SCHEDULES",
+    "CLOCKS",
+    "CONDITIONINGS",
+    "DENOISERS",
+    "LAST_NOISE",
+    "PARAMETERIZATIONS",
+    "Coefficients",
+    "EpsFn",
+    "Network",
+    "Preconditioning",
+    "betas",
+    "discrete_time",
+    "eps",
+    "eps_function",
+    "gaussian",
+    "is_denoiser",
+    "log_noise",
+    "log_time",
+    "mixed",
+    "scaled_time",
+    "score",
+    "signal",
+    "subvp",
+    "subvp_time",
+    "sufficient",
+    "v",
+    "ve",
+    "ve_noise",
+    "ve_noise_from",
+    "vp",
+    "vp_time",
+    "x0",
+]
+
 EpsFn = Callable[[jax.Array, jax.Array], jax.Array]
 """eps_fn(u (B, *S, n, C), t () or (B,)) -> (B, *S, 1, C), the noise of the last block."""
 
@@ -316,3 +351,7 @@ def eps_function(
 def _require_float32(name: str, x: jax.Array) -> None:
     if x.dtype != jnp.float32:
         raise TypeError(f"{name} is {x.dtype}; only the inside of a network computes in another dtype than float32")
+
+
+def __dir__() -> list[str]:
+    return __all__

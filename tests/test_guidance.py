@@ -390,7 +390,7 @@ REFUSED = {
     ),
     "bytes": (
         lambda: guidance.inpaint(M, ZERO, np.zeros((4, 3, 2, 3), np.uint8), True),
-        "`known` is 'uint8'; it must be floating, in the model's range (`data.to_model_range`)",
+        "`known` is 'uint8'; it must be floating, in the model's range: `hold_jax.data.to_model_range(x)`",
     ),
     "known": (
         lambda: jax.eval_shape(guidance.inpaint(M, ZERO, np.zeros((1, 3, 2, 3)), True), PICTURES, 0.5),
@@ -398,7 +398,7 @@ REFUSED = {
     ),
     "gray bytes": (
         lambda: guidance.colorize(M, ZERO, np.zeros((4, 3, 2, 1), np.uint8)),
-        "`gray` is 'uint8'; it must be floating, in the model's range (`data.to_model_range`)",
+        "`gray` is 'uint8'; it must be floating, in the model's range: `hold_jax.data.to_model_range(x)`",
     ),
     "gray": (
         lambda: jax.eval_shape(guidance.colorize(M, ZERO, np.zeros((4, 3, 2))), PICTURES, 0.5),

@@ -270,3 +270,23 @@ def test_a_corrected_prior_closes_the_gap():
     exactly = -log_normal(x.reshape(-1, 1), np.array([[STD**2 + sigma**2]])).mean() / BITS
     found = likelihood.bits_per_dim(m, gaussian_eps(m), X, key=KEY).bpd.mean()
     assert float(found) == pytest.approx(exactly, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (np.full((4, 2), 200, np.uint8), "`x` is 'uint8'; it must be floating, in the model's range: .*to_model_range"),
+        (np.zeros(4, np.float32), r"`x` is \(4,\); it must be of shape \(B, \*S, C\)"),
+    ],
+)
+def test_data_that_cannot_be_meant_are_named(x, message):
+    with pytest.raises(UserError, match=message):
+        likelihood.bits_per_dim(sde.vp(), lambda u, t: u, x, key=jax.random.key(0))
+
+
+def test_the_papers_bound_needs_auxiliaries_with_a_density():
+    m = dataclasses.replace(sde.hold(3), cov0=0.04 * np.array([[0.0, 0, 0], [0, 1, -1], [0, -1, 1]]))
+    with pytest.raises(
+        UserError, match="`auxiliary` is 'initial'; it must be 'posterior' for an SDE with a singular cov0"
+    ):
+        likelihood.bits_per_dim(m, lambda u, t: u, jnp.zeros((2, 1)), key=jax.random.key(0), auxiliary="initial")

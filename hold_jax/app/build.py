@@ -18,6 +18,7 @@ import ml_collections
 import optax
 
 from hold_jax import kernels, losses, parameterization, samplers, sde
+from hold_jax.app.config import get_config
 from hold_jax.data import Dataset, Statistics, load
 from hold_jax.errors import UserError, require, require_choice
 from hold_jax.evaluation.classifier import classifier
@@ -76,6 +77,17 @@ def record(config: ml_collections.ConfigDict, dataset: Dataset, statistics: Stat
 def statistics(record: Record) -> Statistics:
     """The statistics of the training data that a run's record keeps."""
     return Statistics(**{name: tuple(values) for name, values in record.statistics.items()})
+
+
+def config_of(record: Record) -> ml_collections.ConfigDict:
+    """The config that a run's record keeps; keys that are newer than the run have their defaults."""
+
+    def merged(default: Any, kept: Any) -> Any:
+        if isinstance(default, dict):
+            return {key: merged(value, kept.get(key, value)) for key, value in default.items()}
+        return tuple(kept) if isinstance(kept, list) else kept
+
+    return ml_collections.ConfigDict(merged(get_config().to_dict(), record.config))
 
 
 def as_json(config: ml_collections.ConfigDict) -> dict[str, Any]:

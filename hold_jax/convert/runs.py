@@ -109,7 +109,7 @@ def export_run(target: Callable[..., dict[str, np.ndarray]] | None, path: storag
     folder = build.workdir(str(path))
     record = workdir.read(folder)
     try:
-        config = ml_collections.ConfigDict(_with_tuples(record.config))
+        config = build.config_of(record)
         statistics = build.statistics(record)
         model = build.model(config, record.data_shape, record.num_classes, statistics)
         optimizer = build.optimizer(config)
@@ -132,10 +132,3 @@ def export_run(target: Callable[..., dict[str, np.ndarray]] | None, path: storag
 def _ncsnpp(config: ml_collections.ConfigDict, model: Model) -> NCSNpp:
     require(isinstance(model.network, NCSNpp), "config.model.name", config.model.name, "'ncsnpp', the only one known")
     return model.network
-
-
-def _with_tuples(value: object) -> object:
-    """JSON's lists as the tuples that configs have."""
-    if isinstance(value, dict):
-        return {key: _with_tuples(item) for key, item in value.items()}
-    return tuple(map(_with_tuples, value)) if isinstance(value, list) else value

@@ -1,11 +1,22 @@
 """Data sets, seekable batches, and their way to the device."""
 
-from hold_jax.data.dataset import Dataset as Dataset
-from hold_jax.data.dataset import Statistics as Statistics
-from hold_jax.data.dataset import measure as measure
-from hold_jax.data.pipeline import batches as batches
-from hold_jax.data.pipeline import eval_batches as eval_batches
-from hold_jax.data.sources import load as load
-from hold_jax.data.transfer import from_model_range as from_model_range
-from hold_jax.data.transfer import prefetch as prefetch
-from hold_jax.data.transfer import to_model_range as to_model_range
+from hold_jax.data.dataset import Dataset, Statistics, measure
+from hold_jax.data.pipeline import batches, eval_batches
+from hold_jax.data.sources import load
+from hold_jax.data.transfer import from_model_range, prefetch, to_model_range
+
+__all__ = [
+    "Dataset",
+    "Statistics",
+    "batches",
+    "eval_batches",
+    "from_model_range",
+    "load",
+    "measure",
+    "prefetch",
+    "to_model_range",
+]
+
+
+def __dir__() -> list[str]:
+    return __all__

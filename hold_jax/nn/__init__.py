@@ -1,5 +1,14 @@
 """Networks that map a preconditioned input and a noise level to an output of the data's shape."""
 
-from hold_jax.nn.mlp import MLP as MLP
-from hold_jax.nn.ncsnpp import NCSNpp as NCSNpp
-from hold_jax.nn.ncsnpp import check_image_shape as check_image_shape
+from hold_jax.nn.mlp import MLP
+from hold_jax.nn.ncsnpp import NCSNpp, check_image_shape
+
+__all__ = [
+    "MLP",
+    "NCSNpp",
+    "check_image_shape",
+]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,4 +1,4 @@
-"""Ancestral sampling: the posterior of the next state, given this one and the denoised data."""
+"""Ancestral sampling: the posterior of the next state, given the present one and the denoised data."""
 
 import dataclasses
 
@@ -23,7 +23,7 @@ class Ancestral(linear.LinearSampler):
         between, _ = exact.transition(sde.F, sde.G, b[:-1] - b[1:])
         start, end = chol[:-1], chol[1:]
         contraction = exact.solve_lower(start, between @ end)
-        # C = U S V': the noise left is V (1 - S^2)^1/2.
+        # With C = U S V' the factor of the remaining noise is V (1 - S^2)^1/2.
         _, s, v = np.linalg.svd(contraction)
         noise = np.swapaxes(v, -1, -2) * np.sqrt(np.maximum(1 - s**2, 0))[..., None, :]
         whiten = exact.solve_lower(start, np.broadcast_to(np.eye(sde.order), start.shape))

@@ -1,155 +1,200 @@
 """Draw samples by running the process backwards, and encode data by running it forwards."""
 
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 
 from hold_jax import kernels
-from hold_jax.errors import UserError, require
+from hold_jax.errors import UserError, require, require_data, require_given
+from hold_jax.numerics import programs
 from hold_jax.numerics.random import per_example
 from hold_jax.parameterization import EpsFn
 from hold_jax.samplers.grids import Grid, times_of
-from hold_jax.samplers.loop import Path
+from hold_jax.samplers.loop import Sampler, Trajectory
+from hold_jax.samplers.table import sampler_of
 from hold_jax.sde import LinearSDE
 
 UNFINISHED = (
-    "samples are NaN: the network's output is, or an adaptive solver made `max_steps` steps before it came to t_min; "
-    "look at the training loss, or raise max_steps, or loosen rtol and atol"
+    "samples are NaN: either the network's output is NaN, or an adaptive solver made `max_steps` steps without "
+    "reaching the end; look at the training loss, or raise max_steps, or loosen rtol and atol"
 )
 
 
-class Sampler(Protocol):
-    """Anything that carries a state along falling times: a frozen dataclass of its options, in a file of its own.
-
-    Most are `loop.StepSampler`s, and most of these `linear.LinearSampler`s: tables of small matrices.
-    """
-
-    @property
-    def deterministic(self) -> bool:
-        """Whether it draws no noise, and so runs forwards too."""
-        ...
-
-    def integrate(
-        self,
-        sde: LinearSDE,
-        eps_fn: EpsFn,
-        u: jax.Array,
-        times: np.ndarray,
-        *,
-        key: jax.Array,
-        index: jax.Array | None = None,
-        frames: int = 0,
-    ) -> Path:
-        """From u (B, *S, n, C) at times[0] to times[-1]."""
-        ...
-
-
 class Samples(NamedTuple):
-    """x (B, *S, C) the data block; u (B, *S, n, C) the last state; nfe () int32 calls of `eps_fn` really made;
-    frames (frames + 1, B, *S, C) the data block along the way, from the start on, or None.
+    """What `sample` returns; x and u are NaN where an adaptive solver did not reach the end.
 
-    Where an adaptive solver did not reach the end x and u are NaN."""
+    Attributes:
+      x: (B, *S, C) the samples.
+      u: (B, *S, n, C) the last state.
+      nfe: () int32 number of network evaluations (calls of `eps_fn`) made.
+      frames: (frames + 1, B, *S, C) the data block along the way, the start first, or None.
+      times: (frames + 1,) the times of `frames`, falling, or None.
+    """
 
     x: jax.Array
     u: jax.Array
     nfe: jax.Array
     frames: jax.Array | None
+    times: jax.Array | None
 
 
 class Encoded(NamedTuple):
-    """u (B, *S, n, C) the latent state at T; nfe () int32 calls of `eps_fn` made."""
+    """What `encode` returns.
+
+    Attributes:
+      u: (B, *S, n, C) the latent state at T; NaN where an adaptive solver did not reach T.
+      nfe: () int32 number of network evaluations made.
+      frames: (frames + 1, B, *S, C) the data block along the way, the start first, or None.
+      times: (frames + 1,) the times of `frames`, rising, or None.
+    """
 
     u: jax.Array
     nfe: jax.Array
+    frames: jax.Array | None
+    times: jax.Array | None
+
+
+class _Settings(NamedTuple):
+    """What a program is compiled for."""
+
+    sampler: Sampler
+    sde: LinearSDE
+    shape: tuple[int, ...]
+    num_steps: int
+    grid: str | Grid | tuple[float, ...]
+    t_min: float | None
+    frames: int
+    denoise: bool = True
+    sharding: jax.sharding.Sharding | None = None
+
+    def times(self) -> np.ndarray:
+        """The grid's times (num_steps + 1,), falling."""
+        return times_of(self.sde, self.grid, self.sde.t_min if self.t_min is None else self.t_min, self.num_steps)
 
 
 def sample(
-    sampler: Sampler,
+    sampler: str | Sampler,
     sde: LinearSDE,
     eps_fn: EpsFn,
     *,
-    key: jax.Array,
-    shape: tuple[int, ...],
+    key: jax.Array | None = None,
+    shape: tuple[int, ...] | None = None,
     index: jax.Array | None = None,
-    num_steps: int,
-    grid: str | Grid | Any = "karras",
+    num_steps: int = 34,
+    grid: str | Grid | Sequence[float] = "log",
     t_min: float | None = None,
     denoise: bool = True,
     frames: int = 0,
     start: jax.Array | None = None,
     sharding: jax.sharding.Sharding | None = None,
 ) -> Samples:
-    """Integrates the reverse process from T to t_min. Traceable: wrap it in `jax.jit` to call it often.
+    """Integrates the reverse process from T to t_min.
+
+    Composes with `jax.jit`, `jax.vmap` and `jax.pmap`. Outside of these it is compiled once for each `eps_fn`, shape
+    and setting (`numerics.programs`); where parameters change, jit a function of the parameters.
 
     Args:
-      sampler: e.g. `SAMPLERS["unipc"]()`.
+      sampler: a name of `SAMPLERS`, for its default options, or a sampler, e.g. `unipc(order=2)`.
       sde: the SDE.
       eps_fn: the noise of the last block; `guidance` makes conditional ones.
-      key: for the prior and every step.
-      shape: of the samples, (B, *S, C).
-      index: (B,) int32, numbers of the samples: sample i then depends on `key` and i alone, not on B or its place
-        (but for `poisson_midpoint`'s clock and an adaptive solver's steps, which a batch shares); None: on its place.
+      key: for the prior and the noise of every step; not needed by a deterministic sampler from a given `start`.
+      shape: of the samples, (B, *S, C); may be left out where `start` is given.
+      index: (B,) int32 numbers of the samples: sample i then depends on `key` and i alone, not on B or its place in
+        the batch (except for the clock of `poisson_midpoint` and the steps of an adaptive solver, which a batch
+        shares); None: it depends on its place.
       num_steps: steps of the grid.
-      grid: "karras", "log", "quadratic", "uniform", a function, or your own falling times (num_steps + 1,).
-      t_min: where to stop; None is `sde.t_min`, an effective noise of 0.002 data units.
-      denoise: return E[q0 | u(t_min)] (one more call) instead of the data block itself.
-      frames: how many states to keep on the way; divides num_steps. Memory does not grow with num_steps.
-      start: the state (B, *S, n, C) at the first time, e.g. `encode`'s; None: a draw from the prior.
+      grid: a name of `GRIDS`, a function, or falling times (num_steps + 1,).
+      t_min: where to stop; None: `sde.t_min`, an effective noise of 0.002 data units.
+      denoise: return E[q0 | u(t_min)] (one more network evaluation) instead of the data block itself.
+      frames: how many intermediate states to return; divides num_steps. Memory does not grow with num_steps.
+      start: (B, *S, n, C) the state at the first time, e.g. of `encode` or `interpolate`; None: a draw of the prior.
       sharding: of a (B, ...) array, to spread the batch over devices (a mesh with Auto axes).
 
-    Raises:
-      UserError: for a bad grid, num_steps, t_min, frames or start, before anything is compiled; and, where the
-        values are at hand (not under jit), if an adaptive solver did not reach the end.
-    """
-    times = times_of(sde, grid, sde.t_min if t_min is None else t_min, num_steps)
-    divides = frames == 0 or (frames > 0 and num_steps % frames == 0)
-    require(divides, "frames", frames, f"0 or a divisor of num_steps = {num_steps}")
-    full = (*shape[:-1], sde.order, shape[-1])
-    require(start is None or start.shape == full, "start", getattr(start, "shape", start), f"a state of shape {full}")
+    Returns:
+      Samples, in the model's range.
 
-    key_prior, key_steps = jax.random.split(key)
-    u = _prior(sde, key_prior, full, index) if start is None else jnp.asarray(start, jnp.float32)
-    if sharding is not None:
-        u = jax.lax.with_sharding_constraint(u, sharding)
-        index = None if index is None else jax.lax.with_sharding_constraint(index, sharding)
-    path = _finished(sampler.integrate(sde, eps_fn, u, times, key=key_steps, index=index, frames=frames))
-    kept = jnp.concatenate([u[None, ..., 0, :], path.frames]) if frames else None
-    if not denoise:
-        return Samples(path.u[..., 0, :], path.u, path.nfe, kept)
-    t = jnp.float32(times[-1])
-    return Samples(kernels.denoiser(sde, path.u, t, eps_fn(path.u, t)), path.u, path.nfe + 1, kept)
+    Raises:
+      UserError: for a bad argument, before anything is compiled; outside `jax.jit` also if an adaptive solver did not
+        reach the end.
+    """
+    sampler = sampler_of(sampler)
+    if start is not None:
+        start = jnp.asarray(start, jnp.float32)
+        shape = start.shape[:-2] + start.shape[-1:] if shape is None else shape
+    shape = require_given("shape", shape, "(B, *S, C), e.g. (64, 2), or left out with a `start`")
+    sizes = len(shape) >= 2 and all(size >= 1 for size in shape)
+    require(sizes, "shape", shape, "(B, *S, C) with the batch first, e.g. (64, 2) for 64 points in the plane")
+    full = _state_shape(sde, shape)
+    if start is not None:
+        require(start.shape == full, "start", start.shape, f"a state of shape {full}")
+    if key is None:
+        without = start is not None and sampler.deterministic
+        require(without, "key", key, "a `jax.random.key`: the prior, or this sampler, is random")
+    _require_frames(frames, num_steps)
+    settings = _Settings(sampler, sde, shape, num_steps, _hashable(grid), t_min, frames, denoise, sharding)
+    samples, reached = programs.run(_sample, eps_fn, settings, key, index, start)
+    return samples._replace(**_checked(reached, x=samples.x, u=samples.u))
+
+
+def _sample(
+    eps_fn: EpsFn, c: _Settings, key: jax.Array | None, index: jax.Array | None, start: jax.Array | None
+) -> tuple[Samples, jax.Array | None]:
+    """The samples, and whether the end was reached."""
+    times = c.times()
+    key_prior, key_steps = jax.random.split(jax.random.key(0) if key is None else key)
+    u = _prior(c.sde, key_prior, _state_shape(c.sde, c.shape), index) if start is None else start
+    if c.sharding is not None:
+        u = jax.lax.with_sharding_constraint(u, c.sharding)
+        index = None if index is None else jax.lax.with_sharding_constraint(index, c.sharding)
+    path = c.sampler.integrate(c.sde, eps_fn, u, times, key=key_steps, index=index, frames=c.frames)
+    x, nfe = path.u[..., 0, :], path.nfe
+    if c.denoise:
+        t = jnp.float32(times[-1])
+        x, nfe = kernels.denoiser(c.sde, path.u, t, eps_fn(path.u, t)), nfe + 1
+    return Samples(x, path.u, nfe, *_frames(path, u, times)), path.reached
 
 
 def encode(
-    sampler: Sampler,
+    sampler: str | Sampler,
     sde: LinearSDE,
     eps_fn: EpsFn,
     x: jax.Array,
     *,
     key: jax.Array,
-    num_steps: int,
-    grid: str | Grid | Any = "karras",
+    index: jax.Array | None = None,
+    num_steps: int = 34,
+    grid: str | Grid | Sequence[float] = "log",
     t_min: float | None = None,
+    frames: int = 0,
 ) -> Encoded:
-    """Data to latent: a deterministic sampler run forwards, from u(t_min) | x to T.
+    """Data to latent: runs a deterministic sampler forwards, from u(t_min) | x to T.
 
-    `sample(..., start=encoded.u)` with the same sampler and grid leads back.
+    `sample(sampler, ..., start=encoded.u)` with the same grid leads back.
 
     Args:
-      sampler: a deterministic one.
+      sampler: a deterministic one, by name or as an instance.
       sde: the SDE.
       eps_fn: the noise of the last block.
-      x: (B, *S, C) float32.
-      key: of the noise of u(t_min) | x: an effective 0.002 in the data, and the auxiliary blocks, which are free.
+      x: (B, *S, C) data, floating, in the model's range.
+      key: for the noise of u(t_min) | x: an effective 0.002 in the data, and the auxiliary blocks, which are free.
+      index: (B,) int32 numbers of the examples, as in `sample`.
       num_steps: steps of the grid.
       grid: as in `sample`.
       t_min: as in `sample`.
+      frames: as in `sample`.
+
+    Returns:
+      Encoded.
 
     Raises:
-      UserError: for a stochastic sampler, or a bad grid, num_steps or t_min.
+      UserError: for a stochastic sampler or another bad argument; outside `jax.jit` also if an adaptive solver did
+        not reach T.
     """
+    sampler = sampler_of(sampler)
     require(
         sampler.deterministic,
         "sampler",
@@ -157,23 +202,36 @@ def encode(
         "deterministic to run forwards: ddim, dpmpp_2m, dpmpp_3m, unipc, gaussian_fitted (all with churn = 0), "
         "heun (s_churn = 0) or probability_flow",
     )
-    times = times_of(sde, grid, sde.t_min if t_min is None else t_min, num_steps)[::-1]
-    noise = jax.random.normal(key, (*x.shape[:-1], sde.order, x.shape[-1]))
-    u = kernels.perturb(kernels.marginal(sde, jnp.float32(times[0])), x, noise)
-    path = _finished(sampler.integrate(sde, eps_fn, u, times, key=key))
-    return Encoded(path.u, path.nfe)
+    x = jnp.asarray(x)
+    require_data("x", x)
+    _require_frames(frames, num_steps)
+    settings = _Settings(sampler, sde, x.shape, num_steps, _hashable(grid), t_min, frames)
+    encoded, reached = programs.run(_encode, eps_fn, settings, x, key, index)
+    return encoded._replace(**_checked(reached, u=encoded.u))
+
+
+def _encode(
+    eps_fn: EpsFn, c: _Settings, x: jax.Array, key: jax.Array, index: jax.Array | None
+) -> tuple[Encoded, jax.Array | None]:
+    """The latents, and whether T was reached."""
+    times = c.times()[::-1]
+    noise = per_example(jax.random.normal, key, _state_shape(c.sde, x.shape), index)
+    u = kernels.perturb(kernels.marginal(c.sde, jnp.float32(times[0])), x.astype(jnp.float32), noise)
+    path = c.sampler.integrate(c.sde, eps_fn, u, times, key=key, index=index, frames=c.frames)
+    return Encoded(path.u, path.nfe, *_frames(path, u, times)), path.reached
 
 
 def interpolate(sde: LinearSDE, first: jax.Array, second: jax.Array, fractions: jax.Array) -> jax.Array:
-    """Latents on the great circle from `first` to `second`, both (B, *S, n, C): (k, B, *S, n, C).
-
-    Spherical in the coordinates in which the prior is N(0, I) (Shoemake's slerp), example by example.
+    """Latents on the great circle between two, in the coordinates in which the prior is N(0, I) (Shoemake's slerp).
 
     Args:
       sde: the SDE.
-      first: where fraction 0 is.
-      second: where fraction 1 is.
+      first: (B, *S, n, C) latents at fraction 0.
+      second: (B, *S, n, C) latents at fraction 1.
       fractions: (k,) in [0, 1].
+
+    Returns:
+      (k B, *S, n, C), a batch for `sample(..., start=...)`: the B of the first fraction, then those of the second, ...
     """
     chol = np.linalg.cholesky(sde.prior_cov)
     whiten, color = jnp.asarray(np.linalg.inv(chol), jnp.float32), jnp.asarray(chol, jnp.float32)
@@ -184,7 +242,12 @@ def interpolate(sde: LinearSDE, first: jax.Array, second: jax.Array, fractions: 
     f = jnp.asarray(fractions, jnp.float32).reshape(-1, *(1,) * (a.ndim - 1))
     # sinc keeps both weights finite, and right, for equal latents.
     weight = lambda part: part * jnp.sinc(part * angle / jnp.pi) / jnp.sinc(angle / jnp.pi)  # noqa: E731
-    return kernels.mix(color, weight(1 - f) * a + weight(f) * b)
+    path = weight(1 - f) * a + weight(f) * b
+    return kernels.mix(color, path.reshape(-1, *path.shape[2:]))
+
+
+def _state_shape(sde: LinearSDE, shape: tuple[int, ...]) -> tuple[int, ...]:
+    return (*shape[:-1], sde.order, shape[-1])
 
 
 def _prior(sde: LinearSDE, key: jax.Array, shape: tuple[int, ...], index: jax.Array | None) -> jax.Array:
@@ -192,8 +255,31 @@ def _prior(sde: LinearSDE, key: jax.Array, shape: tuple[int, ...], index: jax.Ar
     return kernels.mix(chol, per_example(jax.random.normal, key, shape, index))
 
 
-def _finished(path: Path) -> Path:
-    """The path, NaN where it is not whole; an error at once where the values are known."""
-    if not isinstance(path.reached, jax.core.Tracer) and not bool(path.reached):
+def _frames(path: Trajectory, u: jax.Array, times: np.ndarray) -> tuple[jax.Array | None, jax.Array | None]:
+    """The data block at the start and in the path's frames, and their times."""
+    if path.frames is None:
+        return None, None
+    every = (len(times) - 1) // len(path.frames)
+    return jnp.concatenate([u[None, ..., 0, :], path.frames]), jnp.asarray(times[::every], jnp.float32)
+
+
+def _require_frames(frames: int, num_steps: int) -> None:
+    divides = frames == 0 or (frames > 0 and num_steps % frames == 0)
+    require(divides, "frames", frames, f"0 or a divisor of num_steps = {num_steps}")
+
+
+def _hashable(grid: Any) -> Any:
+    return grid if isinstance(grid, str) or callable(grid) else tuple(np.asarray(grid, np.float64).tolist())
+
+
+def _checked(reached: jax.Array | None, **arrays: jax.Array) -> dict[str, jax.Array]:
+    """The arrays, NaN where an adaptive solver did not reach the end; an error where that is known already.
+
+    Raises:
+      UserError: outside a trace, if it did not.
+    """
+    if reached is None:
+        return arrays
+    if not isinstance(reached, jax.core.Tracer) and not bool(reached):
         raise UserError(UNFINISHED)
-    return path._replace(u=jnp.where(path.reached, path.u, jnp.nan))
+    return {name: jnp.where(reached, array, jnp.nan) for name, array in arrays.items()}

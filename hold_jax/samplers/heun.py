@@ -12,16 +12,19 @@ from hold_jax.sde import LinearSDE
 
 @dataclasses.dataclass(frozen=True)
 class Heun(linear.LinearSampler):
-    """EDM's algorithm 2 (2206.00364) at any order n: two calls a step; n = 1 is EDM's, to the letter.
+    """EDM's algorithm 2 (2206.00364) at any order n, two calls a step; n = 1 is EDM's sampler exactly.
 
-    With the grid "karras" and the final denoising step N steps are EDM's N + 1.
+    On the grid "karras", N steps and the final denoising step are the N + 1 steps of EDM.
 
     Attributes:
-      s_churn: total of the relative rises of noise before steps, EDM's S_churn; 0: algorithm 1, deterministic.
-      s_min: least effective noise that is raised.
-      s_max: largest.
-      s_noise: standard deviation of the fresh noise, relative.
+      s_churn: EDM's S_churn, the sum over steps of the relative increase of noise; 0: algorithm 1, deterministic.
+      s_min: least effective noise that is increased.
+      s_max: largest effective noise that is increased.
+      s_noise: standard deviation of the added noise, relative to that of the process.
       gauge: one of `whitened.GAUGES`.
+
+    Raises:
+      UserError: for an option out of range.
     """
 
     s_churn: float = 0.0
@@ -39,7 +42,7 @@ class Heun(linear.LinearSampler):
 
     @property
     def deterministic(self) -> bool:
-        """Without churn no noise is drawn."""
+        """Whether no noise is drawn: without churn."""
         return self.s_churn == 0
 
     def coefficients(self, sde: LinearSDE, times: np.ndarray) -> tuple[linear.Stage, ...]:
@@ -50,8 +53,8 @@ class Heun(linear.LinearSampler):
         start, end = (whitened.whitening(sde, x, self.gauge) for x in (raised, b[1:]))
         state = end.factor @ start.inverse
         move = end.factor @ (end.mean - start.mean)[..., None]
-        # EDM averages the slopes (x - D) / sigma at both ends: with x at the end from DDIM's step, what is
-        # left is 1/2 (sigma_start / sigma_end) (w_end - w_start) (D_end - D_start).
+        # EDM averages the slopes (x - D) / sigma at both ends. With x at the end from DDIM's step the correction is
+        # 1/2 (sigma_start / sigma_end) (w_end - w_start) (D_end - D_start).
         ratio = np.exp(start.log_noise - end.log_noise)[:, None, None]
         correction = ratio / 2 * move * np.array([1.0, -1.0])
         times_raised = times[:-1] if self.deterministic else sde.schedule.time(raised)
@@ -65,7 +68,7 @@ class Heun(linear.LinearSampler):
         )
 
     def _raised(self, sde: LinearSDE, b: np.ndarray) -> np.ndarray:
-        """B after the rise: sigma (1 + gamma), gamma = min(s_churn / N, sqrt 2 - 1), never above the noise at T."""
+        """B after the increase to sigma (1 + gamma), gamma = min(s_churn / N, sqrt 2 - 1), at most the noise at T."""
         sigma = exact.effective_noise(sde.F, sde.G, sde.cov0, b)
         gamma = min(self.s_churn / (len(b) - 1), np.sqrt(2) - 1)
         rises = (sigma[:-1] >= self.s_min) & (sigma[:-1] <= self.s_max) & (sigma[:-1] < sigma[0])
@@ -73,6 +76,6 @@ class Heun(linear.LinearSampler):
         return np.where(rises, np.clip(risen, b[:-1], b[0]), b[:-1])
 
     def _fresh_noise(self, sde: LinearSDE, rise: np.ndarray) -> linear.Affine:
-        """The process itself, forwards, over the rise in B (N,)."""
+        """The forward process over the increase in B (N,)."""
         phi, chol = exact.transition(sde.F, sde.G, rise)
         return linear.Affine(phi, self.s_noise * chol)

@@ -10,7 +10,7 @@ from hold_jax.sde import LinearSDE
 
 @dataclasses.dataclass(frozen=True)
 class LieTrotter(linear.LinearSampler):
-    """One step = S then A (HOLD 2404.12814): S is explicit in the score, A is exact. Weak order 1.
+    """One step is S, then A (HOLD 2404.12814): S is explicit in the score, A is exact. Weak order 1.
 
     A: du = (-F - G G' Sigma_inf^-1) u dB + G dw.  S: du = G G' (score + Sigma_inf^-1 u) dB.
     """

@@ -1,14 +1,13 @@
 """Samplers that are tables of small matrices.
 
-All of Euler-Maruyama, the splittings, the data-prediction family (DDIM, DPM-Solver++, UniPC, Heun, ancestral)
-and predictor-corrector are a few *stages* a step, each with one network call and nothing nonlinear besides:
+A step of Euler-Maruyama, of the splittings, of the data-prediction family (DDIM, DPM-Solver++, UniPC, Heun, ancestral)
+and of predictor-corrector consists of a few *stages*, each with one network call and otherwise linear:
 
     u <- P u + P' xi_1                                   (optional, before the call)
     y  = eps_fn(u, t), or D = r u + k eps_fn(u, t)       (the output: noise, or data)
-    u <- U u + sum_j W_j y_j + N xi_2                    (y_0 = y, y_1, ... the outputs before it)
+    u <- U u + sum_j W_j y_j + N xi_2                    (y_0 = y; y_1, ... are the previous outputs)
 
-A sampler is what it puts into these matrices, in float64 on the host for the whole grid; the device runs one
-scan of the same few fused operations.
+A sampler computes these matrices in float64 on the host for the whole grid; the device runs one scan.
 """
 
 from typing import NamedTuple
@@ -25,20 +24,25 @@ from hold_jax.sde import LinearSDE
 
 
 class Affine(NamedTuple):
-    """u <- state u + noise xi: (N, n, n) and (N, n, r) for N steps, or one step's; noise None: none."""
+    """u <- state u + noise xi, for N steps (leading axis) or for one.
+
+    Attributes:
+      state: (N, n, n).
+      noise: (N, n, r), or None without noise.
+    """
 
     state: np.ndarray
     noise: np.ndarray | None
 
 
 class Stage(NamedTuple):
-    """Coefficients of one call in each of N steps (leading axis), or in one.
+    """One network call in each of N steps (leading axis), or in one step.
 
     Attributes:
-      before: what happens to u before the network is called, or None.
-      time: (N,) the time the network is told.
-      data: (N, 1, n + 1) weights of u and of eps_n that make the output D = E[q0 | u]; None: it is eps_n itself.
-      after: what happens to u after the call.
+      before: the map of u before the call, or None.
+      time: (N,) time passed to the network.
+      data: (N, 1, n + 1) weights of u and of eps_n for the output D = E[q0 | u]; None: the output is eps_n.
+      after: the map of u after the call.
       outputs: (N, n, p) weights of the last p outputs, the newest first.
     """
 
@@ -50,7 +54,13 @@ class Stage(NamedTuple):
 
 
 class State(NamedTuple):
-    """u (B, *S, n, C); the last outputs (B, *S, p - 1, C); network calls made so far."""
+    """The state of the scan.
+
+    Attributes:
+      u: (B, *S, n, C).
+      past: (B, *S, p - 1, C) the previous outputs, the newest first.
+      nfe: () int32 number of network calls made.
+    """
 
     u: jax.Array
     past: jax.Array
@@ -61,9 +71,9 @@ class LinearSampler(loop.StepSampler):
     """A sampler whose `coefficients` are a tuple of `Stage`s."""
 
     def start(self, coefficients: tuple[Stage, ...], u: jax.Array) -> State:
-        """Before the first step: no outputs yet, which the first steps give no weight."""
-        remembered = coefficients[0].outputs.shape[-1] - 1
-        return State(u, jnp.zeros((*u.shape[:-2], remembered, u.shape[-1]), u.dtype), jnp.int32(0))
+        """The state before the first step; the first steps give zero weight to outputs that do not exist yet."""
+        num_past = coefficients[0].outputs.shape[-1] - 1
+        return State(u, jnp.zeros((*u.shape[:-2], num_past, u.shape[-1]), u.dtype), jnp.int32(0))
 
     def step(self, coefficients: tuple[Stage, ...], state: State, eps_fn: EpsFn, normal: loop.Normal) -> State:
         """All stages of one step."""
@@ -76,7 +86,7 @@ def _run(c: Stage, state: State, eps_fn: EpsFn, normal: loop.Normal) -> State:
     u = state.u
     if c.before is not None:
         u = _apply(c.before, u, 0, normal)
-    output = eps_fn(u, c.time)
+    output = eps_fn(u, jnp.asarray(c.time))
     if c.data is not None:
         output = kernels.mix(c.data, jnp.concatenate([u, output], axis=-2))
     outputs = jnp.concatenate([output, state.past], axis=-2)
@@ -100,7 +110,7 @@ def noise_columns(sde: LinearSDE) -> np.ndarray:
 
 
 def data_weights(sde: LinearSDE, times: np.ndarray) -> np.ndarray:
-    """D = (l u - eps_n) / w_n at N times, l the last row of L^-1: weights (N, 1, n + 1) of u and eps_n."""
+    """Weights (N, 1, n + 1) of u and eps_n in D = (l u - eps_n) / w_n at N times, l the last row of L^-1."""
     phi, chol = exact.marginal(sde.F, sde.G, sde.cov0, sde.schedule.integral(0.0, times))
     inverse = exact.solve_lower(chol, np.broadcast_to(np.eye(sde.order), chol.shape))
     w_n = (inverse @ phi[..., :, :1])[..., -1:, :]
@@ -108,10 +118,10 @@ def data_weights(sde: LinearSDE, times: np.ndarray) -> np.ndarray:
 
 
 def driven_score(sde: LinearSDE, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """G G' score = S u + E eps_n: S (N, n, n), E (N, n, 1) at N times.
+    """S (N, n, n) and E (N, n, 1) in G G' score = S u + E eps_n at N times.
 
-    score = -Sigma^-1 (u - A D), D = (l u - eps_n) / w_n with l the last row of L^-1. With noise in
-    the last block alone S vanishes and E is -g^2/L_nn, whatever the order; both are exact there.
+    score = -Sigma^-1 (u - A D), D = (l u - eps_n) / w_n with l the last row of L^-1. With noise in the last block only,
+    S = 0 and E = -g^2 / L_nn at every order, without rounding error.
     """
     phi, chol = exact.marginal(sde.F, sde.G, sde.cov0, sde.schedule.integral(0.0, times))
     inverse = exact.solve_lower(chol, np.broadcast_to(np.eye(sde.order), chol.shape))
@@ -125,23 +135,22 @@ def driven_score(sde: LinearSDE, times: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 def score_kick(sde: LinearSDE, times: np.ndarray, steps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """u <- u + h G G' (score + Sigma_inf^-1 u), the rest of the reverse SDE: matrices of u and of eps_n."""
+    """Matrices of u and of eps_n in u <- u + h G G' (score + Sigma_inf^-1 u), the nonlinear part of the reverse SDE."""
     state, eps = driven_score(sde, times)
     size = steps[:, None, None]
     return np.eye(sde.order) + size * (state + sde.G @ sde.G.T @ sde.precision_inf), size * eps
 
 
 def reverse_ornstein_uhlenbeck(sde: LinearSDE, steps: np.ndarray) -> Affine:
-    """The exact flow of du = (-F - G G' Sigma_inf^-1) u dB + G dw over each of `steps` (N,) in B.
+    """The exact solution of du = (-F - G G' Sigma_inf^-1) u dB + G dw over each of `steps` (N,) in B.
 
-    This is the reverse SDE at stationarity: HOLD's one Ornstein-Uhlenbeck piece and n - 1 Hamiltonian
-    rotations composed (HOLD; CLD's analytic half, 2112.07068, section 4.1).
+    This is the reverse SDE at stationarity (the analytic half of CLD's SSCS, 2112.07068, section 4.1).
     """
     return Affine(*exact.transition(-sde.F - sde.G @ sde.G.T @ sde.precision_inf, sde.G, steps))
 
 
 def compose(first: Affine, then: Affine) -> Affine:
-    """`first`, then `then`: their independent noises side by side."""
+    """`first`, then `then`, with independent noises."""
     noises = [] if first.noise is None else [then.state @ first.noise]
     noises += [] if then.noise is None else [then.noise]
     return Affine(then.state @ first.state, np.concatenate(noises, axis=-1) if noises else None)

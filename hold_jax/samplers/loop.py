@@ -2,7 +2,7 @@
 
 import abc
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -16,48 +16,32 @@ Normal = Callable[[Any, tuple[int, ...]], jax.Array]
 """normal(i, shape): the i-th standard normal draw of a step."""
 
 
-class Path(NamedTuple):
-    """u (B, *S, n, C) at the end; nfe () int32 network calls made; frames (k, B, *S, C), the data block at the end
-    of each of k equal parts of the steps, or None; reached () bool: False where an adaptive solver gave up."""
+class Trajectory(NamedTuple):
+    """What a sampler returns.
+
+    Attributes:
+      u: (B, *S, n, C) the state at the last time.
+      nfe: () int32 number of network evaluations made.
+      frames: (k, B, *S, C) the data block at the end of each of k equal parts of the steps, or None.
+      reached: () bool, False where an adaptive solver did not reach the last time; None: a fixed grid always does.
+    """
 
     u: jax.Array
     nfe: jax.Array
     frames: jax.Array | None
-    reached: jax.Array
+    reached: jax.Array | None = None
 
 
-class Draws(NamedTuple):
-    """The random numbers of a step, all from its own key; index as in `numerics.random.per_example`."""
+class Sampler(Protocol):
+    """Integrates the reverse process: a frozen dataclass of its options, in a file of its own.
 
-    key: jax.Array
-    index: jax.Array | None
+    Most samplers are `StepSampler`s, and most of these are `linear.LinearSampler`s, tables of small matrices.
+    """
 
-    def __call__(self, i: Any, shape: tuple[int, ...]) -> jax.Array:
-        """The i-th standard normal draw, (B, ...)."""
-        return per_example(jax.random.normal, jax.random.fold_in(self.key, i), shape, self.index)
-
-    def shared(self, i: Any, shape: tuple[int, ...]) -> jax.Array:
-        """The i-th draw, uniform in [0, 1), that all examples share."""
-        return jax.random.uniform(jax.random.fold_in(self.key, i), shape)
-
-
-class StepSampler(abc.ABC):
-    """A sampler on a fixed grid: subclasses are frozen dataclasses of their options, one a file."""
-
-    deterministic = False
-    """Whether the step draws no noise, so that it can be run forwards too."""
-
-    @abc.abstractmethod
-    def coefficients(self, sde: LinearSDE, times: np.ndarray) -> Any:
-        """A tree of float64 host arrays with a leading axis of len(times) - 1 steps."""
-
-    @abc.abstractmethod
-    def start(self, coefficients: Any, u: jax.Array) -> Any:
-        """What a scan carries, with fields `u` and `nfe`, before the first step."""
-
-    @abc.abstractmethod
-    def step(self, coefficients: Any, state: Any, eps_fn: EpsFn, normal: Normal) -> Any:
-        """The state after one step, from one row of the coefficients."""
+    @property
+    def deterministic(self) -> bool:
+        """Whether it draws no noise, and so runs forwards too."""
+        ...
 
     def integrate(
         self,
@@ -69,17 +53,88 @@ class StepSampler(abc.ABC):
         key: jax.Array,
         index: jax.Array | None = None,
         frames: int = 0,
-    ) -> Path:
-        """From u at times[0] to times[-1]; memory does not grow with the number of steps.
+    ) -> Trajectory:
+        """From u (B, *S, n, C) at times[0] to times[-1]; arguments as in `StepSampler.integrate`."""
+        ...
+
+
+class Draws(NamedTuple):
+    """The random numbers of a step.
+
+    Attributes:
+      key: of the step.
+      index: (B,) int32 numbers of the examples, or None, as in `numerics.random.per_example`.
+    """
+
+    key: jax.Array
+    index: jax.Array | None
+
+    def __call__(self, i: Any, shape: tuple[int, ...]) -> jax.Array:
+        """The i-th standard normal draw, of shape (B, ...)."""
+        return per_example(jax.random.normal, jax.random.fold_in(self.key, i), shape, self.index)
+
+    def shared(self, i: Any, shape: tuple[int, ...]) -> jax.Array:
+        """The i-th draw, uniform in [0, 1), common to all examples."""
+        return jax.random.uniform(jax.random.fold_in(self.key, i), shape)
+
+
+class StepSampler(abc.ABC):
+    """A sampler on a fixed grid. Subclasses are frozen dataclasses of their options."""
+
+    deterministic = False
+    """Whether the step draws no noise, so that it runs forwards too."""
+
+    @abc.abstractmethod
+    def coefficients(self, sde: LinearSDE, times: np.ndarray) -> Any:
+        """The coefficients of all steps, computed on the host.
+
+        Args:
+          sde: the SDE.
+          times: (N + 1,) float64, monotone.
+
+        Returns:
+          A tree of float64 arrays with a leading axis of N steps.
+        """
+
+    @abc.abstractmethod
+    def start(self, coefficients: Any, u: jax.Array) -> Any:
+        """The state of the scan before the first step, with fields `u` and `nfe`."""
+
+    @abc.abstractmethod
+    def step(self, coefficients: Any, state: Any, eps_fn: EpsFn, normal: Any) -> Any:
+        """The state of the scan after one step.
+
+        Args:
+          coefficients: one step's, float32.
+          state: before the step.
+          eps_fn: the noise of the last block.
+          normal: the step's `Draws`.
+        """
+
+    def integrate(
+        self,
+        sde: LinearSDE,
+        eps_fn: EpsFn,
+        u: jax.Array,
+        times: np.ndarray,
+        *,
+        key: jax.Array,
+        index: jax.Array | None = None,
+        frames: int = 0,
+    ) -> Trajectory:
+        """From u at times[0] to times[-1]. Memory does not grow with the number of steps.
 
         Args:
           sde: the SDE.
           eps_fn: the noise of the last block.
           u: (B, *S, n, C).
           times: (N + 1,) float64, monotone.
-          key: of the noise.
-          index: (B,) the examples' numbers, as in `numerics.random.per_example`.
-          frames: states kept on the way; divides N.
+          key: for the noise of the steps.
+          index: (B,) int32 numbers of the examples, as in `numerics.random.per_example`.
+          frames: intermediate states to return; divides N.
+
+        Returns:
+          Trajectory.
         """
         num_steps = len(times) - 1
         coefficients = jax.tree.map(lambda c: jnp.asarray(c, jnp.float32), self.coefficients(sde, times))
@@ -95,7 +150,7 @@ class StepSampler(abc.ABC):
             state, kept = jax.lax.scan(lambda s, part: _with_frame(jax.lax.scan(advance, s, part)[0]), state, rows)
         else:
             state, _ = jax.lax.scan(advance, state, rows)
-        return Path(state.u, state.nfe, kept, jnp.bool_(True))
+        return Trajectory(state.u, state.nfe, kept)
 
 
 def _with_frame(state: Any) -> tuple[Any, jax.Array]:

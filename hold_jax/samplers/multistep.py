@@ -1,8 +1,8 @@
-"""Multistep samplers in data prediction: DDIM, DPM-Solver++, UniPC and their stochastic twins, at any order n.
+"""Multistep samplers in data prediction: DDIM, DPM-Solver++, UniPC and their stochastic versions, at any order n.
 
-One step integrates int D d omega (`whitened`) with D replaced by the polynomial in log sigma_eff through its
-last values: one network call a step. With a corrector (UniPC, 2302.04867) the value found at the end of a step,
-which the next step needs anyway, corrects that step: one order more for the same calls.
+One step computes int D d omega (`whitened`) with D replaced by the polynomial in log sigma_eff through its last values,
+at one network call. With a corrector (UniPC, 2302.04867) the value of D at the end of a step, which the next step needs
+anyway, corrects that step: one order more for the same number of calls.
 """
 
 import dataclasses
@@ -17,14 +17,17 @@ from hold_jax.sde import LinearSDE
 
 @dataclasses.dataclass(frozen=True)
 class Multistep(linear.LinearSampler):
-    """The family; the constructors below are its known members.
+    """The family of multistep samplers; the functions below construct its published members.
 
     Attributes:
-      order: values of D a step uses, 1 to 4; the first steps use those there are.
-      corrector: correct each step by the value at its end.
-      churn: 0: deterministic; 1: the reverse SDE's noise at n = 1 (SDE-DPM-Solver++).
+      order: number of values of D that a step uses, 1 to 4; the first steps use as many as exist.
+      corrector: whether to correct each step by the value at its end.
+      churn: noise added along the way; 0: deterministic, 1: the noise of the reverse SDE at n = 1 (SDE-DPM-Solver++).
       gauge: one of `whitened.GAUGES`; "signal" is EDM's flow at every order n.
-      interpolation: what D is taken for between its values, one of `INTERPOLATIONS`.
+      interpolation: of D between its values, one of `interpolation.INTERPOLATIONS`.
+
+    Raises:
+      UserError: for an option out of range.
     """
 
     order: int = 3
@@ -42,7 +45,7 @@ class Multistep(linear.LinearSampler):
 
     @property
     def deterministic(self) -> bool:
-        """Without churn no noise is drawn."""
+        """Whether no noise is drawn: without churn."""
         return self.churn == 0
 
     def coefficients(self, sde: LinearSDE, times: np.ndarray) -> tuple[linear.Stage, ...]:
@@ -68,7 +71,7 @@ class Multistep(linear.LinearSampler):
         return (linear.Stage(None, times[:-1], data, linear.Affine(state, noise), outputs),)
 
     def _weights(self, log_noise: np.ndarray, measure: whitened.Quadrature, order: int, ahead: int) -> np.ndarray:
-        """Weights (N, n, min(order, N)) in z of D at the nodes i + ahead, i + ahead - 1, ..., 0 for step i."""
+        """Weights (N, n, min(order, N)) in z of D at the nodes i + ahead, i + ahead - 1, ... of step i."""
         num_steps = len(log_noise) - 1
         most = min(order, num_steps + ahead)
         interpolate = INTERPOLATIONS[self.interpolation]
@@ -93,19 +96,19 @@ def dpmpp_2m(*, churn: float = 0.0, gauge: str = "signal") -> Multistep:
 
 
 def dpmpp_3m(*, churn: float = 0.0, gauge: str = "signal") -> Multistep:
-    """Third-order multistep, the quadratic through three values integrated exactly."""
+    """Third-order multistep: the quadratic through three values, integrated exactly."""
     return Multistep(order=3, corrector=False, churn=churn, gauge=gauge)
 
 
 def unipc(*, order: int = 3, churn: float = 0.0, gauge: str = "signal") -> Multistep:
-    """Predictor and corrector of one call a step (UniPC, 2302.04867), both integrated exactly."""
+    """Predictor and corrector with one call a step (UniPC, 2302.04867), both integrated exactly."""
     return Multistep(order=order, corrector=True, churn=churn, gauge=gauge)
 
 
 def gaussian_fitted(*, order: int = 3, corrector: bool = True, churn: float = 1.0, gauge: str = "signal") -> Multistep:
-    """Predictor and corrector fitted to Gaussian data of every width (`interpolation.gaussian`).
+    """Predictor and corrector fitted to Gaussian data of every width (`interpolation.gaussian_fit`).
 
-    Fresh noise forgets a trained network's errors, so churn is 1 unless you say otherwise; with the exact denoiser,
-    or below some fifteen calls, churn = 0 is the better one, and only it can encode.
+    Injected noise contracts accumulated network error, so churn is 1 by default. With an exact denoiser, or below about
+    15 calls, churn = 0 is better; only churn = 0 can encode.
     """
-    return Multistep(order=order, corrector=corrector, churn=churn, gauge=gauge, interpolation="gaussian")
+    return Multistep(order=order, corrector=corrector, churn=churn, gauge=gauge, interpolation="gaussian_fit")

@@ -1,4 +1,4 @@
-"""Predictor-corrector: any one-call predictor, then Langevin steps on the last block at the new time."""
+"""Predictor-corrector: a predictor with one call, then Langevin steps on the last block at the new time."""
 
 import dataclasses
 
@@ -25,16 +25,19 @@ PREDICTORS = {
 
 @dataclasses.dataclass(frozen=True)
 class PredictorCorrector(linear.LinearSampler):
-    """score_sde's PC sampler (2011.13456, algorithms 2-5) for any order: 1 + corrector_steps calls a step.
+    """score_sde's PC sampler (2011.13456, algorithms 2-5) for any order, 1 + corrector_steps calls a step.
 
-    Corrector: u_n <- u_n + e s_n + sqrt(2 e) xi with e = 2 (snr L_nn)^2. score_sde measures the ratio of the
-    norms of noise and score on each batch; its value on the process's own marginals is L_nn, which this takes,
-    so that samples do not depend on their neighbors in the batch.
+    The corrector is u_n <- u_n + e s_n + sqrt(2 e) xi with e = 2 (snr L_nn)^2. score_sde measures the ratio of the
+    norms of noise and score on each batch; under the exact marginals it is L_nn, which is used here, so that a sample
+    does not depend on the others in its batch.
 
     Attributes:
       predictor: one of `PREDICTORS`.
       corrector_steps: Langevin steps after each predictor step.
       snr: signal-to-noise ratio of a corrector step, in (0, 1].
+
+    Raises:
+      UserError: for an option out of range.
     """
 
     predictor: str = "ancestral"

@@ -1,4 +1,4 @@
-"""The probability-flow ODE of the process itself, by any solver of diffrax."""
+"""The probability-flow ODE of the process itself, by a Runge-Kutta solver (`numerics.ode`)."""
 
 import dataclasses
 
@@ -9,16 +9,17 @@ import numpy as np
 from hold_jax import kernels
 from hold_jax.numerics import exact, ode
 from hold_jax.parameterization import EpsFn
-from hold_jax.samplers.loop import Path
+from hold_jax.samplers.loop import Trajectory
 from hold_jax.sde import LinearSDE
 
 
 @dataclasses.dataclass(frozen=True)
 class ProbabilityFlow(ode.Solver):
-    """du = (F u - 1/2 G G' score) dB (2011.13456, eq. 13), in the clock log sigma_eff, on which all orders agree.
+    """du = (F u - 1/2 G G' score) dB (2011.13456, eq. 13), with log sigma_eff as the time variable.
 
-    Adaptive: the solver chooses its steps, one sequence for the whole batch (the error is the root mean square over
-    it, as score_sde's); of the grid it uses the ends only. Fixed: one step of the solver for each of the grid's.
+    With `adaptive` the solver chooses its steps, the same for the whole batch, whose error is the root mean square over
+    all its numbers (as score_sde's), and uses only the ends of the grid. Otherwise it makes one step for each of the
+    grid. Attributes and errors are those of `numerics.ode.Solver`.
     """
 
     deterministic = True
@@ -33,14 +34,16 @@ class ProbabilityFlow(ode.Solver):
         key: jax.Array,
         index: jax.Array | None = None,
         frames: int = 0,
-    ) -> Path:
-        """From u (B, *S, n, C) at times[0] to times[-1], either way."""
+    ) -> Trajectory:
+        """From u (B, *S, n, C) at times[0] to times[-1], forwards or backwards; arguments as in `Sampler`."""
         del key, index
         num_steps = len(times) - 1
         every = num_steps // frames if frames else num_steps
         clock = np.log(exact.effective_noise(sde.F, sde.G, sde.cov0, sde.schedule.integral(0.0, times)))
         found = self.solve(lambda s, u: _field(sde, eps_fn, u, s), u, clock, save=slice(every, None, every))
-        return Path(u=found.y[-1], nfe=found.nfe, frames=found.y[..., 0, :] if frames else None, reached=found.reached)
+        return Trajectory(
+            u=found.y[-1], nfe=found.nfe, frames=found.y[..., 0, :] if frames else None, reached=found.reached
+        )
 
 
 def _field(sde: LinearSDE, eps_fn: EpsFn, u: jax.Array, log_noise: jax.Array) -> jax.Array:

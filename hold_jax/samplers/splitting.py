@@ -58,8 +58,8 @@ class Splitting(linear.LinearSampler):
 
     def _noise(self, sde: LinearSDE, h: np.ndarray) -> linear.Affine:
         drift = -np.diag(np.diagonal(sde.F)) - sde.G @ sde.G.T @ sde.precision_inf
-        flow = linear.Affine(*exact.transition(drift, sde.G, h))
-        return flow._replace(noise=flow.noise[..., np.abs(flow.noise).any(axis=(0, 1))])
+        phi, chol = exact.transition(drift, sde.G, h)
+        return linear.Affine(phi, chol[..., np.abs(chol).any(axis=(0, 1))])
 
     def _hamiltonian(self, sde: LinearSDE, h: np.ndarray) -> linear.Affine:
         couplings = np.diag(np.diagonal(sde.F)) - sde.F

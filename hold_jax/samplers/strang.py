@@ -11,12 +11,15 @@ from hold_jax.sde import LinearSDE
 
 @dataclasses.dataclass(frozen=True)
 class Strang(linear.LinearSampler):
-    """One step = A/2, S, A/2, with A and S as in `lie_trotter`.
+    """One step is A/2, S, A/2, with A and S as in `lie_trotter`. Weak order 1, because S is explicit.
 
     Attributes:
-      score_time: the time the score is taken at: "midpoint" (in B) of the step, or "start", which at n = 2
-        is CLD's symmetric splitting sampler SSCS (2112.07068, section 4.1, algorithm 1).
-        S is explicit, so even the midpoint has weak order 1; its error is mostly smaller (orders 1 to 3).
+      score_time: the time at which the score is evaluated: "start" of the step, which at n = 2 is CLD's symmetric
+        splitting SSCS (2112.07068, section 4.1, algorithm 1), or its "midpoint" in B, whose error is mostly smaller at
+        orders 1 to 3.
+
+    Raises:
+      UserError: for another score_time.
     """
 
     score_time: str = "midpoint"

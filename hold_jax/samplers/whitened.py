@@ -1,6 +1,6 @@
 """The process in whitened coordinates, where every data-prediction sampler is a quadrature. Host side, float64.
 
-With any factor R R' = Sigma put z = R^-1 u and w = R^-1 A. Given q0, z ~ N(w q0, I), |w| = 1 / sigma_eff, and
+With any factor R R' = Sigma let z = R^-1 u and w = R^-1 A. Given q0, z ~ N(w q0, I), |w| = 1 / sigma_eff, and
 
     dz = D dw - c (z - w D) dl + sqrt(2 c dl) xi,    l = -log sigma_eff growing, D = E[q0 | u],
 
@@ -8,11 +8,12 @@ keeps the marginal laws for every churn c >= 0 (the flow at c = 0). Over a step 
 
     z_t = e^{-c h} z_s + int D d omega + sqrt(1 - e^{-2 c h}) xi,    omega = e^{-c (l_t - l)} w,   h = l_t - l_s.
 
-The factor is the *gauge*; any R = L O with O orthogonal will do:
+The choice of the factor is the *gauge*: every R(t) = L(t) O(t) with O orthogonal gives a flow with the same marginals,
+but with other paths between them.
 
-- `cholesky`: R = L.
-- `signal`: O turns w to the last axis for all times. One coordinate moves, exactly EDM's probability flow of
-  q0 + sigma_eff eps, whatever the order; n = 1 needs no turning.
+- `cholesky` (the Cholesky gauge): R = L, the lower triangular factor.
+- `signal`: O turns w to the last axis at all times. Only that coordinate of z moves, and it follows EDM's probability
+  flow of q0 + sigma_eff eps at every order; at n = 1 this is the Cholesky gauge.
 - `probability_flow`: dR = (F R + 1/2 G G' R^-T) dB, the flow of the process itself (gDDIM, 2206.05564, eq. 17).
 """
 
@@ -33,7 +34,14 @@ _GAUGE_STEPS = 1024
 
 
 class Whitening(NamedTuple):
-    """At N values of B: R (N, n, n), R^-1 (N, n, n), w (N, n), log sigma_eff (N,)."""
+    """Whitened coordinates at N values of B.
+
+    Attributes:
+      factor: (N, n, n) R.
+      inverse: (N, n, n) R^-1.
+      mean: (N, n) w.
+      log_noise: (N,) log sigma_eff.
+    """
 
     factor: np.ndarray
     inverse: np.ndarray
@@ -47,7 +55,7 @@ def check_gauge(gauge: str) -> None:
 
 
 def whitening(sde: LinearSDE, big_b: np.ndarray, gauge: str) -> Whitening:
-    """The factor and the signal at values of B (N,)."""
+    """The whitened coordinates at values of B (N,), in one of `GAUGES`."""
     phi, chol = exact.marginal(sde.F, sde.G, sde.cov0, big_b)
     inverse = exact.solve_lower(chol, np.broadcast_to(np.eye(sde.order), chol.shape))
     w = exact.solve_lower(chol, phi[..., :, :1])[..., 0]
@@ -63,8 +71,8 @@ def _turn(sde: LinearSDE, big_b: np.ndarray, w: np.ndarray, gauge: str) -> np.nd
     if sde.order == 1 or gauge == "cholesky":
         return np.broadcast_to(eye, (*big_b.shape, sde.order, sde.order))
     if gauge == "signal":
-        # The Householder reflection of w to the last axis. To which side is decided at T, where nothing cancels, and
-        # for all times: a reflection that changed sides with the sign of w's last entry would not be continuous.
+        # The Householder reflection of w to the last axis, on the side that is chosen at T, where nothing cancels: a
+        # reflection that changed sides with the sign of w's last entry would not be continuous in time.
         side = exact.signal_side(sde.F, sde.G, sde.cov0, _reference(sde))
         v = w / np.linalg.norm(w, axis=-1, keepdims=True) + side * eye[-1]
         return eye - 2 * v[..., :, None] * v[..., None, :] / np.sum(v * v, axis=-1)[..., None, None]
@@ -72,7 +80,7 @@ def _turn(sde: LinearSDE, big_b: np.ndarray, w: np.ndarray, gauge: str) -> np.nd
 
 
 def _reference(sde: LinearSDE) -> np.ndarray:
-    """B at T, where gauges are fixed, so that calls for different times agree."""
+    """B at T, where O is fixed, so that calls for different times agree."""
     return np.asarray(sde.schedule.integral(0.0, sde.T))
 
 
@@ -104,7 +112,7 @@ def _flow_turn(sde: LinearSDE, big_b: np.ndarray) -> np.ndarray:
 
 
 def _turning(sde: LinearSDE, chol: np.ndarray, inverse: np.ndarray) -> np.ndarray:
-    """Omega (..., n, n), skew: how the flow of the process turns against the Cholesky factor, per B.
+    """Omega (..., n, n), skew: the rate in B at which the process's flow rotates against the Cholesky factor.
 
     Omega = upper(X) - upper(X)', X = L^-1 F L + 1/2 g g', g = L^-1 G.
     """
@@ -114,16 +122,26 @@ def _turning(sde: LinearSDE, chol: np.ndarray, inverse: np.ndarray) -> np.ndarra
 
 
 class Quadrature(NamedTuple):
-    """int f d omega over each step = sum_g f(log_noise_g) measure_g: (N, K) and (N, K, n)."""
+    """int f d omega over each of N steps = sum_g f(log_noise_g) measure_g.
+
+    Attributes:
+      log_noise: (N, K) the nodes.
+      measure: (N, K, n) the weights.
+    """
 
     log_noise: np.ndarray
     measure: np.ndarray
 
 
 def quadrature(sde: LinearSDE, ends: Whitening, big_b: np.ndarray, gauge: str, churn: float) -> Quadrature:
-    """The measure d omega over each of N steps between the values of B (N + 1,), at which `ends` was computed.
+    """The measure d omega over each of N steps, by Gauss-Legendre in log B, in which w is smooth down to B = 0.
 
-    Integrates by Gauss-Legendre in log B, in which w is smooth down to B = 0.
+    Args:
+      sde: the SDE.
+      ends: the whitened coordinates at `big_b`.
+      big_b: (N + 1,) the steps' ends.
+      gauge: one of `GAUGES`.
+      churn: c, >= 0.
     """
     log_b = np.log(big_b)
     half = np.diff(log_b)[:, None] / 2

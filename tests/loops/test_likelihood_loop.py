@@ -178,7 +178,9 @@ def test_a_value_that_is_not_finite_stops_it_and_what_came_before_is_kept(params
         return likelihood.Likelihood(jnp.where(index == 9, value, 1.0), jnp.int32(1), True)
 
     monkeypatch.setattr(likelihood, "bits_per_dim", of)
-    with pytest.raises(UserError, match="the likelihood is NaN: the network's output is, or the solver made"):
+    with pytest.raises(
+        UserError, match="the likelihood is NaN: either the network's output is NaN, or the solver made"
+    ):
         run(tmp_path, params)
     assert PartialRows(tmp_path, 20).count == 8
 

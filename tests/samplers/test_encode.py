@@ -100,7 +100,7 @@ def test_interpolation_follows_the_great_circle(m):
     chol = np.linalg.cholesky(m.prior_cov).astype(np.float32)
     fractions = jnp.linspace(0, 1, 5)
     path = interpolate(m, chol @ a, chol @ b, fractions)
-    assert path.shape == (5, 5, m.order, 3)
+    assert path.shape == (25, m.order, 3)
     white = np.linalg.solve(chol, np.asarray(path, np.float64)).reshape(5, 5, -1)
     a, b = a.reshape(5, -1).astype(np.float64), b.reshape(5, -1).astype(np.float64)
     # Shoemake's formula, of the directions; each weight times its end's own length.
@@ -118,4 +118,4 @@ def test_interpolation_keeps_the_norm_of_equally_long_latents_and_equal_latents(
     path = interpolate(m, a / length(a), b / length(b), jnp.linspace(0, 1, 7))
     np.testing.assert_allclose(length(path), 1, rtol=1e-5)
     same = interpolate(m, a, a, jnp.array([0.0, 0.3, 1.0]))
-    np.testing.assert_allclose(same, np.broadcast_to(a, (3, 5, 2, 3)), rtol=1e-5)
+    np.testing.assert_allclose(same, np.broadcast_to(a, (3, 5, 2, 3)).reshape(15, 2, 3), rtol=1e-5)

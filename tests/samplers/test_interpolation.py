@@ -51,7 +51,7 @@ def denoiser(log_noise, log_width):
 def test_gaussian_is_the_least_squares_fit_over_widths(count):
     # By brute force: a fine, wide integral over the widths, and the constraint by a Lagrange multiplier.
     widths = np.linspace(NODES.min() - 12, NODES.max() + 12, 4000)
-    for i, got in enumerate(weights("gaussian", count)):
+    for i, got in enumerate(weights("gaussian_fit", count)):
         at_nodes = denoiser(NODES[i, :count, None], widths)
         target = np.einsum("gs,gn->ns", denoiser(POINTS[i][:, None], widths), MEASURE[i])
         normal = np.block([[at_nodes @ at_nodes.T, np.ones((count, 1))], [np.ones((1, count)), np.zeros((1, 1))]])
@@ -68,6 +68,6 @@ def test_gaussian_goes_over_into_the_polynomial_for_small_steps(count):
         nodes = h * np.arange(count)[None]
         points = h * (PLACES[None] - 1) / 2
         measure = np.full((1, 16, 1), 1 / 16)
-        both = [INTERPOLATIONS[name](nodes, nodes, points, measure) for name in ("gaussian", "polynomial")]
+        both = [INTERPOLATIONS[name](nodes, nodes, points, measure) for name in ("gaussian_fit", "polynomial")]
         differences.append(np.abs(both[0] - both[1]).max())
     assert np.log2(np.divide(differences[:-1], differences[1:])) == pytest.approx([2, 2], abs=0.1)

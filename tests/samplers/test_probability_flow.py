@@ -114,9 +114,9 @@ def test_an_end_that_is_not_reached_is_nan_and_an_error_where_it_can_be_one():
 
     class GaveUp:
         def integrate(self, m, eps_fn, u, times, *, key, index=None, frames=0):
-            return loop.Path(u, jnp.int32(19), None, jnp.bool_(False))
+            return loop.Trajectory(u, jnp.int32(19), None, jnp.bool_(False))
 
-    with pytest.raises(UserError, match=r"made `max_steps` steps before it came to t_min; .*raise max_steps"):
+    with pytest.raises(UserError, match=r"made `max_steps` steps without reaching the end; .*raise max_steps"):
         sample(GaveUp(), m, network, **OPTIONS)
 
 

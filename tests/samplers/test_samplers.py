@@ -77,7 +77,7 @@ def test_samples_follow_the_exactly_propagated_law(name, sampler):
     m = {"hold1": hold(1), "hold2": hold(2), "hold3": hold(3), "psld": sde.psld(), "ve": sde.ve(sigma_max=5.0)}[name]
     t_min = float(m.schedule.time(oracle.integral_of_noise(m, 0.2)))
     times = grids.karras(m, t_min, 6)
-    options = {"num_steps": 6, "t_min": t_min}
+    options = {"num_steps": 6, "t_min": t_min, "grid": "karras"}
     if isinstance(sampler, PoissonMidpoint):
         # A batch has one clock: independent samples are batches of one.
         law, keys = propagate_poisson(sampler, m, times, mean=MEAN, std=STD), jax.random.split(jax.random.key(1), 4096)

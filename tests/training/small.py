@@ -21,7 +21,7 @@ from hold_jax.samplers import Strang
 from hold_jax.training.optimizer import adam
 from hold_jax.training.state import init_state
 
-LOSS = losses.bcsm_loss
+LOSS = functools.partial(losses.bcsm_loss, time_law=losses.uniform)
 FULL_LOSS = functools.partial(losses.bcsm_loss, time_law=losses.log_normal())
 
 

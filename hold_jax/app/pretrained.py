@@ -1,0 +1,220 @@
+"""A trained or converted model as one object, for use as a library: `hold_jax.load(workdir)`."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from hold_jax import kernels, likelihood, samplers
+from hold_jax.app import build
+from hold_jax.errors import UserError, require
+from hold_jax.loops.generate import SampleSettings, draw_labels
+from hold_jax.loops.likelihood import PICTURE_BIN
+from hold_jax.model import Model
+from hold_jax.numerics import programs
+from hold_jax.parameterization import EpsFn
+from hold_jax.runtime import workdir as work_directory
+from hold_jax.runtime.mesh import Devices
+from hold_jax.sde import LinearSDE
+from hold_jax.training.checkpoint import Checkpoints, abstract_state
+from hold_jax.training.state import init_state
+
+__all__ = ["Pretrained", "load"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Pretrained:
+    """A model with its averaged parameters.
+
+    Data are what the model was trained on: uint8 pictures (B, H, W, C) or float vectors (B, d) in their own units.
+
+    Attributes:
+      model: the SDE, the network and the parameterization.
+      params: averaged parameters.
+      config: the resolved config of the run.
+      settings: how samples are drawn unless `sample` is given other options: the run's `config.sampling`.
+      step: optimizer steps of the checkpoint.
+    """
+
+    model: Model
+    params: Any
+    config: ml_collections.ConfigDict
+    settings: SampleSettings
+    step: int
+
+    @property
+    def sde(self) -> LinearSDE:
+        """The process that samples are drawn by."""
+        return self.model.sde
+
+    @functools.cached_property
+    def eps_fn(self) -> EpsFn:
+        """The noise of the last block, for `samplers`, `guidance` and `likelihood`, in the model's range.
+
+        With labels or guidance: `model.eps_fn(params, labels=..., guidance=...)`.
+        """
+        return self.model.eps_fn(self.params)
+
+    def with_sde(self, sde: LinearSDE) -> "Pretrained":
+        """The same denoiser, sampled and evaluated by another process of any order.
+
+        Raises:
+          UserError: if the network is not a denoiser of the sufficient statistic: it then knows one process only.
+        """
+        name = self.config.model.parameterization
+        require(
+            build.any_process(self.config),
+            "sde",
+            sde.order,
+            f"the one of training, because with parameterization = {name!r} the network depends on the process",
+        )
+        return dataclasses.replace(self, model=dataclasses.replace(self.model, sde=sde))
+
+    def sample(
+        self,
+        num: int,
+        key: jax.Array,
+        *,
+        batch_size: int | None = None,
+        progress: Callable[[int], None] | None = None,
+        **options: Any,
+    ) -> np.ndarray:
+        """Draws samples. Sample i depends on `key` and i alone.
+
+        Args:
+          num: how many.
+          key: a `jax.random.key`.
+          batch_size: samples drawn at once; None: the run's.
+          progress: called with the number of samples done after each batch.
+          **options: `sampler` (a name or an instance), `num_steps`, `grid`, `t_min`, `denoise` as in `samplers.sample`;
+            `label`, one class for all, and `guidance`, its scale; those left out are the run's.
+
+        Returns:
+          (num, *data_shape) data: uint8 pictures or float32 vectors.
+
+        Raises:
+          UserError: for a bad option, and for samples that are NaN.
+        """
+        require(isinstance(num, int) and num >= 1, "num", num, "a whole number >= 1")
+        known = ("sampler", "num_steps", "grid", "t_min", "denoise", "label", "guidance")
+        wrong = sorted(options.keys() - set(known))
+        require(not wrong, "options", wrong, f"among {', '.join(known)}")
+        size = min(num, self.settings.batch_size if batch_size is None else batch_size)
+        settings = dataclasses.replace(self.settings, batch_size=size, **options)
+        blocks = []
+        for first in range(0, num, size):
+            index = first + np.arange(size, dtype=np.int32)
+            x = programs.run(_sample, self._predictor, (self.model, settings), self.params, key, index)
+            if np.isnan(x).any():
+                raise UserError(samplers.UNFINISHED)
+            blocks.append(np.asarray(self.model.to_data(x))[: num - first])
+            if progress is not None:
+                progress(min(first + size, num))
+        return np.concatenate(blocks)
+
+    def denoise(self, y: jax.Array, sigma: jax.Array | float, *, labels: jax.Array | None = None) -> jax.Array:
+        """The denoiser D(y, sigma) = E[x | x + sigma noise = y].
+
+        Args:
+          y: (B, *data_shape) float32 noisy data in the model's range: `model.to_model(x)` plus noise.
+          sigma: () or (B,) noise level in the model's range, from 1e-5 to that of the SDE at T; NaN outside.
+          labels: (B,) int32 classes, for a class-conditional model.
+
+        Returns:
+          (B, *data_shape) float32 in the model's range; `model.to_data` makes data of it.
+        """
+        arrays = (self.params, jnp.asarray(y, jnp.float32), jnp.asarray(sigma, jnp.float32), labels)
+        return programs.run(_denoise, self._predictor, (self.model,), *arrays)
+
+    def encode(
+        self, x: jax.Array, key: jax.Array, *, sampler: str | samplers.Sampler = "unipc", **options: Any
+    ) -> samplers.Encoded:
+        """Data to latent states, (B, *S, n, C): `samplers.encode` of this model; arguments as there.
+
+        `samplers.sample(sampler, model.sde, model.eps_fn, start=encoded.u)` leads back, in the model's range.
+        """
+        return samplers.encode(sampler, self.sde, self.eps_fn, self.model.to_model(x), key=key, **options)
+
+    def bits_per_dim(
+        self, x: jax.Array, key: jax.Array, *, labels: jax.Array | None = None, **options: Any
+    ) -> likelihood.Likelihood:
+        """Bits per dimension of data: of 8-bit values for pictures, of the density in data units for vectors.
+
+        Args:
+          x: (B, *data_shape) data.
+          key: as in `likelihood.bits_per_dim`.
+          labels: (B,) int32 classes, for a class-conditional model.
+          **options: others of `likelihood.bits_per_dim`.
+
+        Returns:
+          Likelihood.
+        """
+        options.setdefault("bin_width", PICTURE_BIN if len(self.model.data_shape) == 3 else None)
+        eps_fn = self.eps_fn if labels is None else self.model.eps_fn(self.params, labels=labels)
+        found = likelihood.bits_per_dim(self.sde, eps_fn, self.model.to_model(x), key=key, **options)
+        return found._replace(bpd=found.bpd + self.model.log2_scale)
+
+    @functools.cached_property
+    def _predictor(self) -> Callable[..., EpsFn]:
+        """Of parameters, labels and guidance: parameters are then an argument of a program, not a constant in it."""
+        model = self.model
+        return lambda params, labels, guidance: model.eps_fn(params, labels=labels, guidance=guidance)
+
+
+def _sample(
+    predictor: Callable[..., EpsFn], static: tuple[Model, SampleSettings], params: Any, key: jax.Array, index: jax.Array
+) -> jax.Array:
+    """A batch of samples in the model's range."""
+    model, c = static
+    eps_fn = predictor(params, draw_labels(model, c, index), c.guidance)
+    options = {"num_steps": c.num_steps, "grid": c.grid, "t_min": c.t_min, "denoise": c.denoise}
+    shape = (c.batch_size, *model.data_shape)
+    return samplers.sample(c.sampler, model.sde, eps_fn, key=key, shape=shape, index=index, **options).x
+
+
+def _denoise(
+    predictor: Callable[..., EpsFn],
+    static: tuple[Model],
+    params: Any,
+    y: jax.Array,
+    sigma: jax.Array,
+    labels: jax.Array | None,
+) -> jax.Array:
+    """D at the state with sufficient statistic y and all coordinates without information about the data at zero."""
+    sde = static[0].sde
+    t = kernels.time_of_noise(sde, sigma)
+    u = kernels.state_of(sde, y, jnp.zeros((*y.shape[:-1], sde.order - 1, y.shape[-1])), t)
+    return kernels.denoiser(sde, u, t, predictor(params, labels, None)(u, t))
+
+
+def load(workdir: str, checkpoint: int | None = None) -> Pretrained:
+    """The model of a work directory, trained by `main.py` or made by `python -m hold_jax.convert`.
+
+    Args:
+      workdir: a folder, or gs://BUCKET/PATH.
+      checkpoint: the step to load; None: the newest.
+
+    Returns:
+      Pretrained.
+
+    Raises:
+      UserError: if there is no model there, or it cannot be read.
+    """
+    path = build.workdir(str(workdir))
+    record = work_directory.read(path)
+    config = build.config_of(record)
+    model = build.model(config, record.data_shape, record.num_classes, build.statistics(record))
+    optimizer = build.optimizer(config)
+    abstract = abstract_state(lambda: init_state(model, optimizer, config.seed), Devices.all().replicated)
+    with Checkpoints.open_to_read(path) as checkpoints:
+        state = checkpoints.restore(abstract, checkpoint)
+    return Pretrained(model, state.ema, config, build.sampling(config), int(state.step))
+
+
+def __dir__() -> list[str]:
+    return __all__

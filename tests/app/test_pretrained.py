@@ -1,0 +1,136 @@
+"""`hold_jax.load`: a work directory as one object, whose results are those of the parts."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import hold_jax
+from configs import swissroll_hold
+from hold_jax import kernels, likelihood, samplers, sde
+from hold_jax.app import build
+from hold_jax.data.dataset import Statistics
+from hold_jax.errors import UserError
+from hold_jax.runtime import storage, workdir
+from hold_jax.training.checkpoint import Checkpoints
+from hold_jax.training.state import init_state
+
+KEY = jax.random.key(3)
+MEAN, STD = (5.0, -3.0), (2.0, 4.0)
+
+
+def run(folder, **changes):
+    """Writes a work directory of an untrained model of the plane, with averages that differ from the parameters."""
+    config = swissroll_hold.get_config()
+    settings = {
+        "sde.order": 1,
+        "model.width": 8,
+        "model.hidden_layers": 1,
+        "model.init_scale": 1.0,
+        "model.fourier_scale": 0.1,
+    }
+    settings |= {"model.parameterization": "sufficient", "sampling.name": "ddim", "sampling.grid": "log"}
+    settings |= {"sampling.num_steps": 4, "sampling.batch_size": 3}
+    config.update_from_flattened_dict(settings | changes)
+    statistics = Statistics(mean=MEAN, std=STD)
+    model = build.model(config, (2,), 0, statistics)
+    state = init_state(model, build.optimizer(config), 0)
+    folder = storage.path(str(folder))
+    kept = {"mean": list(MEAN), "std": list(STD)}
+    workdir.open_for_training(folder, workdir.Record(build.as_json(config), (2,), 0, statistics=kept))
+    with Checkpoints.open(folder, keep_last=2) as checkpoints:
+        for step, scale in ((10, 1.0), (20, 2.0)):
+            ema = jax.tree.map(lambda a, scale=scale: scale * a, state.params)
+            checkpoints.save(state.replace(step=jnp.int32(step), ema=ema))
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return run(tmp_path_factory.mktemp("pretrained") / "run")
+
+
+@pytest.fixture(scope="module")
+def model(folder):
+    return hold_jax.load(folder)
+
+
+def test_the_averages_of_a_checkpoint(folder, model):
+    older = hold_jax.load(folder, checkpoint=10)
+    assert (model.step, older.step) == (20, 10)
+    for new, old in zip(jax.tree.leaves(model.params), jax.tree.leaves(older.params), strict=True):
+        np.testing.assert_array_equal(new, 2 * old)
+    assert model.sde == sde.hold(1) and model.config.sampling.name == "ddim"
+
+
+def test_samples_are_those_of_the_parts_in_data_units_in_any_batches(model):
+    done = []
+    x = model.sample(5, KEY, progress=done.append)
+    assert done == [3, 5] and x.shape == (5, 2) and x.dtype == np.float32
+    out = samplers.sample(
+        "ddim", model.sde, model.eps_fn, key=KEY, shape=(5, 2), index=jnp.arange(5), num_steps=4, grid="log"
+    )
+    sigma_data = model.config.model.sigma_data
+    want = np.array(MEAN) + np.array(STD) / sigma_data * np.asarray(out.x, np.float64)
+    np.testing.assert_allclose(x, want, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(model.sample(5, KEY, batch_size=5), x, rtol=1e-5, atol=1e-5)
+    other = model.sample(5, KEY, batch_size=5, sampler="euler_maruyama", num_steps=5)
+    assert np.abs(other - x).min() > 1e-3
+
+
+def test_the_denoiser_is_edms_preconditioning_of_the_network_at_every_order(model):
+    y, sigma = jax.random.normal(KEY, (3, 2)), np.array([0.01, 0.5, 20.0], np.float32)
+    s, d = sigma[:, None], model.config.model.sigma_data
+    # 2206.00364, table 1.
+    network = model.model.network.apply(
+        {"params": model.params}, y / np.sqrt(s**2 + d**2), np.log(sigma) / 4, None, False
+    )
+    want = d**2 / (s**2 + d**2) * y + s * d / np.sqrt(s**2 + d**2) * network
+    np.testing.assert_allclose(model.denoise(y, sigma), want, rtol=2e-4, atol=2e-5)
+    third = model.with_sde(sde.hold(3))
+    np.testing.assert_allclose(third.denoise(y, sigma), want, rtol=2e-4, atol=2e-5)
+    np.testing.assert_allclose(model.denoise(y[1:2], 0.5), want[1:2], rtol=2e-4, atol=2e-5)
+    assert third.sde == sde.hold(3) and third.sample(2, KEY).shape == (2, 2)
+
+
+def test_a_network_of_one_process_is_not_sampled_by_another(tmp_path):
+    model = hold_jax.load(run(tmp_path / "run", **{"model.parameterization": "gaussian"}))
+    with pytest.raises(UserError, match=r"`sde` is 2; it must be the one of training, because with .*'gaussian' the"):
+        model.with_sde(sde.hold(2))
+
+
+def test_bits_per_dim_are_of_the_density_in_data_units(model):
+    x = np.array([[5.0, -3.0], [6.0, 1.0]], np.float32)
+    z = (x - np.array(MEAN)) / np.array(STD) * model.config.model.sigma_data
+    options = {"key": KEY, "probes": 0}
+    inside = likelihood.bits_per_dim(model.sde, model.eps_fn, jnp.asarray(z, jnp.float32), **options).bpd
+    # dx / dz is std / sigma_data in each of two dimensions: log2(2 4 / sigma_data^2) / 2 bits more.
+    want = inside + np.log2(8 / model.config.model.sigma_data**2) / 2
+    found = model.bits_per_dim(x, KEY, probes=0)
+    np.testing.assert_allclose(found.bpd, want, rtol=1e-4)
+    assert not found.is_bound
+
+
+def test_latents_lead_back(model):
+    # A network that is zero is the exact denoiser of Gaussian data.
+    model = dataclasses.replace(model, params=jax.tree.map(jnp.zeros_like, model.params))
+    x = np.array([[5.0, -3.0], [6.0, 1.0]], np.float32)
+    latent = model.encode(x, KEY, num_steps=60)
+    t = jnp.float32(model.sde.T)
+    assert np.abs(kernels.sufficient_statistic(model.sde, latent.u, t)[0]).max() > 20
+    back = samplers.sample("unipc", model.sde, model.eps_fn, start=latent.u, num_steps=60)
+    np.testing.assert_allclose(model.model.to_data(back.x), x, atol=0.03)
+
+
+def test_mistakes_are_named(model, tmp_path):
+    with pytest.raises(UserError, match=r"no trained model in .*nothing"):
+        hold_jax.load(str(tmp_path / "nothing"))
+    with pytest.raises(UserError, match=r"`num` is 0"):
+        model.sample(0, KEY)
+    with pytest.raises(UserError, match=r"`options` is \['steps'\]; it must be among sampler, num_steps"):
+        model.sample(2, KEY, steps=3)
+    nan = dataclasses.replace(model, params=jax.tree.map(lambda a: a * jnp.nan, model.params))
+    with pytest.raises(UserError, match="samples are NaN"):
+        nan.sample(2, KEY)

@@ -1,0 +1,116 @@
+"""Compiled programs: when they are used again, and when they are not."""
+
+import functools
+import gc
+import weakref
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from hold_jax.numerics import programs
+
+X = jnp.arange(3.0)
+SCALE = 2.0
+
+
+@pytest.fixture
+def outer():
+    """A function of a function that counts how often it is traced."""
+
+    def outer(inner, settings, x):
+        outer.traces += 1
+        return settings * inner(x)
+
+    outer.traces = 0
+    return outer
+
+
+def test_one_trace_for_a_function_and_its_settings(outer):
+    inner = lambda x: x + 1  # noqa: E731
+    for _ in range(3):
+        np.testing.assert_array_equal(programs.run(outer, inner, 2.0, X), [2, 4, 6])
+    assert outer.traces == 1
+    np.testing.assert_array_equal(programs.run(outer, inner, 3.0, X), [3, 6, 9])
+    programs.run(outer, inner, 2.0, X[:2])
+    assert outer.traces == 3
+    partial = functools.partial(jnp.multiply, 2.0)  # of a function compiled by JAX: not kept
+    assert programs.run(outer, partial, 1.0, X)[1] == 2
+
+
+def test_a_changed_variable_is_seen(outer):
+    global SCALE
+    params = {"w": jnp.float32(2.0)}
+
+    class Network:
+        weight = 1.0
+
+    network = Network()
+    inner = lambda x: SCALE * params["w"] * network.weight * x  # noqa: E731
+    assert programs.run(outer, inner, 1.0, X)[1] == 4
+    params = {"w": jnp.float32(3.0)}
+    assert programs.run(outer, inner, 1.0, X)[1] == 6
+    SCALE = 1.0
+    assert programs.run(outer, inner, 1.0, X)[1] == 3
+    network.weight = 5.0
+    assert programs.run(outer, inner, 1.0, X)[1] == 15
+    assert programs.run(outer, inner, 1.0, X)[1] == 15
+    assert outer.traces == 4
+
+
+def test_methods_and_callable_objects_are_traced_at_each_call(outer):
+    class Network:
+        weight = 2.0
+
+        def __call__(self, x):
+            return self.weight * x
+
+    network = Network()
+    for inner in (network, network.__call__):
+        network.weight = 2.0
+        assert programs.run(outer, inner, 1.0, X)[1] == 2
+        network.weight = 3.0
+        assert programs.run(outer, inner, 1.0, X)[1] == 3
+    assert programs.run(outer, lambda x: x, np.array(2.0), X)[1] == 2  # settings that are not hashable
+
+
+def test_a_function_and_what_it_holds_are_freed(outer):
+    class Params:
+        def __init__(self):
+            self.w = jnp.ones(3)
+
+    params = Params()
+    alive = weakref.ref(params)
+    inner = lambda x, params=params: jax.nn.silu(params.w) * x  # noqa: E731
+    programs.run(outer, inner, 1.0, X)
+    programs.run(outer, inner, 2.0, X)
+    del params, inner
+    gc.collect()
+    assert alive() is None
+
+
+def test_the_number_of_programs_of_a_function_is_bounded(outer):
+    inner = lambda x: x + 1  # noqa: E731
+    for i in range(40):
+        programs.run(outer, inner, i, X)
+    assert programs._PROGRAMS[inner].cache_info().currsize == 16
+    programs.run(outer, inner, 39, X)
+    assert outer.traces == 40
+
+
+def test_inside_transformations():
+    outer = lambda inner, settings, x: settings * inner(x)  # noqa: E731
+    inner = lambda x: jnp.sin(x)  # noqa: E731
+    want = 2 * np.sin(np.asarray(X))
+    np.testing.assert_allclose(jax.jit(lambda x: programs.run(outer, inner, 2.0, x))(X), want, rtol=1e-6)
+    np.testing.assert_allclose(jax.vmap(lambda x: programs.run(outer, inner, 2.0, x))(X), want, rtol=1e-6)
+    np.testing.assert_allclose(jax.jit(lambda: programs.run(outer, inner, 2.0, X))(), want, rtol=1e-6)
+    np.testing.assert_allclose(programs.run(outer, inner, 2.0, X), want, rtol=1e-6)
+
+    # What the function holds may be traced, not only the arrays.
+    def of_weight(weight):
+        return jnp.sum(programs.run(outer, lambda x: weight * x, 2.0, X))
+
+    assert jax.grad(of_weight)(1.0) == jax.jit(jax.grad(of_weight))(1.0) == 6.0
+    np.testing.assert_array_equal(jax.vmap(of_weight)(X), [0, 6, 12])

@@ -1,0 +1,143 @@
+"""Calls as a user of the library writes them: by name, with the defaults, without jit; and mistakes, each named."""
+
+import inspect
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from samplers.suite import hold, network
+
+from hold_jax import losses, samplers
+from hold_jax.app.config import get_config
+from hold_jax.samplers import SAMPLERS, Strang, encode, interpolate, sample, unipc
+
+M = hold(2)
+SHORT = {"num_steps": 4, "denoise": False}
+KEY = jax.random.key(0)
+X = 0.3 * jax.random.normal(jax.random.key(1), (3, 2))
+
+
+def test_defaults_are_those_of_the_command_line():
+    config = get_config()
+    for function in (sample, encode):
+        defaults = {name: p.default for name, p in inspect.signature(function).parameters.items()}
+        for name in {"num_steps", "grid", "t_min", "denoise", "frames"} & defaults.keys():
+            assert defaults[name] == config.sampling[name], name
+    defaults = {n: p.default for n, p in inspect.signature(losses.score_matching_loss).parameters.items()}
+    assert defaults["time_law"] is losses.TIME_LAWS[config.loss.time_law]
+    assert defaults["weighting"] is losses.WEIGHTINGS[config.loss.weighting]
+    assert (defaults["stratified"], defaults["t_min"]) == (config.loss.stratified, config.loss.t_min)
+
+
+def test_names_in_the_table_are_those_of_the_constructors():
+    for name, constructor in SAMPLERS.items():
+        snake = re.sub(r"(?<!^)(?=[A-Z])", "_", constructor.__name__).lower()
+        assert snake == name
+        assert constructor.__name__ in samplers.__all__
+
+
+def test_a_name_stands_for_the_default_sampler_and_repeated_calls_are_not_traced_again():
+    traced = []
+
+    def eps_fn(u, t):
+        traced.append(t)
+        return network(u, t)
+
+    options = {"key": KEY, "shape": (3, 2), **SHORT}
+    by_name = sample("unipc", M, eps_fn, **options)
+    count = len(traced)
+    again = sample("unipc", M, eps_fn, **options)
+    instance = sample(unipc(), M, eps_fn, **options)
+    assert len(traced) == count
+    np.testing.assert_array_equal(by_name.u, again.u)
+    np.testing.assert_array_equal(by_name.u, instance.u)
+    other = sample("unipc", M, eps_fn, **{**options, "key": jax.random.key(1)})
+    assert len(traced) == count and np.abs(other.u - by_name.u).min() > 0
+    jitted = jax.jit(lambda key: sample("unipc", M, eps_fn, key=key, shape=(3, 2), **SHORT))(KEY)
+    np.testing.assert_allclose(jitted.u, by_name.u, rtol=1e-5, atol=1e-6)
+
+
+def test_latents_and_what_lies_between_them_go_into_sample_as_they_are():
+    # Deterministic, from a start: no key, no shape.
+    latent = encode("ddim", M, network, X, key=KEY, num_steps=4)
+    between = interpolate(M, latent.u, latent.u[::-1], jnp.array([0.0, 0.5, 1.0]))
+    assert between.shape == (9, 2, 2)
+    out = sample("ddim", M, network, start=between, **SHORT)
+    alone = sample("ddim", M, network, start=latent.u, **SHORT)
+    np.testing.assert_allclose(out.x[:3], alone.x, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(out.x[6:], alone.x[::-1], rtol=1e-4, atol=1e-5)
+
+
+def test_frames_come_with_their_times():
+    times = np.array([2.0, 1.5, 1.0, 0.5, 0.2])
+    options = {"grid": times, "num_steps": 4}
+    out = sample(Strang(), M, network, key=KEY, shape=(3, 2), frames=2, denoise=False, **options)
+    np.testing.assert_allclose(out.times, [2.0, 1.0, 0.2])
+    np.testing.assert_array_equal(out.frames[-1], out.x)
+    latent = encode("ddim", M, network, X, key=KEY, frames=4, **options)
+    np.testing.assert_allclose(latent.times, times[::-1])
+    np.testing.assert_array_equal(latent.frames[-1], latent.u[..., 0, :])
+    # The first frame is a draw of u(0.2) | x.
+    assert latent.frames.shape == (5, 3, 2)
+    back = sample("ddim", M, network, start=latent.u, frames=4, denoise=False, **options)
+    np.testing.assert_array_equal(back.frames[0], latent.frames[-1])
+    plain = sample("ddim", M, network, start=latent.u, denoise=False, **options)
+    assert plain.frames is None and plain.times is None
+
+
+def test_a_numbered_example_has_the_same_latent_in_every_batch():
+    index = jnp.array([4, 7, 9])
+    whole = encode("ddim", M, network, X, key=KEY, index=index, num_steps=4).u
+    part = encode("ddim", M, network, X[1:], key=KEY, index=index[1:], num_steps=4).u
+    np.testing.assert_allclose(part, whole[1:], rtol=1e-5, atol=1e-6)
+    other = encode("ddim", M, network, X, key=KEY, index=index + 1, num_steps=4).u
+    assert np.abs(other - whole).min() > 0
+
+
+@pytest.mark.parametrize(
+    ("sampler", "message"),
+    [
+        ("unpic", r"`sampler` is 'unpic' \(did you mean 'unipc'\?\); it must be one of: ancestral, "),
+        (
+            Strang,
+            r"`sampler` is <class .*; it must be a name of `samplers.SAMPLERS` or a sampler, such as `Strang\(\)`",
+        ),
+        (unipc, r"`sampler` is <function unipc .*such as `unipc\(\)`"),
+        (3, "`sampler` is 3; "),
+    ],
+)
+def test_a_sampler_that_is_none_is_named(sampler, message):
+    with pytest.raises(ValueError, match=message):
+        sample(sampler, M, network, key=KEY, shape=(3, 2), **SHORT)
+    with pytest.raises(ValueError, match=message):
+        encode(sampler, M, network, X, key=KEY)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"shape": (3,)}, r"`shape` is \(3,\); it must be \(B, \*S, C\) with the batch first"),
+        ({"shape": None}, "`shape` is None; it must be .*or left out with a `start`"),
+        ({"shape": (0, 2)}, r"`shape` is \(0, 2\)"),
+        ({"key": None}, "`key` is None; it must be a `jax.random.key`"),
+        ({"key": None, "sampler": "strang", "start": jnp.zeros((3, 2, 2))}, "`key` is None"),
+    ],
+)
+def test_mistakes_of_sample_are_named(change, message):
+    arguments = {"sampler": "unipc", "key": KEY, "shape": (3, 2), **SHORT, **change}
+    with pytest.raises(ValueError, match=message):
+        sample(arguments.pop("sampler"), M, network, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (np.full((4, 2), 200, np.uint8), "`x` is 'uint8'; it must be floating, in the model's range: .*to_model_range"),
+        (np.zeros(4, np.float32), r"`x` is \(4,\); it must be of shape \(B, \*S, C\)"),
+    ],
+)
+def test_data_that_cannot_be_meant_are_named(x, message):
+    with pytest.raises(ValueError, match=message):
+        encode("unipc", M, network, x, key=KEY)
