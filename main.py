@@ -1,92 +1,135 @@
 """Train, sample from and evaluate high-order Langevin diffusion models.
 
-python main.py --config=configs/digits_hold.py --mode=train --workdir=runs/digits [--config.a.b=value ...]
+python main.py --config=configs/digits_hold.py --mode=train [--workdir=DIR] [--config.section.key=value ...]
+python main.py --mode=sample --workdir=DIR [--config.section.key=value ...]
 """
 
+import argparse
+import contextlib
 import errno
+import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from absl import app, flags, logging
-from ml_collections import config_flags
+from hold_jax.app import flags
+from hold_jax.errors import UserError
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment, e.g. configs/digits_hold.py.")
-_MODE = flags.DEFINE_enum("mode", None, ["train", "sample", "eval", "stats"], "What to do.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
-_CACHE = flags.DEFINE_string(
-    "compilation_cache", "auto", "Folder of compiled programs; auto: in the work directory on GPU and TPU; off: none."
-)
-_COORDINATOR = flags.DEFINE_string(
-    "coordinator", None, "HOST:PORT of process 0 of several; not needed on Cloud TPU and under SLURM's srun."
-)
-_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes --coordinator joins.")
-_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this one is, from 0.")
-flags.mark_flags_as_required(["config", "mode", "workdir"])
+_MODES = {
+    "train": "train; then sample and evaluate (training.report)",
+    "sample": "draw samples from a checkpoint",
+    "eval": "test loss, distances of samples to the data, bits per dimension (eval.likelihood)",
+    "stats": "keep reference statistics of the training data",
+    "show": "print every key of the config with its value, range and note",
+}
+_USED_MOST = (
+    "training.num_steps", "training.batch_size", "optimizer.learning_rate", "sde.order", "model.sigma_data",
+    "data.name", "sampling.name", "sampling.num_steps", "sampling.num_samples", "eval.likelihood",
+)  # fmt: skip
 
 _EXIT_USER_ERROR = 2
+_EXIT_INTERRUPTED = 130  # as a shell reports SIGINT
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+_GONE = (errno.ENOENT, errno.ENOTDIR, errno.ESTALE)
 
 
-def main(argv: Sequence[str]) -> None:
-    """Runs one mode."""
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(message)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs one mode; a mistake of the user is one line on standard error and exit code 2."""
+    try:
+        options, rest = _parser().parse_known_args(arguments)
+        given = flags.read(options.config, rest)
+        _run(options, given)
+    except UserError as error:
+        _fail(str(error), _EXIT_USER_ERROR)
+    except KeyboardInterrupt:
+        _fail("interrupted before the first step: nothing is lost", _EXIT_INTERRUPTED)
+    except BrokenPipeError:
+        # What reads the output has ended: nothing more can be printed there, not even at the exit.
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _fail("standard output was closed; the same command goes on from the newest checkpoint", _EXIT_USER_ERROR)
+
+
+def _run(options: argparse.Namespace, given: flags.Given) -> None:
     # Heavy imports come after the flags are known to be right.
     import jax
+    from absl import logging
 
     from hold_jax.app import modes
-    from hold_jax.errors import UserError
     from hold_jax.runtime import distributed
 
-    logging.set_verbosity(logging.FATAL)  # Orbax tells of every write, and of errors that we tell of in one line
+    logging.set_verbosity(logging.FATAL)  # Orbax logs every write, and errors that are one line of ours
     jax.config.update("jax_logging_level", "WARNING")
     try:
-        if argv[1:]:
-            raise UserError(f"unknown argument {argv[1]!r}; flags are written --name=value")
-        distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
-        modes.cache_compilations(_CACHE.value, _WORKDIR.value)
-        modes.MODES[_MODE.value](_CONFIG.value, _WORKDIR.value)
-    except distributed.AgreedError as error:
-        _fail(str(error))
+        distributed.initialize(options.coordinator, options.num_processes, options.process_id)
+        modes.run(options.mode, given, options.workdir, options.compilation_cache)
+    except distributed.AgreedError:
+        raise
     except Exception as error:
         several = jax.distributed.is_initialized() and jax.process_count() > 1
-        if isinstance(error, OSError) and error.errno in _NO_ROOM:
-            where = f" {error.filename}" if error.filename else ""
-            error = UserError(
-                f"cannot write{where}: {error.strerror}; make room, and run the same command again: it goes on from "
-                "the newest checkpoint"
-            )
+        if isinstance(error, OSError) and error.errno in (*_NO_ROOM, *_GONE) and error.filename:
+            error = _of_the_disk(error)
         if isinstance(error, UserError):
             if several:
                 distributed.leave(_line(str(error)), _EXIT_USER_ERROR)
-            _fail(str(error))
-        if several:
+            raise error from None
+        if several and not isinstance(error, BrokenPipeError):
             distributed.leave_after(error)
         raise
 
 
-def _parse(argv: list[str]) -> list[str]:
-    """Parses the flags and loads the config; what is wrong with them is one line."""
-    try:
-        rest = flags.FLAGS(argv)
-        _CONFIG.value.lock()
-        return rest
-    except OSError:
-        name = config_flags.get_config_filename(flags.FLAGS["config"])
-        _fail(f"--config={name}: no such file; configs/ holds the experiments")
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
-        # ml_collections reports an unknown key as the repr of a KeyError: undo the escapes.
-        text = str(error.args[0] if error.args else error).replace("\\n", " ").replace("\\'", "'").replace("''", "'")
-        _fail(f"flags: {text}")
+def _of_the_disk(error: OSError) -> UserError:
+    """The one line for a full disk, or a folder that was deleted under the run."""
+    advice = "make room" if error.errno in _NO_ROOM else "do not delete or move it while a run uses it"
+    return UserError(
+        f"cannot read or write {error.filename}: {error.strerror}; {advice}, and run the same command again: it goes "
+        "on from the newest checkpoint"
+    )
 
 
-def _fail(message: str) -> NoReturn:
-    print(_line(message), file=sys.stderr)
-    sys.exit(_EXIT_USER_ERROR)
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="python main.py",
+        description=(__doc__ or "").splitlines()[0],
+        epilog="Every key of the config is a flag, --config.section.key=value. Used most: " + ", ".join(_USED_MOST)
+        + ". --mode=show prints all of them.",
+        allow_abbrev=False,
+    )  # fmt: skip
+    parser.add_argument("--mode", required=True, choices=_MODES, metavar="MODE", help=_listed(_MODES))
+    parser.add_argument("--config", metavar="FILE", help="experiment, e.g. configs/digits_hold.py; default: the run's")
+    parser.add_argument("--workdir", metavar="DIR", help="folder of the run; default: runs/NAME of the config file")
+    parser.add_argument(
+        "--compilation_cache",
+        default="auto",
+        metavar="DIR",
+        help="folder of compiled programs; auto: in the work directory on GPU and TPU; off: none",
+    )
+    several = parser.add_argument_group("several processes; not needed on Cloud TPU and under SLURM's srun")
+    several.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0")
+    several.add_argument("--num_processes", type=int, metavar="N", help="how many processes there are")
+    several.add_argument("--process_id", type=int, metavar="I", help="number of this process, from 0")
+    return parser
+
+
+def _listed(modes: dict[str, str]) -> str:
+    return "; ".join(f"{mode}: {text}" for mode, text in modes.items())
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    with contextlib.suppress(OSError):
+        print(_line(message), file=sys.stderr)
+    sys.exit(code)
 
 
 def _line(message: str) -> str:
-    return f"error: {' '.join(message.split())}"
+    words = " ".join(message.split())
+    return f"error: {words.encode(errors='backslashreplace').decode()}"
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=_parse)
+    main()

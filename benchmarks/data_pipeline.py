@@ -26,6 +26,7 @@ from PIL import Image
 
 from hold_jax import data
 from hold_jax.app import build
+from hold_jax.app.config import read
 from hold_jax.data.dataset import Dataset, array_dataset
 from hold_jax.runtime.mesh import Devices
 from hold_jax.training.state import init_state
@@ -88,7 +89,7 @@ def _waiting(path: str, batch_size: int | None, steps: int) -> dict:
     spec = importlib.util.spec_from_file_location("config", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    config = module.get_config()
+    config = read(module.get_config())
     dataset = _noise() if config.data.name.startswith("tfds:") else build.dataset(config, "train")
     model, optimizer, devices = build.model(config, dataset.shape, 0), build.optimizer(config), Devices.all()
     step = make_train_step(model, build.loss(config), optimizer, ema_decay=config.training.ema_decay)

@@ -24,6 +24,7 @@ import numpy as np
 
 from hold_jax import sde
 from hold_jax.app import build
+from hold_jax.app.config import read
 from hold_jax.data import toy
 from hold_jax.loops import likelihood as nll
 from hold_jax.numerics import exact
@@ -99,7 +100,8 @@ def swissroll(paths: list[Path], config_file: str, num: int, auxiliary: str) -> 
         config.sde.order = found.config["sde"]["order"]
         config.likelihood.num_examples = num
         config.likelihood.auxiliary = auxiliary
-        model = build.model(config, tuple(found.data_shape), found.num_classes, build.statistics(found))
+        config = read(config)
+        model = build.model(config, found.data_shape, found.num_classes, build.statistics(found))
         fresh = functools.partial(init_state, model, build.optimizer(config), config.seed)
         abstract = abstract_state(fresh, Devices.all().replicated)
         with Checkpoints.open_to_read(path.absolute()) as checkpoints:

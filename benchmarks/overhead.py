@@ -22,6 +22,7 @@ import jax.numpy as jnp
 
 from hold_jax import samplers
 from hold_jax.app import build
+from hold_jax.app.config import read
 from hold_jax.training.state import init_state
 from hold_jax.training.step import make_train_step, mean_loss
 
@@ -57,6 +58,7 @@ def main() -> None:
     spec.loader.exec_module(module)
     config = module.get_config()
     config.sde.order = args.order
+    config = read(config)
 
     model = build.model(config, args.shape, 0)
     loss, optimizer = build.loss(config), build.optimizer(config)

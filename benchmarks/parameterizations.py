@@ -43,7 +43,9 @@ from absl import logging
 
 from configs import swissroll_hold
 from hold_jax import kernels, samplers
-from hold_jax.app import build, modes
+from hold_jax.app import build, experiment, modes
+from hold_jax.app.config import Config, read
+from hold_jax.app.flags import Given
 from hold_jax.data import Dataset, load, to_model_range
 from hold_jax.data.dataset import array_dataset
 from hold_jax.evaluation.classifier import classifier
@@ -91,7 +93,7 @@ def digits_as_vectors(folder: Path) -> ml_collections.ConfigDict:
     return config.lock()
 
 
-def configured(args: argparse.Namespace, name: str, order: int, law: str, seed: int) -> ml_collections.ConfigDict:
+def configured(args: argparse.Namespace, name: str, order: int, law: str, seed: int) -> Config:
     """The config of one cell."""
     if args.config is None:
         config = digits_as_vectors(args.workdir)
@@ -119,12 +121,12 @@ def configured(args: argparse.Namespace, name: str, order: int, law: str, seed: 
     config.training.checkpoint_every = config.training.num_steps
     config.training.keep_every = 0
     config.training.report = False
-    return config
+    return read(config)
 
 
-def trained(config: ml_collections.ConfigDict, folder: Path) -> tuple[Model, Any]:
+def trained(config: Config, folder: Path) -> tuple[Model, Any]:
     """The model and its averaged parameters, trained in `folder` as far as they are not yet."""
-    modes.run_train(config, str(folder))
+    modes.run("train", Given("cell", config.flat()), str(folder))
     data = build.dataset(config, "train")
     model, optimizer = build.model(config, data.shape, data.num_classes), build.optimizer(config)
     abstract = abstract_state(lambda: init_state(model, optimizer, config.seed), Devices.all().replicated)
@@ -135,22 +137,15 @@ def trained(config: ml_collections.ConfigDict, folder: Path) -> tuple[Model, Any
 def trained_in(folder: Path) -> tuple[Model, Any, Dataset, Dataset]:
     """The model, its averaged parameters, training and test data, by what a work directory says of itself."""
     found = workdir.read(folder)
-    config = ml_collections.ConfigDict({key: _tuples(value) for key, value in found.config.items()})
+    config = experiment.of_record(found, folder)
     model, optimizer = (
-        build.model(config, tuple(found.data_shape), found.num_classes, build.statistics(found)),
+        build.model(config, found.data_shape, found.num_classes, build.statistics(found)),
         build.optimizer(config),
     )
     abstract = abstract_state(lambda: init_state(model, optimizer, config.seed), Devices.all().replicated)
     with Checkpoints.open_to_read(folder.absolute()) as checkpoints:
         params = checkpoints.restore(abstract, None).ema
     return model, params, build.dataset(config, "train"), build.dataset(config, "test")
-
-
-def _tuples(section: Any) -> Any:
-    """JSON has made lists of a config's tuples."""
-    if not isinstance(section, dict):
-        return section
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in section.items()}
 
 
 def errors(
@@ -191,7 +186,7 @@ def noises(repeats: int, count: int, *, mean: float = -1.2, std: float = 1.2) ->
     return np.clip(np.exp(mean + std * normal), 0.0025, 75.0).astype(np.float32)
 
 
-def drawn(config: ml_collections.ConfigDict, model: Model, params: Any, args: argparse.Namespace) -> np.ndarray:
+def drawn(config: Config, model: Model, params: Any, args: argparse.Namespace) -> np.ndarray:
     """Samples as data; the prior draws and the noise of one order are the same for every parameterization."""
     settings = build.sampling(config)
 
@@ -216,11 +211,12 @@ def drawn(config: ml_collections.ConfigDict, model: Model, params: Any, args: ar
 
 
 def likelihood(
-    config: ml_collections.ConfigDict, model: Model, params: Any, data: Dataset, args: argparse.Namespace, folder: Path
+    config: Config, model: Model, params: Any, data: Dataset, args: argparse.Namespace, folder: Path
 ) -> dict[str, float]:
     """Bits per dimension of random test examples."""
-    with config.unlocked():
-        config.likelihood.num_examples, config.likelihood.batch_size = args.likelihood, min(args.likelihood, 99)
+    config = config.changed(
+        {"likelihood.num_examples": args.likelihood, "likelihood.batch_size": min(args.likelihood, 99)}
+    )
     rows = PartialRows(folder / f"likelihood_{args.likelihood}", args.likelihood)
     return bits_per_dim(model, params, data.subset(None), build.likelihood(config), Devices.all(), rows)
 

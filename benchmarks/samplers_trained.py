@@ -26,6 +26,7 @@ import numpy as np
 from benchmarks.samplers import SHOWN, SUITE, steps_for
 from hold_jax import samplers
 from hold_jax.app import build
+from hold_jax.app.config import read
 from hold_jax.data import to_model_range
 from hold_jax.metrics.frechet import frechet_distance, moments
 from hold_jax.model import Model
@@ -57,7 +58,8 @@ def trained(path: Path, config_file: str) -> tuple[Model, Any, np.ndarray]:
     config = module.get_config()
     found = workdir.read(path)
     config.sde.order = found.config["sde"]["order"]
-    model = build.model(config, tuple(found.data_shape), found.num_classes, build.statistics(found))
+    config = read(config)
+    model = build.model(config, found.data_shape, found.num_classes, build.statistics(found))
     optimizer = build.optimizer(config)
     abstract = abstract_state(lambda: init_state(model, optimizer, config.seed), Devices.all().replicated)
     with Checkpoints.open_to_read(path.absolute()) as checkpoints:

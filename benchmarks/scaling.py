@@ -18,6 +18,7 @@ import jax.numpy as jnp
 
 from configs import cifar10_hold
 from hold_jax.app import build
+from hold_jax.app.config import read
 
 # Per example, forward + backward + update: `benchmarks.train_step --memory --config=configs/cifar10_hold.py`.
 FLOPS_PER_EXAMPLE = 1.046e11
@@ -133,7 +134,7 @@ def row(
 
 def parameters() -> int:
     """How many numbers the full model has."""
-    model = build.model(cifar10_hold.get_config(), (32, 32, 3), 0)
+    model = build.model(read(cifar10_hold.get_config()), (32, 32, 3), 0)
     shapes = jax.eval_shape(model.init, jax.random.key(0))
     return sum(leaf.size for leaf in jax.tree.leaves(shapes))
 

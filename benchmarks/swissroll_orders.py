@@ -18,6 +18,7 @@ import numpy as np
 
 from configs import swissroll_hold
 from hold_jax.app import build
+from hold_jax.app.config import read
 from hold_jax.data import toy
 from hold_jax.loops.generate import draw_many
 from hold_jax.loops.train import train
@@ -50,6 +51,7 @@ def main() -> None:
             config.training.num_steps = args.num_steps
         if args.sampler_steps:
             config.sampling.num_steps = args.sampler_steps
+        config = read(config)
         dataset = build.dataset(config, "train")
         model = build.model(config, dataset.shape, dataset.num_classes)
         sampling = build.sampling(config)

@@ -43,6 +43,7 @@ from ml_collections import config_flags
 
 from hold_jax import kernels
 from hold_jax.app import build
+from hold_jax.app.config import read
 from hold_jax.runtime.mesh import Devices
 from hold_jax.training.state import init_state
 from hold_jax.training.step import make_train_step, mean_loss
@@ -116,18 +117,17 @@ class Ours:
     """The training step of a config in one compute type at one batch size, compiled."""
 
     def __init__(self, config: ml_collections.ConfigDict, shape: tuple[int, ...], batch_size: int, dtype: str):
-        config = config.copy_and_resolve_references()
-        config.model.dtype = dtype
+        settings = read(config).changed({"model.dtype": dtype})
         self.dtype, self.batch_size = dtype, batch_size
-        self.model, self.loss = build.model(config, shape, 0), build.loss(config)
-        optimizer = build.optimizer(config)
+        self.model, self.loss = build.model(settings, shape, 0), build.loss(settings)
+        optimizer = build.optimizer(settings)
         devices = Devices.all()
         self.new_state = functools.partial(init_state, self.model, optimizer, 0)
         self.devices = devices
         rng = np.random.default_rng(0)
         self.images = rng.integers(0, 256, (batch_size, *shape), dtype=np.uint8)
         self.batch = devices.put({"x": self.images, "label": np.zeros((batch_size,), np.int32)})
-        step = make_train_step(self.model, self.loss, optimizer, ema_decay=config.training.ema_decay)
+        step = make_train_step(self.model, self.loss, optimizer, ema_decay=settings.training.ema_decay)
         self.step = jax.jit(step, donate_argnums=0, out_shardings=devices.replicated)
 
     def forward(self, state: Any, batch: Any) -> jax.Array:

@@ -1,7 +1,7 @@
-"""From a config to built objects: the only reader of a ConfigDict, and the only place where names are looked up.
+"""From settings to built objects: the only place where names are looked up.
 
-A key left at None keeps the default of the constructor it goes to. A key that the chosen constructor
-does not take is an error: nothing a user sets is silently ignored.
+A key that is None keeps the default of the constructor that it goes to (`resolve` writes these defaults out). A key
+that the chosen constructor does not take is an error: nothing that a user sets is silently ignored.
 """
 
 import dataclasses
@@ -14,13 +14,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import optax
 
 from hold_jax import kernels, losses, parameterization, samplers, sde
-from hold_jax.app.config import get_config
+from hold_jax.app.config import KEYS, Config, names
 from hold_jax.data import Dataset, Statistics, load
-from hold_jax.errors import UserError, require, require_choice
+from hold_jax.errors import UserError, require
 from hold_jax.evaluation.classifier import classifier
 from hold_jax.evaluation.feature_network import FeatureNetwork
 from hold_jax.evaluation.inception import inception
@@ -32,31 +31,97 @@ from hold_jax.loops.train import TrainSettings
 from hold_jax.model import Model
 from hold_jax.nn import MLP, NCSNpp, check_image_shape
 from hold_jax.numerics import ode
-from hold_jax.runtime import storage
+from hold_jax.runtime import schema, storage
 from hold_jax.runtime.storage import Path
 from hold_jax.runtime.workdir import Record
 from hold_jax.training.optimizer import adam, learning_rate_schedule
 from hold_jax.training.step import ScoreLoss
 
+Conditioning = Callable[[sde.LinearSDE, jax.Array], jax.Array]
+_CONDITIONING = ("beta_schedule", "beta_start", "beta_end", "num_times", "noise_min")  # its options
+_LOG_NORMAL = inspect.signature(losses.log_normal).parameters
+
+
+def _log_normal(
+    *, time_mean: float = _LOG_NORMAL["mean"].default, time_std: float = _LOG_NORMAL["std"].default
+) -> losses.TimeLaw:
+    """`losses.log_normal` with its options as the keys are called."""
+    return losses.log_normal(time_mean, time_std)
+
+
+def _ve_noise(*, noise_min: float | None = None) -> Conditioning:
+    """`parameterization.ve_noise`, of a network that has seen no noise below `noise_min`."""
+    return parameterization.ve_noise if noise_min is None else parameterization.ve_noise_from(noise_min)
+
+
 SDES = {"hold": sde.hold, "vp": sde.vp, "ve": sde.ve, "cld": sde.cld, "psld": sde.psld}
 NETWORKS = {"ncsnpp": NCSNpp, "mlp": MLP}
-# Options of a conditioning.
-_CONDITIONING = ("beta_schedule", "beta_start", "beta_end", "num_times", "noise_min")
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+TIME_LAWS = {
+    "uniform": lambda: losses.uniform,
+    "log_uniform": lambda: losses.log_uniform,
+    "log_normal": _log_normal,
+}
+CONDITIONINGS = {
+    **{name: lambda law=law: law for name, law in parameterization.CONDITIONINGS.items()},
+    "discrete_time": parameterization.discrete_time,
+    "ve_noise": _ve_noise,
+}
+SELECTORS: dict[str, Mapping[str, Callable[..., Any]]] = {
+    "sde.name": SDES,
+    "model.name": NETWORKS,
+    "model.conditioning": CONDITIONINGS,
+    "loss.time_law": TIME_LAWS,
+    "sampling.name": samplers.SAMPLERS,
+    "sampling.grid": samplers.GRIDS,
+}
+"""The keys that choose a constructor: what it is called, and the constructors. Their options are in their section."""
 
 
-def given(section: ml_collections.ConfigDict, *taken: str) -> dict[str, Any]:
-    """The keys of `section` that are set, but for those `taken` care of elsewhere."""
-    return {key: value for key, value in section.items() if value is not None and key not in taken}
+def resolve(config: Config) -> Config:
+    """The same settings with the constructors' defaults in place of None, so that a run's record does not rest on them.
+
+    A default that is None itself, or not finite, stays None.
+    """
+    flat, found = config.flat(), {}
+    for selector, constructors in SELECTORS.items():
+        found |= _options(selector, constructors[flat[selector]])
+    if config.sampling.times is not None:
+        found.pop("sampling.rho", None)  # of a grid that is not used
+    unset = {key: value for key, value in found.items() if flat[key] is None and value not in (None, math.inf)}
+    return config.changed(unset)
+
+
+def without_options_of(config: Config, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys that lose their value when `changes` choose another constructor: those of the one chosen before."""
+    flat, lost = config.flat(), {}
+    for selector, constructors in SELECTORS.items():
+        if changes.get(selector, flat[selector]) != flat[selector]:
+            lost |= dict.fromkeys(_options(selector, constructors[flat[selector]]), None)
+    return lost
+
+
+def _options(selector: str, constructor: Callable[..., Any]) -> dict[str, Any]:
+    """The keys that a constructor takes, with its defaults."""
+    section = selector.partition(".")[0]
+    parameters = inspect.signature(constructor).parameters.values()
+    keys = {f"{section}.{p.name}": p.default for p in parameters if p.default is not p.empty}
+    return {key: default for key, default in keys.items() if key in KEYS and KEYS[key].optional}
+
+
+def given(section: Any, *exclude: str) -> dict[str, Any]:
+    """The keys of `section` that are not None, except `exclude`."""
+    values = {field.name: getattr(section, field.name) for field in dataclasses.fields(section)}
+    return {key: value for key, value in values.items() if value is not None and key not in exclude}
 
 
 def construct(
     where: str, name: str, constructor: Callable[..., Any], options: Mapping[str, Any], /, **more: Any
 ) -> Any:
-    """`constructor(**options, **more)`; errors name the option as the user wrote it, `where.option`.
+    """Returns `constructor(**options, **more)`; errors name the option as the user wrote it, `where.option`.
 
     Raises:
-      UserError: for an option that has no effect with the chosen `name`, or a value that the constructor refuses.
+      UserError: for an option that has no effect with the chosen `name`, or a combination that does not work.
     """
     known = set(inspect.signature(constructor).parameters)
     for key in options:
@@ -68,52 +133,32 @@ def construct(
         raise UserError(str(error).replace("`", f"`{where}.", 1)) from None
 
 
-def record(config: ml_collections.ConfigDict, dataset: Dataset, statistics: Statistics) -> Record:
-    """What the work directory keeps of this run; the config as JSON gives it back (tuples are lists)."""
-    measured = json.loads(json.dumps(dataclasses.asdict(statistics)))
-    return Record(as_json(config), dataset.shape, dataset.num_classes, measured)
-
-
 def statistics(record: Record) -> Statistics:
     """The statistics of the training data that a run's record keeps."""
     return Statistics(**{name: tuple(values) for name, values in record.statistics.items()})
 
 
-def config_of(record: Record) -> ml_collections.ConfigDict:
-    """The config that a run's record keeps; keys that are newer than the run have their defaults."""
-
-    def merged(default: Any, kept: Any) -> Any:
-        if isinstance(default, dict):
-            return {key: merged(value, kept.get(key, value)) for key, value in default.items()}
-        return tuple(kept) if isinstance(kept, list) else kept
-
-    return ml_collections.ConfigDict(merged(get_config().to_dict(), record.config))
+def as_json(config: Config) -> dict[str, Any]:
+    """The settings as plain JSON values; tuples become lists."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
-def as_json(config: ml_collections.ConfigDict) -> dict[str, Any]:
-    """The resolved config as plain JSON values."""
-    return json.loads(json.dumps(config.to_dict()))
-
-
-def dataset(config: ml_collections.ConfigDict, split: str) -> Dataset:
-    """One split of the data; fails within seconds if it cannot be had."""
+def dataset(config: Config, split: str) -> Dataset:
+    """One split of the data; what cannot be loaded fails within seconds."""
     options = given(config.data, "name", "memory_limit_gib", "flip")
     limit = config.data.memory_limit_gib
     if limit is not None:
-        require(limit > 0, "data.memory_limit_gib", limit, "positive")
         options["memory_limit_bytes"] = math.ceil(limit * 2**30)
     return construct("data", config.data.name, load, options, name=config.data.name, split=split)
 
 
-def process(config: ml_collections.ConfigDict) -> sde.LinearSDE:
+def process(config: Config) -> sde.LinearSDE:
     """The SDE."""
-    name = config.sde.name
-    require_choice("sde.name", name, SDES)
-    return construct("sde", name, SDES[name], given(config.sde, "name"))
+    return construct("sde", config.sde.name, SDES[config.sde.name], given(config.sde, "name"))
 
 
 def model(
-    config: ml_collections.ConfigDict,
+    config: Config,
     data_shape: tuple[int, ...],
     num_classes: int,
     statistics: Statistics = Statistics(),  # noqa: B008
@@ -121,7 +166,7 @@ def model(
     """The SDE and the network for data of this shape.
 
     Args:
-      config: the experiment.
+      config: the settings.
       data_shape: (H, W, C) of a picture or (d,) of a vector.
       num_classes: of the training data.
       statistics: of the training data; without their mean, or where `model.standardize` is False, vectors are taken as
@@ -130,14 +175,8 @@ def model(
     c = config.model
     if c.standardize is False:
         statistics = dataclasses.replace(statistics, mean=(), std=())
-    require_choice("model.name", c.name, NETWORKS)
-    require_choice("model.dtype", c.dtype, DTYPES)
-    require_choice("model.parameterization", c.parameterization, parameterization.PARAMETERIZATIONS)
-    require_choice("model.conditioning", c.conditioning, parameterization.CONDITIONINGS)
-    require(c.sigma_data > 0, "model.sigma_data", c.sigma_data, "positive")
-    require(
-        not c.class_conditional or num_classes > 0, "model.class_conditional", True, "False for data without labels"
-    )
+    labels = not c.class_conditional or num_classes > 0
+    require(labels, "model.class_conditional", True, "False for data without labels")
     own = (
         *("name", "dtype", "parameterization", "conditioning", "sigma_data", "standardize"),
         *("class_conditional", "label_dropout", *_CONDITIONING),
@@ -154,7 +193,7 @@ def model(
     images = {"ncsnpp": True, "mlp": False}[c.name]
     require(images == (len(data_shape) == 3), "model.name", c.name, f"a network for data of shape {data_shape}")
     if images:
-        check_image_shape(*data_shape[:2], len(network.channel_multipliers))
+        check_image_shape(data_shape[0], data_shape[1], len(network.channel_multipliers))
     equation = process(config)
     _require_conditioned(c.parameterization, equation)
     return construct(
@@ -166,23 +205,20 @@ def model(
         network=network,
         data_shape=data_shape,
         parameterization=parameterization.PARAMETERIZATIONS[c.parameterization],
-        conditioning=_conditioning(c),
+        conditioning=_conditioning(config),
         sigma_data=c.sigma_data,
         label_dropout=c.label_dropout or 0.0,
         statistics=statistics,
     )
 
 
-def _conditioning(c: ml_collections.ConfigDict) -> Callable[[sde.LinearSDE, jax.Array], jax.Array]:
-    """What the network is conditioned on, with its options."""
-    options = {key: c[key] for key in _CONDITIONING if c[key] is not None}
-    if not options:
-        return parameterization.CONDITIONINGS[c.conditioning]
-    takes = {"discrete_time": parameterization.discrete_time, "ve_noise": parameterization.ve_noise_from}
-    found = takes.get(c.conditioning)
-    known = found is not None and set(options) <= set(inspect.signature(found).parameters)
-    require(known, "model.conditioning", c.conditioning, f"one that has {', '.join(options)}, or leave these unset")
-    return construct("model", c.name, found, options)
+def _conditioning(config: Config) -> Conditioning:
+    """The time passed to the network."""
+    chosen = config.model.conditioning
+    options = {key: value for key, value in given(config.model).items() if key in _CONDITIONING}
+    known = set(options) <= set(inspect.signature(CONDITIONINGS[chosen]).parameters)
+    require(known, "model.conditioning", chosen, f"one that has {', '.join(options)}, or leave these unset")
+    return construct("model", config.model.name, CONDITIONINGS[chosen], options)
 
 
 def _require_conditioned(name: str, equation: sde.LinearSDE) -> None:
@@ -197,26 +233,18 @@ def _require_conditioned(name: str, equation: sde.LinearSDE) -> None:
     require(factor <= 1e4, "sde", equation.F.tolist(), allowed)
 
 
-def any_process(config: ml_collections.ConfigDict) -> bool:
-    """Whether the model is a denoiser that samples by another process than it was trained with, of any order."""
+def any_process(config: Config) -> bool:
+    """Whether the model is a denoiser, which samples by other processes than it was trained with, of any order."""
     return parameterization.is_denoiser(config.model.parameterization, config.model.conditioning)
 
 
-def loss(config: ml_collections.ConfigDict) -> ScoreLoss:
+def loss(config: Config) -> ScoreLoss:
     """The per-example loss with its options bound."""
     c = config.loss
-    require_choice("loss.name", c.name, losses.LOSSES)
-    require_choice("loss.weighting", c.weighting, losses.WEIGHTINGS)
-    require_choice("loss.time_law", c.time_law, losses.TIME_LAWS)
-    law = losses.TIME_LAWS[c.time_law]
-    normal = given(c, "name", "weighting", "time_law", "stratified", "t_min")
-    if normal:
-        require(c.time_law == "log_normal", "loss.time_law", c.time_law, f"'log_normal' to use {sorted(normal)}")
-        require(c.time_std is None or c.time_std > 0, "loss.time_std", c.time_std, "positive")
-        law = losses.log_normal(**{key.removeprefix("time_"): value for key, value in normal.items()})
+    law = TIME_LAWS[c.time_law](**given(c, "name", "weighting", "time_law", "stratified", "t_min"))
     if c.t_min is not None:
         end = process(config).T
-        require(0 < c.t_min < end, "loss.t_min", c.t_min, f"between 0 and T = {end}")
+        require(c.t_min < end, "loss.t_min", c.t_min, f"between 0 and T = {end}")
     return functools.partial(
         losses.LOSSES[c.name],
         weighting=losses.WEIGHTINGS[c.weighting],
@@ -227,7 +255,7 @@ def loss(config: ml_collections.ConfigDict) -> ScoreLoss:
     )
 
 
-def optimizer(config: ml_collections.ConfigDict) -> optax.GradientTransformation:
+def optimizer(config: Config) -> optax.GradientTransformation:
     """Adam with its learning-rate schedule."""
     c = config.optimizer
     rate = construct(
@@ -237,102 +265,86 @@ def optimizer(config: ml_collections.ConfigDict) -> optax.GradientTransformation
         {"learning_rate": c.learning_rate, "warmup_steps": c.warmup_steps, "schedule": c.schedule},
         num_steps=config.training.num_steps,
     )
-    options = {key: c[key] for key in ("b1", "b2", "eps", "weight_decay", "clip_norm")}
+    options = given(c, "learning_rate", "warmup_steps", "schedule")
     return construct("optimizer", "adam", adam, options, learning_rate=rate)
 
 
-def training(config: ml_collections.ConfigDict) -> TrainSettings:
+def training(config: Config) -> TrainSettings:
     """How long and how often."""
-    options = given(config.training, "report")
-    return TrainSettings(seed=config.seed, flip=config.data.flip, **options)
+    return TrainSettings(seed=config.seed, flip=config.data.flip, **given(config.training, "report"))
 
 
-def sampling(config: ml_collections.ConfigDict) -> SampleSettings:
+def sampling(config: Config) -> SampleSettings:
     """How samples are drawn."""
     c = config.sampling
-    require_choice("sampling.name", c.name, samplers.SAMPLERS)
-    require_choice("sampling.grid", c.grid, samplers.GRIDS)
     settings = {field.name for field in dataclasses.fields(SampleSettings)}
     own = given(c, "name", "grid", "rho", "times", "checkpoint", *settings)
     sampler = construct("sampling", c.name, samplers.SAMPLERS[c.name], own)
-    grid = samplers.GRIDS[c.grid]
+    grid: Any = samplers.GRIDS[c.grid]
     if c.rho is not None:
-        require(c.grid == "karras", "sampling.grid", c.grid, "'karras' to use sampling.rho")
         grid = functools.partial(grid, rho=c.rho)
     if c.times is not None:
-        require(c.rho is None, "sampling.rho", c.rho, "None with times of your own")
-        grid = tuple(c.times)
-    bound = {key: c[key] for key in settings - {"sampler", "grid", "seed"}}
+        grid = c.times
+    bound = {key: getattr(c, key) for key in settings - {"sampler", "grid", "seed"}}
     return SampleSettings(sampler=sampler, grid=grid, seed=config.seed, **bound)
 
 
-def evaluation(config: ml_collections.ConfigDict) -> EvalSettings:
+def evaluation(config: Config) -> EvalSettings:
     """What is evaluated."""
     c = config.eval
-    options = {key: c[key] for key in ("batch_size", "repeats", "num_samples", "neighbors")}
     stats = None if c.stats is None else storage.path(c.stats, "eval.stats")
-    bits = likelihood(config) if c.likelihood else None
-    return EvalSettings(seed=config.seed, stats=stats, likelihood=bits, **options)
+    return EvalSettings(
+        batch_size=c.batch_size,
+        repeats=c.repeats,
+        num_samples=c.num_samples,
+        neighbors=c.neighbors,
+        seed=config.seed,
+        stats=stats,
+        likelihood=likelihood(config) if c.likelihood else None,
+    )
 
 
-def likelihood(config: ml_collections.ConfigDict) -> LikelihoodSettings:
+def likelihood(config: Config) -> LikelihoodSettings:
     """How bits per dimension are computed."""
     c = config.likelihood
     solver = {field.name for field in dataclasses.fields(ode.Solver)}
-    own = {key: c[key] for key in solver & set(c)}
-    settings = {key: value for key, value in c.items() if key not in solver}
+    own = {key: value for key, value in given(c).items() if key in solver}
+    settings = {key: value for key, value in dataclasses.asdict(c).items() if key not in solver}
     return LikelihoodSettings(seed=config.seed, solver=construct("likelihood", c.solver, ode.Solver, own), **settings)
 
 
-def feature_networks(
-    config: ml_collections.ConfigDict, load_train: Callable[[], Dataset], folder: Path
-) -> list[FeatureNetwork]:
-    """What samples are compared in; trains the classifier, if it is asked for and not in `folder` yet."""
-    known = {
+def feature_networks(config: Config, load_train: Callable[[], Dataset], folder: Path) -> list[FeatureNetwork]:
+    """The networks whose features are compared; trains the classifier if it is chosen and not in `folder` yet."""
+    known: dict[str, Callable[[], FeatureNetwork]] = {
         "classifier": lambda: classifier(load_train(), folder),
         "inception": lambda: inception(_inception_weights(config), "eval.inception"),
         "pixels": pixels,
     }
-    chosen = names(config.eval.features)
-    for name in chosen:
-        require_choice("eval.features", name, known)
-    return [known[name]() for name in chosen]
+    return [known[name]() for name in names(config.eval.features)]
 
 
-def _inception_weights(config: ml_collections.ConfigDict) -> str:
+def _inception_weights(config: Config) -> str:
     path = config.eval.inception
-    require(
-        path is not None,
-        "eval.inception",
-        path,
-        "the path of pt_inception-2015-12-05-6726825d.pth (github.com/mseitzer/pytorch-fid/releases) or of the .npz "
-        "that python -m hold_jax.convert makes of it; without it take --config.eval.features=classifier",
-    )
+    if path is None:
+        raise UserError(
+            "`eval.inception` is None; it must be the path of pt_inception-2015-12-05-6726825d.pth "
+            "(github.com/mseitzer/pytorch-fid/releases) or of the .npz that python -m hold_jax.convert makes of it; "
+            "without it take --config.eval.features=classifier"
+        )
     storage.require_local(path, "eval.inception")
     return path
 
 
-def checkpoint_steps(config: ml_collections.ConfigDict) -> list[int] | None:
-    """What to evaluate: None for the newest checkpoint, an empty list for all, or steps."""
-    text = config.eval.checkpoints
-    if text in ("newest", "all"):
-        return None if text == "newest" else []
-    steps = names(text)
-    require(
-        bool(steps) and all(step.isdecimal() for step in steps),
-        "eval.checkpoints",
-        text,
-        "newest, all, or steps like 10000,20000",
-    )
-    return [int(step) for step in steps]
-
-
-def names(text: str) -> list[str]:
-    """What a comma-separated list names."""
-    return [name for name in (part.strip() for part in text.split(",")) if name]
+def checkpoint_steps(config: Config) -> list[int] | None:
+    """The checkpoints to evaluate: None for the newest, an empty list for all, or steps."""
+    words = config.eval.checkpoints
+    if words in ("newest", "all"):
+        return None if words == "newest" else []
+    return [int(step) for step in names(words)]
 
 
 def workdir(path: str) -> Path:
     """The work directory as an absolute path (Orbax needs one), or gs://BUCKET/PATH."""
-    require(bool(path), "workdir", path, "a folder: pass --workdir=DIR")
+    fits = schema.is_path(path) and bool(path.strip())
+    require(fits, "workdir", path, "a folder: pass --workdir=DIR")
     return storage.path(path)

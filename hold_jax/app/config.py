@@ -1,193 +1,410 @@
-"""Every key once, with its unit. Experiments are deltas on this.
+"""Every key once: its type, range or names, default, unit and meaning. Experiments in `configs/` are deltas on this.
 
-A key that is None takes the default of the constructor it goes to (see the docstring named beside it);
-a key that the chosen constructor does not take is an error when set.
+A key that is None takes the default of the constructor it goes to (named in the section's docstring); a key that the
+chosen constructor does not take is an error when set. `--mode=show` prints this table with an experiment's values.
 """
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
+from hold_jax.errors import UserError, require
+from hold_jax.runtime import schema
+from hold_jax.runtime.schema import choice, path, real, section, several, switch, text, whole
+
+_SEED = "[0, 2^32)"
+_COUNT = "[1, 1e6]"  # of what is computed at once
+_STEPS = "[1, 1e9]"
+_EVERY = "[0, 1e9]"
+_POSITIVE = "(0, 1e6]"
+_TIME = "(0, 1e6)"
+
+_DATA = "digits | swissroll | swissroll5 | gaussians8 | diamond9 | checkerboard | tfds:NAME | folder:PATH | npz:PATH"
+FEATURES = ("inception", "classifier", "pixels")
+_ODE_SOLVERS = ("tsit5", "dopri5", "dopri8", "bosh3", "heun", "midpoint", "euler")
+_EMBEDDINGS = ("fourier", "positional")
+_GAUGES = ("signal", "cholesky", "probability_flow")
+
+
+@dataclasses.dataclass(frozen=True)
+class SDEConfig:
+    """The process: `hold_jax/sde.py`."""
+
+    name: str = choice("hold", ("hold", "vp", "ve", "cld", "psld"), "family")
+    order: int | None = whole(None, "[1, 6]", "hold: number of blocks n (3)")
+    damping: str | None = choice(None, ("critical", "told"), "hold: what sets the couplings (critical)")
+    L_inv: float | None = real(None, _POSITIVE, "hold: stationary variance 1/L of every block")
+    alpha: float | None = real(None, _POSITIVE, "hold: auxiliaries start at N(0, alpha / L)")
+    gammas: tuple[float, ...] | None = several(None, float, _POSITIVE, "[0, 5]", "hold: own couplings, n - 1; needs xi")
+    xi: float | None = real(None, _POSITIVE, "hold: own friction of the last block")
+    beta: float | tuple[float, ...] | None = several(
+        None, float, "[0, 1e6]", "[2, 2]", "rate of time; (beta_0, beta_1): beta_0 + beta_1 t", or_one=True
+    )
+    T: float | None = real(None, _TIME, "hold, vp, cld, psld: end time; hold: None = effective noise of 80")
+    sigma_min: float | None = real(None, _POSITIVE, "ve: least noise, data units")
+    sigma_max: float | None = real(None, _POSITIVE, "ve: largest noise, data units")
+    mass: float | None = real(None, _POSITIVE, "cld, psld: M")
+    gamma: float | None = real(None, _POSITIVE, "cld: velocity starts at N(0, gamma M)")
+    Gamma: float | None = real(None, "[0, 1e6]", "psld: friction of the position")
+    nu: float | None = real(None, _POSITIVE, "psld: friction of the momentum")
+    kappa: float | None = real(None, _POSITIVE, "psld: momentum starts at N(0, kappa M)")
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """The data: `hold_jax/data`."""
+
+    name: str = path("", "the data set", _DATA, empty=True)
+    image_size: int | None = whole(None, "[1, 4096]", "pixels; shorter side is scaled, center cropped")
+    channels: int | None = whole(None, "[1, 3]", "1 or 3")
+    bits: int | None = whole(None, "[9, 16]", "folder: bits that the grays of 16-bit files use, e.g. 12")
+    data_dir: str | None = path(None, "root of relative paths and of TFDS")
+    size: int | None = whole(None, "[1, 1e8]", "toys: points in the split")
+    seed: int | None = whole(None, _SEED, "toys: which draw")
+    memory_limit_gib: float | None = real(None, "(0, 1e6]", "decoded sets above this stay on disk (4)")
+    flip: bool = switch(False, "mirror pictures left to right at random")
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """The network and what its output means: `hold_jax/model.py`, `hold_jax/parameterization.py`, `hold_jax/nn`."""
+
+    name: str = choice("ncsnpp", ("ncsnpp", "mlp"), "network")
+    parameterization: str = choice(
+        "sufficient",
+        ("eps", "mixed", "score", "signal", "gaussian", "sufficient", "vp", "v", "x0", "subvp", "ve"),
+        "what the network's output means",
+    )
+    conditioning: str = choice(
+        "log_noise",
+        ("log_noise", "vp_time", "subvp_time", "ve_noise", "discrete_time", "time", "log_time"),
+        "time passed to the network",
+    )
+    beta_schedule: str | None = choice(
+        None, ("linear", "scaled_linear", "squaredcos_cap_v2"), "discrete_time: law of the betas (linear)"
+    )
+    beta_start: float | None = real(None, "(0, 1)", "discrete_time: first beta (1e-4)")
+    beta_end: float | None = real(None, "(0, 1)", "discrete_time: last beta (0.02)")
+    num_times: int | None = whole(None, "[2, 1e6]", "discrete_time: number of betas (1000)")
+    noise_min: float | None = real(
+        None, _POSITIVE, "ve_noise: least noise of its training; below it the network sees this one"
+    )
+    sigma_data: float = real(0.5, "(0, 1e6]", "standard deviation of the data in the model's range")
+    standardize: bool | None = switch(
+        None, "vectors enter as sigma_data (x - mean) / std, measured on the training data (True)"
+    )
+    dtype: str = choice("float32", ("float32", "bfloat16"), "compute type; parameters are float32")
+    class_conditional: bool = switch(False, "feed the data's labels to the network")
+    label_dropout: float | None = real(None, "[0, 1)", "probability of training without the label, for guidance (0)")
+    embedding: str | None = choice(None, _EMBEDDINGS, "of the noise level")
+    max_period: float | None = real(None, "(0, 1e9]", "positional embedding: longest period over 2 pi (10000)")
+    fourier_scale: float | None = real(None, "(0, 1e4]", "cycles per unit of conditioning")
+    init_scale: float | None = real(None, "[0, 1e4]", "of output and residual branches; 0 starts at zero")
+    label_place: str | None = choice(None, ("embedding", "features"), "ncsnpp: where the class enters")
+    conditional: bool | None = switch(None, "whether the network sees the noise level")
+    channels: int | None = whole(None, "[1, 65536]", "ncsnpp: width of the first level")
+    channel_multipliers: tuple[int, ...] | None = several(
+        None, int, "[1, 1024]", "[1, 12]", "ncsnpp: width of each level over channels"
+    )
+    num_res_blocks: int | None = whole(None, "[1, 1000]", "ncsnpp: residual blocks a level")
+    attention_resolutions: tuple[int, ...] | None = several(None, int, "[1, 4096]", "[0, 12]", "ncsnpp: pixels")
+    attention_up: str | None = choice(None, ("last", "every"), "ncsnpp: on the way up after the last or every block")
+    attention_head_dim: int | None = whole(None, "[1, 65536]", "ncsnpp: channels of a head; None: one head")
+    norm_groups: int | None = whole(
+        None, "[1, 65536]", "ncsnpp: groups of a normalization; None: min(channels // 4, 32)"
+    )
+    norm_eps: float | None = real(None, "(0, 1)", "ncsnpp: added to a variance (1e-6)")
+    dropout: float | None = real(None, "[0, 1)", "ncsnpp: probability")
+    resblock_type: str | None = choice(None, ("biggan", "ddpm"), "ncsnpp: kind of residual block")
+    resample_with_conv: bool | None = switch(None, "ncsnpp: convolution in resampling, ddpm blocks")
+    downsample_padding: str | None = choice(None, ("after", "around"), "ncsnpp: ddpm blocks without fir")
+    fir: bool | None = switch(None, "ncsnpp: FIR or plain resampling")
+    fir_kernel: tuple[float, ...] | None = several(None, float, "[-1e6, 1e6]", "[1, 32]", "ncsnpp: of the FIR filter")
+    skip_rescale: bool | None = switch(None, "ncsnpp: residual sums over sqrt 2")
+    progressive: str | None = choice(None, ("none", "output_skip", "residual"), "ncsnpp: pyramid at the output")
+    progressive_input: str | None = choice(None, ("none", "input_skip", "residual"), "ncsnpp: pyramid at the input")
+    progressive_combine: str | None = choice(None, ("sum", "cat"), "ncsnpp: how pyramids are joined")
+    unit_input: bool | None = switch(None, "ncsnpp: it was made for pictures in [0, 1]")
+    remat: bool | None = switch(None, "ncsnpp: recompute blocks in the backward pass")
+    hidden_layers: int | None = whole(None, "[1, 1000]", "mlp: hidden layers")
+    width: int | None = whole(None, "[1, 65536]", "mlp: units a layer")
+
+
+@dataclasses.dataclass(frozen=True)
+class LossConfig:
+    """The loss: `hold_jax/losses.py`."""
+
+    name: str = choice("bcsm", ("bcsm", "dsm"), "block coordinate or denoising score matching")
+    weighting: str = choice("eps", ("edm", "eps", "likelihood", "q0", "signal"), "weight over noise levels")
+    time_law: str = choice(
+        "log_normal", ("uniform", "log_uniform", "log_normal"), "uniform in t; log_normal in effective noise"
+    )
+    time_mean: float | None = real(None, "[-100, 100]", "log_normal: mean of log sigma_eff (-1.2)")
+    time_std: float | None = real(None, "(0, 100]", "log_normal: its standard deviation (1.2)")
+    stratified: bool = switch(True, "one time in each of batch_size equal quantiles")
+    t_min: float | None = real(None, _TIME, "least time; None = effective noise of 0.002")
+
+    def __post_init__(self):
+        for key in ("time_mean", "time_std"):
+            unused = self.time_law == "log_normal" or getattr(self, key) is None
+            require(unused, "loss.time_law", self.time_law, f"'log_normal' to use loss.{key}")
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """Adam: `hold_jax/training/optimizer.py`."""
+
+    learning_rate: float = real(2e-4, "(0, 1e6]", "step size")
+    warmup_steps: int = whole(5000, _EVERY, "steps of linear growth")
+    schedule: str = choice(
+        "constant", ("constant", "cosine"), "after the warm-up; cosine: to zero at training.num_steps"
+    )
+    b1: float = real(0.9, "(0, 1)", "decay of the mean")
+    b2: float = real(0.999, "(0, 1)", "decay of the square")
+    eps: float = real(1e-8, "(0, 1)", "added to the root of the square")
+    weight_decay: float = real(0.0, "[0, 1e6]", "AdamW")
+    clip_norm: float = real(1.0, "[0, 1e6]", "of the global gradient; 0: no clipping")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingConfig:
+    """Counts in optimizer steps: `hold_jax/loops/train.py`."""
+
+    batch_size: int = whole(128, _COUNT, "examples a step over all devices and processes")
+    num_steps: int = whole(800_000, _STEPS, "steps in all")
+    accumulation_steps: int = whole(1, _COUNT, "parts of a batch, averaged before the update")
+    steps_per_call: int = whole(1, _COUNT, "steps in one compiled call; divides the counts here")
+    ema_decay: float = real(0.9999, "[0, 1)", "of the averaged parameters, a step")
+    log_every: int = whole(100, _STEPS, "steps between lines of the log")
+    sample_every: int = whole(10_000, _EVERY, "steps between grids of samples; 0: never")
+    checkpoint_every: int = whole(10_000, _STEPS, "steps between checkpoints")
+    keep_last: int = whole(2, _COUNT, "checkpoints kept")
+    keep_every: int = whole(100_000, _EVERY, "steps; such checkpoints stay for good; 0: none")
+    skip_limit: int = whole(10, _EVERY, "steps in a row that may be skipped for a loss or gradient that is not finite")
+    profile: int = whole(0, _EVERY, "steps to trace into WORKDIR/profile, soon after the start; 0: none")
+    report: bool = switch(True, "sample and evaluate at the end")
+
+    def __post_init__(self):
+        for key in ("num_steps", "log_every", "sample_every", "checkpoint_every"):
+            value = getattr(self, key)
+            fits = value % self.steps_per_call == 0
+            require(fits, f"training.{key}", value, f"a multiple of steps_per_call = {self.steps_per_call}")
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplingConfig:
+    """Samples: `hold_jax/samplers`, `hold_jax/loops/generate.py`."""
+
+    name: str = choice(
+        "gaussian_fitted",
+        (
+            "ancestral", "conjugate", "ddim", "dpmpp_2m", "dpmpp_3m", "euler_maruyama", "gaussian_fitted", "heun",
+            "lie_trotter", "lie_trotter_split", "poisson_midpoint", "predictor_corrector", "probability_flow",
+            "reduced_splitting", "splitting", "strang", "unipc",
+        ),
+        "sampler",
+    )  # fmt: skip
+    num_steps: int = whole(34, "[1, 1e6]", "of the grid; an adaptive probability_flow chooses its own")
+    grid: str = choice(
+        "log", ("uniform", "quadratic", "karras", "log"), "uniform, quadratic in t; log in effective noise"
+    )
+    rho: float | None = real(None, "(0, 1000]", "karras: exponent (7)")
+    times: tuple[float, ...] | None = several(
+        None, float, _TIME, "[2, 1e6]", "own falling times, num_steps + 1, instead of a grid"
+    )
+    order: int | None = whole(None, "[1, 4]", "gaussian_fitted, unipc: denoiser values a step uses (3)")
+    corrector: bool | None = switch(None, "gaussian_fitted: correct each step by the value at its end")
+    churn: float | None = real(
+        None, "[0, 1e4]", "ddim, dpmpp, unipc (0), gaussian_fitted (1): 0 deterministic, 1 stochastic"
+    )
+    gauge: str | None = choice(None, _GAUGES, "these and heun: factor of the covariance that steps are taken in")
+    s_churn: float | None = real(None, "[0, 1e6]", "heun: EDM's S_churn")
+    s_min: float | None = real(None, "[0, 1e6]", "heun: churn from here, effective noise")
+    s_max: float | None = real(None, _POSITIVE, "heun: churn up to here, effective noise")
+    s_noise: float | None = real(None, "(0, 100]", "heun: standard deviation of the churn's noise")
+    score_time: str | None = choice(None, ("midpoint", "start"), "strang: where the score is taken (start: CLD's SSCS)")
+    sequence: str | None = text(
+        None,
+        "a sequence of the letters O, H and B, each at least once",
+        "splitting, lie_trotter_split: sub-flows of a step",
+    )
+    pieces: bool | None = switch(None, "splitting: H as one rotation after the other (False)")
+    scheme: str | None = choice(None, ("ROBA", "RBAO", "ROBAB"), "reduced_splitting: order of the sub-flows")
+    noise_scale: float | None = real(
+        None, "[0, 1000]", "reduced_splitting: lambda_s, of the position's noise (1.16 at 50 calls)"
+    )
+    lam: float | None = real(None, "[-1e4, 1e4]", "conjugate: lambda, per unit of t (0)")
+    K: int | None = whole(None, "[1, 10000]", "poisson_midpoint: sub-steps (16)")
+    base: str | None = choice(None, ("denoiser", "noise", "score"), "poisson_midpoint: what is held during a step")
+    spacing: str | None = choice(
+        None, ("uniform", "log"), "poisson_midpoint: sub-steps equal in the integral of beta or in log noise"
+    )
+    predictor: str | None = choice(
+        None, ("ancestral", "ddim", "euler_maruyama", "lie_trotter", "strang"), "predictor_corrector: the sampler"
+    )
+    corrector_steps: int | None = whole(None, "[1, 1000]", "predictor_corrector: corrections a step (1)")
+    snr: float | None = real(None, "(0, 1]", "predictor_corrector: signal-to-noise ratio of a correction (0.16)")
+    solver: str | None = choice(None, _ODE_SOLVERS, "probability_flow: Runge-Kutta method")
+    adaptive: bool | None = switch(None, "probability_flow: the solver chooses its steps (True)")
+    rtol: float | None = real(None, "[1e-12, 1]", "probability_flow: relative tolerance of a step (1e-4)")
+    atol: float | None = real(None, "[1e-12, 1e6]", "probability_flow: absolute tolerance, units of the state (1e-4)")
+    max_steps: int | None = whole(None, "[1, 1e6]", "probability_flow: more is an error (1000)")
+    t_min: float | None = real(None, _TIME, "where to stop; None = effective noise of 0.002")
+    denoise: bool = switch(True, "finish with the denoiser")
+    num_samples: int = whole(64, "[1, 1e8]", "samples in all")
+    batch_size: int = whole(64, _COUNT, "samples at once over all devices")
+    frames: int = whole(0, "[0, 1e5]", "states kept for the film; divides num_steps; 0: no film")
+    save_pngs: bool = switch(False, "one file a sample")
+    label: int | None = whole(None, "[0, 1e6]", "class to draw; None: all, as often as sampling.classes says")
+    classes: str = choice(
+        "data", ("data", "uniform"), "how often each class is drawn: as in the training data, or equally often"
+    )
+    guidance: float | None = real(
+        None, "[-1e4, 1e4]", "scale of classifier-free guidance: 1 is none; needs model.label_dropout"
+    )
+    checkpoint: int | None = whole(None, _EVERY, "step to load; None: the newest")
+
+    def __post_init__(self):
+        own = self.times is None
+        require(self.rho is None or self.grid == "karras", "sampling.grid", self.grid, "'karras' to use sampling.rho")
+        require(self.rho is None or own, "sampling.rho", self.rho, "None with times of your own")
+        if self.times is not None:
+            size = self.num_steps + 1
+            require(
+                len(self.times) == size, "sampling.times", schema.shown(self.times), f"num_steps + 1 = {size} times"
+            )
+            falls = all(a > b for a, b in zip(self.times, self.times[1:], strict=False))
+            require(falls, "sampling.times", schema.shown(self.times), "strictly falling")
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalConfig:
+    """Figures: `hold_jax/loops/evaluate.py`."""
+
+    batch_size: int = whole(128, _COUNT, "test examples at once over all devices")
+    repeats: int = whole(1, "[1, 1e5]", "perturbations of each test example")
+    num_samples: int | None = whole(
+        50_000,
+        "[0, 1e8]",
+        "compared with the data, not 1; None: as many as there are test examples; 0: none",
+        optional=True,
+    )
+    features: str = text(
+        "pixels",
+        "names of feature networks",
+        "inception | classifier | pixels, comma-separated: what they are compared in",
+        empty=True,
+    )
+    inception: str | None = path(None, "path of the Inception weights (.pth of pytorch-fid, or .npz)")
+    stats: str | None = path(None, "reference statistics in a file (--mode=stats); None: of the training data")
+    neighbors: int = whole(10, "[0, 1000]", "samples shown beside the training pictures nearest to them; 0: none")
+    likelihood: bool = switch(False, "bits per dimension of the test data too")
+    checkpoints: str = text("newest", "newest, all, or steps like 10000,20000", "newest | all | steps, comma-separated")
+
+    def __post_init__(self):
+        require(self.num_samples != 1, "eval.num_samples", self.num_samples, "None, 0, or 2 or more")
+        for feature in names(self.features):
+            schema.require_choice("eval.features", feature, FEATURES)
+        if self.checkpoints not in ("newest", "all"):
+            steps = names(self.checkpoints)
+            fits = bool(steps) and all(step.isascii() and step.isdecimal() and len(step) <= 10 for step in steps)
+            require(fits, "eval.checkpoints", self.checkpoints, "newest, all, or steps like 10000,20000")
+
+
+@dataclasses.dataclass(frozen=True)
+class LikelihoodConfig:
+    """Bits per dimension: `hold_jax/likelihood.py`, `hold_jax/loops/likelihood.py`."""
+
+    num_examples: int | None = whole(None, "[2, 1e8]", "of the test data; None: all")
+    batch_size: int = whole(128, _COUNT, "examples at once over all devices")
+    probes: int = whole(1, "[0, 10000]", "of the trace, for each draw; 0: the exact trace, a derivative a dimension")
+    repeats: int = whole(1, "[1, 10000]", "draws of dequantization, auxiliaries and probes for each example")
+    importance_weighted: bool = switch(False, "combine them as a tighter bound, not as a mean")
+    auxiliary: str = choice(
+        "posterior", ("posterior", "initial"), "law of the auxiliaries; initial: the papers', far looser"
+    )
+    t_min: float | None = real(None, _TIME, "where the flow ends; None = effective noise of 0.002")
+    solver: str = choice(
+        "tsit5", tuple(s for s in _ODE_SOLVERS if s != "euler"), "Runge-Kutta method with an error estimate"
+    )
+    rtol: float = real(1e-5, "[1e-12, 1]", "relative tolerance of a step")
+    atol: float = real(1e-5, "[1e-12, 1e6]", "absolute tolerance, units of the state")
+    max_steps: int = whole(1000, "[1, 1e6]", "steps of the solver; more is an error")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """All of an experiment. It is checked when it is read; what it is passed on to does not check it again."""
+
+    seed: int = whole(0, _SEED, "of parameters, data order, noise, samples")
+    sde: SDEConfig = section(SDEConfig)
+    data: DataConfig = section(DataConfig)
+    model: ModelConfig = section(ModelConfig)
+    loss: LossConfig = section(LossConfig)
+    optimizer: OptimizerConfig = section(OptimizerConfig)
+    training: TrainingConfig = section(TrainingConfig)
+    sampling: SamplingConfig = section(SamplingConfig)
+    eval: EvalConfig = section(EvalConfig)
+    likelihood: LikelihoodConfig = section(LikelihoodConfig)
+
+    def flat(self) -> dict[str, Any]:
+        """Every value by `section.key`, in the table's order."""
+        return schema.flatten(dataclasses.asdict(self))
+
+    def changed(self, values: Mapping[str, Any]) -> "Config":
+        """A copy with other values by `section.key`, checked.
+
+        Raises:
+          UserError: naming the key.
+        """
+        return schema.read(Config, self.flat() | dict(values))
+
+
+KEYS = schema.keys(Config)
+"""Every key by `section.key`: type, range, note."""
+
 
 def get_config() -> ConfigDict:
-    """The base: third-order HOLD; no data set."""
-    c = ConfigDict()
-    c.seed = 0  # of parameters, data order, noise, samples
+    """The defaults as the locked ConfigDict that experiments change: third-order HOLD; no data set."""
+    values: dict[str, Any] = dataclasses.asdict(Config())
+    for key in KEYS:
+        where, _, last = key.rpartition(".")
+        inner = values[where] if where else values
+        if inner[last] is None:
+            inner[last] = placeholder(KEYS[key].kind)
+    return ConfigDict(values).lock()
 
-    c.sde = sde = ConfigDict()  # hold_jax/sde.py
-    sde.name = "hold"  # hold | vp | ve | cld | psld
-    sde.order = placeholder(int)  # hold: number of blocks n, 1 to 6 (3)
-    sde.damping = placeholder(str)  # hold: critical | told
-    sde.L_inv = placeholder(float)  # hold: stationary variance 1/L of every block
-    sde.alpha = placeholder(float)  # hold: auxiliaries start at N(0, alpha / L)
-    sde.gammas = placeholder(tuple)  # hold: own couplings, n - 1 numbers; needs xi
-    sde.xi = placeholder(float)  # hold: own friction of the last block
-    sde.beta = placeholder(object)  # rate of time: a number, or (beta_0, beta_1) for beta_0 + beta_1 t
-    sde.T = placeholder(float)  # hold, vp, cld, psld: end time; hold: None = effective noise of 80
-    sde.sigma_min = placeholder(float)  # ve: data units
-    sde.sigma_max = placeholder(float)  # ve: data units
-    sde.mass = placeholder(float)  # cld, psld: M
-    sde.gamma = placeholder(float)  # cld: velocity starts at N(0, gamma M)
-    sde.Gamma = placeholder(float)  # psld: friction of the position
-    sde.nu = placeholder(float)  # psld: friction of the momentum
-    sde.kappa = placeholder(float)  # psld: momentum starts at N(0, kappa M)
 
-    c.data = data = ConfigDict()  # hold_jax/data
-    # digits | swissroll | swissroll5 | gaussians8 | diamond9 | checkerboard | tfds:NAME | folder:PATH | npz:PATH
-    data.name = ""  # and for toys `size` and `seed`
-    data.image_size = placeholder(int)  # pixels; shorter side is scaled, center cropped
-    data.channels = placeholder(int)  # 1 or 3
-    data.bits = placeholder(int)  # folder: bits that the grays of 16-bit files use, 9 to 16, e.g. 12
-    data.data_dir = placeholder(str)  # root of relative paths and of TFDS
-    data.size = placeholder(int)  # toys: points in the split
-    data.seed = placeholder(int)  # toys: which draw
-    data.memory_limit_gib = placeholder(float)  # decoded sets above this stay on disk (4)
-    data.flip = False  # mirror pictures left to right at random
+def read(config: ConfigDict) -> Config:
+    """The settings that a ConfigDict, made by `get_config` and changed, holds.
 
-    c.model = model = ConfigDict()
-    model.name = "ncsnpp"  # ncsnpp | mlp (hold_jax/nn)
-    # hold_jax/parameterization.py: eps | mixed | score | signal | gaussian | sufficient | vp | v | x0 | subvp | ve
-    model.parameterization = "sufficient"  # what the network's output means
-    model.conditioning = "log_noise"  # log_noise | vp_time | subvp_time | ve_noise | discrete_time | time | log_time
-    model.beta_schedule = placeholder(str)  # discrete_time: linear | scaled_linear | squaredcos_cap_v2 (linear)
-    model.beta_start = placeholder(float)  # discrete_time: first beta (1e-4)
-    model.beta_end = placeholder(float)  # discrete_time: last beta (0.02)
-    model.num_times = placeholder(int)  # discrete_time: number of betas (1000)
-    model.noise_min = placeholder(float)  # ve_noise: least noise of its training; below it the network sees this one
-    model.sigma_data = 0.5  # standard deviation of the data in the model's range
-    # Vectors enter the model as sigma_data (x - mean) / std, measured on the training data; False: as they are.
-    model.standardize = placeholder(bool)  # (True)
-    model.dtype = "float32"  # compute type: float32 | bfloat16; parameters are float32
-    model.class_conditional = False  # feed the data's labels to the network
-    model.label_dropout = placeholder(float)  # probability of training without the label, for guidance (0)
-    model.embedding = placeholder(str)  # of the noise: fourier | positional
-    model.max_period = placeholder(float)  # positional embedding: longest period over 2 pi (10000)
-    model.fourier_scale = placeholder(float)  # cycles per unit of conditioning
-    model.init_scale = placeholder(float)  # of output and residual branches; 0 starts at zero
-    model.label_place = placeholder(str)  # ncsnpp: where the class enters: embedding | features
-    model.conditional = placeholder(bool)  # whether the network sees the noise level
-    model.channels = placeholder(int)  # ncsnpp: width of the first level
-    model.channel_multipliers = placeholder(tuple)  # ncsnpp: width of each level over channels
-    model.num_res_blocks = placeholder(int)  # ncsnpp: residual blocks a level
-    model.attention_resolutions = placeholder(tuple)  # ncsnpp: pixels
-    model.attention_up = placeholder(str)  # ncsnpp: on the way up after the last | every block
-    model.attention_head_dim = placeholder(int)  # ncsnpp: channels of a head; None: one head
-    model.norm_groups = placeholder(int)  # ncsnpp: groups of a normalization; None: min(channels // 4, 32)
-    model.norm_eps = placeholder(float)  # ncsnpp: added to a variance (1e-6)
-    model.dropout = placeholder(float)  # ncsnpp: probability
-    model.resblock_type = placeholder(str)  # ncsnpp: biggan | ddpm
-    model.resample_with_conv = placeholder(bool)  # ncsnpp, ddpm blocks
-    model.downsample_padding = placeholder(str)  # ncsnpp, ddpm blocks without fir: after | around
-    model.fir = placeholder(bool)  # ncsnpp: FIR or plain resampling
-    model.fir_kernel = placeholder(tuple)  # ncsnpp
-    model.skip_rescale = placeholder(bool)  # ncsnpp: residual sums over sqrt 2
-    model.progressive = placeholder(str)  # ncsnpp: none | output_skip | residual
-    model.progressive_input = placeholder(str)  # ncsnpp: none | input_skip | residual
-    model.progressive_combine = placeholder(str)  # ncsnpp: sum | cat
-    model.unit_input = placeholder(bool)  # ncsnpp: it was made for pictures in [0, 1]
-    model.remat = placeholder(bool)  # ncsnpp: recompute blocks in the backward pass
-    model.hidden_layers = placeholder(int)  # mlp
-    model.width = placeholder(int)  # mlp: units a layer
+    Raises:
+      UserError: for a missing or unknown section or key, and for a value that is not allowed.
+    """
+    return schema.read(Config, flat_values(config))
 
-    c.loss = loss = ConfigDict()  # hold_jax/losses.py
-    loss.name = "bcsm"  # bcsm | dsm
-    loss.weighting = "eps"  # edm | eps | likelihood | q0 | signal
-    loss.time_law = "log_normal"  # uniform (in t) | log_uniform | log_normal (in effective noise)
-    loss.time_mean = placeholder(float)  # log_normal: mean of log sigma_eff (-1.2)
-    loss.time_std = placeholder(float)  # log_normal (1.2)
-    loss.stratified = True  # one time in each of batch_size equal quantiles
-    loss.t_min = placeholder(float)  # least time; None = effective noise of 0.002
 
-    c.optimizer = optimizer = ConfigDict()
-    optimizer.learning_rate = 2e-4
-    optimizer.warmup_steps = 5000  # steps of linear growth
-    optimizer.schedule = "constant"  # constant | cosine (to zero at training.num_steps)
-    optimizer.b1 = 0.9
-    optimizer.b2 = 0.999
-    optimizer.eps = 1e-8
-    optimizer.weight_decay = 0.0  # AdamW
-    optimizer.clip_norm = 1.0  # of the global gradient; 0: no clipping
+def flat_values(config: ConfigDict) -> dict[str, Any]:
+    """Every value of a ConfigDict by `section.key`; nothing may be missing or unknown.
 
-    c.training = training = ConfigDict()  # counts in optimizer steps; hold_jax/loops/train.py
-    training.batch_size = 128  # examples a step over all devices and processes
-    training.num_steps = 800_000
-    training.accumulation_steps = 1  # parts of a batch, averaged before the update
-    training.steps_per_call = 1  # steps in one compiled call; divides the counts here
-    training.ema_decay = 0.9999
-    training.log_every = 100
-    training.sample_every = 10_000  # 0: never
-    training.checkpoint_every = 10_000
-    training.keep_last = 2  # checkpoints
-    training.keep_every = 100_000  # steps; such checkpoints stay for good; 0: none
-    training.skip_limit = 10  # steps in a row with a loss or gradient that is not finite, skipped; one more stops
-    training.profile = 0  # steps to trace into WORKDIR/profile, soon after the start; 0: none
-    training.report = True  # sample and evaluate at the end
+    Raises:
+      UserError: naming the section or key.
+    """
+    flat = schema.flatten(config.to_dict())
+    for key in KEYS:
+        where = key.partition(".")[0]
+        if key not in flat and where in flat:
+            raise UserError(f"`{where}` is {schema.shown(flat[where])}; it must be a section of the config")
+        if key not in flat:
+            raise UserError(f"the config has no key `{key}`: start from hold_jax.app.config.get_config()")
+    for key in flat:
+        schema.require_key(key, KEYS)
+    return flat
 
-    c.sampling = sampling = ConfigDict()  # hold_jax/samplers
-    sampling.name = "gaussian_fitted"  # ancestral | conjugate | ddim | dpmpp_2m | dpmpp_3m | euler_maruyama |
-    # gaussian_fitted | heun | lie_trotter | lie_trotter_split | poisson_midpoint | predictor_corrector |
-    # probability_flow | reduced_splitting | splitting | strang | unipc
-    sampling.num_steps = 34  # of the grid; an adaptive probability_flow chooses its own
-    sampling.grid = "log"  # uniform | quadratic (in t) | karras | log (in effective noise)
-    sampling.rho = placeholder(float)  # karras: exponent (7)
-    sampling.times = placeholder(tuple)  # own falling times, num_steps + 1 numbers, instead of a grid
-    sampling.order = placeholder(int)  # gaussian_fitted, unipc: denoiser values a step uses, 1 to 4 (3)
-    sampling.corrector = placeholder(bool)  # gaussian_fitted: correct each step by the value at its end
-    sampling.churn = placeholder(float)  # ddim, dpmpp, unipc (0), gaussian_fitted (1): 0 deterministic, 1 stochastic
-    sampling.gauge = placeholder(str)  # these and heun: signal | cholesky | probability_flow
-    sampling.s_churn = placeholder(float)  # heun: EDM's S_churn; s_min, s_max in effective noise
-    sampling.s_min = placeholder(float)  # heun
-    sampling.s_max = placeholder(float)  # heun
-    sampling.s_noise = placeholder(float)  # heun
-    sampling.score_time = placeholder(str)  # strang: midpoint | start (start: CLD's SSCS)
-    sampling.sequence = placeholder(str)  # splitting, lie_trotter_split: sub-flows of a step, of O, H, B
-    sampling.pieces = placeholder(bool)  # splitting: H as one rotation after the other (False)
-    sampling.scheme = placeholder(str)  # reduced_splitting: ROBA | RBAO | ROBAB
-    sampling.noise_scale = placeholder(float)  # reduced_splitting: lambda_s, of the position's noise (1.16 at 50 calls)
-    sampling.lam = placeholder(float)  # conjugate: lambda, per unit of t (0)
-    sampling.K = placeholder(int)  # poisson_midpoint: sub-steps (16)
-    sampling.base = placeholder(str)  # poisson_midpoint: what is held: denoiser | noise | score
-    sampling.spacing = placeholder(str)  # poisson_midpoint: sub-steps equal in int beta (uniform) or log noise (log)
-    sampling.predictor = placeholder(str)  # predictor_corrector: ancestral | ddim | euler_maruyama | ...
-    sampling.corrector_steps = placeholder(int)  # predictor_corrector (1)
-    sampling.snr = placeholder(float)  # predictor_corrector: signal-to-noise ratio of a corrector step (0.16)
-    sampling.solver = placeholder(str)  # probability_flow: tsit5 | dopri5 | dopri8 | bosh3 | heun | midpoint | euler
-    sampling.adaptive = placeholder(bool)  # probability_flow: the solver chooses its steps (True)
-    sampling.rtol = placeholder(float)  # probability_flow (1e-4)
-    sampling.atol = placeholder(float)  # probability_flow: units of the state (1e-4)
-    sampling.max_steps = placeholder(int)  # probability_flow (1000)
-    sampling.t_min = placeholder(float)  # where to stop; None = effective noise of 0.002
-    sampling.denoise = True  # finish with the denoiser
-    sampling.num_samples = 64
-    sampling.batch_size = 64  # samples at once over all devices
-    sampling.frames = 0  # states kept for the film; divides num_steps; 0: no film
-    sampling.save_pngs = False  # one file a sample
-    sampling.label = placeholder(int)  # class to draw; None: all, as often as sampling.classes says
-    sampling.classes = "data"  # data: as often as in the training data | uniform: all equally often
-    sampling.guidance = placeholder(float)  # scale of classifier-free guidance: 1 is none; needs model.label_dropout
-    sampling.checkpoint = placeholder(int)  # step to load; None: the newest
 
-    c.eval = evaluation = ConfigDict()  # hold_jax/loops/evaluate.py
-    evaluation.batch_size = 128  # test examples at once over all devices
-    evaluation.repeats = 1  # perturbations of each test example
-    evaluation.num_samples = 50_000  # compared with the data; None: as many as there are test examples; 0: none
-    evaluation.features = "pixels"  # what they are compared in, comma-separated: inception | classifier | pixels
-    evaluation.inception = placeholder(str)  # path of the Inception weights (.pth of pytorch-fid, or .npz)
-    evaluation.stats = placeholder(str)  # reference statistics in a file (--mode=stats); None: of the training data
-    evaluation.neighbors = 10  # samples shown beside the training pictures nearest to them; 0: none
-    evaluation.likelihood = False  # bits per dimension of the test data too
-    evaluation.checkpoints = "newest"  # newest | all | steps, comma-separated
-
-    c.likelihood = likelihood = ConfigDict()  # hold_jax/likelihood.py
-    likelihood.num_examples = placeholder(int)  # of the test data; None: all
-    likelihood.batch_size = 128  # examples at once over all devices
-    likelihood.probes = 1  # of the trace, for each draw; 0: the exact trace, by a derivative for each dimension
-    likelihood.repeats = 1  # draws of dequantization, auxiliaries and probes for each example
-    likelihood.importance_weighted = False  # combine them as a tighter bound, not as a mean
-    likelihood.auxiliary = "posterior"  # posterior | initial (the papers' bound, far looser)
-    likelihood.t_min = placeholder(float)  # where the flow ends; None = effective noise of 0.002
-    likelihood.solver = "tsit5"  # tsit5 | dopri5 | dopri8 | bosh3 | heun | midpoint
-    likelihood.rtol = 1e-5
-    likelihood.atol = 1e-5
-    likelihood.max_steps = 1000
-
-    return c.lock()
+def names(words: str) -> list[str]:
+    """The names in a comma-separated list."""
+    return [word for word in (part.strip() for part in words.split(",")) if word]

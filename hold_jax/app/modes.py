@@ -8,82 +8,137 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-import ml_collections
 import numpy as np
 
-from hold_jax.app import build
-from hold_jax.data import Dataset, Statistics, measure
+from hold_jax.app import build, experiment
+from hold_jax.app.config import KEYS, Config
+from hold_jax.app.experiment import Experiment
+from hold_jax.app.flags import Given
+from hold_jax.data import Dataset, Statistics
 from hold_jax.errors import require
 from hold_jax.evaluation import figures, reference
 from hold_jax.evaluation.feature_network import FeatureNetwork
+from hold_jax.loops import train as training
 from hold_jax.loops.evaluate import EvalSettings, Evaluator
 from hold_jax.loops.generate import make_draw, sample
-from hold_jax.loops.train import check, train
 from hold_jax.model import Model
-from hold_jax.runtime import distributed, storage, workdir
+from hold_jax.runtime import distributed, schema, storage, workdir
 from hold_jax.runtime.mesh import Devices
 from hold_jax.runtime.storage import Path
 from hold_jax.training.checkpoint import Checkpoints, abstract_state
 from hold_jax.training.state import init_state
 
 
-def run_train(config: ml_collections.ConfigDict, folder: str) -> None:
+def run(mode: str, given: Given, folder: str | None, cache: str = "off") -> None:
+    """Runs one mode of `main.py`.
+
+    Args:
+      mode: a key of `MODES`.
+      given: the config file and flags.
+      folder: the work directory; None: runs/NAME of the config file.
+      cache: where compiled programs are kept, as `cache_compilations` takes it.
+    """
+    found = experiment.find(given, folder, to_train=mode == "train")
+    # Stops all processes before they wait for each other with different programs.
+    distributed.require_same({"workdir": str(found.path), **found.config.flat()})
+    cache_compilations(cache, found.path)
+    MODES[mode](found)
+
+
+def train(this: Experiment) -> None:
     """Trains, then samples and evaluates the result (config.training.report)."""
-    _require_same(config, folder)
+    config, path = this.config, this.path
     with contextlib.ExitStack() as held:
         with distributed.together():
-            path = build.workdir(folder)
             loss, optimizer = build.loss(config), build.optimizer(config)
-            settings, sampling, evaluation = build.training(config), build.sampling(config), build.evaluation(config)
-            build.process(config)
+            settings, sampling = build.training(config), build.sampling(config)
             data = build.dataset(config, "train")
-            # A run that goes on keeps what it measured when it began.
-            began = storage.exists(path / workdir.RECORD_FILE)
-            statistics = build.statistics(workdir.read(path)) if began else measure(data)
-            model = _model(config, data.shape, data.num_classes, statistics)
-            check(model, loss, optimizer, data, settings, sampling)
-            if config.training.report:
-                # The report comes after hours of work: what it needs is checked, and made, now.
-                held_out = _dataset(config, "test", data.shape)
-                Devices.all().require_divides("eval.batch_size", evaluation.batch_size)
+            record = this.record(data)
+            model = _model(config, data.shape, data.num_classes, build.statistics(record))
+            training.check(model, loss, optimizer, data, settings, sampling)
+            report = (_Report if config.training.report else _NoReport)(config, path, model, data)
             if distributed.is_main():
                 held.enter_context(workdir.locked(path))
-                workdir.open_for_training(path, build.record(config, data, statistics))
+                workdir.write(path, record)
         with distributed.together():
             workdir.require_shared(path)
-        if config.training.report:
-            networks = _networks(config, evaluation, lambda: data, path)
-            evaluator = Evaluator(model, loss, held_out, lambda: data, networks, evaluation, sampling, path)
-            evaluator.check()
+        report.prepare()
 
-        state = train(model, loss, optimizer, data, settings, sampling, path)
+        state = training.train(model, loss, optimizer, data, settings, sampling, path)
         step = int(state.step)
         if step < settings.num_steps:
             distributed.say(f"stopped at step {step:,} of {settings.num_steps:,}: the same command goes on from there")
-        elif config.training.report:
-            _announce(sample(model, state.ema, sampling, path, step=step, reference=_vectors(data)))
-            _print_results(evaluator.evaluate(state.ema, step=step))
+        else:
+            report.make(step, state.ema)
 
 
-def run_sample(config: ml_collections.ConfigDict, folder: str) -> None:
+class _NoReport:
+    """No report at the end of training."""
+
+    def __init__(self, config: Config, path: Path, model: Model, data: Dataset):
+        pass
+
+    def prepare(self) -> None:
+        """Does nothing."""
+
+    def make(self, step: int, params: Any) -> None:
+        """Does nothing."""
+
+
+class _Report:
+    """Samples and figures at the end of training. It comes after hours of work: what it needs is checked before them.
+
+    Args:
+      config: the settings.
+      path: the work directory.
+      model: the model that is trained.
+      data: the training data.
+    """
+
+    def __init__(self, config: Config, path: Path, model: Model, data: Dataset):
+        self._config, self._path, self._model, self._data = config, path, model, data
+        self._sampling, self._settings = build.sampling(config), build.evaluation(config)
+        self._held_out = _dataset(config, "test", data.shape)
+        Devices.all().require_divides("eval.batch_size", self._settings.batch_size)
+        self._evaluator: Evaluator | None = None
+
+    def prepare(self) -> None:
+        """Makes the feature networks; call it once the work directory can be written."""
+        networks = _networks(self._config, self._settings, lambda: self._data, self._path)
+        self._evaluator = Evaluator(
+            self._model,
+            build.loss(self._config),
+            self._held_out,
+            lambda: self._data,
+            networks,
+            self._settings,
+            self._sampling,
+            self._path,
+        )
+        self._evaluator.check()
+
+    def make(self, step: int, params: Any) -> None:
+        """Draws the samples and computes the figures of averaged parameters; call it after `prepare`."""
+        assert self._evaluator is not None
+        _announce(sample(self._model, params, self._sampling, self._path, step=step, reference=_vectors(self._data)))
+        _print_results(self._evaluator.evaluate(params, step=step))
+
+
+def draw(this: Experiment) -> None:
     """Draws samples from a checkpoint."""
-    _require_same(config, folder)
-    path = build.workdir(folder)
-    found = workdir.require_model(path, build.as_json(config), any_process=build.any_process(config))
+    config, path, found = this.config, this.path, this.model_run
     sampling = build.sampling(config)
     model = _model(config, found.data_shape, found.num_classes, build.statistics(found))
     make_draw(model, sampling, Devices.all())
-    asked = config.sampling.checkpoint
-    for step, params in _averages(config, model, path, None if asked is None else [asked]):
+    chosen = config.sampling.checkpoint
+    for step, params in _averages(config, model, path, None if chosen is None else [chosen]):
         _announce(sample(model, params, sampling, path, step=step))
 
 
-def run_eval(config: ml_collections.ConfigDict, folder: str) -> None:
-    """Reports the test loss, distances of samples to the data and, if asked for, bits per dimension."""
-    _require_same(config, folder)
-    path = build.workdir(folder)
-    found = workdir.require_model(path, build.as_json(config), any_process=build.any_process(config))
-    loss, evaluation = build.loss(config), build.evaluation(config)
+def score(this: Experiment) -> None:
+    """Reports the test loss, distances of samples to the data and, if chosen, bits per dimension."""
+    config, path, found = this.config, this.path, this.model_run
+    loss, settings = build.loss(config), build.evaluation(config)
     sampling = dataclasses.replace(build.sampling(config), frames=0)
     model = _model(config, found.data_shape, found.num_classes, build.statistics(found))
     held_out = _dataset(config, "test", found.data_shape)
@@ -91,17 +146,16 @@ def run_eval(config: ml_collections.ConfigDict, folder: str) -> None:
     make_draw(model, sampling, Devices.all())
     averages = _averages(config, model, path, build.checkpoint_steps(config))
     first = next(averages)
-    networks = _networks(config, evaluation, load_train, path)
-    evaluator = Evaluator(model, loss, held_out, load_train, networks, evaluation, sampling, path)
+    networks = _networks(config, settings, load_train, path)
+    evaluator = Evaluator(model, loss, held_out, load_train, networks, settings, sampling, path)
     evaluator.check()
     for step, params in itertools.chain([first], averages):
         _print_results(evaluator.evaluate(params, step=step))
 
 
-def run_stats(config: ml_collections.ConfigDict, folder: str) -> None:
+def stats(this: Experiment) -> None:
     """Computes and keeps the reference statistics of the training data, for each of config.eval.features."""
-    _require_same(config, folder)
-    path = build.workdir(folder)
+    config, path = this.config, this.path
     data = build.dataset(config, "train")
     for network in build.feature_networks(config, lambda: data, path):
         reference.prepare(network, data, path, Devices.all())
@@ -109,7 +163,21 @@ def run_stats(config: ml_collections.ConfigDict, folder: str) -> None:
             print(reference.stats_path(path, network, data), flush=True)
 
 
-def cache_compilations(where: str, folder: str) -> None:
+def show(this: Experiment) -> None:
+    """Prints every key of the resolved config with its value, range and note; * marks what is not the default."""
+    if distributed.is_main():
+        print("\n".join(lines(this.config)), flush=True)
+
+
+def lines(config: Config) -> list[str]:
+    """`section.key = value  # note; range` for every key; * before those whose value is not the default."""
+    values, defaults = config.flat(), build.resolve(Config().changed({"data.name": config.data.name})).flat()
+    heads = {key: f"{' *'[values[key] != defaults[key]]} {key} = {schema.shown(values[key])}" for key in KEYS}
+    width = min(max(map(len, heads.values())), 48)
+    return [f"{heads[key]:<{width}}  # {KEYS[key].note}; {KEYS[key].allowed}" for key in KEYS]
+
+
+def cache_compilations(where: str, folder: Path) -> None:
     """Keeps compiled programs in a folder, so that a run that goes on does not wait for them again.
 
     It also makes a GPU's program the same one after a restart, whatever its autotuner would find now.
@@ -118,42 +186,43 @@ def cache_compilations(where: str, folder: str) -> None:
       where: a folder; "off"; or "auto": `folder`/compilation_cache on accelerators, off on CPUs, whose programs may
         not run on another machine that shares the folder. A folder set by JAX_COMPILATION_CACHE_DIR wins over auto.
       folder: the work directory.
+
+    Raises:
+      UserError: if `where` is a file or no path.
     """
-    chosen = jax.config.jax_compilation_cache_dir is not None
+    chosen = jax.config.jax_compilation_cache_dir is not None  # pyright: ignore[reportAttributeAccessIssue]
     if where == "off":
         jax.config.update("jax_compilation_cache_dir", None)
         return
     if where == "auto" and (chosen or jax.default_backend() == "cpu"):
         return
-    auto = where == "auto"
-    path = build.workdir(folder) / "compilation_cache" if auto else storage.path(where, "compilation_cache")
+    path = folder / "compilation_cache" if where == "auto" else storage.path(where, "compilation_cache")
+    require(not storage.is_file(path), "compilation_cache", where, "a folder, auto or off; it is a file")
     if not storage.is_local(path):
         # JAX gives XLA a folder in this one for its autotuner, whose C++ knows no gs:// and fails to compile with it.
         jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
     jax.config.update("jax_compilation_cache_dir", str(path))
 
 
-MODES = {"train": run_train, "sample": run_sample, "eval": run_eval, "stats": run_stats}
+MODES: dict[str, Callable[[Experiment], None]] = {
+    "train": train,
+    "sample": draw,
+    "eval": score,
+    "stats": stats,
+    "show": show,
+}
 
 
-def _require_same(config: ml_collections.ConfigDict, folder: str) -> None:
-    """Stops all processes before they wait for each other with different programs."""
-    distributed.require_same({"workdir": folder, **workdir.flatten(build.as_json(config))})
-
-
-def _model(
-    config: ml_collections.ConfigDict, data_shape: tuple[int, ...], num_classes: int, statistics: Statistics
-) -> Model:
+def _model(config: Config, data_shape: tuple[int, ...], num_classes: int, statistics: Statistics) -> Model:
     """The model, in float32 where the devices have no bfloat16; parameters are float32 either way."""
     if config.model.dtype == "bfloat16" and not Devices.all().have_bfloat16():
         kind = jax.devices()[0].device_kind
-        distributed.say(f"model.dtype is bfloat16, which {kind} has not: computing in float32")
-        config = config.copy_and_resolve_references()
-        config.model.dtype = "float32"
+        distributed.say(f"model.dtype is bfloat16, which {kind} does not have: computing in float32")
+        config = config.changed({"model.dtype": "float32"})
     return build.model(config, data_shape, num_classes, statistics)
 
 
-def _dataset(config: ml_collections.ConfigDict, split: str, shape: tuple[int, ...]) -> Dataset:
+def _dataset(config: Config, split: str, shape: tuple[int, ...]) -> Dataset:
     """A split that must have the shape the model was made for."""
     data = build.dataset(config, split)
     require(
@@ -166,15 +235,13 @@ def _dataset(config: ml_collections.ConfigDict, split: str, shape: tuple[int, ..
 
 
 def _networks(
-    config: ml_collections.ConfigDict, settings: EvalSettings, load_train: Callable[[], Dataset], path: Path
+    config: Config, settings: EvalSettings, load_train: Callable[[], Dataset], path: Path
 ) -> list[FeatureNetwork]:
     """What samples are compared in, if any are drawn."""
     return [] if settings.num_samples == 0 else build.feature_networks(config, load_train, path)
 
 
-def _averages(
-    config: ml_collections.ConfigDict, model: Model, path: Path, steps: list[int] | None
-) -> Iterator[tuple[int, Any]]:
+def _averages(config: Config, model: Model, path: Path, steps: list[int] | None) -> Iterator[tuple[int, Any]]:
     """The averaged parameters of checkpoints in turn: of `steps`, of all (an empty list), or of the newest (None)."""
     optimizer = build.optimizer(config)
     abstract = abstract_state(lambda: init_state(model, optimizer, config.seed), Devices.all().replicated)

@@ -11,14 +11,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-import ml_collections
 import numpy as np
 from flax import traverse_util
 
-from hold_jax.app import build
-from hold_jax.app import config as base
+from hold_jax.app import build, experiment
+from hold_jax.app.config import Config
 from hold_jax.errors import UserError
-from hold_jax.runtime.workdir import Record, flatten
+from hold_jax.runtime import schema
+from hold_jax.runtime.workdir import Record
 from hold_jax.weights import safetensors
 
 _KEY = "hold_jax"
@@ -41,12 +41,9 @@ class Packed:
     step: int
 
     @property
-    def config(self) -> ml_collections.ConfigDict:
-        """The resolved config."""
-        config = base.get_config()
-        for key, value in flatten(self.record.config).items():
-            _set(config, key, value)
-        return config
+    def config(self) -> Config:
+        """The resolved settings."""
+        return experiment.of_record(self.record, "the model's config")
 
 
 def write(path: Path, packed: Packed, dtype: str = "float32") -> None:
@@ -55,8 +52,8 @@ def write(path: Path, packed: Packed, dtype: str = "float32") -> None:
     Raises:
       UserError: if the file cannot be written.
     """
-    defaults = flatten(build.as_json(base.get_config()))
-    own = {key: value for key, value in flatten(packed.record.config).items() if value != defaults.get(key)}
+    defaults = schema.flatten(build.as_json(Config()))
+    own = {key: value for key, value in schema.flatten(packed.record.config).items() if value != defaults.get(key)}
     about = {**dataclasses.asdict(packed.record), "config": own, "step": packed.step}
     flat: dict[str, Any] = dict(traverse_util.flatten_dict(packed.params, sep="/"))
     arrays = {name: np.asarray(value).astype(dtype) for name, value in sorted(flat.items())}
@@ -75,12 +72,10 @@ def read(path: Path, argument: str = "input") -> Packed:
     """
     text = safetensors.read_metadata(path, argument).get(_KEY)
     try:
-        about = json.loads("" if text is None else text)
-        config = base.get_config()
-        for key, value in about.pop("config").items():
-            _set(config, key, value)
+        about = schema.json_object(b"" if text is None else text.encode())
         step = about.pop("step")
-        record = Record(build.as_json(config), tuple(about.pop("data_shape")), **about)
+        config = Config().changed(about.pop("config"))
+        record = schema.read(Record, about | {"config": build.as_json(config)})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"`{argument}` is {str(path)!r}; it is no model of this package, or of another version of it ({error}); "
@@ -93,9 +88,3 @@ def read(path: Path, argument: str = "input") -> Packed:
 def shipped(name: str) -> Path:
     """The file of one of `SHIPPED`."""
     return Path(str(importlib.resources.files("hold_jax"))) / "pretrained" / SHIPPED[name]
-
-
-def _set(config: ml_collections.ConfigDict, key: str, value: Any) -> None:
-    section, _, name = key.rpartition(".")
-    holder = config[section] if section else config
-    holder[name] = tuple(value) if isinstance(value, list) else value

@@ -7,11 +7,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 
 from hold_jax import kernels, likelihood, samplers
-from hold_jax.app import build
+from hold_jax.app import build, experiment
+from hold_jax.app.config import Config
 from hold_jax.errors import UserError, require
 from hold_jax.loops.generate import SampleSettings, draw_labels
 from hold_jax.loops.likelihood import PICTURE_BIN
@@ -43,7 +43,7 @@ class Pretrained:
 
     model: Model
     params: Any
-    config: ml_collections.ConfigDict
+    config: Config
     settings: SampleSettings
     step: int
 
@@ -207,7 +207,7 @@ def load(workdir: str, checkpoint: int | None = None) -> Pretrained:
     """
     path = build.workdir(str(workdir))
     record = work_directory.read(path)
-    config = build.config_of(record)
+    config = experiment.of_record(record, "config.json")
     model = build.model(config, record.data_shape, record.num_classes, build.statistics(record))
     optimizer = build.optimizer(config)
     abstract = abstract_state(lambda: init_state(model, optimizer, config.seed), Devices.all().replicated)

@@ -18,10 +18,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-import ml_collections
-from absl import flags, logging
-from ml_collections import config_flags
+from absl import logging
+from ml_collections import ConfigDict
 
+from hold_jax.app import config, flags
+from hold_jax.app.config import Config
 from hold_jax.convert.runs import SOURCES, TARGETS, export_run, import_run
 from hold_jax.errors import UserError, require, require_choice
 from hold_jax.evaluation import inception_weights
@@ -32,6 +33,7 @@ FROM: dict[str, Callable[[Path, Path], str]] = {
     "pytorch_fid": inception_weights.convert,
 }
 
+_EXPERIMENTS = Path(__file__).parents[2] / "configs"  # of a checkout; beside an installed package give --config=PATH
 _EXIT_USER_ERROR = 2
 
 
@@ -43,7 +45,7 @@ class _Parser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> None:
     """Converts one file; a user's mistake is one line, exit code 2, and leaves the output as it was."""
     logging.set_verbosity(logging.ERROR)  # Orbax tells of every write
-    parser = _Parser(prog="python -m hold_jax.convert", description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser = _Parser(prog="python -m hold_jax.convert", description=(__doc__ or "").splitlines()[0], allow_abbrev=False)
     known = sorted({**FROM, **SOURCES})
     parser.add_argument("--from", dest="source", help=f"project that made the input: {', '.join(known)}")
     parser.add_argument("--to", dest="target", help=f"project that the output is for: {', '.join(TARGETS)}")
@@ -73,7 +75,7 @@ def _convert(args: argparse.Namespace, rest: list[str]) -> str:
     if args.source in FROM:
         return FROM[args.source](path, _file(args.output, "output"))
     source = SOURCES[args.source]
-    default = source.config if isinstance(source.config, str) else source.config(path)
+    default = _EXPERIMENTS / source.config if isinstance(source.config, str) else source.config(path)
     return import_run(source, path, _workdir(args.output, "output"), _config(default, rest))
 
 
@@ -88,27 +90,13 @@ def _workdir(text: str, argument: str) -> storage.Path:
     return Path(text) if storage.is_local(found) else found
 
 
-def _config(default: str | ml_collections.ConfigDict, arguments: list[str]) -> ml_collections.ConfigDict:
-    """The config of --config=PATH, or `default` or that at the path `default`, with its --config.a.b=value."""
-    named = any(text.startswith("--config=") for text in arguments)
-    if isinstance(default, str) and not named:
-        arguments = [f"--config={default}", *arguments]
-    argv = ["convert", *arguments]
-    values = flags.FlagValues()
-    if isinstance(default, str) or named:
-        config = config_flags.DEFINE_config_file("config", None, "Experiment.", flag_values=values, sys_argv=argv)
-    else:
-        config = config_flags.DEFINE_config_dict("config", default, "Experiment.", flag_values=values, sys_argv=argv)
-    try:
-        values(argv)
-        return config.value.lock()
-    except OSError:
-        name = next(text for text in arguments if text.startswith("--config="))
-        raise UserError(f"{name}: no such file; configs/ holds the experiments") from None
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
-        # ml_collections reports an unknown key as the repr of a KeyError: undo the escapes.
-        text = str(error.args[0] if error.args else error).replace("\\n", " ").replace("\\'", "'").replace("''", "'")
-        raise UserError(f"flags: {text}") from None
+def _config(default: Path | ConfigDict, arguments: list[str]) -> Config:
+    """The settings of --config=PATH, otherwise of `default`, a file or its config; changed by --config.section.key."""
+    chosen = [text.partition("=")[2] for text in arguments if text.startswith("--config=")]
+    changes = [text for text in arguments if not text.startswith("--config=")]
+    path = chosen[-1] if chosen else str(default) if isinstance(default, Path) else None
+    values = {} if path is not None or isinstance(default, Path) else config.flat_values(default)
+    return Config().changed(values | flags.read(path, changes).values)
 
 
 if __name__ == "__main__":

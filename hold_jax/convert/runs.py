@@ -6,10 +6,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
+from ml_collections import ConfigDict
 
-from hold_jax.app import build, packed
+from hold_jax.app import build, experiment, packed
+from hold_jax.app.config import Config
 from hold_jax.convert import diffusers, edm, score_sde
 from hold_jax.convert.score_sde import Weights
 from hold_jax.errors import UserError, require
@@ -26,29 +27,29 @@ class Source(NamedTuple):
     """A project whose networks are read.
 
     Attributes:
-      config: path of the config of its CIFAR-10 network; or what makes the config from the input.
+      config: name in configs/ of the config of its CIFAR-10 network; or what makes the config from the input.
       read: (file or folder, network, (H, W, C) of its input, what errors call the file) -> weights.
       num_classes: of the network in a file.
     """
 
-    config: str | Callable[[Path], ml_collections.ConfigDict]
+    config: str | Callable[[Path], ConfigDict]
     read: Callable[[Path, NCSNpp, tuple[int, ...], str], Weights]
     num_classes: Callable[[Path], int] = lambda path: 0
 
 
 SOURCES = {
-    "cld_sgm": Source("configs/cifar10_cld.py", score_sde.read_torch),
-    "score_sde_pytorch": Source("configs/cifar10_vp.py", score_sde.read_torch),
-    "score_sde": Source("configs/cifar10_vp.py", score_sde.read_flax),
+    "cld_sgm": Source("cifar10_cld.py", score_sde.read_torch),
+    "score_sde_pytorch": Source("cifar10_vp.py", score_sde.read_torch),
+    "score_sde": Source("cifar10_vp.py", score_sde.read_flax),
     "diffusers": Source(diffusers.config, diffusers.read),
-    "edm": Source("configs/cifar10_edm.py", edm.read, edm.num_classes),
+    "edm": Source("cifar10_edm.py", edm.read, edm.num_classes),
 }
 # Project -> (parameters, network, (H, W, C) of its input) -> state dict; None: a model of this package in one file.
 TARGETS = {"hold_jax": None, "score_sde_pytorch": score_sde.to_torch}
 
 
-def import_run(source: Source, path: Path, output: storage.Path, config: ml_collections.ConfigDict) -> str:
-    """Makes of a file or folder a work directory that sampling and evaluation accept; returns what was done, in words.
+def import_run(source: Source, path: Path, output: storage.Path, config: Config) -> str:
+    """Makes a work directory of a file or folder, for sampling and evaluation; returns in words what was done.
 
     The checkpoint's parameters and averaged parameters are both the file's averaged ones, the optimizer is new, the
     step is the file's.
@@ -63,9 +64,11 @@ def import_run(source: Source, path: Path, output: storage.Path, config: ml_coll
     taken = [name for name in (workdir.RECORD_FILE, FOLDER) if (folder / name).exists()]
     require(not taken, "output", str(output), f"a new folder, not one that holds a run ({' and '.join(taken)})")
     size = config.data.image_size
-    require(size is not None, "config.data.image_size", size, "the side of the network's pictures, in pixels")
+    if size is None:
+        raise UserError("`config.data.image_size` is None; it must be the side of the network's pictures, in pixels")
     shape = (size, size, config.data.channels or 3)
     num_classes = source.num_classes(path) if config.model.class_conditional else 0
+    config = build.resolve(config)
     model = build.model(config, shape, num_classes)
     optimizer = build.optimizer(config)
     weights = source.read(path, _ncsnpp(config, model), model.input_shape, where)
@@ -84,7 +87,7 @@ def import_run(source: Source, path: Path, output: storage.Path, config: ml_coll
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"`output` is {str(output)!r}; it cannot be written: {error.strerror or error}") from None
-    workdir.open_for_training(folder, workdir.Record(build.as_json(config), shape, num_classes))
+    workdir.write(folder, workdir.Record(build.as_json(config), shape, num_classes, run=workdir.new_run()))
     with Checkpoints.open(folder) as checkpoints:
         checkpoints.save(state)
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
@@ -108,14 +111,10 @@ def export_run(target: Callable[..., dict[str, np.ndarray]] | None, path: storag
     require(target is not None or as_safetensors, "output", str(output), allowed)
     folder = build.workdir(str(path))
     record = workdir.read(folder)
-    try:
-        config = build.config_of(record)
-        statistics = build.statistics(record)
-        model = build.model(config, record.data_shape, record.num_classes, statistics)
-        optimizer = build.optimizer(config)
-        network = None if target is None else _ncsnpp(config, model)
-    except (AttributeError, KeyError) as error:
-        raise UserError(f"`input` is {str(path)!r}; its config.json is of another version ({error})") from None
+    config = experiment.of_record(record, folder / workdir.RECORD_FILE)
+    model = build.model(config, record.data_shape, record.num_classes, build.statistics(record))
+    optimizer = build.optimizer(config)
+    network = None if target is None else _ncsnpp(config, model)
     abstract = abstract_state(lambda: init_state(model, optimizer, 0), Devices.all().replicated)
     with Checkpoints.open_to_read(folder) as checkpoints:
         state = checkpoints.restore(abstract)
@@ -129,6 +128,7 @@ def export_run(target: Callable[..., dict[str, np.ndarray]] | None, path: storag
     return f"the averaged weights of step {step}, {len(arrays)} tensors"
 
 
-def _ncsnpp(config: ml_collections.ConfigDict, model: Model) -> NCSNpp:
-    require(isinstance(model.network, NCSNpp), "config.model.name", config.model.name, "'ncsnpp', the only one known")
+def _ncsnpp(config: Config, model: Model) -> NCSNpp:
+    if not isinstance(model.network, NCSNpp):
+        raise UserError(f"`config.model.name` is {config.model.name!r}; it must be 'ncsnpp', the only one known")
     return model.network

@@ -1,76 +1,74 @@
-"""The work directory: what it holds, whose it is, and whether it can be written."""
+"""The work directory: what it holds, which run it belongs to, and whether it can be written."""
 
 import contextlib
 import dataclasses
-import fcntl
 import json
 import os
 import platform
+import uuid
 from collections.abc import Iterator
 from typing import Any
 
 from hold_jax.errors import UserError
-from hold_jax.runtime import storage
+from hold_jax.runtime import distributed, schema, storage
 from hold_jax.runtime.storage import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 RECORD_FILE = "config.json"
 LOCK_FILE = ".lock"
 
-# What a run may change when it goes on: everything that says neither what is learned nor from what.
-_FREE_SECTIONS = ("sampling", "eval", "likelihood")
-_FREE_KEYS = (
-    "training.num_steps",
-    "training.log_every",
-    "training.sample_every",
-    "training.checkpoint_every",
-    "training.keep_last",
-    "training.keep_every",
-    "training.steps_per_call",
-    "training.report",
-    "training.skip_limit",
-    "training.profile",
-    "data.data_dir",
-    "data.memory_limit_gib",
-    "model.remat",
-)
-# What sampling and evaluation need of the run that made the checkpoint: the shape of its state and its meaning.
-_MODEL_SECTIONS = ("sde", "model", "optimizer")
-
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """What a run wrote about itself.
+    """What a run keeps of itself.
 
     Attributes:
-      config: the resolved config as JSON values.
-      data_shape: of one training example.
-      num_classes: of the training data.
-      statistics: of the training data, the fields of `data.Statistics` as JSON values; {} for a run of a version that
+      config: every key of the resolved config, as JSON.
+      data_shape: of one example, (H, W, C) or (d,).
+      num_classes: of the training data; 0: no labels.
+      statistics: of the training data, the fields of `data.Statistics` as JSON; empty for a run of a version that
         measured none.
+      run: identity of the run, which its checkpoints bear too; None for a run from before there were identities.
     """
 
-    config: dict[str, Any]
-    data_shape: tuple[int, ...]
-    num_classes: int
-    statistics: dict[str, Any] = dataclasses.field(default_factory=dict)
+    config: dict[str, Any] = schema.tree("every key of the resolved config")
+    data_shape: tuple[int, ...] = schema.several((), int, "[1, 1e8]", "[1, 3]", "of one example")
+    num_classes: int = schema.whole(0, "[0, 1e6]", "of the training data; 0: no labels")
+    statistics: dict[str, Any] = schema.tree("the fields of data.Statistics")
+    run: str | None = schema.text(None, "the identity of a run", "which its checkpoints bear too")
 
     def to_json(self) -> str:
         """Stable, readable JSON."""
         return json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True) + "\n"
 
     @classmethod
-    def from_json(cls, text: str) -> "Record":
-        """Inverse of `to_json`."""
-        fields = json.loads(text)
-        shape = tuple(fields["data_shape"])
-        return cls(fields["config"], shape, fields["num_classes"], fields.get("statistics", {}))
+    def from_json(cls, data: bytes) -> "Record":
+        """Inverse of `to_json`.
+
+        Raises:
+          ValueError: in one line, for anything else.
+        """
+        fields = schema.json_object(data)
+        missing = {"config", "data_shape", "num_classes"} - fields.keys()
+        if missing:
+            raise ValueError(f"it has no {', '.join(sorted(missing))}")
+        return schema.read(cls, fields)
+
+
+def new_run() -> str:
+    """An identity that no other run has."""
+    return uuid.uuid4().hex
 
 
 @contextlib.contextmanager
 def locked(workdir: Path) -> Iterator[None]:
-    """Creates `workdir` and holds it for one training run; the lock goes with the process, however it ends.
+    """Creates `workdir` and holds it for one training run; the lock ends with the process, however that ends.
 
-    A bucket has no locks: there nothing keeps two runs out of one `workdir` but their user.
+    A bucket has no locks, nor has Python on Windows: there only the user keeps two runs out of one `workdir`.
 
     Raises:
       UserError: if the folder cannot be written, or another process holds it.
@@ -80,35 +78,36 @@ def locked(workdir: Path) -> Iterator[None]:
         return
     with _writing(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
-        file = (workdir / LOCK_FILE).open("a+")
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            owner = file.read().strip() or "another process"
-            raise UserError(
-                f"`workdir` {workdir} is in use by {owner}: wait for that run, stop it, or choose another --workdir"
-            ) from None
-        except OSError:
-            pass  # a file system without locks: better to train unguarded than not at all
+        # A link could name any file of the user's, which would be overwritten.
+        descriptor = os.open(workdir / LOCK_FILE, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
+    with open(descriptor, "r+", errors="replace") as file:
+        if fcntl is None:
+            distributed.say(f"no lock on {workdir}: this system has none; do not start a second run there")
+        else:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                owner = file.read().strip() or "another process"
+                raise UserError(
+                    f"`workdir` {workdir} is in use by {owner}: wait for that run, stop it, or choose another --workdir"
+                ) from None
+            except OSError:
+                pass  # a file system without locks: training without one is better than no training
+        file.seek(0)
         file.truncate(0)
         file.write(f"process {os.getpid()} on {platform.node()}")
         file.flush()
         yield
 
 
-def open_for_training(workdir: Path, record: Record) -> None:
-    """Creates `workdir` and writes the record, or checks that the run already there is the same experiment.
+def write(workdir: Path, record: Record) -> None:
+    """Creates `workdir` and writes the record of its run.
 
     Raises:
-      UserError: if the folder cannot be written, or holds a run whose config differs in what matters.
+      UserError: if the folder cannot be written.
     """
-    path = workdir / RECORD_FILE
-    if storage.exists(path):
-        _require_same(workdir, read(workdir), record, all_sections=True)
     with _writing(workdir):
-        storage.write(path, record.to_json().encode())
+        storage.write(workdir / RECORD_FILE, record.to_json().encode())
 
 
 @contextlib.contextmanager
@@ -139,56 +138,22 @@ def read(workdir: Path) -> Record:
     """The record of the run in `workdir`.
 
     Raises:
-      UserError: if there is none, or it cannot be read.
+      UserError: if there is none, or it is damaged.
     """
-    path = workdir / RECORD_FILE
-    if not storage.exists(path):
+    found = find(workdir)
+    if found is None:
         raise UserError(f"no trained model in {workdir} (no {RECORD_FILE}): run --mode=train with this --workdir first")
-    try:
-        return Record.from_json(storage.read(path).decode())
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} cannot be read ({error}); restore it, or choose another --workdir") from None
-
-
-def require_model(workdir: Path, config: dict[str, Any], *, any_process: bool = False) -> Record:
-    """The record in `workdir`, after checking that `config` describes the model that was trained there.
-
-    Args:
-      workdir: of the run.
-      config: resolved, as JSON.
-      any_process: the network does not depend on the process, so that `sde` may differ (`build.any_process`).
-
-    Raises:
-      UserError: naming the keys that differ.
-    """
-    found = read(workdir)
-    wanted = dataclasses.replace(found, config=config)
-    _require_same(workdir, found, wanted, all_sections=False, any_process=any_process)
     return found
 
 
-def _require_same(workdir: Path, old: Record, new: Record, *, all_sections: bool, any_process: bool = False) -> None:
-    before, now = flatten(old.config), flatten(new.config)
-    different = []
-    for key in sorted(before.keys() | now.keys()):
-        section = key.split(".")[0]
-        free = key in _FREE_KEYS or (section in _FREE_SECTIONS if all_sections else section not in _MODEL_SECTIONS)
-        free = free or (any_process and section == "sde")
-        if not free and before.get(key) != now.get(key):
-            different.append(f"{key} = {before.get(key)!r} there, {now.get(key)!r} here")
-    if old.data_shape != new.data_shape:
-        different.append(f"data shape {old.data_shape} there, {new.data_shape} here")
-    if different:
-        raise UserError(
-            f"{workdir} holds another experiment ({'; '.join(different)}): "
-            "repeat its flags, or choose another --workdir"
-        )
+def find(workdir: Path) -> Record | None:
+    """The record of the run in `workdir`; None where there is none.
 
-
-def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} as {"a.b": 1}."""
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        name = f"{prefix}{key}"
-        flat |= flatten(value, f"{name}.") if isinstance(value, dict) else {name: value}
-    return flat
+    Raises:
+      UserError: if it is damaged.
+    """
+    path = workdir / RECORD_FILE
+    try:
+        return Record.from_json(storage.read(path)) if storage.exists(path) else None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}); restore it, or choose another --workdir") from None

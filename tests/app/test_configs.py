@@ -6,7 +6,6 @@ import json
 import math
 import pkgutil
 import re
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -14,15 +13,17 @@ import numpy as np
 import pytest
 
 import configs
-from hold_jax import kernels, samplers, sde
+from hold_jax import kernels, likelihood, losses, parameterization, samplers, sde
 from hold_jax.app import build
+from hold_jax.app import config as base
 from hold_jax.loops.evaluate import EvalSettings
 from hold_jax.loops.generate import SampleSettings
 from hold_jax.loops.likelihood import LikelihoodSettings
 from hold_jax.loops.train import TrainSettings
-from hold_jax.nn import MLP, NCSNpp
+from hold_jax.nn import MLP, NCSNpp, embeddings
 from hold_jax.numerics import ode
-from hold_jax.samplers import SAMPLERS
+from hold_jax.samplers import SAMPLERS, poisson_midpoint, predictor_corrector, splitting, whitened
+from hold_jax.training import optimizer
 
 SHAPES = {
     "celebahq256_cld": ((256, 256, 3), 0),
@@ -73,6 +74,12 @@ def load(name):
     return importlib.import_module("hold_jax.app.config" if name == "base" else f"configs.{name}").get_config()
 
 
+def typed(config):
+    if not config.data.name:
+        config.data.name = "digits"
+    return base.read(config)
+
+
 def test_every_experiment_is_listed_here():
     assert {module.name for module in pkgutil.iter_modules(configs.__path__)} == set(SHAPES)
 
@@ -81,19 +88,24 @@ def test_every_experiment_is_listed_here():
 def test_experiments_build_with_every_process(name):
     shape, num_classes = SHAPES[name]
     config = load(name)
-    build.loss(config), build.optimizer(config), build.training(config), build.evaluation(config)
-    settings = build.sampling(config)
+    (
+        build.loss(typed(config)),
+        build.optimizer(typed(config)),
+        build.training(typed(config)),
+        build.evaluation(typed(config)),
+    )
+    settings = build.sampling(typed(config))
     assert settings.frames == 0 or settings.num_steps % settings.frames == 0
-    features = build.names(config.eval.features)
+    features = base.names(config.eval.features)
     assert features and set(features) <= {"classifier", "inception", "pixels"}
     # Inception has seen pictures in color; a classifier needs labels.
     assert "inception" not in features or shape[-1:] == (3,)
     assert "classifier" not in features or num_classes >= 2
     # A report at the end of the training needs no file that must be fetched first.
     assert not (config.training.report and "inception" in features)
-    assert build.checkpoint_steps(config) is None and build.evaluation(config).likelihood is None
+    assert build.checkpoint_steps(typed(config)) is None and build.evaluation(typed(config)).likelihood is None
     config.eval.likelihood = True
-    assert build.evaluation(config).likelihood.solver.adaptive
+    assert build.evaluation(typed(config)).likelihood.solver.adaptive
     own = (*BASELINES, "celebahq256_cld", "cifar10_edm", "cifar10_ve")
     for changes in () if name in own else PROCESSES:
         config = load(name)
@@ -101,57 +113,60 @@ def test_experiments_build_with_every_process(name):
         if changes["name"] == "psld" and name == "cifar10_cld":
             # PSLD's last noise alone says too little of the data.
             config.model.parameterization = "signal"
-        assert build.model(config, shape, num_classes).sde == build.SDES[changes["name"]](
+        assert build.model(typed(config), shape, num_classes).sde == build.SDES[changes["name"]](
             **{k: v for k, v in changes.items() if k != "name"}
         )
 
 
 def test_networks_of_others_have_their_processes():
-    assert build.process(load("cifar10_vp")) == sde.vp(beta=(0.1, 19.9))
-    assert build.process(load("cifar10_cld")) == sde.cld(mass=0.25, beta=4.0, gamma=0.04)
+    assert build.process(typed(load("cifar10_vp"))) == sde.vp(beta=(0.1, 19.9))
+    assert build.process(typed(load("cifar10_cld"))) == sde.cld(mass=0.25, beta=4.0, gamma=0.04)
     # score_sde's noise from 0.01 to 50 is of data in [0, 1].
-    m = build.process(load("cifar10_ve"))
+    m = build.process(typed(load("cifar10_ve")))
     assert m == sde.ve(sigma_min=0.02, sigma_max=100.0)
     t_min = load("cifar10_ve").loss.t_min
     assert float(kernels.effective_noise(m, jnp.float32(t_min))) == pytest.approx(0.02, rel=1e-5)
-    low, high = (float(kernels.effective_noise(build.process(load("cifar10_edm")), t)) for t in edm_ends())
+    low, high = (float(kernels.effective_noise(build.process(typed(load("cifar10_edm"))), t)) for t in edm_ends())
     assert (low, high) == (pytest.approx(0.002, rel=1e-4), pytest.approx(80, rel=1e-4))
     # Of another process the experiment is its network.
     other = importlib.import_module("configs.cifar10_ve").get_config("hold")
     other.sde.order = 3
-    assert build.model(other, (32, 32, 3), 10).network == build.model(load("cifar10_ve"), (32, 32, 3), 10).network
-    assert build.sampling(other).t_min is None
+    assert (
+        build.model(typed(other), (32, 32, 3), 10).network
+        == build.model(typed(load("cifar10_ve")), (32, 32, 3), 10).network
+    )
+    assert build.sampling(typed(other)).t_min is None
 
 
 def edm_ends():
-    m = build.process(load("cifar10_edm"))
+    m = build.process(typed(load("cifar10_edm")))
     return jnp.float32(m.t_min), jnp.float32(m.T)
 
 
 @pytest.mark.parametrize("name", BASELINES)
 def test_baselines_are_the_published_processes(name):
     config = load(name)
-    m, published = build.process(config), BASELINES[name]
+    m, published = build.process(typed(config)), BASELINES[name]
     for field in ("F", "G", "cov0", "prior_cov"):
         np.testing.assert_allclose(getattr(m, field), getattr(published, field), rtol=1e-12, atol=0)
     assert (m.schedule, m.T) == (published.schedule, published.T)
     # The same network at another order is one flag.
     config.sde.update({"name": "hold"} if name == "cifar10_psld" else {"damping": "critical"})
     config.sde.order = 2
-    assert build.model(config, *SHAPES[name]).network == build.model(load(name), *SHAPES[name]).network
+    assert build.model(typed(config), *SHAPES[name]).network == build.model(typed(load(name)), *SHAPES[name]).network
 
 
 @pytest.mark.parametrize("name", ["cifar10_cld", "cifar10_hold4", "cifar10_psld"])
 def test_baselines_are_finite_at_their_least_times(name):
     config = load(name)
-    m = build.process(config)
+    m = build.process(typed(config))
 
     # Effective noises go down to 1e-18 there: the exact eps_fn of data at 0 must still have no loss.
     def exact(u, t):
         return kernels.last_noise(m, u, t, jnp.zeros_like(u[..., 0, :]))
 
-    assert jnp.max(build.loss(config)(m, exact, jnp.zeros((64, 2)), jax.random.key(0))) < 1e-6
-    settings = build.sampling(config)
+    assert jnp.max(build.loss(typed(config))(m, exact, jnp.zeros((64, 2)), jax.random.key(0))) < 1e-6
+    settings = build.sampling(typed(config))
     out = samplers.sample(
         settings.sampler, m, exact, key=jax.random.key(1), shape=(8, 2), num_steps=settings.num_steps,
         grid=settings.grid, t_min=settings.t_min,
@@ -165,14 +180,14 @@ def test_baselines_are_finite_at_their_least_times(name):
 def test_parameters_have_shapes_and_the_published_count(name, order):
     config = load(name)
     config.sde.order = order
-    model = build.model(config, *SHAPES[name])
+    model = build.model(typed(config), *SHAPES[name])
     params = jax.eval_shape(model.init, jax.random.key(0))
     count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params)) / 1e6
     if order is None and name in MILLIONS:
         assert count == pytest.approx(MILLIONS[name], abs=0.1)
     first = params["hidden0" if name == "swissroll_hold" else "conv_in"]
     # The state's blocks lie on the channel axis; a denoiser sees one.
-    blocks = 1 if build.any_process(config) else model.sde.order
+    blocks = 1 if build.any_process(typed(config)) else model.sde.order
     assert first["kernel"].shape[-2] == blocks * SHAPES[name][0][-1]
 
 
@@ -189,7 +204,7 @@ def parameters_of(section):
     """The names that what is built from a section takes."""
     taken = {
         "sde": [sde.hold, sde.vp, sde.ve, sde.cld, sde.psld],
-        "model": [NCSNpp, MLP, build.Model],
+        "model": [NCSNpp, MLP, build.Model, build._ve_noise, build.parameterization.discrete_time],
         "data": [build.load],
         "loss": [build.losses.score_matching_loss],
         "optimizer": [build.adam, build.learning_rate_schedule],
@@ -230,19 +245,63 @@ def test_no_option_of_a_constructor_is_out_of_reach():
         assert not missing, f"{section}: {missing}"
 
 
-def test_every_key_of_the_base_has_a_note():
-    lines = Path(inspect.getfile(importlib.import_module("hold_jax.app.config"))).read_text().splitlines()
-    assigned = [line for line in lines if re.match(r"    (c|[a-z]+)\.\w+ = (?!\w+ = )", line)]
-    assert len(assigned) > 60
-    obvious = ("num_steps", "learning_rate", "b1", "b2", "eps", "ema_decay", "log_every", "sample", "checkpoint_every")
-    obvious += ("likelihood.rtol", "likelihood.atol", "likelihood.max_steps")
-    for line in assigned:
-        assert "#" in line or any(word in line for word in obvious), line
+def test_every_key_has_a_note_and_a_range():
+    assert len(base.KEYS) > 130
+    for key, schema in base.KEYS.items():
+        assert len(schema.note) >= 4 and schema.allowed, key
+
+
+def test_the_names_that_a_key_may_have_are_those_of_its_table():
+    tables = {
+        "sde.name": build.SDES,
+        "sde.damping": sde._DAMPINGS,
+        "model.name": build.NETWORKS,
+        "model.dtype": build.DTYPES,
+        "model.parameterization": parameterization.PARAMETERIZATIONS,
+        "model.conditioning": parameterization.CONDITIONINGS,
+        "model.beta_schedule": parameterization.BETA_SCHEDULES,
+        "model.embedding": embeddings.EMBEDDINGS,
+        "model.label_place": embeddings.LABEL_PLACES,
+        "loss.name": losses.LOSSES,
+        "loss.weighting": losses.WEIGHTINGS,
+        "loss.time_law": losses.TIME_LAWS,
+        "optimizer.schedule": optimizer.SCHEDULES,
+        "sampling.name": SAMPLERS,
+        "sampling.grid": samplers.GRIDS,
+        "sampling.base": poisson_midpoint.BASES,
+        "sampling.spacing": poisson_midpoint.SPACINGS,
+        "sampling.scheme": splitting.SCHEMES,
+        "sampling.gauge": whitened.GAUGES,
+        "sampling.predictor": predictor_corrector.PREDICTORS,
+        "sampling.solver": ode.SOLVERS,
+        "likelihood.auxiliary": likelihood.AUXILIARIES,
+    }
+    for key, table in tables.items():
+        assert set(base.KEYS[key].choices) == set(table), key
+    assert set(build.TIME_LAWS) == set(losses.TIME_LAWS)
+    assert set(build.CONDITIONINGS) == set(parameterization.CONDITIONINGS)
+    # Without an error estimate a likelihood is not to be trusted.
+    assert set(base.KEYS["likelihood.solver"].choices) == set(ode.SOLVERS) - {"euler"}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_resolved_settings_build_the_same_and_leave_no_default_to_later_versions(name):
+    given = typed(load(name))
+    resolved = build.resolve(given)
+    assert build.resolve(resolved) == resolved
+    assert build.model(resolved, *SHAPES[name]) == build.model(given, *SHAPES[name])
+    assert build.sampling(resolved).sampler == build.sampling(given).sampler
+    if given.sde.name == "hold":
+        assert resolved.sde.order == build.process(given).order
+        assert None not in (resolved.sde.order, resolved.sde.L_inv, resolved.sde.alpha, resolved.sde.beta)
+    # What is set is never replaced.
+    flat, after = given.flat(), resolved.flat()
+    assert all(after[key] == value for key, value in flat.items() if value is not None)
 
 
 @pytest.mark.parametrize("name", ["base", *SHAPES])
 def test_configs_survive_json(name):
     config = load(name)
-    once = build.as_json(config)
+    once = build.as_json(typed(config))
     assert json.loads(json.dumps(once)) == once
     assert once.keys() == set(config.keys())

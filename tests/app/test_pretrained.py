@@ -11,6 +11,7 @@ import hold_jax
 from configs import swissroll_hold
 from hold_jax import kernels, likelihood, samplers, sde
 from hold_jax.app import build
+from hold_jax.app import config as base
 from hold_jax.data.dataset import Statistics
 from hold_jax.errors import UserError
 from hold_jax.runtime import storage, workdir
@@ -34,12 +35,13 @@ def run(folder, **changes):
     settings |= {"model.parameterization": "sufficient", "sampling.name": "ddim", "sampling.grid": "log"}
     settings |= {"sampling.num_steps": 4, "sampling.batch_size": 3}
     config.update_from_flattened_dict(settings | changes)
+    config = base.read(config)
     statistics = Statistics(mean=MEAN, std=STD)
     model = build.model(config, (2,), 0, statistics)
     state = init_state(model, build.optimizer(config), 0)
     folder = storage.path(str(folder))
     kept = {"mean": list(MEAN), "std": list(STD)}
-    workdir.open_for_training(folder, workdir.Record(build.as_json(config), (2,), 0, statistics=kept))
+    workdir.write(folder, workdir.Record(build.as_json(config), (2,), 0, statistics=kept))
     with Checkpoints.open(folder, keep_last=2) as checkpoints:
         for step, scale in ((10, 1.0), (20, 2.0)):
             ema = jax.tree.map(lambda a, scale=scale: scale * a, state.params)

@@ -9,6 +9,7 @@ import math
 import pytest
 
 from hold_jax.app import build
+from hold_jax.app import config as base
 
 # By source: a config's keys and the values stated there.
 CLD_CODE = "CLD-SGM, configs/default_cifar10.txt, specific_cifar10.txt, main.py"
@@ -258,7 +259,8 @@ def test_a_config_has_every_published_value(name):
     for key, (published, ours, why) in deviations.items():
         assert published != ours and why
         assert value(config, key) == ours, key
-    build.sampling(config), build.loss(config)
+    settings = base.read(config)
+    build.sampling(settings), build.loss(settings)
 
 
 def test_edm_s_average_has_its_half_life():

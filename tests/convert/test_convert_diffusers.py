@@ -15,6 +15,7 @@ from weights.torch_bytes import write_value
 
 from hold_jax import kernels
 from hold_jax.app import build
+from hold_jax.app import config as base
 from hold_jax.convert import diffusers
 from hold_jax.errors import UserError
 from hold_jax.runtime import workdir
@@ -50,7 +51,7 @@ def loaded(folder):
     """The model of a folder, of order three, and its parameters."""
     config = diffusers.config(folder)
     config.sde.order = 3
-    model = build.model(config, (8, 8, 3), 0)
+    model = build.model(base.read(config), (8, 8, 3), 0)
     return model, diffusers.read(folder, model.network, model.input_shape, "it").params
 
 
@@ -107,7 +108,7 @@ def test_published_networks_by_their_settings(tmp_path, name):
     (tmp_path / "diffusion_pytorch_model.bin").write_bytes(b"")
     config = diffusers.config(tmp_path)
     size = unet["sample_size"]
-    model = build.model(config, (size, size, 3), 0)
+    model = build.model(base.read(config), (size, size, 3), 0)
     spec = jax.eval_shape(model.init, jax.random.key(0))
     count = sum(leaf.size for leaf in jax.tree.leaves(spec))
     # As PyTorch counts them, with the Fourier frequencies.

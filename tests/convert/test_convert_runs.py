@@ -5,7 +5,6 @@ import re
 import sys
 
 import jax
-import ml_collections
 import numpy as np
 import pytest
 from convert.peers import NETWORKS, RECORD, numbers, params, seen, state
@@ -14,9 +13,10 @@ from training import small
 from training.small import quick_compilation  # noqa: F401
 from weights.torch_bytes import call, name, row, text, whole, write_value, write_zip
 
-from hold_jax.app import build, modes
+from hold_jax.app import build, experiment, modes
+from hold_jax.app.flags import Given
 from hold_jax.convert import __main__ as command
-from hold_jax.convert import edm, runs, score_sde
+from hold_jax.convert import edm, score_sde
 from hold_jax.errors import UserError
 from hold_jax.runtime import workdir
 from hold_jax.runtime.mesh import Devices
@@ -53,7 +53,7 @@ def fails(capsys, *arguments):
 def restored(folder):
     """The state of the newest checkpoint, as sampling restores it."""
     record = workdir.read(folder)
-    config = ml_collections.ConfigDict(runs._with_tuples(record.config))
+    config = experiment.of_record(record, folder)
     model, optimizer = build.model(config, record.data_shape, record.num_classes), build.optimizer(config)
     with Checkpoints.open_to_read(folder) as checkpoints:
         return checkpoints.restore(abstract_state(lambda: init_state(model, optimizer, 0), Devices.all().replicated))
@@ -110,17 +110,18 @@ def test_a_checkpoint_becomes_a_run_that_other_orders_sample_and_a_state_dict_ag
         np.testing.assert_array_equal(back[label], value)
     assert "torch" not in sys.modules and "tensorflow" not in sys.modules
 
-    config = command._config("configs/cifar10_vp.py", [*one_level, "--config.sde.name=hold", "--config.sde.order=3"])
-    config.sampling.update(name="ddim", grid="log", num_steps=2, num_samples=8, batch_size=8, denoise=False)
-    modes.run_sample(config, str(folder))
+    config = command._config(
+        command._EXPERIMENTS / "cifar10_vp.py", [*one_level, "--config.sde.name=hold", "--config.sde.order=3"]
+    )
+    draw = dict(name="ddim", grid="log", num_steps=2, num_samples=8, batch_size=8, denoise=False)
+    config = config.changed({f"sampling.{key}": value for key, value in draw.items()})
+    modes.run("sample", Given("test", config.flat()), str(folder))
     x = np.load(folder / "samples" / "step_7" / "samples.npz")["x"]
     assert x.shape == (8, 8, 8, 3) and x.dtype == np.uint8 and x.std() > 0
     # Conditioned on the process's own time it would be another network at every order.
-    config.model.conditioning = "time"
-    with pytest.raises(
-        UserError, match=r"another experiment \(model.conditioning = 'vp_time' there, 'time' here; sde."
-    ):
-        modes.run_sample(config, str(folder))
+    config = config.changed({"model.conditioning": "time"})
+    with pytest.raises(UserError, match=r"another experiment .*model.conditioning = 'vp_time' there, 'time' here: "):
+        modes.run("sample", Given("test", config.flat()), str(folder))
 
 
 def test_cld_s_average(tmp_path):
@@ -271,7 +272,10 @@ def test_files_that_are_no_checkpoint_leave_no_run(tmp_path, capsys):
         ),
         (["--to=score_sde"], "`to` is 'score_sde' (did you mean 'score_sde_pytorch'?)"),
         (["--from=edm", "--config=configs/none.py"], "--config=configs/none.py: no such file; configs/ holds the"),
-        (["--from=edm", "--config.model.chanels=3"], "flags: "),
+        (
+            ["--from=edm", "--config.model.chanels=3"],
+            "there is no key `model.chanels` (did you mean",
+        ),
         (["--from=edm", "--confg=3"], "unrecognized arguments: --confg=3"),
         (["--from=pytorch_fid", "--config.seed=3"], "unrecognized arguments: --config.seed=3"),
         (["--to=score_sde_pytorch", "--config.seed=3"], "unrecognized arguments: --config.seed=3"),
@@ -305,5 +309,5 @@ def test_a_state_dict_is_written_as_torch_does(tmp_path):
 
 
 def test_the_network_s_input_shape_counts_the_blocks():
-    config = command._config("configs/cifar10_cld.py", [])
+    config = command._config(command._EXPERIMENTS / "cifar10_cld.py", [])
     assert build.model(config, (32, 32, 3), 0).input_shape == (32, 32, 6)

@@ -16,6 +16,7 @@ from training import small
 
 from configs import swissroll_hold
 from hold_jax.app import build
+from hold_jax.app import config as base
 from hold_jax.errors import UserError
 from hold_jax.runtime import distributed
 from hold_jax.runtime.log import read_jsonl
@@ -90,6 +91,7 @@ def outcome(workdir):
     """Everything a run leaves but its clock, as numbers by name."""
     config = swissroll_hold.get_config()
     config.update_from_flattened_dict(CONFIG)
+    config = base.read(config)
     model, optimizer = build.model(config, (2,), 8), build.optimizer(config)
     abstract = abstract_state(lambda: init_state(model, optimizer, 0), Devices.all().replicated)
     with Checkpoints.open_to_read(workdir) as checkpoints:

@@ -26,6 +26,7 @@ from training.small import quick_compilation  # noqa: F401
 from configs import digits_hold
 from hold_jax import data
 from hold_jax.app import build, modes
+from hold_jax.app import config as base
 from hold_jax.convert import __main__ as command
 from hold_jax.errors import UserError
 from hold_jax.evaluation import classifier as classifiers
@@ -223,7 +224,7 @@ def test_a_bucket_that_refuses_is_one_line_whatever_its_client_raises(bucket):
 def record(**changes):
     config = digits_hold.get_config()
     config.update_from_flattened_dict({key.replace("__", "."): value for key, value in changes.items()})
-    return workdir.Record(build.as_json(config), (8, 8, 1), 10)
+    return workdir.Record(build.as_json(base.read(config)), (8, 8, 1), 10)
 
 
 def test_the_record(folder, tmp_path):
@@ -232,21 +233,19 @@ def test_the_record(folder, tmp_path):
     with pytest.raises(UserError, match="is not the one that the first process writes"):
         workdir.require_shared(folder)
     with workdir.locked(folder):
-        workdir.open_for_training(folder, record())
-        workdir.open_for_training(folder, record(eval__repeats=3))
+        workdir.write(folder, record())
+        workdir.write(folder, record(eval__repeats=3))
         workdir.require_shared(folder)
-    assert workdir.require_model(folder, record(seed=3).config) == record(eval__repeats=3)
-    with pytest.raises(UserError, match=f"^{folder} holds another experiment .seed = 0 there, 1 here"):
-        workdir.open_for_training(folder, record(seed=1))
+    assert workdir.read(folder) == record(eval__repeats=3)
     assert held(folder)["config.json"] == record(eval__repeats=3).to_json().encode()
     assert set(held(folder)) == {"config.json"} | ({workdir.LOCK_FILE} if storage.is_local(folder) else set())
 
 
 def test_a_bucket_that_cannot_be_written_is_named(bucket):
-    workdir.open_for_training(bucket, record())
+    workdir.write(bucket, record())
     Bucket.fault = PermissionError("403")
     with pytest.raises(UserError, match=r"gs://bucket/run/config.json: PermissionError: 403"):
-        workdir.open_for_training(bucket, record())
+        workdir.write(bucket, record())
 
 
 def test_rows(folder):
@@ -284,10 +283,10 @@ def test_reference_statistics(bucket, tmp_path):
     assert objects() == small.contents(tmp_path / "run") and len(objects()) == 1
     config = digits_hold.get_config()
     config.eval.stats = str(reference.stats_path(bucket, network, points))
-    assert build.evaluation(config).stats == reference.stats_path(bucket, network, points)
+    assert build.evaluation(base.read(config)).stats == reference.stats_path(bucket, network, points)
     Bucket.store["/bucket/run/stats/pixels_gaussians8_train.npz"].truncate(100)
     with pytest.raises(UserError, match=r"`eval.stats` gs://bucket/run/stats/pixels_gaussians8_train.npz cannot be"):
-        reference.load(build.evaluation(config).stats)
+        reference.load(build.evaluation(base.read(config)).stats)
 
 
 def test_the_classifier(bucket, tmp_path, monkeypatch):
@@ -490,11 +489,11 @@ def test_compiled_programs_are_kept_there(bucket, monkeypatch, where, path):
     set_to = {}
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     monkeypatch.setattr(jax, "config", types.SimpleNamespace(jax_compilation_cache_dir=None, update=set_to.__setitem__))
-    modes.cache_compilations(where, "gs://bucket/run")
+    modes.cache_compilations(where, epath.Path("gs://bucket/run"))
     wanted = {"jax_compilation_cache_dir": path, "jax_persistent_cache_enable_xla_caches": "none"}
     assert set_to == ({"jax_compilation_cache_dir": None} if path is None else wanted)
     set_to.clear()
-    modes.cache_compilations("/tmp/cache", "gs://bucket/run")
+    modes.cache_compilations("/tmp/cache", epath.Path("gs://bucket/run"))
     assert set_to == {"jax_compilation_cache_dir": "/tmp/cache"}
 
 
@@ -502,7 +501,7 @@ def test_what_stays_local_says_so(bucket, capsys):
     config = digits_hold.get_config()
     config.eval.features, config.eval.inception = "inception", "gs://bucket/inception.npz"
     with pytest.raises(UserError, match=r"^`eval.inception` is 'gs://bucket/inception.npz'; it must be a local path"):
-        build.feature_networks(config, small.points, bucket)
+        build.feature_networks(base.read(config), small.points, bucket)
     with pytest.raises(UserError, match=r"^`data_dir` is 'gs://bucket'; it must be a local path"):
         data.load("tfds:cifar10", split="train", data_dir="gs://bucket")
     with pytest.raises(UserError, match=r"^`name` is 'npz:gs://bucket/x.npz'; only local paths can be read"):

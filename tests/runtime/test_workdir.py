@@ -4,112 +4,106 @@ import subprocess
 import sys
 
 import pytest
-from training import small
 
-from configs import cifar10_small_hold, digits_hold, swissroll_hold
-from hold_jax.app import build
 from hold_jax.errors import UserError
 from hold_jax.runtime import workdir
 
 
-def record(name="digits", shape=(8, 8, 1), **changes):
-    config = {"digits": digits_hold, "roll": swissroll_hold, "cifar": cifar10_small_hold}[name].get_config()
-    config.update_from_flattened_dict({key.replace("__", "."): value for key, value in changes.items()})
-    return workdir.Record(build.as_json(config), shape, 10)
+def record(**changes):
+    config = {"seed": 0, "sde": {"name": "hold", "order": 3}, "model": {"channel_multipliers": [1, 2]}}
+    return workdir.Record(**{"config": config, "data_shape": (8, 8, 1), "num_classes": 10, "run": "a1"} | changes)
 
 
 def test_a_record_survives_the_file(tmp_path):
-    workdir.open_for_training(tmp_path / "a" / "b", record())
+    workdir.write(tmp_path / "a" / "b", record())
     assert sorted(p.name for p in (tmp_path / "a" / "b").iterdir()) == [workdir.RECORD_FILE]
-    assert workdir.read(tmp_path / "a" / "b") == record()
-
-
-def test_the_same_experiment_goes_on_with_what_is_free(tmp_path):
-    workdir.open_for_training(tmp_path, record())
-    workdir.open_for_training(tmp_path, record())  # tuples there were lists in the file
-    free = dict(
-        training__num_steps=7, training__report=False, sampling__num_steps=9, eval__repeats=3, model__remat=True
-    )
-    workdir.open_for_training(tmp_path, record(**free))
-    assert workdir.read(tmp_path) == record(**free)
-
-
-@pytest.mark.parametrize(
-    ("other", "named"),
-    [
-        (record(sde__order=4), "sde.order = None there, 4 here"),
-        (record(seed=1), "seed = 0 there, 1 here"),
-        (record(data__flip=True), "data.flip = False there, True here"),
-        (record(loss__name="dsm"), "loss.name = 'bcsm' there, 'dsm' here"),
-        (record(training__batch_size=64), "training.batch_size = 128 there, 64 here"),
-        (record(optimizer__learning_rate=1.0), "optimizer.learning_rate = 0.002 there, 1.0 here"),
-        (record(model__channel_multipliers=(1, 1)), r"model.channel_multipliers = \[1, 2\] there, \[1, 1\] here"),
-        (record(shape=(16, 16, 1)), r"data shape \(8, 8, 1\) there, \(16, 16, 1\) here"),
-        (record("roll", (2,)), "data.name = 'digits' there, 'swissroll' here.*model.name.*data shape"),
-    ],
-)
-def test_another_experiment_is_refused_and_nothing_changes(tmp_path, other, named):
-    workdir.open_for_training(tmp_path, record())
-    (tmp_path / "checkpoints" / "5").mkdir(parents=True)
-    (tmp_path / "checkpoints" / "5" / "w").write_bytes(b"precious")
-    before = small.contents(tmp_path)
-    with pytest.raises(
-        UserError, match=f"{tmp_path} holds another experiment .*{named}.*choose another --workdir"
-    ) as e:
-        workdir.open_for_training(tmp_path, other)
-    assert "\n" not in str(e.value)
-    assert small.contents(tmp_path) == before
-
-
-def test_a_model_is_known_by_its_process_and_network_alone(tmp_path):
-    workdir.open_for_training(tmp_path, record())
-    found = workdir.require_model(tmp_path, record(seed=3, data__size=5, loss__name="dsm", eval__repeats=2).config)
-    assert found == record()
-    for changes in ({"sde__alpha": 0.1}, {"model__channels": 16}):
-        with pytest.raises(UserError, match="holds another experiment"):
-            workdir.require_model(tmp_path, record(**changes).config)
-
-
-def test_a_denoiser_s_process_is_free_and_nothing_else(tmp_path):
-    workdir.open_for_training(tmp_path, record())
-    other = record(sde__order=1)
-    assert workdir.require_model(tmp_path, other.config, any_process=True) == record()
-    with pytest.raises(UserError, match=r"another experiment \(sde.order = None there, 1 here\)"):
-        workdir.require_model(tmp_path, other.config)
-    with pytest.raises(UserError, match=r"another experiment \(model.channels = \d+ there, 24 here\)"):
-        workdir.require_model(tmp_path, record(sde__order=1, model__channels=24).config, any_process=True)
-
-
-def test_a_run_from_before_there_was_label_dropout_goes_on(tmp_path):
-    old = record()
-    del old.config["model"]["label_dropout"], old.config["sampling"]["guidance"]
-    workdir.open_for_training(tmp_path, old)
-    workdir.open_for_training(tmp_path, record())
-    with pytest.raises(UserError, match=r"model.label_dropout = None there, 0.1 here"):
-        workdir.require_model(tmp_path, record(model__label_dropout=0.1).config)
+    assert workdir.read(tmp_path / "a" / "b") == workdir.find(tmp_path / "a" / "b") == record()
+    workdir.write(tmp_path, record(run=None))
+    assert workdir.read(tmp_path).run is None
+    assert workdir.new_run() != workdir.new_run()
 
 
 def test_a_folder_without_a_run_has_no_model(tmp_path):
     for path in (tmp_path, tmp_path / "none"):
+        assert workdir.find(path) is None
         with pytest.raises(UserError, match=r"no trained model in .* \(no config.json\): run --mode=train with this"):
-            workdir.require_model(path, record().config)
+            workdir.read(path)
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"config": {}, "data_shape": 3, "num_classes": 0}'])
-def test_a_damaged_record_is_refused_and_kept(tmp_path, text):
-    (tmp_path / workdir.RECORD_FILE).write_text(text)
-    for do in (workdir.read, lambda path: workdir.open_for_training(path, record())):
-        with pytest.raises(UserError, match=r"config.json cannot be read .*; restore it, or choose another --workdir"):
+def text_of(**changes):
+    return json.dumps({"config": {}, "data_shape": [2], "num_classes": 0} | changes)
+
+
+DAMAGED = {
+    "empty": ("", "Expecting value"),
+    "truncated": ("{", "Expecting property name"),
+    "list": ("[]", "it holds [], not an object"),
+    "nothing": ("{}", "it has no config, data_shape, num_classes"),
+    "no UTF-8": (b"\xff\xfe\0", "invalid start byte"),
+    "NaN": ('{"config": NaN}', "NaN is not JSON"),
+    "deep": ("[" * 100_000, "it is nested too deeply"),
+    "a config that is a list": (text_of(config=[]), "`config` is []"),
+    "a number for a shape": (text_of(data_shape=3), "`data_shape` is 3; it must be a tuple"),
+    "a text for a shape": (text_of(data_shape="ab"), "`data_shape` is 'ab'"),
+    "no axes": (text_of(data_shape=[]), "its length from 1 to 3"),
+    "negative": (text_of(data_shape=[-2]), "`data_shape` is [-2]"),
+    "huge": (text_of(data_shape=[10**12]), "`data_shape` is [1000000000000]"),
+    "nested": (text_of(data_shape=[[2]]), "`data_shape` is [[2]]"),
+    "floats": (text_of(data_shape=[2.0]), "`data_shape` is [2.0]"),
+    "booleans": (text_of(data_shape=[True]), "`data_shape` is [True]"),
+    "classes": (text_of(num_classes="x"), "`num_classes` is 'x'; it must be a whole number from 0 to 1e6"),
+    "fewer than no classes": (text_of(num_classes=-3), "`num_classes` is -3"),
+    "a run's number": (text_of(run=3), "`run` is 3"),
+    "more": (text_of(more=3), "there is no key `more`"),
+    "digits": ('{"config": {}, "data_shape": [' + "9" * 5000 + '], "num_classes": 0}', "Exceeds the limit"),
+}
+
+
+@pytest.mark.parametrize(("text", "reason"), DAMAGED.values(), ids=DAMAGED)
+def test_a_damaged_record_is_one_line_and_stays(tmp_path, text, reason):
+    data = text if isinstance(text, bytes) else text.encode()
+    (tmp_path / workdir.RECORD_FILE).write_bytes(data)
+    for do in (workdir.read, workdir.find):
+        with pytest.raises(UserError) as caught:
             do(tmp_path)
-    assert (tmp_path / workdir.RECORD_FILE).read_text() == text
+        message = str(caught.value)
+        assert message.startswith(f"{tmp_path}/config.json cannot be read (") and reason in message
+        assert message.endswith("restore it, or choose another --workdir") and "\n" not in message
+    assert (tmp_path / workdir.RECORD_FILE).read_bytes() == data
+
+
+def test_a_folder_where_the_record_is_due_is_one_line(tmp_path):
+    (tmp_path / workdir.RECORD_FILE).mkdir()
+    with pytest.raises(UserError, match=r"config.json cannot be read \(.*"):
+        workdir.find(tmp_path)
+
+
+def test_a_lock_that_is_a_link_or_a_folder_is_not_followed(tmp_path):
+    (tmp_path / "mine").write_text("precious")
+    (tmp_path / workdir.LOCK_FILE).symlink_to(tmp_path / "mine")
+    with pytest.raises(UserError, match=r"`workdir` .* cannot be written: "), workdir.locked(tmp_path):
+        pass
+    assert (tmp_path / "mine").read_text() == "precious"
+    (tmp_path / workdir.LOCK_FILE).unlink()
+    (tmp_path / workdir.LOCK_FILE).mkdir()
+    with pytest.raises(UserError, match=r"`workdir` .* cannot be written: Is a directory"), workdir.locked(tmp_path):
+        pass
+
+
+def test_a_system_without_locks_says_so(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(workdir, "fcntl", None)
+    with workdir.locked(tmp_path):
+        assert (
+            capsys.readouterr().err == f"no lock on {tmp_path}: this system has none; do not start a second run there\n"
+        )
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("x")
     for path in (tmp_path / "file", tmp_path / "file" / "below", tmp_path.__class__("/proc/nothing/here")):
         with pytest.raises(UserError, match=f"`workdir` {path} cannot be written: .*; make room there, or choose"):
-            workdir.open_for_training(path, record())
+            workdir.write(path, record())
     assert (tmp_path / "file").read_text() == "x"
 
 
@@ -133,7 +127,7 @@ def test_a_folder_is_one_run_s_at_a_time_and_free_when_its_process_ends(tmp_path
 def test_a_folder_of_its_own_on_another_machine_is_named(tmp_path):
     with pytest.raises(UserError, match="is not the one that the first process writes: give a folder that all"):
         workdir.require_shared(tmp_path)
-    workdir.open_for_training(tmp_path, record())
+    workdir.write(tmp_path, record())
     workdir.require_shared(tmp_path)
 
 
@@ -141,11 +135,11 @@ def test_a_folder_of_its_own_on_another_machine_is_named(tmp_path):
 def test_a_read_only_folder_is_named(tmp_path):
     tmp_path.chmod(0o500)
     with pytest.raises(UserError, match="cannot be written: Permission denied"):
-        workdir.open_for_training(tmp_path, record())
+        workdir.write(tmp_path, record())
     tmp_path.chmod(0o700)
 
 
 def test_the_record_is_plain_readable_json(tmp_path):
-    workdir.open_for_training(tmp_path, record())
+    workdir.write(tmp_path, record())
     text = (tmp_path / workdir.RECORD_FILE).read_text()
-    assert text.count("\n") > 50 and json.loads(text)["config"]["sde"]["name"] == "hold"
+    assert text.count("\n") > 15 and json.loads(text)["config"]["sde"]["name"] == "hold"
