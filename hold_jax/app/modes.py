@@ -23,6 +23,7 @@ from hold_jax.loops.evaluate import EvalSettings, Evaluator
 from hold_jax.loops.generate import make_draw, sample
 from hold_jax.model import Model
 from hold_jax.runtime import distributed, schema, storage, workdir
+from hold_jax.runtime.log import METRICS_FILE, read_jsonl
 from hold_jax.runtime.mesh import Devices
 from hold_jax.runtime.storage import Path
 from hold_jax.training.checkpoint import Checkpoints, abstract_state
@@ -56,6 +57,8 @@ def train(this: Experiment) -> None:
             record = this.record(data)
             model = _model(config, data.shape, data.num_classes, build.statistics(record))
             training.check(model, loss, optimizer, data, settings, sampling)
+            if storage.exists(path / METRICS_FILE):
+                read_jsonl(path / METRICS_FILE)  # a damaged log is an error now, not after the compilation
             report = (_Report if config.training.report else _NoReport)(config, path, model, data)
             if distributed.is_main():
                 held.enter_context(workdir.locked(path))

@@ -12,7 +12,7 @@ import numpy as np
 import PIL.Image
 
 from hold_jax.errors import UserError, require
-from hold_jax.runtime import storage
+from hold_jax.runtime import schema, storage
 from hold_jax.runtime.storage import Path
 
 METRICS_FILE = "metrics.jsonl"
@@ -164,6 +164,7 @@ def log_results(
     """
     workdir = storage.path(workdir)
     line = {name: value if name == "step" else _to_json(float(value)) for name, value in results.items()}
+    _end_last_line(workdir / RESULTS_FILE)
     with contextlib.closing(storage.Lines(workdir / RESULTS_FILE)) as lines:
         lines.append(json.dumps(line, allow_nan=False))
     with contextlib.closing(_Events(workdir / TENSORBOARD_FOLDER / "eval")) as events:
@@ -226,17 +227,42 @@ def read_jsonl(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     entries = []
     for number, line in enumerate(lines, start=1):
         try:
-            entry = json.loads(line, parse_constant=_reject_constant)
-            entries.append({"step": int(entry["step"])} | {k: _from_json(v) for k, v in entry.items() if k != "step"})
-        except (ValueError, TypeError, KeyError) as error:
+            entries.append(_entry(line))
+        except ValueError as error:
             if number < len(lines):
-                raise ValueError(f"line {number} of {os.fspath(path)!r} is not a line of metrics: {error}") from error
+                raise UserError(f"line {number} of {os.fspath(path)!r} is not a line of metrics: {error}") from error
     return entries
+
+
+def _entry(line: bytes) -> dict[str, Any]:
+    """The step and the numbers of one line; `ValueError` for anything else."""
+    found = schema.json_object(line)
+    step = found.pop("step", None)
+    if not isinstance(step, int) or isinstance(step, bool) or step < 0:
+        raise ValueError(f"its step is {schema.shown(step)}")
+    numbers = {name: _from_json(value) for name, value in found.items()}
+    for name, value in numbers.items():
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ValueError(f"its {name} is {schema.shown(value)}, not a number")
+    return {"step": step} | numbers
 
 
 def _pixels(image: PIL.Image.Image) -> np.ndarray:
     """uint8 (H, W) of a gray picture, (H, W, 3) of any other."""
     return np.asarray(image.convert("L" if image.mode in ("1", "L") else "RGB"))
+
+
+def _end_last_line(path: Path) -> None:
+    """Ends the last line of `path`, if that is there: half a line, of a process that died, goes; a whole one stays."""
+    data = storage.read(path) if storage.is_file(path) else b""
+    if not data or data.endswith(b"\n"):
+        return
+    last = data.rpartition(b"\n")[2]
+    try:
+        json.loads(last)
+        storage.write(path, data + b"\n")
+    except (ValueError, RecursionError):
+        storage.write(path, data[: len(data) - len(last)])
 
 
 def _drop_lines_after(path: Path, start_step: int) -> None:
@@ -256,7 +282,3 @@ def _to_json(number: float) -> float | str:
 
 def _from_json(value: Any) -> Any:
     return _NON_FINITE.get(value, value) if isinstance(value, str) else value
-
-
-def _reject_constant(word: str) -> None:
-    raise ValueError(f"{word} is not JSON")

@@ -9,7 +9,7 @@ import pytest
 from convert.test_convert_runs import convert, fails
 from training.small import quick_compilation  # noqa: F401
 
-from hold_jax.app import build, packed
+from hold_jax.app import build, experiment, packed
 from hold_jax.app import config as base
 from hold_jax.data import measure
 from hold_jax.errors import UserError
@@ -28,14 +28,15 @@ def toy(tmp_path_factory):
     config.data.name, config.data.size = "swissroll", 100
     config.model.update(name="mlp", width=8, hidden_layers=1)
     config.sampling.update(name="heun", times=(3.0, 1.0, 0.1), num_steps=2)
+    config = base.read(config)
     data = build.dataset(config, "train")
     statistics = measure(data)
-    record = build.record(config, data, statistics)
+    record = experiment.Experiment(config, tmp_path_factory.getbasetemp(), None).record(data)
     model = build.model(config, record.data_shape, record.num_classes, statistics)
     state = jax.jit(lambda: init_state(model, build.optimizer(config), 0))()
     folder = tmp_path_factory.mktemp("toy") / "run"
     folder.mkdir()
-    workdir.open_for_training(folder, record)
+    workdir.write(folder, record)
     with Checkpoints.open(folder) as checkpoints:
         checkpoints.save(jax.device_put(state, Devices.all().replicated))
     return folder, record, jax.tree.map(np.asarray, state.ema)
@@ -50,7 +51,7 @@ def test_a_run_of_any_network_becomes_one_file(toy, tmp_path, capsys):
     found = packed.read(path)
     assert found.step == 0
     assert json.loads(found.record.to_json()) == json.loads(record.to_json())
-    assert found.config.sampling["times"] == (3.0, 1.0, 0.1)  # a tuple, as configs have it
+    assert found.config.sampling.times == (3.0, 1.0, 0.1)  # a tuple, as configs have it
     jax.tree.map(np.testing.assert_array_equal, found.params, params)
     error = fails(capsys, "--to=hold_jax", f"--input={folder}", f"--output={tmp_path}/toy.pth")
     assert "toy.pth'; it must be a file whose name ends in .safetensors" in error
@@ -83,8 +84,7 @@ def test_another_file_of_the_format_is_none(tmp_path, metadata):
 @pytest.mark.slow
 def test_the_digits_of_the_package_have_the_loss_of_the_run_that_made_them():
     found = packed.read(packed.shipped("digits"))
-    config = found.config
-    config.eval.repeats = 20
+    config = found.config.changed({"eval.repeats": 20})
     model = build.model(config, found.record.data_shape, found.record.num_classes, build.statistics(found.record))
     settings = dataclasses.replace(build.evaluation(config), batch_size=100)
     got = loss_of(model, build.loss(config), found.params, build.dataset(config, "test"), settings, Devices.all())

@@ -268,7 +268,7 @@ def test_files_that_are_no_checkpoint_leave_no_run(tmp_path, capsys):
         (["--from=edm", "--to=score_sde_pytorch"], "it must be one of the two"),
         (
             ["--from=emd"],
-            "`from` is 'emd' (did you mean 'edm'?); it must be one of: cld_sgm, edm, pytorch_fid, score_sde",
+            "`from` is 'emd' (did you mean 'edm'?); it must be one of: cld_sgm, diffusers, edm, pytorch_fid",
         ),
         (["--to=score_sde"], "`to` is 'score_sde' (did you mean 'score_sde_pytorch'?)"),
         (["--from=edm", "--config=configs/none.py"], "--config=configs/none.py: no such file; configs/ holds the"),

@@ -146,3 +146,26 @@ def test_results_are_a_line_and_events_of_their_own(tmp_path):
     with MetricLog(tmp_path, start_step=5):
         pass
     assert _events(tmp_path, "tensorboard/eval") == found and len(read_jsonl(tmp_path / "results.jsonl")) == 2
+
+
+@pytest.mark.parametrize(
+    ("before", "kept"),
+    [
+        (b'{"step": 1}\n{"step": 4, "te', b'{"step": 1}\n'),
+        (b'{"step": 1}\n{"step": 4}', b'{"step": 1}\n{"step": 4}\n'),
+        (b'{"st', b""),
+        (b"", b""),
+    ],
+)
+def test_half_a_last_result_does_not_glue_the_next(tmp_path, before, kept):
+    (tmp_path / "results.jsonl").write_bytes(before)
+    log_results(tmp_path, {"step": 9, "fid": 1.5}, {})
+    assert (tmp_path / "results.jsonl").read_bytes() == kept + b'{"step": 9, "fid": 1.5}\n'
+
+
+def test_results_are_not_written_through_a_link(tmp_path):
+    (tmp_path / "mine").write_text("precious\n")
+    (tmp_path / "results.jsonl").symlink_to(tmp_path / "mine")
+    with pytest.raises(OSError):
+        log_results(tmp_path, {"step": 9, "fid": 1.5}, {})
+    assert (tmp_path / "mine").read_text() == "precious\n"
