@@ -31,7 +31,7 @@ class Result(NamedTuple):
 
 def mixture(q: jax.Array) -> jax.Array:
     """The log density of the mixture, up to a constant."""
-    squares = jnp.sum(jnp.square(q - MEANS), axis=-1) / STD**2
+    squares = jnp.sum(jnp.square(q[None] - MEANS), axis=-1) / STD**2
     return jax.nn.logsumexp(jnp.log(WEIGHTS) - squares / 2)
 
 

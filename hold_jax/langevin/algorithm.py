@@ -317,7 +317,7 @@ def _shape(name: str, function: Callable, *arguments: Any) -> Any:
         reason = (str(error).strip().splitlines() or [""])[0]
         raise UserError(
             f"`{name}` is a function that JAX cannot trace or differentiate at this position "
-            f"({type(error).__name__}: {reason}); it must be written in JAX, without NumPy"
+            f"({type(error).__name__}: {reason}); it must be a differentiable JAX function"
         ) from error
 
 

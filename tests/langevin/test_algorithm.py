@@ -268,3 +268,25 @@ def test_a_step_size_that_diverges_is_named(order, step_size, num_samples, messa
 
 def test_a_start_far_out_is_no_divergence(algorithm):
     langevin.sample(algorithm, KEY, {"a": jnp.full(2, 1e3)}, num_samples=60)
+
+
+@pytest.mark.slow
+def test_annealing_finds_the_weights_of_far_modes():
+    """Modes at -6 and 6 of std 0.5, weights 1/4 and 3/4: through noise that falls from 10 to 0.01, at each level the
+    exact smoothed score (as a model's), every chain chooses a mode with about the right probability."""
+    levels = np.geomspace(10, 0.01, 500).astype(np.float32)
+
+    def score(q, sigma):
+        variance = 0.25 + sigma**2
+        right = jax.nn.sigmoid(jnp.log(3.0) + 12 * q / variance)
+        return -(q - 6 * (2 * right - 1)) / variance
+
+    algorithm = langevin.langevin(
+        gradient=score, order=2, step_size=0.5, levels=levels, level_scale=lambda sigma: jnp.sqrt(0.25 + sigma**2)
+    )
+    start = 10 * jax.random.normal(KEY, (1000, 1))
+    found = langevin.sample(algorithm, KEY, start, stacked=True, num_chains=1000, num_samples=1, thin=600).position
+    right = found > 0
+    assert right.mean() == pytest.approx(0.75, abs=0.06)  # 4.4 Monte Carlo errors
+    assert found[right].mean() == pytest.approx(6, abs=0.1) and found[~right].mean() == pytest.approx(-6, abs=0.15)
+    assert found[right].std() == pytest.approx(0.5, rel=0.12)
