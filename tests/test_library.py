@@ -1,11 +1,13 @@
 """The snippets of docs/library.md, one after another in one namespace, and what they must come to."""
 
+import contextlib
 import re
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from app.test_pretrained import run
 
 from hold_jax import kernels
 
@@ -13,13 +15,20 @@ TEXT = (Path(__file__).parents[1] / "docs" / "library.md").read_text()
 
 
 @pytest.fixture(scope="module")
-def names():
+def names(tmp_path_factory):
     space = {}
+    here = tmp_path_factory.mktemp("library")
+    run(here / "runs" / "swissroll")
     # As users have it: the suite's own rule against rank promotion is not theirs.
-    with jax.numpy_rank_promotion("allow"):
+    with contextlib.chdir(here), jax.numpy_rank_promotion("allow"):
         for snippet in re.findall(r"```python\n(.*?)```", TEXT, flags=re.S):
             exec(snippet, space)  # the document is ours
     return space
+
+
+def test_a_trained_model(names):
+    assert names["points"].shape == names["fast"].shape == names["denoised"].shape == (64, 2)
+    assert names["latent"].shape == (4, 1, 2) and names["bits"].shape == (4,)
 
 
 def test_kernels(names):
@@ -49,10 +58,20 @@ def test_training_and_sampling(names):
     # The exact denoiser of N(0, 0.5^2): 4,000 values, so five standard errors are 0.028.
     assert names["out"].nfe == 20
     assert np.std(names["out"].x) == pytest.approx(0.5, abs=0.028)
+    film = names["film"]
+    assert (
+        film.frames.shape == (6, 8, 2) and np.all(np.diff(film.times) < 0) and film.times[0] == np.float32(names["m"].T)
+    )
+    assert names["drawn"].shape == (16, 2)
     assert names["fewer"].x.shape == (16, 2) and names["fewer"].u.shape == (16, 2, 2)
 
 
 def test_likelihood(names):
     x = np.asarray(names["x"], np.float64)
     exact = np.mean(x**2 / 0.5 + 0.5 * np.log(2 * np.pi * 0.25), axis=1) / np.log(2)
-    np.testing.assert_allclose(names["bits"].bpd, exact, atol=2e-3)
+    np.testing.assert_allclose(names["bound"].bpd, exact, atol=2e-3)
+
+
+def test_latents_and_back(names):
+    # The ends of the path are the data they were encoded from, the noise of t_min and the solver's error apart.
+    np.testing.assert_allclose(np.asarray(names["path"])[[0, -1]], names["x"][:2], atol=0.02)

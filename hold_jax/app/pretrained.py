@@ -1,8 +1,9 @@
-"""A trained or converted model as one object, for use as a library: `hold_jax.load(workdir)`."""
+"""A trained or converted model as one object, for use as a library: `hold_jax.load`."""
 
 import dataclasses
 import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hold_jax import kernels, likelihood, samplers
-from hold_jax.app import build, experiment
+from hold_jax.app import build, experiment, packed
 from hold_jax.app.config import Config
 from hold_jax.errors import UserError, require
 from hold_jax.loops.generate import SampleSettings, draw_labels
@@ -64,15 +65,11 @@ class Pretrained:
         """The same denoiser, sampled and evaluated by another process of any order.
 
         Raises:
-          UserError: if the network is not a denoiser of the sufficient statistic: it then knows one process only.
+          UserError: if the network is not a denoiser of the sufficient statistic, and so depends on the process.
         """
-        name = self.config.model.parameterization
-        require(
-            build.any_process(self.config),
-            "sde",
-            sde.order,
-            f"the one of training, because with parameterization = {name!r} the network depends on the process",
-        )
+        how = self.model.parameterization.__name__
+        allowed = f"the one of training: this network, of parameterization {how!r}, depends on the process"
+        require(build.any_process(self.config), "sde", sde.order, allowed)
         return dataclasses.replace(self, model=dataclasses.replace(self.model, sde=sde))
 
     def sample(
@@ -192,12 +189,14 @@ def _denoise(
     return kernels.denoiser(sde, u, t, predictor(params, labels, None)(u, t))
 
 
-def load(workdir: str, checkpoint: int | None = None) -> Pretrained:
-    """The model of a work directory, trained by `main.py` or made by `python -m hold_jax.convert`.
+def load(workdir: str | Path, checkpoint: int | None = None) -> Pretrained:
+    """A trained model, from a work directory, a file, or the package itself.
 
     Args:
-      workdir: a folder, or gs://BUCKET/PATH.
-      checkpoint: the step to load; None: the newest.
+      workdir: a work directory, trained by `main.py` or made by `python -m hold_jax.convert` (a folder, or
+        gs://BUCKET/PATH); a .safetensors file of `python -m hold_jax.convert --to=hold_jax`; or "digits", the model
+        that the package contains (`app.packed.SHIPPED`).
+      checkpoint: the step to load from a work directory; None: the newest.
 
     Returns:
       Pretrained.
@@ -205,15 +204,25 @@ def load(workdir: str, checkpoint: int | None = None) -> Pretrained:
     Raises:
       UserError: if there is no model there, or it cannot be read.
     """
-    path = build.workdir(str(workdir))
+    name = str(workdir)
+    if name in packed.SHIPPED or name.endswith(".safetensors"):
+        require(checkpoint is None, "checkpoint", checkpoint, "None for a model in one file")
+        found = packed.read(packed.shipped(name) if name in packed.SHIPPED else Path(name), "workdir")
+        model = _model(found.config, found.record)
+        params = jax.tree.map(jnp.asarray, found.params)
+        return Pretrained(model, params, found.config, build.sampling(found.config), found.step)
+    path = build.workdir(name)
     record = work_directory.read(path)
-    config = experiment.of_record(record, "config.json")
-    model = build.model(config, record.data_shape, record.num_classes, build.statistics(record))
-    optimizer = build.optimizer(config)
-    abstract = abstract_state(lambda: init_state(model, optimizer, config.seed), Devices.all().replicated)
+    config = experiment.of_record(record, path)
+    model, optimizer = _model(config, record), build.optimizer(config)
+    abstract = abstract_state(lambda: init_state(model, optimizer, 0), Devices.all().replicated)
     with Checkpoints.open_to_read(path) as checkpoints:
         state = checkpoints.restore(abstract, checkpoint)
     return Pretrained(model, state.ema, config, build.sampling(config), int(state.step))
+
+
+def _model(config: Config, record: work_directory.Record) -> Model:
+    return build.model(config, record.data_shape, record.num_classes, build.statistics(record))
 
 
 def __dir__() -> list[str]:

@@ -9,7 +9,7 @@ import pytest
 
 import hold_jax
 from configs import swissroll_hold
-from hold_jax import kernels, likelihood, samplers, sde
+from hold_jax import data, kernels, likelihood, samplers, sde
 from hold_jax.app import build
 from hold_jax.app import config as base
 from hold_jax.data.dataset import Statistics
@@ -99,7 +99,7 @@ def test_the_denoiser_is_edms_preconditioning_of_the_network_at_every_order(mode
 
 def test_a_network_of_one_process_is_not_sampled_by_another(tmp_path):
     model = hold_jax.load(run(tmp_path / "run", **{"model.parameterization": "gaussian"}))
-    with pytest.raises(UserError, match=r"`sde` is 2; it must be the one of training, because with .*'gaussian' the"):
+    with pytest.raises(UserError, match=r"`sde` is 2; .* of training: this network, of .* 'gaussian'"):
         model.with_sde(sde.hold(2))
 
 
@@ -136,3 +136,15 @@ def test_mistakes_are_named(model, tmp_path):
     nan = dataclasses.replace(model, params=jax.tree.map(lambda a: a * jnp.nan, model.params))
     with pytest.raises(UserError, match="samples are NaN"):
         nan.sample(2, KEY)
+
+
+def test_the_model_of_the_package_is_a_denoiser_of_digits():
+    model = hold_jax.load("digits")
+    x = data.load("digits", split="test").source[:100]
+    z = np.asarray(model.model.to_model(x))
+    noisy = z + 0.5 * np.asarray(jax.random.normal(KEY, z.shape))
+    error = np.sqrt(np.mean((np.asarray(model.denoise(noisy, 0.5)) - z) ** 2))
+    # The best linear denoiser that sees one pixel leaves sigma sigma_data / sqrt(sigma^2 + sigma_data^2).
+    assert error < 0.7 * 0.5 * z.std() / np.sqrt(0.25 + z.var())
+    with pytest.raises(UserError, match="`checkpoint` is 3; it must be None for a model in one file"):
+        hold_jax.load("digits", checkpoint=3)
