@@ -21,18 +21,26 @@ def eps_row(m: LinearSDE, times: np.ndarray, std: float) -> np.ndarray:
     return (chol[..., -1, -1] * inverse[..., -1, -1])[..., None] * inverse[..., -1, :]
 
 
-def kl(m: LinearSDE, sampler: linear.LinearSampler | PoissonMidpoint, times: np.ndarray, std: float) -> float:
-    """KL, in nats a dimension, of the denoised sample from what exact integration to times[-1] gives.
+Sampler = linear.LinearSampler | PoissonMidpoint
 
-    That law, N(0, std^4 / (std^2 + sigma_min^2)), is the data's but for the last noise, the same for all samplers.
-    """
+
+def deviation(m: LinearSDE, sampler: Sampler, times: np.ndarray, std: float) -> float:
+    """The standard deviation of the denoised sample."""
     law = _poisson if isinstance(sampler, PoissonMidpoint) else _linear
     with np.errstate(over="ignore", invalid="ignore"):
         cov = law(m, sampler, np.asarray(times, np.float64), std)
     data = linear.data_weights(m, times[-1:])[0, 0]
     gain = data[:-1] + data[-1] * eps_row(m, times[-1:], std)[0]
+    return float(np.sqrt(gain @ cov @ gain))
+
+
+def kl(m: LinearSDE, sampler: Sampler, times: np.ndarray, std: float) -> float:
+    """KL, in nats a dimension, of the denoised sample from what exact integration to times[-1] gives.
+
+    That law, N(0, std^4 / (std^2 + sigma_min^2)), is the data's but for the last noise, the same for all samplers.
+    """
     sigma = exact.effective_noise(m.F, m.G, m.cov0, m.schedule.integral(0.0, times[-1]))
-    ratio = gain @ cov @ gain * (std**2 + sigma**2) / std**4
+    ratio = deviation(m, sampler, times, std) ** 2 * (std**2 + sigma**2) / std**4
     return float(0.5 * (ratio - 1 - np.log(ratio)))
 
 

@@ -1,13 +1,15 @@
 """What the papers' benchmarks compute, against the tests' own oracle."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from reference import oracle
 from reference.propagate import denoised, gaussian_row, propagate, propagate_poisson
 from samplers.suite import hold
 
-from benchmarks import gaussian
-from hold_jax import samplers, sde
+from benchmarks import gaussian, swissroll_told
+from hold_jax import kernels, samplers, sde
 
 SAMPLERS = {
     "poisson_midpoint": samplers.PoissonMidpoint(K=4),
@@ -29,3 +31,17 @@ def test_the_exact_law_is_the_oracles(name, m):
     sigma = float(oracle.effective_noise(m, float(oracle.integral(m, times[-1]))))
     want = oracle.kl([0.0], np.array([[variance]]), np.array([0.0]), np.array([[std**4 / (std**2 + sigma**2)]]))
     assert gaussian.kl(m, sampler, times, std) == pytest.approx(float(want), rel=1e-5, abs=1e-12)
+
+
+def test_the_literal_reading_of_algorithm_1_is_its_law():
+    # Data N(0, 1): Cov u = Phi diag(1, a, a) Phi' + Q + a Phi Phi' with a = alpha/L, and E[target u'] = (0, 0, L_nn).
+    m, t, num = sde.hold(T=1.0, **swissroll_told.CHAIN), 0.4, 400_000
+    x = jax.random.normal(jax.random.key(0), (num, 1))
+    u, target = swissroll_told.literal_pair(m, x, jnp.full(num, t, jnp.float32), jax.random.key(1))
+    u, target = np.asarray(u, np.float64)[..., 0], np.asarray(target, np.float64)[..., 0, 0]
+    phi, q = (a.astype(np.float64) for a in oracle.transition(m, t))
+    a = 0.1 * 0.25
+    want = phi @ np.diag([1 + a, 2 * a, 2 * a]) @ phi.T + q @ q.T
+    np.testing.assert_allclose(u.T @ u / num, want, atol=4e-3 * want[0, 0])
+    last = float(kernels.marginal(m, jnp.float32(t)).chol[-1, -1])
+    np.testing.assert_allclose(target @ u / num, [0, 0, last], atol=0.01)
