@@ -66,8 +66,15 @@ DATA_PREDICTION = {
     "gaussian_fitted_2": (samplers.gaussian_fitted(order=2, churn=0.0, gauge="cholesky"), 3, "plain"),
     "gaussian_fitted_3_churn": (samplers.gaussian_fitted(gauge="cholesky"), 2, "plain"),
 }
-# Two orders near each other, or four: more steps tell them apart.
-SLOW = ("dpmpp_3m_plain_start", "unipc_3_plain_start", "unipc_3", "unipc_3_churn", "gaussian_fitted_3_churn")
+# Two orders near each other, or four, or an order that shows late: more steps tell.
+SLOW = (
+    "conjugate",
+    "dpmpp_3m_plain_start",
+    "unipc_3_plain_start",
+    "unipc_3",
+    "unipc_3_churn",
+    "gaussian_fitted_3_churn",
+)
 
 
 @pytest.mark.parametrize("name", DATA_PREDICTION)
