@@ -55,6 +55,7 @@ class PoissonMidpoint(loop.StepSampler):
 
     with u^ driven by the same noise. The mean over H is the output of K small steps. H is one clock for the whole
     batch, so that a sub-step without an event makes no call: 2 - 1/K calls a step in the mean, counted in `nfe`.
+    The samples of one batch are therefore not independent: figures of few batches are those of few clocks.
     (Under `jax.vmap` conditions become selections and every sub-step is computed: put the batch in the shape.)
 
     Attributes:
