@@ -14,6 +14,7 @@ The modules, in the order of the papers; importing `hold_jax` imports none of th
 - `samplers`: `sample`, `encode`, `interpolate`, and all sampling methods by name.
 - `guidance`: inpainting, colorization, classifier and classifier-free guidance.
 - `likelihood`: bits per dimension.
+- `langevin`: Langevin Monte Carlo of any order for unnormalized densities.
 - `model`: an SDE, a Flax network and a parameterization as one trainable model.
 - `nn`, `data`, `metrics`: networks, data sets, distances between sets of samples.
 - `errors`: `UserError`, raised for every mistake in an argument.
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
         errors,
         guidance,
         kernels,
+        langevin,
         likelihood,
         losses,
         metrics,
@@ -50,6 +52,7 @@ __all__ = [
     "errors",
     "guidance",
     "kernels",
+    "langevin",
     "likelihood",
     "load",
     "losses",

@@ -19,3 +19,7 @@ __all__ = [
     "sample",
     "smoothed_score",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__
