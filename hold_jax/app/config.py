@@ -367,8 +367,11 @@ KEYS = schema.keys(Config)
 """Every key by `section.key`: type, range, note."""
 
 
-def get_config() -> ConfigDict:
-    """The defaults as the locked ConfigDict that experiments change: third-order HOLD; no data set."""
+def get_config() -> Any:
+    """The defaults as the locked ConfigDict that experiments change: third-order HOLD; no data set.
+
+    Its type is left open, because a ConfigDict declares none of its attributes.
+    """
     values: dict[str, Any] = dataclasses.asdict(Config())
     for key in KEYS:
         where, _, last = key.rpartition(".")
