@@ -14,7 +14,7 @@ from hold_jax.data.dataset import SPLITS, Dataset, array_dataset
 from hold_jax.data.paths import local_path
 from hold_jax.errors import UserError
 
-# A few damaged files among many are skipped with a warning; more than this share is a mistake to be looked at.
+# A few damaged files among many are skipped with a warning; more than this share is an error.
 MAX_UNREADABLE_FRACTION = 0.01
 _NAMES_SHOWN = 5
 _CHUNK = 256

@@ -116,7 +116,7 @@ def _builder(name: str, data_dir: str | None) -> Any:
     except ImportError as error:
         raise UserError(f"`name` is {name!r}; TFDS needs a missing package for it ({error}); {_ELSEWHERE}") from error
     except (AssertionError, ValueError) as error:
-        raise UserError(f"`name` is {name!r}; TFDS refuses it: {_first_line(error)}") from error
+        raise UserError(f"`name` is {name!r}; TFDS does not accept it: {_first_line(error)}") from error
 
 
 def _check_features(name: str, features: dict[str, Any], image_size: int | None, channels: int | None) -> None:

@@ -49,7 +49,7 @@ def load(path: str | Path, argument: str = "weights") -> tuple[Params, str]:
     path = Path(path)
     where = f"`{argument}` is {str(path)!r}"
     if not path.is_file():
-        raise UserError(f"{where}; there is no such file; {FILE} can be had from {URL}")
+        raise UserError(f"{where}; there is no such file; get {FILE} from {URL}")
     if path.suffix == ".npz":
         params = _read_npz(path, where)
     else:

@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike
 
 from hold_jax.errors import UserError, require
 
-_CHECK_ROWS = 4096  # rows looked at together: the marks of a whole set would be a quarter of it
+_CHECK_ROWS = 4096  # rows checked at once: the marks of a whole set would take a quarter of its memory
 
 
 class Estimate(NamedTuple):

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 Limits = tuple[float, float, float, float]
 """The window of a plot: `(x_min, x_max, y_min, y_max)`."""
 
-_GRID_WIDTH_PX = 800  # at most, where the scale is ours to choose
+_GRID_WIDTH_PX = 800  # at most, where no scale is given
 _MARGIN_PX = 2
 _FILM_FRAMES_PER_SECOND = 15
 _FILM_GRAYS = 32  # noise in 256 grays doubles the size of the file

@@ -1,7 +1,7 @@
 """Files of a work directory: on a disk, or in a bucket of Google Cloud Storage (gs://), through etils.epath.
 
 A bucket has objects and no folders: what is written appears whole or not at all, cannot grow, and needs no parent.
-Locally the same is had by a temporary file that takes the place of the old one.
+On a disk a temporary file that takes the place of the old one has the same effect.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|gs:/", re.IGNORECASE)  # gs:/: wh
 
 
 class BucketError(OSError, UserError):
-    """What a bucket refused, in one line: an `OSError` to who handles those, else a `UserError`."""
+    """A failed object-storage request, in one line; both an `OSError` and a `UserError`."""
 
 
 def path(text: str | os.PathLike[str], argument: str = "workdir") -> Path:
@@ -82,19 +82,19 @@ def is_local(path: Path) -> bool:
 
 def exists(path: Path) -> bool:
     """Whether there is a file or a folder."""
-    with _asking(path):
+    with _bucket_errors(path):
         return path.exists()
 
 
 def is_file(path: Path) -> bool:
     """Whether there is a file."""
-    with _asking(path):
+    with _bucket_errors(path):
         return path.is_file()
 
 
 def names(folder: Path) -> list[str]:
-    """Of the files and folders in `folder`; none where it is not there."""
-    with _asking(folder):
+    """Returns the names of the files and folders in `folder`; none if it does not exist."""
+    with _bucket_errors(folder):
         return [path.name for path in folder.iterdir()] if folder.is_dir() else []
 
 
@@ -103,7 +103,7 @@ def read(path: Path) -> bytes:
     if is_local(path):
         with open_regular(path) as file:
             return file.read()
-    with _asking(path):
+    with _bucket_errors(path):
         return path.read_bytes()
 
 
@@ -147,7 +147,7 @@ def writing(path: Path, *, sync: bool = True) -> Iterator[BinaryIO]:
         buffer = io.BytesIO()
         yield buffer
         try:
-            with _asking(path):
+            with _bucket_errors(path):
                 path.write_bytes(buffer.getvalue())
         except FileNotFoundError:
             raise BucketError(f"{path}: there is no such bucket") from None
@@ -173,8 +173,8 @@ def move(source: Path, target: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         os.rename(source, target)
         return
-    # epath's own `rename` wants the parent of `target` to be there: a folder, which no bucket has.
-    with _asking(source):
+    # epath's own `rename` needs the parent of `target` to exist: a folder, which no bucket has.
+    with _bucket_errors(source):
         for file in _below(source):
             (target / file.relative_to(source)).write_bytes(file.read_bytes())
         epath.Path(source).rmtree()
@@ -184,7 +184,7 @@ def empty(folder: Path) -> None:
     """Deletes all that is in `folder`, which need not exist; what a link in it leads to stays."""
     for name in names(folder):
         path = folder / name
-        with _asking(path):
+        with _bucket_errors(path):
             if not path.is_dir() or (is_local(path) and os.path.islink(path)):
                 path.unlink()
             elif is_local(path):
@@ -270,7 +270,7 @@ class Staged:
 
 
 def _below(folder: Path) -> Iterator[Path]:
-    """All files; epath's own `walk` (1.15) forgets the gs:// of what it finds through fsspec."""
+    """Yields all files; epath's own `walk` (1.15) drops the gs:// of what it finds through fsspec."""
     for path in folder.iterdir():
         if path.is_dir():
             yield from _below(path)
@@ -279,7 +279,7 @@ def _below(folder: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _asking(path: Path) -> Iterator[None]:
+def _bucket_errors(path: Path) -> Iterator[None]:
     """Turns what a bucket's client raises into `BucketError`; local errors, and that there is no such file, stay."""
     try:
         yield

@@ -1,4 +1,4 @@
-"""Reads what `torch.save` wrote, without PyTorch and without running anything the file asks for.
+"""Reads what `torch.save` wrote, without PyTorch and without running anything that the file names.
 
 Such a file is a pickle beside the raw numbers of its tensors; a pickle names functions and calls them. Here it can name
 only what `_GLOBALS` lists, each an opaque stand-in for a function of ours, and its tensors become NumPy arrays.
@@ -54,7 +54,7 @@ def read(path: str | Path, argument: str = "input") -> Any:
       argument: what errors call it.
 
     Raises:
-      UserError: if the file is missing or damaged, or asks for anything else.
+      UserError: if the file is missing or damaged, or holds anything else.
     """
     try:
         with open_regular(path) as file:
@@ -372,7 +372,7 @@ def _remaining(file: BinaryIO) -> int:
 
 
 def _finish(value: Any, raw: dict[str, bytes], order: str) -> Any:
-    """`value` with arrays for tensors; refuses what is of no plain type."""
+    """Returns `value` with arrays for tensors; anything but plain types is an error."""
     done: dict[int, Any] = {}  # a container met twice is made once: nested references double with each level
 
     def convert(value: Any) -> Any:

@@ -124,8 +124,8 @@ def test_bad_sets(tmp_path, reachable):
     kwargs = {"split": "train", "data_dir": str(tmp_path)}
     for name, match in {
         "tfds:no_such_set": "TFDS has no data set 'no_such_set'",
-        "tfds:mnist/no_config": "TFDS refuses it",
-        "tfds:mnist:9.9.9": "TFDS refuses it",
+        "tfds:mnist/no_config": "TFDS does not accept it",
+        "tfds:mnist:9.9.9": "TFDS does not accept it",
         "tfds:ag_news_subset": "needs a feature `image` of uint8 pictures; its features: description, label, title",
         "tfds:imagenet_v2": "`image_size` is None; the pictures of 'tfds:imagenet_v2' differ in size",
     }.items():
