@@ -13,10 +13,13 @@ import numpy as np
 from hold_jax import kernels, likelihood, samplers
 from hold_jax.app import build, experiment, packed
 from hold_jax.app.config import Config
+from hold_jax.app.config import read as read_config
+from hold_jax.convert import diffusers
 from hold_jax.errors import UserError, require
 from hold_jax.loops.generate import SampleSettings, draw_labels
 from hold_jax.loops.likelihood import PICTURE_BIN
 from hold_jax.model import Model
+from hold_jax.nn import NCSNpp
 from hold_jax.numerics import programs
 from hold_jax.parameterization import EpsFn
 from hold_jax.runtime import workdir as work_directory
@@ -194,8 +197,8 @@ def load(workdir: str | Path, checkpoint: int | None = None) -> Pretrained:
 
     Args:
       workdir: a work directory, trained by `main.py` or made by `python -m hold_jax.convert` (a folder, or
-        gs://BUCKET/PATH); a .safetensors file of `python -m hold_jax.convert --to=hold_jax`; or "digits", the model
-        that the package contains (`app.packed.SHIPPED`).
+        gs://BUCKET/PATH); a .safetensors file of `python -m hold_jax.convert --to=hold_jax`; a pipeline's folder of
+        diffusers (docs/importers.md); or "digits", the model that the package contains (`app.packed.SHIPPED`).
       checkpoint: the step to load from a work directory; None: the newest.
 
     Returns:
@@ -211,6 +214,15 @@ def load(workdir: str | Path, checkpoint: int | None = None) -> Pretrained:
         model = _model(found.config, found.record)
         params = jax.tree.map(jnp.asarray, found.params)
         return Pretrained(model, params, found.config, build.sampling(found.config), found.step)
+    folder = Path(name)
+    if diffusers.is_pipeline(folder):
+        require(checkpoint is None, "checkpoint", checkpoint, "None for a folder of diffusers")
+        config = read_config(diffusers.config(folder, "workdir"))
+        assert config.data.image_size is not None and config.data.channels is not None
+        model = build.model(config, (config.data.image_size, config.data.image_size, config.data.channels), 0)
+        assert isinstance(model.network, NCSNpp)
+        weights = diffusers.read(folder, model.network, model.input_shape, f"`workdir` is {name!r}")
+        return Pretrained(model, jax.tree.map(jnp.asarray, weights.params), config, build.sampling(config), 0)
     path = build.workdir(name)
     record = work_directory.read(path)
     config = experiment.of_record(record, path)

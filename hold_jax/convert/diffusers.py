@@ -22,6 +22,7 @@ from hold_jax.nn import NCSNpp
 from hold_jax.weights import state_file
 from hold_jax.weights.match import Rule, convert, transposed
 
+_SCHEDULER_FILES = ("scheduler/scheduler_config.json", "scheduler_config.json")
 _WEIGHTS = "diffusion_pytorch_model"
 # Keys of unet/config.json -> what diffusers takes where they are missing.
 _UNET = {
@@ -158,13 +159,22 @@ class _Folder(NamedTuple):
     where: str
 
 
-def config(folder: Path) -> ml_collections.ConfigDict:
+def is_pipeline(folder: Path) -> bool:
+    """Whether a folder has the settings of a scheduler of diffusers."""
+    return any((folder / name).is_file() for name in _SCHEDULER_FILES)
+
+
+def config(folder: Path, argument: str = "input") -> ml_collections.ConfigDict:
     """The experiment that a folder's json files describe; its process is of order one, effective noise 0.002 to 80.
+
+    Args:
+      folder: of the pipeline, or of the network.
+      argument: what errors call it.
 
     Raises:
       UserError: if a file is missing or damaged, or the network is not one of those that are read.
     """
-    found = _open(folder)
+    found = _open(folder, argument)
     unet, scheduler = found.unet, found.scheduler
     c: Any = base.get_config()
     c.unlock()
@@ -326,15 +336,15 @@ def _network(unet: dict[str, Any], where: str) -> dict[str, Any]:
     return model
 
 
-def _open(folder: Path) -> _Folder:
+def _open(folder: Path, argument: str = "input") -> _Folder:
     """The folder's files, checked."""
-    where = f"`input` is {str(folder)!r}"
+    where = f"`{argument}` is {str(folder)!r}"
     if not folder.is_dir():
         raise UserError(f"{where}; it must be a folder with unet/config.json and scheduler/scheduler_config.json")
     inner = folder / "unet" if (folder / "unet").is_dir() else folder
-    scheduler_path = folder / "scheduler" / "scheduler_config.json"
-    if not scheduler_path.is_file():
-        scheduler_path = folder / "scheduler_config.json"
+    scheduler_path = next((folder / name for name in _SCHEDULER_FILES if (folder / name).is_file()), folder)
+    if scheduler_path == folder:
+        raise UserError(f"{where}; it has none of {' and '.join(_SCHEDULER_FILES)}")
     unet, scheduler = (_json(path, where) for path in (inner / "config.json", scheduler_path))
     of_unet = f"{where}; its {(inner / 'config.json').relative_to(folder)}"
     unet = _checked_unet(unet, of_unet)

@@ -13,6 +13,7 @@ from convert.diffusers_record import FULL, SMALL, inputs, numbers, outputs_kept
 from convert.test_convert_runs import convert, fails, restored
 from weights.torch_bytes import write_value
 
+import hold_jax
 from hold_jax import kernels
 from hold_jax.app import build
 from hold_jax.app import config as base
@@ -100,6 +101,19 @@ def test_a_folder_of_2022_becomes_a_run(tmp_path, capsys):
     assert record.config["model"]["num_times"] == 1000
 
 
+def test_a_folder_is_loaded_in_one_line(tmp_path):
+    folder = save(tmp_path, "default")
+    found = hold_jax.load(folder)
+    jax.tree.map(np.testing.assert_array_equal, found.params, loaded(folder)[1])
+    assert (found.model.data_shape, found.sde.order, found.step) == ((8, 8, 3), 1, 0)
+    assert found.config.model.parameterization == "v"
+    with pytest.raises(UserError, match=r"`checkpoint` is 3; it must be None for a folder of diffusers"):
+        hold_jax.load(folder, checkpoint=3)
+    (folder / "unet/config.json").write_text("[1]")
+    with pytest.raises(UserError, match=r"`workdir` is '.*'; its config.json is no JSON object"):
+        hold_jax.load(folder)
+
+
 @pytest.mark.parametrize("name", FULL)
 def test_published_networks_by_their_settings(tmp_path, name):
     unet = {"sample_size": 256, **FULL[name]["unet"]}
@@ -151,7 +165,7 @@ def test_folders_that_are_none(tmp_path, capsys):
 
     assert "it must be a folder with unet/config.json and scheduler/scheduler_config.json" in error()
     (tmp_path / "in").mkdir()
-    assert "its config.json cannot be read: No such file" in error()
+    assert "it has none of scheduler/scheduler_config.json and scheduler_config.json" in error()
     folder = save(tmp_path / "in", "ddpm")
     (folder / "unet/diffusion_pytorch_model.safetensors").unlink()
     assert "there is no unet/diffusion_pytorch_model.safetensors or .bin in it" in error()
