@@ -159,7 +159,7 @@ def test_fewer_steps_than_values():
         ({"churn": float("inf")}, "`churn` is inf"),
         ({"churn": float("nan")}, "`churn` is nan"),
         ({"gauge": "signl"}, r"`gauge` is 'signl' \(did you mean 'signal'\?\); .*: cholesky, probability_flow, signal"),
-        ({"interpolation": "linear"}, "`interpolation` is 'linear'.*: gaussian, midpoint, polynomial"),
+        ({"interpolation": "linear"}, "`interpolation` is 'linear'.*: gaussian_fit, midpoint, polynomial"),
     ],
 )
 def test_bad_options_are_named(options, message):

@@ -114,7 +114,7 @@ def test_nfe_counts_the_calls_really_made(name):
 @every_sampler
 def test_a_deterministic_sampler_draws_nothing_and_the_others_do(name):
     one, other = (drawn(name, key, START)[0].u for key in (1, 2))
-    deterministic = name in ("ddim", "dpmpp_2m", "dpmpp_3m", "heun", "unipc")
+    deterministic = name in ("conjugate", "ddim", "dpmpp_2m", "dpmpp_3m", "heun", "unipc")
     assert np.array_equal(one, other) == SAMPLERS[name]().deterministic == deterministic
 
 
