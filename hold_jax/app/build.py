@@ -206,7 +206,8 @@ def model(
         data_shape=data_shape,
         parameterization=parameterization.PARAMETERIZATIONS[c.parameterization],
         conditioning=_conditioning(config),
-        sigma_data=c.sigma_data,
+        # Noise levels are absolute: standardized vectors have the scale that they are made for, whatever their own.
+        sigma_data=1.0 if statistics.mean else c.sigma_data,
         label_dropout=c.label_dropout or 0.0,
         statistics=statistics,
     )

@@ -94,7 +94,7 @@ class ModelConfig:
     )
     sigma_data: float = real(0.5, "(0, 1e6]", "standard deviation of the data in the model's range")
     standardize: bool | None = switch(
-        None, "vectors enter as sigma_data (x - mean) / std, measured on the training data (True)"
+        None, "vectors enter as (x - mean) / std, with sigma_data 1, measured on the training data (True)"
     )
     dtype: str = choice("float32", ("float32", "bfloat16"), "compute type; parameters are float32")
     class_conditional: bool = switch(False, "feed the data's labels to the network")

@@ -349,3 +349,12 @@ def test_couplings_whose_last_noise_loses_the_data_are_an_error():
     config = config_of(sde__order=2, sde__gammas=(4.0,), sde__xi=0.5, sde__T=3.0)
     with pytest.raises(UserError, match=r"`sde` is .*nearer to critical damping"):
         build.model(config, *PICTURE)
+
+
+def test_standardized_vectors_have_deviation_one_whatever_sigma_data_is():
+    """Noise levels are absolute: a sigma_data of 47, as measured in data units, would leave them too small."""
+    statistics = build.Statistics(mean=(1000.0, -3.0), std=(47.0, 47.0))
+    model = build.model(config_of(swissroll_hold, model__sigma_data=47.0), *POINT, statistics)
+    x = np.array([[1047.0, 44.0]], np.float32)
+    np.testing.assert_allclose(model.to_model(x), [[1.0, 1.0]], rtol=1e-6)
+    assert model.sigma_data == 1.0
