@@ -12,13 +12,15 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from hold_jax.errors import UserError
-from hold_jax.runtime import distributed, storage
+from hold_jax.runtime import distributed, schema, storage
+from hold_jax.runtime import workdir as work_directory
 from hold_jax.runtime.storage import Path
 from hold_jax.training.fingerprint import fingerprints
 from hold_jax.training.state import TrainState
 
 FOLDER = "checkpoints"
 DAMAGED_FOLDER = "damaged"
+_RUN = "run"  # the key of the run's identity beside the fingerprints
 _SHOWN = 4  # names in a message
 
 
@@ -35,6 +37,8 @@ class Checkpoints:
     """The checkpoints of one work directory; a context manager that waits for pending writes."""
 
     manager: ocp.CheckpointManager
+    run: str | None = None
+    """The identity of the run in the work directory, which its checkpoints bear; None for a run without one."""
 
     @classmethod
     def open(cls, workdir: Path, *, keep_last: int = 1, keep_every: int | None = None) -> "Checkpoints":
@@ -48,13 +52,17 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep_last, keep_period=keep_every, cleanup_tmp_directories=True
         )
-        return cls(ocp.CheckpointManager(workdir / FOLDER, options=options, item_handlers=_handlers()))
+        return cls(
+            ocp.CheckpointManager(workdir / FOLDER, options=options, item_handlers=_handlers()), _run_of(workdir)
+        )
 
     @classmethod
     def open_to_read(cls, workdir: Path) -> "Checkpoints":
         """Opens `workdir`/checkpoints, if it is there; nothing is created or deleted, also while a run writes there."""
         options = ocp.CheckpointManagerOptions(read_only=True)
-        return cls(ocp.CheckpointManager(workdir / FOLDER, options=options, item_handlers=_handlers()))
+        return cls(
+            ocp.CheckpointManager(workdir / FOLDER, options=options, item_handlers=_handlers()), _run_of(workdir)
+        )
 
     def latest(self) -> int | None:
         """The newest step, or None."""
@@ -73,7 +81,9 @@ class Checkpoints:
         step = int(state.step)
         if step in self.manager.all_steps():
             return
-        marks = {name: int(mark) for name, mark in jax.jit(fingerprints)(state).items()}
+        marks: dict[str, Any] = {name: int(mark) for name, mark in jax.jit(fingerprints)(state).items()}
+        if self.run is not None:
+            marks[_RUN] = self.run
         with self._writing():
             self.manager.save(
                 step,
@@ -168,8 +178,16 @@ class Checkpoints:
         state = self._on_all(
             lambda: self.manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract)))
         )["state"]
+        if int(state.step) != step:
+            raise UnusableCheckpointError(f"it holds step {int(state.step)}: its folder was renamed")
         written = self._on_all(lambda: self._fingerprints(step))
-        if written is not None:
+        if self.run is not None and written is None:
+            raise UnusableCheckpointError("its fingerprints are missing")
+        if self.run is not None and written is not None and written.get(_RUN) != self.run:
+            raise UnusableCheckpointError(f"another run wrote it, not that of {work_directory.RECORD_FILE}")
+        if written is None:
+            distributed.say(f"checkpoint {step} has no fingerprints: damage to it would not be noticed")
+        else:
             found = {name: int(mark) for name, mark in jax.jit(fingerprints)(state).items()}
             bad = [name for name, mark in found.items() if written.get(name) != mark]
             if bad:
@@ -182,11 +200,15 @@ class Checkpoints:
             "repeat the flags of its run, or choose another --workdir"
         )
 
-    def _fingerprints(self, step: int) -> dict[str, int] | None:
+    def _fingerprints(self, step: int) -> dict[str, Any] | None:
         """What was written beside the state; None for a checkpoint made without."""
         if not (self.manager.directory / str(step) / "fingerprints").exists():
             return None
-        return self.manager.restore(step, args=ocp.args.Composite(fingerprints=ocp.args.JsonRestore()))["fingerprints"]
+        args = ocp.args.Composite(fingerprints=ocp.args.JsonRestore())
+        found = self.manager.restore(step, args=args)["fingerprints"]
+        if not isinstance(found, dict):
+            raise UnusableCheckpointError(f"its fingerprints are {schema.shown(found)}, not an object")
+        return found
 
     def _on_all(self, read: Callable[[], Any]) -> Any:
         """read() here, or UnusableCheckpointError on every process if one of them cannot."""
@@ -231,6 +253,11 @@ class Checkpoints:
                 f"a checkpoint in {self.manager.directory} could not be written ({fault}); {kept}. Make "
                 "room there, and run the same command again: it goes on from that step"
             ) from None
+
+
+def _run_of(folder: Path) -> str | None:
+    record = work_directory.find(folder)
+    return None if record is None else record.run
 
 
 def abstract_state(state_fn: Any, sharding: jax.sharding.Sharding) -> TrainState:

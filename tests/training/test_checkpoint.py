@@ -11,6 +11,7 @@ from training import small
 from training.small import quick_compilation  # noqa: F401
 
 from hold_jax.errors import UserError
+from hold_jax.runtime import workdir
 from hold_jax.training.checkpoint import DAMAGED_FOLDER, FOLDER, Checkpoints, abstract_state
 from hold_jax.training.state import TrainState
 
@@ -262,3 +263,66 @@ def test_no_room_is_one_line_and_the_next_run_goes_on(tmp_path):
     write(tmp_path, steps=(2,))
     small.assert_bitwise(resume(tmp_path)[0], state)
     assert not [p for p in (tmp_path / FOLDER).iterdir() if "tmp" in p.name]
+
+
+def record(path, run):
+    workdir.write(path, workdir.Record({}, (2,), 0, run=run))
+
+
+def saved(path, run, *steps):
+    record(path, run)
+    with Checkpoints.open(path, keep_last=9) as checkpoints:
+        for step in steps:
+            checkpoints.save(state_at(step))
+
+
+def test_the_checkpoints_of_another_run_are_not_taken(tmp_path):
+    saved(tmp_path / "a", "a1", 3)
+    saved(tmp_path / "b", "b2", 5)
+    shutil.rmtree(tmp_path / "a" / FOLDER)
+    shutil.copytree(tmp_path / "b" / FOLDER, tmp_path / "a" / FOLDER)
+    before = small.contents(tmp_path / "a")
+    with (
+        Checkpoints.open(tmp_path / "a") as checkpoints,
+        pytest.raises(UserError, match="another run wrote it, not that"),
+    ):
+        checkpoints.resume(abstract())
+    with (
+        Checkpoints.open_to_read(tmp_path / "a") as checkpoints,
+        pytest.raises(UserError, match=r"another run wrote it, not that of config\.json"),
+    ):
+        checkpoints.restore(abstract())
+    assert small.contents(tmp_path / "a") == before
+    # A run from before there were identities keeps its checkpoints.
+    record(tmp_path / "b", None)
+    with Checkpoints.open_to_read(tmp_path / "b") as checkpoints:
+        small.assert_bitwise(checkpoints.restore(abstract()), state_at(5))
+
+
+def test_a_checkpoint_renamed_to_a_later_step_is_set_aside(tmp_path, capsys):
+    saved(tmp_path, "a1", 2, 4)
+    (tmp_path / FOLDER / "2").rename(tmp_path / FOLDER / "6")
+    with Checkpoints.open(tmp_path) as checkpoints:
+        small.assert_bitwise(checkpoints.resume(abstract()), state_at(4))
+    assert "checkpoint 6 is damaged (it holds step 2: its folder was renamed)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", [None, b"null", b"[]", b'{"a":'])
+def test_fingerprints_that_are_gone_or_of_another_type_are_damage(tmp_path, content, capsys):
+    saved(tmp_path, "a1", 2, 4)
+    folder = tmp_path / FOLDER / "4" / "fingerprints"
+    if content is None:
+        shutil.rmtree(folder)
+    else:
+        (folder / "metadata").write_bytes(content)
+    with Checkpoints.open(tmp_path) as checkpoints:
+        small.assert_bitwise(checkpoints.resume(abstract()), state_at(2))
+    assert "checkpoint 4 is damaged (" in capsys.readouterr().err
+
+
+def test_an_old_checkpoint_without_fingerprints_is_taken_and_said(tmp_path, capsys):
+    saved(tmp_path, None, 4)
+    shutil.rmtree(tmp_path / FOLDER / "4" / "fingerprints")
+    with Checkpoints.open(tmp_path) as checkpoints:
+        small.assert_bitwise(checkpoints.resume(abstract()), state_at(4))
+    assert "checkpoint 4 has no fingerprints: damage to it would not be noticed" in capsys.readouterr().err
