@@ -10,6 +10,7 @@ three digits.
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from hold_jax.errors import require
@@ -59,9 +60,22 @@ class Inception(nn.Module):
 
 
 def resize(x: jax.Array) -> jax.Array:
-    """Bilinear, half-pixel centers, no antialiasing: (B, H, W, C) float32 -> (B, 299, 299, C)."""
-    B, _, _, C = x.shape
-    return jax.image.resize(x, (B, SIZE, SIZE, C), "bilinear", antialias=False, precision=_PRECISION)
+    """Bilinear, half-pixel centers, no antialiasing: (B, H, W, C) float32 -> (B, 299, 299, C).
+
+    By two neighbors each way: `jax.image.resize` multiplies by matrices, a product that XLA (jax 0.10.2) fails to tile
+    for an H100.
+    """
+    for axis in (1, 2):
+        last = x.shape[axis] - 1
+        # In float32, as PyTorch computes them.
+        at = (np.arange(SIZE, dtype=np.float32) + np.float32(0.5)) * np.float32((last + 1) / SIZE) - np.float32(0.5)
+        at = np.clip(at, 0, last)
+        low = np.floor(at).astype(np.int32)
+        weight = jnp.asarray((at - low).reshape(-1, *(1,) * (x.ndim - 1 - axis)), jnp.float32)
+        weight = weight.reshape(*(1,) * axis, *weight.shape)
+        below, above = jnp.take(x, low, axis=axis), jnp.take(x, np.minimum(low + 1, last), axis=axis)
+        x = below * (1 - weight) + above * weight
+    return x
 
 
 class _Conv(nn.Module):

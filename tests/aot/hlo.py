@@ -5,7 +5,7 @@ import re
 from typing import NamedTuple
 
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
-_REDUCTIONS = ("reduce", "reduce-window", "select-and-scatter", "all-reduce", "reduce-scatter", "scatter")
+_REDUCTIONS = ("reduce", "reduce-window", "select-and-scatter", "scatter")
 
 
 class Instruction(NamedTuple):
@@ -44,12 +44,12 @@ def instructions(text: str) -> list[Instruction]:
 
 
 def bfloat16_sums(text: str) -> list[str]:
-    """The reductions whose adder is bfloat16."""
+    """The reductions on a device whose adder is bfloat16; those between devices: `collectives`."""
     bodies = computations(text)
     found = []
     for row in instructions(text):
         body = re.search(r"(?:to_apply|scatter)=%?([\w.\-]+)", row.rest)
-        if row.operation.removesuffix("-start") in _REDUCTIONS and body:
+        if row.operation in _REDUCTIONS and body:
             adds = [inner for inner in bodies.get(body[1], []) if inner.operation == "add"]
             found += [f"{row.operation} {row.type}" for inner in adds if inner.dtype == "bf16"]
     return found

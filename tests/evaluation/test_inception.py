@@ -38,7 +38,9 @@ def test_names(network):
 
 
 def test_errors_name_the_fix(network, tmp_path):
-    with pytest.raises(UserError, match=r"`weights` is '.*none.pth'; there is no such file; pt_inception.*pytorch-fid"):
+    with pytest.raises(
+        UserError, match=r"`weights` is '.*none.pth'; there is no such file; get pt_inception.*pytorch-fid"
+    ):
         inception(tmp_path / "none.pth")
     for shape in [(4, 2), (2, 8, 8, 2)]:
         with pytest.raises(UserError, match=r"`x.shape` is \(.*\(B, H, W, 1 or 3\)"):
