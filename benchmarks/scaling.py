@@ -2,10 +2,10 @@
 
     python -m benchmarks.scaling --output=docs/scaling.json
 
-Nothing here is measured on an accelerator. A step is: compute (FLOPs of one example times the examples of a chip, over
-the chip's peak rate times a stated utilization), then the all-reduce of the float32 gradients, not overlapped: the
-worst case, since compilers overlap most of it with the backward pass. The parameter count is the model's own; FLOPs
-come from `benchmarks.train_step --memory`.
+Nothing here is measured on an accelerator. A step is: the all-gather of the float32 parameters, compute (FLOPs of one
+example times the examples of a chip, over the chip's peak rate times a stated utilization), and the all-reduce of the
+float32 gradients, not overlapped: the worst case, since compilers overlap most of both with compute. The parameter
+count is the model's own; FLOPs come from `benchmarks.train_step --memory`.
 """
 
 import argparse
@@ -117,7 +117,9 @@ def row(
     chip = CHIPS[name]
     compute = per_chip * flops / (chip.peak * utilization)
     reduce = all_reduce_seconds(chip, chips, size)
-    step = compute + reduce
+    # The second half of a ring all-reduce is an all-gather.
+    gather = reduce / 2
+    step = gather + compute + reduce
     return {
         "chip": name,
         "chips": chips,
@@ -125,6 +127,7 @@ def row(
         "global_batch": per_chip * chips,
         "compute_seconds": compute,
         "all_reduce_seconds": reduce,
+        "all_gather_seconds": gather,
         "efficiency": compute / step,
         "images_per_second": per_chip * chips / step,
         "input_bytes_per_second": per_chip * chips / step * EXAMPLE_BYTES,
@@ -153,11 +156,11 @@ def main() -> None:
     count = parameters()
     size = count * jnp.dtype(jnp.float32).itemsize
     checkpoint = COPIES * size
-    print(f"{count:,} parameters; {size / 1e6:.1f} MB of gradients all-reduced a step")
+    print(f"{count:,} parameters; {size / 1e6:.1f} MB of gradients all-reduced, and of parameters gathered, a step")
     written = checkpoint / args.checkpoint_rate
     print(f"checkpoint: {checkpoint / 1e9:.2f} GB, {written:.1f} s at {args.checkpoint_rate:.0e} bytes/s")
     print(
-        f"{'chip':<8} {'chips':>6} {'a chip':>7} {'batch':>7} {'compute ms':>11} {'all-reduce ms':>14} "
+        f"{'chip':<8} {'chips':>6} {'a chip':>7} {'batch':>7} {'compute ms':>11} {'transfers ms':>14} "
         f"{'efficiency':>11} {'images/s':>10} {'MB/s in':>8} {'hours':>7}"
     )
     rows = [
@@ -169,7 +172,7 @@ def main() -> None:
     for r in rows:
         print(
             f"{r['chip']:<8} {r['chips']:>6} {r['per_chip']:>7} {r['global_batch']:>7} "
-            f"{1e3 * r['compute_seconds']:>11.2f} {1e3 * r['all_reduce_seconds']:>14.2f} "
+            f"{1e3 * r['compute_seconds']:>11.2f} {1e3 * (r['all_reduce_seconds'] + r['all_gather_seconds']):>14.2f} "
             f"{100 * r['efficiency']:>9.1f} % {r['images_per_second']:>10,.0f} "
             f"{r['input_bytes_per_second'] / 1e6:>8.0f} {r['hours_of_102_million_images']:>7.2f}"
         )

@@ -45,8 +45,7 @@ from hold_jax import kernels
 from hold_jax.app import build
 from hold_jax.app.config import read
 from hold_jax.runtime.mesh import Devices
-from hold_jax.training.state import init_state
-from hold_jax.training.step import make_train_step, mean_loss
+from hold_jax.training.step import Program, mean_loss
 
 PARITY = 1e-4
 TABLE_SIZE = 4096
@@ -122,34 +121,28 @@ class Ours:
         self.model, self.loss = build.model(settings, shape, 0), build.loss(settings)
         optimizer = build.optimizer(settings)
         devices = Devices.all()
-        self.new_state = functools.partial(init_state, self.model, optimizer, 0)
-        self.devices = devices
+        decay = settings.training.ema_decay
+        self.program = Program.make(self.model, self.loss, optimizer, devices, seed=0, ema_decay=decay)
         rng = np.random.default_rng(0)
         self.images = rng.integers(0, 256, (batch_size, *shape), dtype=np.uint8)
         self.batch = devices.put({"x": self.images, "label": np.zeros((batch_size,), np.int32)})
-        step = make_train_step(self.model, self.loss, optimizer, ema_decay=settings.training.ema_decay)
-        self.step = jax.jit(step, donate_argnums=0, out_shardings=devices.replicated)
 
     def forward(self, state: Any, batch: Any) -> jax.Array:
         """The loss in training, no gradient."""
         key = jax.random.fold_in(state.key, state.step)
-        return mean_loss(self.model, self.loss, state.params, batch, key, train=True)
+        params = self.program.packing.unpack(state.params)
+        return mean_loss(self.model, self.loss, params, batch, key, train=True)
 
     def abstract(self) -> tuple[Any, Any]:
         """Shapes of the state and the batch on their devices."""
-        sharding = self.devices.replicated
-        state = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-            jax.eval_shape(self.new_state),
-        )
-        return state, self.batch
+        return self.program.abstract(), self.batch
 
     def cases(self, parts: Sequence[str]) -> tuple[list[Case], dict[str, dict[str, float]]]:
         """The compiled parts, and the seconds of tracing, lowering and compiling them."""
         cases, compilation = [], {}
-        held = {"state": self.devices.init(self.new_state)}
+        held = {"state": self.program.start()}
         for part in parts:
-            function = {"forward": jax.jit(self.forward), "step": self.step}[part]
+            function = {"forward": jax.jit(self.forward), "step": self.program.step}[part]
             compiled, flops, compilation[part] = compile_timed(function, *self.abstract())
 
             def call(part: str = part, compiled: Any = compiled) -> None:
@@ -371,7 +364,8 @@ def kept_bytes(ours: Ours) -> int:
         loss = functools.partial(mean_loss, ours.model, ours.loss, batch=batch, key=key, train=True)
         return jax.vjp(lambda p: loss(params=p), params)[1]
 
-    kept = jax.tree.leaves(jax.eval_shape(backward, state.params, batch, state.key))
+    params = ours.program.abstract_tree().params
+    kept = jax.tree.leaves(jax.eval_shape(backward, params, batch, state.key))
     # Only what has the batch's extent: of parameters, and tables, the step holds one copy anyway.
     return sum(math.prod(a.shape) * a.dtype.itemsize for a in kept if a.shape[:1] == (ours.batch_size,))
 
@@ -392,7 +386,7 @@ def memory(config: ml_collections.ConfigDict, shape: tuple[int, ...], args: argp
                     f"kept for the backward pass {row['kept'] / 2**30:.2f} GiB"
                 )
                 if not args.traced:
-                    compiled, flops, stages = compile_timed(ours.step, *ours.abstract())
+                    compiled, flops, stages = compile_timed(ours.program.step, *ours.abstract())
                     found = compiled.memory_analysis()
                     names = ("argument", "output", "alias", "temp")
                     sizes = {name: getattr(found, f"{name}_size_in_bytes") for name in names}

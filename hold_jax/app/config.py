@@ -177,6 +177,9 @@ class TrainingConfig:
     num_steps: int = whole(800_000, _STEPS, "steps in all")
     accumulation_steps: int = whole(1, _COUNT, "parts of a batch, averaged before the update")
     steps_per_call: int = whole(1, _COUNT, "steps in one compiled call; divides the counts here")
+    gradient_dtype: str | None = choice(
+        None, ("float32", "bfloat16"), "in which devices sum the convolutions' gradients (float32)"
+    )
     ema_decay: float = real(0.9999, "[0, 1)", "of the averaged parameters, a step")
     log_every: int = whole(100, _STEPS, "steps between lines of the log")
     sample_every: int = whole(10_000, _EVERY, "steps between grids of samples; 0: never")

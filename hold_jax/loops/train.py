@@ -6,13 +6,15 @@ import itertools
 import sys
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
 from hold_jax.data import Dataset, batches, prefetch
-from hold_jax.errors import require
+from hold_jax.errors import require, require_choice
 from hold_jax.loops.generate import SampleSettings, make_draw, picture
 from hold_jax.model import Model
 from hold_jax.runtime import distributed, pictures
@@ -20,11 +22,11 @@ from hold_jax.runtime.log import METRICS_FILE, MetricLog, NullLog, read_jsonl
 from hold_jax.runtime.mesh import Devices
 from hold_jax.runtime.progress import Progress
 from hold_jax.runtime.storage import Path
-from hold_jax.training.checkpoint import Checkpoints, abstract_state
+from hold_jax.training.checkpoint import Checkpoints
 from hold_jax.training.preemption import Preemption
 from hold_jax.training.profile import Profile
-from hold_jax.training.state import TrainState, init_state
-from hold_jax.training.step import ScoreLoss, StepFn, make_train_step
+from hold_jax.training.state import TrainState
+from hold_jax.training.step import GRADIENT_DTYPES, Program, ScoreLoss
 from hold_jax.training.window import Window
 
 
@@ -47,6 +49,7 @@ class TrainSettings:
       keep_every: also keep those whose step is a multiple of this; 0: no others.
       skip_limit: steps in a row that may be skipped because their loss or gradient is not finite.
       profile: steps to trace into `workdir`/profile; 0: none.
+      gradient_dtype: type in which the gradients of convolutions are summed over devices, one of `GRADIENT_DTYPES`.
     """
 
     seed: int
@@ -63,6 +66,7 @@ class TrainSettings:
     keep_every: int
     skip_limit: int
     profile: int
+    gradient_dtype: str = "float32"
 
     def __post_init__(self):
         require(0 <= self.seed < 2**32, "seed", self.seed, "in [0, 2^32)")
@@ -73,6 +77,7 @@ class TrainSettings:
             value = getattr(self, name)
             whole = value >= 0 and value % self.steps_per_call == 0
             require(whole, f"training.{name}", value, f"a multiple of steps_per_call = {self.steps_per_call}")
+        require_choice("training.gradient_dtype", self.gradient_dtype, GRADIENT_DTYPES)
         require(0 <= self.ema_decay < 1, "training.ema_decay", self.ema_decay, "in [0, 1)")
         for name in ("keep_every", "skip_limit", "profile"):
             require(getattr(self, name) >= 0, f"training.{name}", getattr(self, name), "0 or more")
@@ -101,27 +106,26 @@ def train(
     devices = Devices.all()
     main = distributed.is_main()
     draw = make_draw(model, sampling, devices)
-    take_step = _step(model, loss, optimizer, settings)
-    new_state = functools.partial(init_state, model, optimizer, settings.seed)
+    program = _program(model, loss, optimizer, settings, devices)
     per_call = settings.steps_per_call
     with Checkpoints.open(workdir, keep_last=settings.keep_last, keep_every=settings.keep_every or None) as checkpoints:
-        state = checkpoints.resume(abstract_state(new_state, devices.replicated))
-        if state is None:
-            state = devices.init(new_state)
-        start = int(state.step)
+        saved = checkpoints.resume(program.abstract_tree())
+        start = 0 if saved is None else int(saved.step)
         if start >= settings.num_steps:
             if main:
                 print(f"already trained: {workdir} is at step {start:,} of {settings.num_steps:,}", file=sys.stderr)
-            return state
+            assert saved is not None  # num_steps is 1 or more
+            return saved
         whole = start % per_call == 0
         require(whole, "training.steps_per_call", per_call, f"a divisor of {start}, the step to go on from")
+        state = program.start() if saved is None else program.from_tree(saved)
+        del saved
         if main:
-            _introduce(model, state, dataset, settings, devices, start, workdir)
+            _introduce(model, program.abstract_tree().params, dataset, settings, devices, start, workdir)
 
         feed = _feed(dataset, settings, devices, start)
         # Compiled ahead: a call with any other shape, type or sharding is an error, never a second compilation.
-        step_fn = jax.jit(take_step, donate_argnums=0, out_shardings=devices.replicated)
-        step_fn = step_fn.lower(state, _abstract_batch(model, settings, devices)).compile()
+        step_fn = program.step.lower(state, _abstract_batch(model, settings, devices)).compile()
         compiled = time.monotonic()
         log = MetricLog(workdir, start_step=start) if main else NullLog()
         progress = Progress(settings.num_steps, start, settings.batch_size, enabled=main)
@@ -142,8 +146,8 @@ def train(
 
                     first, told = step == start + per_call, preemption.reached()
                     # A resumed run's first call only starts the clock: its log is that of a run that never stopped.
-                    reported = due(settings.log_every) or due(settings.checkpoint_every) or (first and start == 0)
-                    if reported:
+                    reported = due(settings.log_every) or due(settings.checkpoint_every) or told
+                    if reported or (first and start == 0):
                         values, skipped = window.close(step, checkpoints.latest())
                         log.scalars(step, {f"train/{name}": value for name, value in values.items()})
                         for line in skipped:
@@ -157,15 +161,16 @@ def train(
                         progress.write(f"first step after {seconds:.1f} s, {compiled - began:.1f} s of it compiling")
                     if due(settings.checkpoint_every) or told:
                         log.flush()  # a run that goes on from here has all lines up to here
-                        checkpoints.save(state)
+                        checkpoints.save(program.to_tree(state))
                     if told:
                         break
                     if due(settings.sample_every):
-                        x, _ = draw(state.ema, np.arange(sampling.batch_size, dtype=np.int32))
+                        x, _ = draw(program.average(state), np.arange(sampling.batch_size, dtype=np.int32))
                         if main:
                             grid = picture(np.asarray(model.to_data(x)))
                             pictures.write_png(grid, workdir / "grids" / f"step_{step:08d}.png")
                             log.image("samples", grid, step)
+            state = program.to_tree(state)
             checkpoints.save(state)
             checkpoints.wait()
         finally:
@@ -197,9 +202,12 @@ def check(
     devices = Devices.all()
     devices.require_divides("training.batch_size", settings.batch_size, settings.accumulation_steps)
     require(not settings.flip or dataset.is_image, "data.flip", True, "False for vectors")
+    computed = jnp.dtype(getattr(model.network, "dtype", jnp.float32))
+    usable = settings.gradient_dtype in ("float32", computed.name)
+    require(usable, "training.gradient_dtype", settings.gradient_dtype, f"float32 where model.dtype is {computed}")
     make_draw(model, sampling, devices)
-    state = jax.eval_shape(functools.partial(init_state, model, optimizer, settings.seed))
-    jax.eval_shape(_step(model, loss, optimizer, settings), state, _abstract_batch(model, settings, devices))
+    program = _program(model, loss, optimizer, settings, devices)
+    jax.eval_shape(program.step, program.abstract(), _abstract_batch(model, settings, devices))
 
 
 def _abstract_batch(model: Model, settings: TrainSettings, devices: Devices) -> dict[str, jax.ShapeDtypeStruct]:
@@ -213,14 +221,23 @@ def _abstract_batch(model: Model, settings: TrainSettings, devices: Devices) -> 
     }
 
 
-def _step(model: Model, loss: ScoreLoss, optimizer: optax.GradientTransformation, settings: TrainSettings) -> StepFn:
-    return make_train_step(
+def _program(
+    model: Model,
+    loss: ScoreLoss,
+    optimizer: optax.GradientTransformation,
+    settings: TrainSettings,
+    devices: Devices,
+) -> Program:
+    return Program.make(
         model,
         loss,
         optimizer,
+        devices,
+        seed=settings.seed,
         ema_decay=settings.ema_decay,
         accumulation_steps=settings.accumulation_steps,
         steps_per_call=settings.steps_per_call,
+        gradient_dtype=settings.gradient_dtype,
     )
 
 
@@ -245,7 +262,7 @@ def _feed(dataset: Dataset, settings: TrainSettings, devices: Devices, start: in
 
 def _introduce(
     model: Model,
-    state: TrainState,
+    params: Any,
     dataset: Dataset,
     settings: TrainSettings,
     devices: Devices,
@@ -255,7 +272,7 @@ def _introduce(
     """Prints a summary of model, data and devices; warns of data whose scale the noise levels are not made for."""
     from clu import parameter_overview  # the extra [train]; sampling and converting do without it
 
-    print(parameter_overview.get_parameter_overview(state.params, include_stats=False))
+    print(parameter_overview.get_parameter_overview(params, include_stats=False))
     some = dataset.subset(10_000)
     deviation = float(np.std(model.to_model(some.gather(np.arange(len(some)))["x"])))
     shape = "x".join(map(str, dataset.shape))

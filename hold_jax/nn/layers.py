@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from hold_jax.errors import require
+from hold_jax.nn import products
 
 
 def precision_of(dtype: DTypeLike) -> jax.lax.Precision:
@@ -42,22 +43,30 @@ def add_broadcast(h: jax.Array, b: jax.Array) -> jax.Array:
     return (h.astype(jnp.float32) + b.astype(jnp.float32)).astype(h.dtype)
 
 
-def _keep_bias(*args: jax.Array | None, dtype: Any = None, inexact: bool = True) -> list[jax.Array | None]:
-    """A `promote_dtype` for Flax that leaves the bias float32, to be added in float32: see `add_broadcast`."""
+def _keep_parameters(*args: jax.Array | None, dtype: Any = None, inexact: bool = True) -> list[jax.Array | None]:
+    """A `promote_dtype` for Flax of x alone.
+
+    The bias stays float32, to be added in float32: see `add_broadcast`. The kernel stays float32 until the product
+    rounds it: see `products`.
+    """
     del inexact
-    *factors, bias = args
-    return [*(None if a is None else a.astype(dtype) for a in factors), bias]
+    x, *parameters = args
+    return [None if x is None else x.astype(dtype), *parameters]
 
 
 class _Conv(nn.Conv):
-    """`nn.Conv` that adds its bias in float32."""
+    """`nn.Conv` that adds its bias in float32 and whose kernel has a float32 gradient."""
+
+    conv_general_dilated: Any = products.conv
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return super().__call__(x).astype(self.dtype)
 
 
 class _Dense(nn.Dense):
-    """`nn.Dense` that adds its bias in float32."""
+    """`nn.Dense` that adds its bias in float32 and whose kernel has a float32 gradient."""
+
+    dot_general: Any = products.dot
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return super().__call__(x).astype(self.dtype)
@@ -80,7 +89,7 @@ def conv3x3(
         padding=padding,
         kernel_init=default_init(init_scale),
         dtype=dtype,
-        promote_dtype=_keep_bias,
+        promote_dtype=_keep_parameters,
         precision=precision_of(dtype),
         name=name,
     )
@@ -93,7 +102,7 @@ def conv1x1(features: int, *, name: str, dtype: DTypeLike) -> nn.Conv:
         (1, 1),
         kernel_init=default_init(),
         dtype=dtype,
-        promote_dtype=_keep_bias,
+        promote_dtype=_keep_parameters,
         precision=precision_of(dtype),
         name=name,
     )
@@ -105,7 +114,7 @@ def dense(features: int, *, name: str, dtype: DTypeLike, init_scale: float = 1.0
         features,
         kernel_init=default_init(init_scale),
         dtype=dtype,
-        promote_dtype=_keep_bias,
+        promote_dtype=_keep_parameters,
         precision=precision_of(dtype),
         name=name,
     )

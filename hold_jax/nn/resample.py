@@ -16,10 +16,10 @@ import numpy as np
 from jax import lax
 from jax.typing import DTypeLike
 
+from hold_jax.nn import products
 from hold_jax.nn.layers import add_broadcast, conv3x3, default_init, precision_of
 
 Taps = Sequence[float] | None
-LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 
 def upsample(x: jax.Array, taps: Taps) -> jax.Array:
@@ -58,15 +58,8 @@ class ConvUpsample(nn.Module):
         if self.taps is None:
             return conv3x3(self.features, name="conv", dtype=self.dtype)(upsample(x, None))
         kernel, bias = _ConvParameters(self.features, name="conv")(x.shape[-1])
-        h = lax.conv_general_dilated(
-            x.astype(self.dtype),
-            kernel.astype(self.dtype),
-            window_strides=(1, 1),
-            padding=[(2, 2), (2, 2)],
-            lhs_dilation=(2, 2),
-            dimension_numbers=LAYOUT,
-            precision=precision_of(self.dtype),
-        )
+        x, precision = x.astype(self.dtype), precision_of(self.dtype)
+        h = products.conv(x, kernel, (1, 1), [(2, 2), (2, 2)], lhs_dilation=(2, 2), precision=precision)
         p = len(self.taps) - 4
         return add_broadcast(_filter(h, self.taps, gain=2, pad=((p + 1) // 2 + 1, p // 2 + 1)), bias[None, None, None])
 
@@ -94,14 +87,8 @@ class ConvDownsample(nn.Module):
             return conv3x3(self.features, name="conv", dtype=self.dtype, stride=2, padding=padding)(x)
         kernel, bias = _ConvParameters(self.features, name="conv")(x.shape[-1])
         p = len(self.taps)
-        h = lax.conv_general_dilated(
-            _filter(x.astype(self.dtype), self.taps, gain=1, pad=((p + 1) // 2, p // 2)),
-            kernel.astype(self.dtype),
-            window_strides=(2, 2),
-            padding="VALID",
-            dimension_numbers=LAYOUT,
-            precision=precision_of(self.dtype),
-        )
+        h = _filter(x.astype(self.dtype), self.taps, gain=1, pad=((p + 1) // 2, p // 2))
+        h = products.conv(h, kernel, (2, 2), "VALID", precision=precision_of(self.dtype))
         return add_broadcast(h, bias[None, None, None])
 
 

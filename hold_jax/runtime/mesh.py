@@ -1,6 +1,7 @@
-"""Devices as one mesh: the batch is spread over it, the state is copied onto it."""
+"""Devices as one mesh: the batch, and what of the training state can be, is spread over it."""
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,9 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from hold_jax.errors import UserError
+
+LARGE = 2**14
+"""Numbers from which an array of the training state is spread over the devices and updated by itself."""
 
 _CPU_FLAGS = Path("/proc/cpuinfo")
 
@@ -33,6 +37,19 @@ class Devices:
     def batch(self, axis: int = 0) -> NamedSharding:
         """Axis `axis` of an array is spread over the devices."""
         return NamedSharding(self.mesh, PartitionSpec(*(None,) * axis, "data"))
+
+    def spread(self, shape: tuple[int, ...]) -> NamedSharding:
+        """Each device holds one part of an array of the training state.
+
+        The parts are along the last axis but one, a kernel's input channels, or else along the last: a TPU lays these
+        two out in tiles of 8 x 128, of which the 8 are the easier to fill. Arrays below `LARGE` numbers, and those of
+        which the number of devices divides neither axis, are replicated. A stack of arrays is split as each of them.
+        """
+        if self.mesh.size > 1 and math.prod(shape) >= LARGE:
+            for axis in (len(shape) - 2, len(shape) - 1):
+                if axis >= 0 and shape[axis] % self.mesh.size == 0:
+                    return self.batch(axis)
+        return self.replicated
 
     def put(self, batch: dict[str, np.ndarray], axis: int = 0) -> dict[str, jax.Array]:
         """This process's rows of a global batch as one global array each."""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
@@ -194,7 +195,7 @@ class Checkpoints:
                 raise UnusableCheckpointError(f"changed since it was written: {_some(bad)}")
         return state
 
-    def _of_another(self, step: int, error: OtherStructureError) -> str:
+    def _of_another(self, step: int, error: UnusableCheckpointError) -> str:
         return (
             f"checkpoint {step} in {self.manager.directory} is of another model or optimizer ({error}): "
             "repeat the flags of its run, or choose another --workdir"
@@ -280,7 +281,7 @@ def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
     """Shapes by path, of arrays or of Orbax's descriptions of them: there a key is its data."""
     shapes = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda node: hasattr(node, "shape")):
-        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             leaf = jax.eval_shape(jax.random.key_data, leaf)
         shapes[jax.tree_util.keystr(path, simple=True, separator="/")] = tuple(leaf.shape)
     return shapes

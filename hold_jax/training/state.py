@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from hold_jax.model import Model
+from hold_jax.runtime.mesh import Devices
 
 
 @flax.struct.dataclass
@@ -40,3 +41,19 @@ def init_state(model: Model, optimizer: optax.GradientTransformation, seed: int)
         ema=jax.tree.map(jnp.copy, params),
         key=key_run,
     )
+
+
+def shardings(state: TrainState, devices: Devices) -> TrainState:
+    """Where the arrays of a state lie in training: spread over the devices (`Devices.spread`).
+
+    Each device keeps and updates its own part of parameters, moments and average; the step gathers the parameters when
+    it begins (ZeRO, arXiv:1910.02054, with one gathering a step).
+
+    Args:
+      state: arrays, or their shapes and dtypes.
+      devices: the mesh.
+
+    Returns:
+      A tree of the state's structure with a sharding for each array.
+    """
+    return jax.tree.map(lambda leaf: devices.spread(leaf.shape), state)

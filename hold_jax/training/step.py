@@ -1,9 +1,11 @@
 """The training step: a pure function of (state, batch), written in the global view.
 
-Under `jax.jit` with a batch sharded over a mesh the compiler inserts the reductions; random draws are
-made for the global batch, so the numbers do not depend on the number of devices.
+Under `jax.jit` with a batch sharded over a mesh the compiler inserts the reductions; random numbers are drawn for the
+global batch, so they do not depend on the number of devices. `make_train_step` is the function, `Program` the function
+compiled for a mesh.
 """
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable
@@ -15,15 +17,29 @@ import optax
 
 from hold_jax.model import Model
 from hold_jax.parameterization import EpsFn
+from hold_jax.runtime.mesh import LARGE, Devices
 from hold_jax.sde import LinearSDE
 from hold_jax.training.optimizer import update_ema
-from hold_jax.training.state import TrainState
+from hold_jax.training.packing import Packing
+from hold_jax.training.state import TrainState, init_state, shardings
 
 Batch = dict[str, jax.Array]
 ScoreLoss = Callable[[LinearSDE, EpsFn, jax.Array, jax.Array], jax.Array]
-"""loss(sde, eps_fn, x (B, *S, C), key) -> (B,), its options bound."""
+"""loss(sde, eps_fn, x (B, *S, C), key) -> (B,), with its options bound."""
+
+GRADIENT_DTYPES = ("float32", "bfloat16")
+_FEATURES = 32
 
 StepFn = Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
+
+
+def _same(tree: Any) -> Any:
+    return tree
+
+
+def _is_convolution(leaf: jax.Array) -> bool:
+    """Whether a leaf is a large kernel between features: the first and the last convolution are always float32."""
+    return leaf.ndim == 4 and leaf.size >= LARGE and min(leaf.shape[-2:]) >= _FEATURES
 
 
 def mean_loss(model: Model, loss: ScoreLoss, params: Any, batch: Batch, key: jax.Array, *, train: bool) -> jax.Array:
@@ -34,6 +50,36 @@ def mean_loss(model: Model, loss: ScoreLoss, params: Any, batch: Batch, key: jax
     return jnp.mean(loss(model.sde, eps_fn, x, key_loss)) / math.prod(model.data_shape)
 
 
+@jax.named_scope("update")
+def apply_gradient(
+    state: TrainState,
+    gradient: Any,
+    value: jax.Array,
+    optimizer: optax.GradientTransformation,
+    *,
+    ema_decay: float,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """The state after one update, and the norms {"grad_norm", "param_norm"}; see `make_train_step`.
+
+    Args:
+      state: before the update.
+      gradient: of the loss, a tree like `state.params`.
+      value: the loss, ().
+      optimizer: an Optax transformation.
+      ema_decay: decay of the averaged parameters.
+    """
+    grad_norm = optax.global_norm(gradient)
+    updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    ema = update_ema(state.ema, params, state.step, ema_decay)
+    # Known before the update, so that each array is read and written once.
+    good = jnp.isfinite(value) & jnp.isfinite(grad_norm)
+    new, old = (params, opt_state, ema), (state.params, state.opt_state, state.ema)
+    params, opt_state, ema = jax.tree.map(functools.partial(jnp.where, good), new, old)
+    norms = {"grad_norm": grad_norm, "param_norm": optax.global_norm(params)}
+    return dataclasses.replace(state, step=state.step + 1, params=params, opt_state=opt_state, ema=ema), norms
+
+
 def make_train_step(
     model: Model,
     loss: ScoreLoss,
@@ -42,24 +88,35 @@ def make_train_step(
     ema_decay: float,
     accumulation_steps: int = 1,
     steps_per_call: int = 1,
+    gradient_dtype: str = "float32",
+    unpack: Callable[[Any], Any] = _same,
+    collect: Callable[[Any], Any] = _same,
 ) -> StepFn:
-    """One compiled call of `steps_per_call` optimizer steps.
+    """One call of `steps_per_call` optimizer steps.
 
     Args:
-      model: what is trained.
+      model: the model to train.
       loss: per-example loss with its options bound.
       optimizer: an Optax transformation.
-      ema_decay: of the averaged parameters.
+      ema_decay: decay of the averaged parameters, in [0, 1).
       accumulation_steps: parts the batch is split into; their gradients are averaged before the update.
       steps_per_call: optimizer steps in one call; 1 takes batches (B, ...), k takes (k, B, ...).
+      gradient_dtype: "float32", or "bfloat16" for a network that computes in bfloat16: the gradients of large
+        convolutions are then rounded to it before they are summed over devices, which halves the bytes that are sent.
+      unpack: gives the network's parameters for those of the state.
+      collect: gives the gradient in the form of the state's parameters. `Program` chooses both.
 
     Returns:
       step(state, batch) -> (state, metrics), metrics {"loss", "grad_norm", "param_norm"} of shape
-      (steps_per_call,): of the parameters before, before and after the update. A step where one of these is not
-      finite counts, and takes its batch, but leaves parameters, optimizer and average as they were.
+      (steps_per_call,): the first two at the parameters before the update, the norm of the parameters after it. A step
+      whose loss or gradient norm is not finite counts and takes its batch, but leaves parameters, optimizer state and
+      average unchanged.
     """
 
     def value_and_grad(params: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, Any]:
+        if gradient_dtype == "bfloat16":
+            # The network rounds these kernels anyway; a kernel's gradient has its type (`nn.products`).
+            params = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16) if _is_convolution(leaf) else leaf, params)
         return jax.value_and_grad(lambda p: mean_loss(model, loss, p, batch, key, train=True))(params)
 
     def accumulated(params: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, Any]:
@@ -78,15 +135,9 @@ def make_train_step(
     def one_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
         key = jax.random.fold_in(state.key, state.step)
         gradient_of = value_and_grad if accumulation_steps == 1 else accumulated
-        value, gradient = gradient_of(state.params, batch, key)
-        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        ema = update_ema(state.ema, params, state.step, ema_decay)
-        metrics = {"loss": value, "grad_norm": optax.global_norm(gradient), "param_norm": optax.global_norm(params)}
-        good = jnp.all(jnp.isfinite(jnp.stack(list(metrics.values()))))
-        new, old = (params, opt_state, ema), (state.params, state.opt_state, state.ema)
-        params, opt_state, ema = jax.tree.map(functools.partial(jnp.where, good), new, old)
-        return state.replace(step=state.step + 1, params=params, opt_state=opt_state, ema=ema), metrics
+        value, gradient = gradient_of(unpack(state.params), batch, key)
+        state, norms = apply_gradient(state, collect(gradient), value, optimizer, ema_decay=ema_decay)
+        return state, {"loss": value} | norms
 
     if steps_per_call > 1:
         return lambda state, batches: jax.lax.scan(one_step, state, batches)
@@ -96,3 +147,98 @@ def make_train_step(
         return state, jax.tree.map(lambda a: a[None], metrics)
 
     return single
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """The training step on a mesh: the one place that says where the state's arrays lie and in which form they run.
+
+    The running state is packed (`Packing`) and spread over the devices (`state.shardings`).
+    Checkpoints and samplers take the network's own tree: `to_tree` and `from_tree` convert.
+
+    Attributes:
+      devices: the mesh.
+      new_state: makes the state at step 0 as a tree; traced only.
+      packing: of the running state.
+      step: jitted step(state, batch) -> (state, metrics); the state's buffers are donated.
+      update: its second half alone, to be looked at: (state, gradient as a tree, loss) -> (state, norms).
+      to_tree: jitted; the tree of a running state, a copy.
+      from_tree: jitted; the running state of a tree, a copy.
+      average: jitted; the averaged parameters of a running state as a tree, on every device.
+    """
+
+    devices: Devices
+    new_state: Callable[[], TrainState]
+    packing: Packing
+    step: Any
+    update: Any
+    to_tree: Callable[[TrainState], TrainState]
+    from_tree: Callable[[TrainState], TrainState]
+    average: Callable[[TrainState], Any]
+
+    @classmethod
+    def make(
+        cls,
+        model: Model,
+        loss: ScoreLoss,
+        optimizer: optax.GradientTransformation,
+        devices: Devices,
+        *,
+        seed: int,
+        **options: Any,
+    ) -> "Program":
+        """The program for `devices`; `options` as `make_train_step` takes them."""
+        new_state = functools.partial(init_state, model, optimizer, seed)
+        tree = jax.eval_shape(new_state)
+        packing = Packing.of(tree.params)
+        constrain = jax.lax.with_sharding_constraint
+        parts = shardings(tree, devices).params
+        running = shardings(jax.eval_shape(packing.pack_state, tree), devices)
+
+        def unpack(params: Any) -> Any:
+            return packing.unpack(constrain(params, devices.replicated))
+
+        def collect(gradient: Any) -> Any:
+            # Summed over the devices, then split. Split at once, the partitioner splits the products of the backward
+            # pass by channel, and gathers the activations that they read: 40 times the bytes on a TPU.
+            gradient = constrain(constrain(gradient, devices.replicated), parts)
+            gradient = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), gradient)
+            return constrain(packing.pack(gradient), running.params)
+
+        step = make_train_step(model, loss, optimizer, unpack=unpack, collect=collect, **options)
+
+        def update(state: TrainState, gradient: Any, value: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
+            return apply_gradient(state, collect(gradient), value, optimizer, ema_decay=options["ema_decay"])
+
+        jit = functools.partial(jax.jit, donate_argnums=0, out_shardings=(running, devices.replicated))
+        return cls(
+            devices,
+            new_state,
+            packing,
+            step=jit(step),
+            update=jit(update),
+            to_tree=jax.jit(packing.unpack_state, out_shardings=shardings(tree, devices)),
+            from_tree=jax.jit(packing.pack_state, out_shardings=running),
+            average=jax.jit(lambda state: packing.unpack(state.ema), out_shardings=devices.replicated),
+        )
+
+    def start(self) -> TrainState:
+        """The running state at step 0, made on the devices."""
+        places = shardings(self.abstract(), self.devices)
+        return jax.jit(lambda: self.packing.pack_state(self.new_state()), out_shardings=places)()
+
+    def abstract(self) -> TrainState:
+        """Shapes, dtypes and shardings of the running state."""
+        return self._placed(lambda: self.packing.pack_state(self.new_state()))
+
+    def abstract_tree(self) -> TrainState:
+        """The same of its tree, for `Checkpoints.restore`."""
+        return self._placed(self.new_state)
+
+    def _placed(self, state_fn: Callable[[], TrainState]) -> TrainState:
+        state = jax.eval_shape(state_fn)
+        return jax.tree.map(
+            lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+            state,
+            shardings(state, self.devices),
+        )

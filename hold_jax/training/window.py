@@ -72,7 +72,8 @@ class Window:
             bad = [name for name, values in series.items() if not np.isfinite(values[i])]
             name = "loss" if "loss" in bad else bad[0]
             what = f"{name} is {series[name][i]} at step {step - len(good) + 1 + i}"
-            if self._in_a_row > self._skip_limit:
+            # A step is skipped for its loss or gradient alone: parameters that are not finite stay so.
+            if self._in_a_row > self._skip_limit or name == "param_norm":
                 raise UserError(_stopped(what, self._in_a_row - 1, latest))
             skipped.append(f"{what}: skipped ({self._in_a_row} in a row; more than {self._skip_limit} stop the run)")
         values = {name: float(values[good].mean()) if good.any() else np.nan for name, values in series.items()}

@@ -30,6 +30,7 @@ SHAPES = {
     "celebahq256_hold": ((256, 256, 3), 0),
     "cifar10_cld": ((32, 32, 3), 10),
     "cifar10_edm": ((32, 32, 3), 10),
+    "cifar10_fast": ((32, 32, 3), 10),
     "cifar10_hold": ((32, 32, 3), 10),
     "cifar10_hold4": ((32, 32, 3), 10),
     "cifar10_hold_paper": ((32, 32, 3), 10),
@@ -57,6 +58,7 @@ BASELINES = {
 MILLIONS = {
     "cifar10_cld": 107.59,
     "cifar10_edm": 55.73,
+    "cifar10_fast": 10.1,
     "cifar10_hold": 107.6,
     "cifar10_psld": 97.62,
     "cifar10_small_hold": 1.8,

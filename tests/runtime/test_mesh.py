@@ -22,6 +22,23 @@ def test_put_spreads_the_batch_axis(axis, shape, shard):
     assert {s.data.shape for s in placed.addressable_shards} == {shard}
 
 
+@pytest.mark.parametrize(
+    ("shape", "spec"),
+    [
+        ((3, 3, 256, 128), (None, None, "data")),  # input channels
+        ((5, 3, 3, 256, 128), (None, None, None, "data")),  # of a stack as of each
+        ((512, 64), ("data",)),
+        ((3, 3, 250, 256), (None, None, None, "data")),  # input channels do not divide
+        ((3, 3, 250, 250), ()),
+        ((2**14,), ("data",)),
+        ((2**14 - 8,), ()),  # small
+    ],
+)
+def test_large_arrays_are_spread_along_the_channels_that_divide(shape, spec):
+    assert tuple(small.devices(8).spread(shape).spec) == spec
+    assert small.devices(1).spread(shape) == small.devices(1).replicated
+
+
 def test_init_makes_one_copy_a_device():
     made = small.devices(8).init(lambda a: {"a": a + 1}, jnp.zeros(3))["a"]
     assert made.sharding.is_fully_replicated and len(made.addressable_shards) == 8

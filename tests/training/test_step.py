@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 
 import jax
@@ -257,3 +258,31 @@ def test_a_step_that_is_not_finite_counts_and_changes_nothing_else(steps_per_cal
     assert float(metrics["loss"][0]) == pytest.approx(losses[2], rel=1e-6)
     assert small.largest_error(state, third) < 1e-6
     assert small.largest_error(first.params, third.params) > 1e-4
+
+
+def test_bfloat16_gradients_are_the_float32_ones_rounded_before_the_sum():
+    model = small.unet(dtype=jnp.bfloat16)
+    network = model.network.clone(channels=64)  # its 3x3 kernels between features are large
+    model = dataclasses.replace(model, network=network)
+    params = jax.eval_shape(model.init, jax.random.key(0))
+    batch = {"x": jax.ShapeDtypeStruct((4, 8, 8, 1), jnp.uint8), "label": jax.ShapeDtypeStruct((4,), jnp.int32)}
+    seen = {}
+
+    def keep(gradient):
+        seen["types"] = {
+            jax.tree_util.keystr(path): str(leaf.dtype) for path, leaf in jax.tree.leaves_with_path(gradient)
+        }
+        return jax.tree.map(lambda leaf: leaf.astype(jnp.float32), gradient)
+
+    state = jax.eval_shape(functools.partial(small.init_state, model, OPTIMIZER, 0))
+    for dtype in ("float32", "bfloat16"):
+        step = make_train_step(model, small.LOSS, OPTIMIZER, ema_decay=0.5, gradient_dtype=dtype, collect=keep)
+        jax.eval_shape(step, state, batch)
+        rounded = {name for name, kind in seen["types"].items() if kind == "bfloat16"}
+        if dtype == "float32":
+            assert set(seen["types"].values()) == {"float32"}
+        else:
+            shapes = {jax.tree_util.keystr(path): leaf.shape for path, leaf in jax.tree.leaves_with_path(params)}
+            ends = ("conv_in", "head")
+            inner = {name for name, shape in shapes.items() if shape[:2] == (3, 3)}
+            assert rounded == {name for name in inner if not any(end in name for end in ends)}

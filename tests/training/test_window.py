@@ -75,3 +75,12 @@ def test_rates_are_of_the_window_alone():
     seconds = time.monotonic() - began
     assert values["images_per_second"] == pytest.approx(80 / seconds, rel=0.1)
     assert values["data_wait"] == pytest.approx(1 - 0.1 / seconds, abs=0.1)
+
+
+def test_parameters_that_are_not_finite_stop_the_run_at_once():
+    window = Window(batch_size=4, skip_limit=9)
+    window.add(call(1.0) | {"param_norm": jnp.full(1, np.inf)})
+    with pytest.raises(
+        UserError, match="training stopped: param_norm is inf at step 3; the last good checkpoint, step 2"
+    ):
+        window.close(3, 2)

@@ -1,0 +1,103 @@
+"""Products of activations and kernels; the gradient of a kernel has the kernel's own type, not that of the product.
+
+With a float32 kernel and bfloat16 activations, the forward pass and the gradient of the activations multiply and round
+to bfloat16. The gradient of the kernel multiplies the same bfloat16 numbers and keeps the float32 sum. Rounded first,
+it would be summed over devices in bfloat16, but over the parts of an accumulated batch in float32.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+from jax import lax
+from jax.custom_derivatives import linear_call
+
+Product = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+def dot(
+    x: jax.Array,
+    kernel: jax.Array,
+    dimension_numbers: lax.DotDimensionNumbers,
+    precision: lax.PrecisionLike = None,
+) -> jax.Array:
+    """`lax.dot_general` over the last axis of x (..., C) and the first of the kernel (C, D): (..., D) in x's type."""
+
+    def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return lax.dot_general(x, kernel.astype(x.dtype), dimension_numbers, precision)
+
+    def kernel_gradient(x: jax.Array, y_bar: jax.Array) -> jax.Array:
+        rows = tuple(range(x.ndim - 1))
+        return lax.dot_general(x, y_bar, ((rows, rows), ((), ())), precision, preferred_element_type=kernel.dtype)
+
+    return _apply(product, kernel_gradient, x, kernel)
+
+
+def conv(
+    x: jax.Array,
+    kernel: jax.Array,
+    window_strides: Sequence[int],
+    padding: str | Sequence[tuple[int, int]],
+    lhs_dilation: Sequence[int] = (1, 1),
+    rhs_dilation: Sequence[int] = (1, 1),
+    dimension_numbers: Any = None,
+    feature_group_count: int = 1,
+    precision: lax.PrecisionLike = None,
+) -> jax.Array:
+    """`lax.conv_general_dilated` of (B, H, W, C) with a kernel (h, w, C, D): (B, H', W', D) in x's type."""
+    del dimension_numbers  # those of the shapes above
+    assert feature_group_count == 1 and tuple(rhs_dilation) == (1, 1)
+    sides = [(n - 1) * d + 1 for n, d in zip(x.shape[1:3], lhs_dilation, strict=True)]
+    if isinstance(padding, str):
+        padding = lax.padtype_to_pads(sides, kernel.shape[:2], window_strides, padding)
+
+    def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return lax.conv_general_dilated(
+            x,
+            kernel.astype(x.dtype),
+            window_strides,
+            padding,
+            lhs_dilation=lhs_dilation,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            precision=precision,
+        )
+
+    def kernel_gradient(x: jax.Array, y_bar: jax.Array) -> jax.Array:
+        # The picture convolved with y_bar, its strides as gaps: examples are summed over, channels of x are a batch.
+        ends = [
+            (low, taps - side - low + (length - 1) * stride)
+            for (low, _), taps, side, length, stride in zip(
+                padding, kernel.shape[:2], sides, y_bar.shape[1:3], window_strides, strict=True
+            )
+        ]
+        return lax.conv_general_dilated(
+            x,
+            y_bar,
+            (1, 1),
+            ends,
+            lhs_dilation=lhs_dilation,
+            rhs_dilation=window_strides,
+            dimension_numbers=("CHWN", "IHWO", "HWNC"),
+            precision=precision,
+            preferred_element_type=kernel.dtype,
+        )
+
+    return _apply(product, kernel_gradient, x, kernel)
+
+
+def _apply(product: Product, kernel_gradient: Product, x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """product(x, kernel), the gradient of the kernel by `kernel_gradient` where the types differ."""
+    if x.dtype == kernel.dtype:
+        return product(x, kernel)
+
+    @jax.custom_jvp
+    def apply(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return product(x, kernel)
+
+    @apply.defjvp
+    def derivative(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
+        (x, kernel), (x_dot, kernel_dot) = primals, tangents
+        along_kernel = linear_call(product, kernel_gradient, x, kernel_dot)
+        return apply(x, kernel), product(x_dot, kernel) + along_kernel
+
+    return apply(x, kernel)

@@ -1,0 +1,86 @@
+"""The running form of a train state: large arrays of one shape in one stack, all small ones in one vector.
+
+A score network has hundreds of arrays: a few hundred kernels of a dozen shapes, and twice as many biases and scales of
+a few hundred numbers. Updating each one costs some kernels of the device per array; updating stacks and one vector
+costs them a dozen times. Checkpoints and samplers see the network's own tree. Both conversions copy numbers bit by bit.
+"""
+
+import collections
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from hold_jax.runtime.mesh import LARGE
+from hold_jax.training.state import TrainState
+
+Packed = dict[str, jax.Array]
+""""small": (n,); for each shape of large arrays, "3x3x256x256" for one: (count, *shape)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Packing:
+    """How the leaves of a parameter tree are packed.
+
+    Attributes:
+      structure: of the tree.
+      shapes: of its leaves, in the tree's order.
+    """
+
+    structure: Any
+    shapes: tuple[tuple[int, ...], ...]
+
+    @classmethod
+    def of(cls, params: Any) -> "Packing":
+        """The packing of a tree of arrays, or of their shapes and dtypes, all of one dtype."""
+        leaves, structure = jax.tree.flatten(params)
+        return cls(structure, tuple(leaf.shape for leaf in leaves))
+
+    def pack(self, tree: Any) -> Packed:
+        """Packs a tree of this structure: stacks leaves of `LARGE` numbers or more by shape, concatenates the rest."""
+        small: list[jax.Array] = [jnp.zeros((0,))]
+        stacks: dict[str, list[jax.Array]] = {}
+        for leaf in self.structure.flatten_up_to(tree):
+            if leaf.size < LARGE:
+                small.append(jnp.ravel(leaf))
+            else:
+                stacks.setdefault(_name(leaf.shape), []).append(leaf)
+        return {"small": jnp.concatenate(small)} | {name: jnp.stack(leaves) for name, leaves in stacks.items()}
+
+    def unpack(self, packed: Packed) -> Any:
+        """The inverse of `pack`."""
+        leaves, start, taken = [], 0, collections.Counter()
+        for shape in self.shapes:
+            size = math.prod(shape)
+            if size < LARGE:
+                leaves.append(packed["small"][start : start + size].reshape(shape))
+                start += size
+            else:
+                leaves.append(packed[_name(shape)][taken[shape]])
+                taken[shape] += 1
+        return jax.tree.unflatten(self.structure, leaves)
+
+    def pack_state(self, state: TrainState) -> TrainState:
+        """Packs the parameters, the average, and every tree of this structure in the optimizer's state."""
+        return _map_trees(self.pack, self.structure, state)
+
+    def unpack_state(self, state: TrainState) -> TrainState:
+        """The inverse of `pack_state`."""
+        leaves = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in self.shapes]
+        packed = jax.eval_shape(self.pack, jax.tree.unflatten(self.structure, leaves))
+        return _map_trees(self.unpack, jax.tree.structure(packed), state)
+
+
+def _name(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))
+
+
+def _map_trees(function: Any, structure: Any, state: TrainState) -> TrainState:
+    """`function` of every subtree that has the given structure; the other leaves as they are."""
+
+    def matches(node: Any) -> bool:
+        return jax.tree.structure(node) == structure
+
+    return jax.tree.map(lambda node: function(node) if matches(node) else node, state, is_leaf=matches)
