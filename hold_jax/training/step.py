@@ -200,7 +200,7 @@ class Program:
 
         def collect(gradient: Any) -> Any:
             # Summed over the devices, then split. Split at once, the partitioner splits the products of the backward
-            # pass by channel, and gathers the activations that they read: 40 times the bytes on a TPU.
+            # pass by channel, and gathers the activations that they read.
             gradient = constrain(constrain(gradient, devices.replicated), parts)
             gradient = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), gradient)
             return constrain(packing.pack(gradient), running.params)
