@@ -99,7 +99,9 @@ def test_several_steps_a_call_and_parts_of_a_batch_run_spread():
     state, metrics = running.step(running.start(), running.devices.put(stacked, axis=1))
     plain = make_train_step(MODEL, small.LOSS, OPTIMIZER, ema_decay=0.5, steps_per_call=2, accumulation_steps=2)
     want, want_metrics = jax.jit(plain)(small.fresh_state(MODEL, OPTIMIZER), stacked)
-    assert small.largest_error(running.to_tree(state), want) < 1e-5
+    # The moments show the gradients. The parameters do not: Adam's first step is g / (|g| + eps), which at a gradient
+    # of the size of its rounding error is any number in [-1, 1].
+    assert small.largest_error(running.to_tree(state).opt_state, want.opt_state) < 1e-5
     assert small.largest_error(metrics, want_metrics) < 1e-5
 
 
