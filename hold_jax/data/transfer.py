@@ -2,7 +2,7 @@
 
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import jax
@@ -29,7 +29,7 @@ def from_model_range(x: jax.Array | np.ndarray) -> jax.Array:
     return jnp.clip(jnp.round((jnp.asarray(x) + 1.0) * 127.5), 0, 255).astype(jnp.uint8)
 
 
-def prefetch(iterator: Iterator[dict], put: Callable[[dict], dict], depth: int = 2) -> Iterator[dict]:
+def prefetch(iterator: Iterator[dict], put: Callable[[dict], dict], depth: int = 2) -> Generator[dict, None, None]:
     """Yields `put(batch)` of each batch, in order, with a thread working up to `depth` batches ahead.
 
     An exception in `iterator` or `put` is raised here, after the batches before it. Closing the returned generator, or
@@ -44,7 +44,7 @@ def prefetch(iterator: Iterator[dict], put: Callable[[dict], dict], depth: int =
     return _prefetch(iter(iterator), put, depth)
 
 
-def _prefetch(iterator: Iterator[dict], put: Callable[[dict], dict], depth: int) -> Iterator[dict]:
+def _prefetch(iterator: Iterator[dict], put: Callable[[dict], dict], depth: int) -> Generator[dict, None, None]:
     ready: queue.Queue[tuple[str, Any]] = queue.Queue(maxsize=depth)
     stop = threading.Event()
 

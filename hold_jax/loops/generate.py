@@ -70,7 +70,7 @@ class SampleSettings:
         require(finite, "sampling.guidance", self.guidance, "a finite number, or None")
 
 
-DrawFn = Callable[[Any, jax.Array], tuple[jax.Array, jax.Array | None]]
+DrawFn = Callable[[Any, jax.Array | np.ndarray], tuple[jax.Array, jax.Array | None]]
 """draw(params, index (B,)) -> samples (B, *data_shape), frames (frames + 1, B, *data_shape) or None."""
 
 

@@ -5,7 +5,7 @@ import functools
 import itertools
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import jax
@@ -241,7 +241,9 @@ def _program(
     )
 
 
-def _feed(dataset: Dataset, settings: TrainSettings, devices: Devices, start: int) -> Iterator[dict[str, jax.Array]]:
+def _feed(
+    dataset: Dataset, settings: TrainSettings, devices: Devices, start: int
+) -> Generator[dict[str, jax.Array], None, None]:
     """Batches on the devices, ahead of their use, from step `start` on."""
     local = batches(
         dataset,

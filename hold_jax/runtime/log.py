@@ -162,7 +162,7 @@ def log_results(
 
     Call it on process 0 only; in a bucket, not while another process does the same there.
     """
-    workdir = storage.path(workdir)
+    workdir, step = storage.path(workdir), int(results["step"])
     line = {name: value if name == "step" else _to_json(float(value)) for name, value in results.items()}
     _end_last_line(workdir / RESULTS_FILE)
     with contextlib.closing(storage.Lines(workdir / RESULTS_FILE)) as lines:
@@ -170,10 +170,10 @@ def log_results(
     with contextlib.closing(_Events(workdir / TENSORBOARD_FOLDER / "eval")) as events:
         for name, value in results.items():
             if name != "step":
-                events.writer.add_scalar(f"eval/{name}", float(value), results["step"])
+                events.writer.add_scalar(f"eval/{name}", float(value), step)
         for name, image in images.items():
             pixels = _pixels(image)
-            events.writer.add_image(f"eval/{name}", pixels, results["step"], dataformats="HWC"[: pixels.ndim])
+            events.writer.add_image(f"eval/{name}", pixels, step, dataformats="HWC"[: pixels.ndim])
 
 
 class _Events:

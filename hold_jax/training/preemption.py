@@ -3,7 +3,7 @@
 import signal
 import sys
 import threading
-from typing import Self
+from typing import Any, Self
 
 import jax
 from jax.experimental import multihost_utils
@@ -19,7 +19,7 @@ class Preemption:
     def __init__(self) -> None:
         self._calls = 0
         self._told = False
-        self._before: dict[signal.Signals, object] = {}
+        self._before: dict[signal.Signals, Any] = {}
 
     def reached(self) -> bool:
         """Whether to stop now; call it as often on every process."""

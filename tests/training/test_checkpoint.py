@@ -220,7 +220,8 @@ def test_a_flipped_bit_is_named_by_its_array(tmp_path):
 def test_with_none_intact_nothing_is_moved(tmp_path):
     write(tmp_path)
     for step in "12":
-        flip(largest(tmp_path / FOLDER / step))
+        for place in (0.3, 0.4, 0.5, 0.6):  # a single bit of a compressed file may mean nothing
+            flip(largest(tmp_path / FOLDER / step), place)
     before = small.contents(tmp_path)
     with pytest.raises(UserError, match=r"no checkpoint in .* is intact \(step 2: .*; step 1: .*\): restore one from"):
         resume(tmp_path)
