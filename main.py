@@ -31,6 +31,11 @@ _EXIT_USER_ERROR = 2
 _EXIT_INTERRUPTED = 130  # as a shell reports SIGINT
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 _GONE = (errno.ENOENT, errno.ENOTDIR, errno.ESTALE)
+# Packages of the extras of pyproject.toml.
+_EXTRAS = {
+    "data": ("tensorflow_datasets", "importlib_resources", "array_record", "grain", "sklearn"),
+    "train": ("clu", "tensorboardX", "matplotlib"),
+}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -74,6 +79,8 @@ def _run(options: argparse.Namespace, given: flags.Given) -> None:
         several = jax.distributed.is_initialized() and jax.process_count() > 1
         if isinstance(error, OSError) and error.errno in (*_NO_ROOM, *_GONE) and error.filename:
             error = _of_the_disk(error)
+        if isinstance(error, ModuleNotFoundError):
+            error = _of_an_extra(error)
         if isinstance(error, UserError):
             if several:
                 distributed.leave(_line(str(error)), _EXIT_USER_ERROR)
@@ -90,6 +97,15 @@ def _of_the_disk(error: OSError) -> UserError:
         f"cannot read or write {error.filename}: {error.strerror}; {advice}, and run the same command again: it goes "
         "on from the newest checkpoint"
     )
+
+
+def _of_an_extra(error: ModuleNotFoundError) -> Exception:
+    """The one line for a package that an extra of this package installs; any other error as it is."""
+    package = (error.name or "").partition(".")[0]
+    for extra, packages in _EXTRAS.items():
+        if package in packages:
+            return UserError(f"the package {package} is not installed: pip install 'hold_jax[{extra}]'")
+    return error
 
 
 def _parser() -> argparse.ArgumentParser:
