@@ -42,7 +42,7 @@ if TYPE_CHECKING:
         samplers,
         sde,
     )
-    from hold_jax.app.pretrained import load
+    from hold_jax.pretrained import load
 
 __version__ = "0.2.0"
 
@@ -67,7 +67,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name == "load":
-        return importlib.import_module("hold_jax.app.pretrained").load
+        return importlib.import_module("hold_jax.pretrained").load
     if name in __all__:
         return importlib.import_module(f"hold_jax.{name}")
     raise AttributeError(f"module 'hold_jax' has no attribute {name!r}")
