@@ -21,7 +21,7 @@ from hold_jax.runtime.mesh import Devices
 from hold_jax.training.fingerprint import fingerprints
 from hold_jax.training.optimizer import adam
 from hold_jax.training.state import init_state
-from hold_jax.training.step import make_train_step, mean_loss
+from hold_jax.training.step import Program, mean_loss
 
 SHAPE = (8, 8, 1)
 PER_DEVICE = 8
@@ -72,19 +72,19 @@ def state_of(model: Model, devices: Devices) -> Any:
 def step(
     devices: Devices, dtype: Any = jnp.float32, accumulation_steps: int = 1, steps_per_call: int = 1, **options: Any
 ) -> Compilable:
-    """The training step."""
-    model = network(dtype, dropout=0.1, **options)
-    function = make_train_step(
-        model,
+    """The training step as the trainer runs it."""
+    program = Program.make(
+        network(dtype, dropout=0.1, **options),
         losses.bcsm_loss,
         OPTIMIZER,
+        devices,
+        seed=0,
         ema_decay=0.99,
         accumulation_steps=accumulation_steps,
         steps_per_call=steps_per_call,
     )
     calls = (steps_per_call,) if steps_per_call > 1 else ()
-    compiled = jax.jit(function, donate_argnums=0, out_shardings=devices.replicated)
-    return compiled, (state_of(model, devices), batch_of(devices, calls))
+    return program.step, (program.abstract(), batch_of(devices, calls))
 
 
 def test_loss(devices: Devices) -> Compilable:

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.slow
 ONE = ("h100:1x1x1", "v5e:2x2@1")
 MANY = ("h100:1x1x8", "v5e:2x2", "v5e:4x4", "v4:2x2x4")
 # What a mesh changes: the reductions of the step, and the spread of a batch.
-SHARDED = ("step bfloat16", "guided", "initial state")
+SHARDED = ("step bfloat16", "step accumulated", "guided", "initial state")
 # Inception takes a minute and more: once for each compiler.
 EVERYWHERE = [name for name in PROGRAMS if name not in SAMPLERS]
 # Bytes of temporary arrays on one device, at the toy size of `programs`.
@@ -48,10 +48,12 @@ def test_it_compiles_without_float64_host_traffic_or_bfloat16_sums(program, topo
     kinds = hlo.products(text)
     assert not hlo.collectives(text)
     bfloat16 = program in ("step bfloat16", "step accumulated", "step remat")
-    # Float32 factors are never rounded. In a bfloat16 step the float32 gradient of the logits of three attentions meets
-    # bfloat16 queries and keys, which XLA for GPUs casts to float32.
+    # Float32 factors are never rounded. In a bfloat16 step XLA for GPUs casts bfloat16 factors of a float32 result to
+    # float32: the 28 convolutions' kernel gradients, and the gradients of queries and keys of three attentions. TF32
+    # holds bfloat16 numbers exactly, so these products cost time and no digits.
     rounded = sum(n for kind, n in kinds.items() if kind.startswith("f32*f32") and not kind.endswith("highest"))
-    assert rounded <= (6 if bfloat16 else 0), kinds
+    cast = 34 if topology.startswith("h100") else 6
+    assert rounded <= (cast if bfloat16 else 0), kinds
     if program in ("step float32", "test loss", "guided", "classifier", "inception"):
         assert kinds and {kind.split()[0] for kind in kinds} == {"f32*f32"}
     if bfloat16:
@@ -60,10 +62,13 @@ def test_it_compiles_without_float64_host_traffic_or_bfloat16_sums(program, topo
 
 
 @cases(SHARDED, MANY)
-def test_a_mesh_adds_reductions_of_gradients_and_nothing_else(program, topology):
+def test_a_mesh_adds_sums_of_gradients_and_gathers_of_parameters_in_float32(program, topology):
     found = hlo.collectives(check(program, topology))
-    if program == "step bfloat16":
-        assert {kind.split()[0] for kind in found} == {"all-reduce"}, found
+    if program.startswith("step"):
+        # With accumulation or without, gradients are summed in float32; the state is spread, parameters are gathered.
+        sums = {"all-reduce f32", "reduce-scatter f32"}
+        assert sums & set(found), found
+        assert set(found) <= sums | {"all-gather f32"}, found
     if program == "initial state":
         assert not found
 
