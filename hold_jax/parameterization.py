@@ -8,8 +8,8 @@ Parameterizations of the last block's noise, each a few lines of coefficients at
 - `mixed`: the network corrects the score of the Gaussian stationary part (CLD, 2112.07068, section 3).
 - `gaussian`: EDM's preconditioning (2206.00364, table 1) for any order: whitened input, the optimal
   linear prediction for N(0, sigma_data^2) data as skip, unit-variance target.
-- `DENOISERS`: the network is an ordinary denoiser of y = q0 + sigma_eff eps, at every order, in one of the
-  columns of that table: `sufficient` EDM's own, `vp`, `subvp` and `ve` score_sde's (2011.13456); `v` and `x0` predict
+- `DENOISERS`: at every order the network is an ordinary denoiser of y = q0 + sigma_eff eps, with a preconditioning of
+  that table: `sufficient` is EDM's; `vp`, `subvp` and `ve` are those of score_sde (2011.13456); `v` and `x0` predict
   another quantity than `vp` from the same input (2202.00512, section 4).
 
 For n = 1 `gaussian` and `sufficient` are EDM. Dtypes: everything here is float32; the network casts inside.
@@ -96,9 +96,9 @@ def score(sde: LinearSDE, t: jax.Array, sigma_data: float) -> Coefficients:
 def signal(sde: LinearSDE, t: jax.Array, sigma_data: float) -> Coefficients:
     """The network predicts the noise along the signal, w' eps / |w| = (y - D) / sigma_eff, from u.
 
-    With noise in several blocks eps_n alone may say little of q0 (w_n is small for PSLD at low noise). This is what the
-    noise of all blocks says of it, the rest of which is a linear function of u: the content of PSLD's loss on both.
-    At n = 1 it is `eps`.
+    With noise in several blocks eps_n alone may carry little information about q0 (w_n is small for PSLD at a low noise
+    level). The noise along the signal carries all of it; the rest of the noise is a linear function of u. At n = 1 this
+    is `eps`.
     """
     del sigma_data
     sigma = kernels.effective_noise(sde, t)
@@ -107,7 +107,7 @@ def signal(sde: LinearSDE, t: jax.Array, sigma_data: float) -> Coefficients:
 
 
 def mixed(sde: LinearSDE, t: jax.Array, sigma_data: float) -> Coefficients:
-    """As `eps`, plus the noise L_nn u_n / Sigma_nn that a Gaussian u_n would have."""
+    """As `eps`, plus L_nn u_n / Sigma_nn, the expected noise if u_n were Gaussian (CLD, 2112.07068, section 3)."""
     del sigma_data
     n = sde.order
     last_row = kernels.marginal(sde, t).chol[..., -1, :]
@@ -128,18 +128,22 @@ def gaussian(sde: LinearSDE, t: jax.Array, sigma_data: float) -> Coefficients:
 
 
 class Preconditioning(NamedTuple):
-    """A denoiser of y = q0 + sigma eps: D = y - c_less y + c_out net(c_in y), each (...,) as sigma is.
+    """A denoiser of y = q0 + sigma eps: D = y - one_minus_c_skip y + c_out net(c_in y), each (...,) as sigma is.
 
-    `c_less` is 1 - c_skip of EDM's table 1, which float32 cannot tell from 0 at low noise once it is subtracted.
+    `one_minus_c_skip` is 1 - c_skip of EDM (2206.00364, table 1), stored itself because at a low noise level the
+    difference would round to 0 in float32.
     """
 
     c_in: jax.Array
-    c_less: jax.Array
+    one_minus_c_skip: jax.Array
     c_out: jax.Array
 
 
 def sufficient(sde: LinearSDE, t: jax.Array, sigma_data: float) -> Coefficients:
-    """EDM's own column: c_skip = sigma_d^2 / (sigma^2 + sigma_d^2), unit-variance input and target."""
+    """EDM's preconditioning (2206.00364, table 1): unit-variance input and target.
+
+    c_skip = sigma_data^2 / (sigma^2 + sigma_data^2).
+    """
     sigma = kernels.effective_noise(sde, t)
     total = jnp.square(sigma) + sigma_data**2
     root = jnp.sqrt(total)
@@ -198,7 +202,8 @@ def _of_denoiser(sde: LinearSDE, t: jax.Array, p: Preconditioning) -> Coefficien
     rest = rest.at[..., -1].set(jnp.sum(jnp.square(v[..., :-1]), axis=-1))
     beside = jnp.sum(rest[..., :, None] * kernels.inverse_lower(kernel.chol), axis=-2)[..., None, :]
     w_n = w[..., -1]
-    return Coefficients(p.c_in[..., None, None] * row, beside + (w_n * p.c_less)[..., None, None] * row, -w_n * p.c_out)
+    skip = beside + (w_n * p.one_minus_c_skip)[..., None, None] * row
+    return Coefficients(p.c_in[..., None, None] * row, skip, -w_n * p.c_out)
 
 
 def _posterior_std(sde: LinearSDE, t: jax.Array, sigma_data: float) -> jax.Array:
@@ -208,13 +213,13 @@ def _posterior_std(sde: LinearSDE, t: jax.Array, sigma_data: float) -> jax.Array
 
 
 DENOISERS = {"sufficient": sufficient, "vp": vp, "v": v, "x0": x0, "subvp": subvp, "ve": ve}
-# The network's errors are those of eps_n, which the division by w_n amplifies: `kernels.amplification`.
+# Here the network's error is an error of eps_n, which the division by w_n amplifies: see `kernels.amplification`.
 LAST_NOISE = {"eps": eps, "mixed": mixed, "score": score}
 PARAMETERIZATIONS = {**LAST_NOISE, "signal": signal, "gaussian": gaussian, **DENOISERS}
 
 
 def log_noise(sde: LinearSDE, t: jax.Array) -> jax.Array:
-    """EDM's conditioning log(sigma_eff) / 4: the one clock on which all orders agree."""
+    """Returns EDM's conditioning log(sigma_eff) / 4 (2206.00364, table 1), which is the same for all orders."""
     return jnp.log(kernels.effective_noise(sde, t)) / 4
 
 
@@ -235,7 +240,7 @@ def ve_noise(sde: LinearSDE, t: jax.Array) -> jax.Array:
 
 @functools.cache
 def ve_noise_from(noise_min: float) -> Callable[[LinearSDE, jax.Array], jax.Array]:
-    """`ve_noise`, at noises below `noise_min`, which the network has not seen, that of `noise_min`."""
+    """Returns `ve_noise` clipped below at `noise_min`, the lowest noise level that the network was trained on."""
     require(noise_min > 0, "noise_min", noise_min, "positive")
     return lambda sde, t: jnp.maximum(ve_noise(sde, t), math.log(noise_min / 2))
 
@@ -323,7 +328,7 @@ def eps_function(
     conditioning: Callable[[LinearSDE, jax.Array], jax.Array] = log_noise,
     sigma_data: float = 0.5,
 ) -> EpsFn:
-    """Wraps a network into `eps_fn(u, t)`, the only form the losses, samplers and likelihoods know.
+    """Wraps a network into `eps_fn(u, t)`, the form that losses, samplers and likelihoods take.
 
     Args:
       sde: the SDE.

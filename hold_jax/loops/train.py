@@ -144,9 +144,9 @@ def train(
                     def due(every: int, step: int = step) -> bool:
                         return bool(every) and (step % every == 0 or step == settings.num_steps)
 
-                    first, told = step == start + per_call, preemption.reached()
+                    first, stop_requested = step == start + per_call, preemption.reached()
                     # A resumed run's first call only starts the clock: its log is that of a run that never stopped.
-                    reported = due(settings.log_every) or due(settings.checkpoint_every) or told
+                    reported = due(settings.log_every) or due(settings.checkpoint_every) or stop_requested
                     if reported or (first and start == 0):
                         values, skipped = window.close(step, checkpoints.latest())
                         log.scalars(step, {f"train/{name}": value for name, value in values.items()})
@@ -159,10 +159,10 @@ def train(
                         window.start_clock()
                         seconds = time.monotonic() - began
                         progress.write(f"first step after {seconds:.1f} s, {compiled - began:.1f} s of it compiling")
-                    if due(settings.checkpoint_every) or told:
+                    if due(settings.checkpoint_every) or stop_requested:
                         log.flush()  # a run that goes on from here has all lines up to here
                         checkpoints.save(program.to_tree(state))
-                    if told:
+                    if stop_requested:
                         break
                     if due(settings.sample_every):
                         x, _ = draw(program.average(state), np.arange(sampling.batch_size, dtype=np.int32))

@@ -1,1 +1,1 @@
-"""Exact float64 matrices, float32 tables of them, ODE solvers, schedules and random numbers by example."""
+"""Exact float64 matrices, their float32 tables, ODE solvers, noise schedules and per-example random numbers."""

@@ -1,16 +1,16 @@
-"""Exact small-matrix maths of the linear SDE du = F u dB + G dW, on the host, in float64 NumPy.
+"""Exact small matrices of the linear SDE du = F u dB + G dW, computed on the host in float64 NumPy.
 
-Everything a coefficient needs is computed here once, to about 1e-13 relative in every entry that
-matters (Phi at B = 10, n = 6: 2e-11, the conditioning of a non-normal exponential): the propagator
-Phi(B) = exp(F B), a lower factor of the noise covariance Q(B) = int_0^B e^{F s} G G' e^{F' s} ds, and
-a lower factor of Sigma(B) = Q + Phi C0 Phi'.
+The module computes the propagator Phi(B) = exp(F B), a lower triangular factor of the noise covariance
+Q(B) = int_0^B e^{F s} G G' e^{F' s} ds, and a lower triangular factor of Sigma(B) = Q + Phi C0 Phi'. The relative error
+of the entries that matter is about 1e-13 (2e-11 for Phi at B = 10, n = 6, where the matrix exponential of the
+non-normal F is ill-conditioned).
 
-Sigma is never formed. For small B its rows scale like B^(1/2), B^(3/2), ..., so the textbook
-difference Sigma_inf + Phi (C0 - Sigma_inf) Phi' cancels to nothing. A factor built from
-positive terms and grown by square-root doubling (chol(2B) is the triangular factor of
-[Phi(B) chol(B), chol(B)]) keeps the scale of each entry.
+Sigma itself is never formed. For small B the rows of its factor scale like B^(1/2), B^(3/2), ..., so the textbook
+difference Sigma_inf + Phi (C0 - Sigma_inf) Phi' loses all digits to cancellation. Here the factor is built from
+positive terms for a small B and doubled: chol(2B) is the triangular factor of [Phi(B) chol(B), chol(B)]. This keeps
+the relative accuracy of each entry.
 
-Shapes: F (n, n), G (n, n), `big_b` (...,); matrices come back as (..., n, n).
+Shapes: F (n, n), G (n, n), `big_b` (...,); the returned matrices are (..., n, n).
 """
 
 import numpy as np
@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(16)
 _NODES, _WEIGHTS = (_NODES + 1) / 2, _WEIGHTS / 2
-# Below this norm of F B sixteen nodes and eighteen Taylor terms are exact to float64 rounding.
+# If the norm of F B is below this, 16 quadrature nodes and 18 Taylor terms are exact to float64 rounding.
 _SMALL = 0.5
 
 
@@ -33,10 +33,16 @@ def _taylor(a: np.ndarray) -> np.ndarray:
 
 
 def triangular_factor(m: np.ndarray) -> np.ndarray:
-    """The lower L (..., n, n), diagonal >= 0, with L L' = M M', by QR of M' (never forming M M').
+    """Returns the lower triangular L with L L' = M M' and diagonal >= 0, by a QR decomposition of M'.
 
-    For graded M the result is accurate entry by entry if the columns of M come in order of
-    decreasing size (Cox and Higham 1998, row-wise stability of Householder QR).
+    M M' is not formed. If the rows of M differ much in size, each entry of L is still accurate when the columns of M
+    are ordered by decreasing size (Cox and Higham 1998, row-wise stability of Householder QR).
+
+    Args:
+      m: M, (..., n, k) float64.
+
+    Returns:
+      L, (..., n, n) float64.
     """
     n, k = m.shape[-2:]
     if k < n:
@@ -47,9 +53,9 @@ def triangular_factor(m: np.ndarray) -> np.ndarray:
 
 
 def covariance_factor(cov: np.ndarray) -> np.ndarray:
-    """Columns M (n, r), largest first, with M M' = cov for a positive semi-definite cov; r = rank."""
+    """Returns M (n, r) with M M' = cov, columns by decreasing size, for a positive semi-definite cov of rank r."""
     if np.array_equal(cov, np.diag(np.diagonal(cov))):
-        # A diagonal law keeps its block order, which is the order of decreasing size after Phi.
+        # A diagonal covariance keeps the order of its blocks: after Phi this is the order of decreasing size.
         return np.sqrt(cov)[:, np.diagonal(cov) > 0]
     values, vectors = np.linalg.eigh(cov)
     keep = values > values[-1] * 1e-14
@@ -57,7 +63,16 @@ def covariance_factor(cov: np.ndarray) -> np.ndarray:
 
 
 def transition(f: np.ndarray, g: np.ndarray, big_b: npt.ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    """Phi(B) and the lower factor of Q(B), for B >= 0 of any shape."""
+    """Returns the propagator and the factor of the noise covariance.
+
+    Args:
+      f: F, (n, n) float64.
+      g: G, (n, n) float64.
+      big_b: B >= 0, (...,).
+
+    Returns:
+      Phi(B) and the lower triangular factor of Q(B), both (..., n, n) float64.
+    """
     b = np.asarray(big_b, np.float64)
     n = f.shape[0]
     norm = np.abs(f).sum(axis=1).max() * b.max(initial=0.0)
@@ -76,13 +91,31 @@ def transition(f: np.ndarray, g: np.ndarray, big_b: npt.ArrayLike) -> tuple[np.n
 
 
 def marginal(f: np.ndarray, g: np.ndarray, cov0: np.ndarray, big_b: npt.ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    """Phi(B) and the lower factor of Q(B) + Phi(B) cov0 Phi(B)'."""
+    """Returns the propagator and the factor of the marginal covariance.
+
+    Args:
+      f: F, (n, n) float64.
+      g: G, (n, n) float64.
+      cov0: covariance C0 at B = 0, (n, n), positive semi-definite.
+      big_b: B >= 0, (...,).
+
+    Returns:
+      Phi(B) and the lower triangular factor of Q(B) + Phi(B) C0 Phi(B)', both (..., n, n) float64.
+    """
     phi, chol = transition(f, g, big_b)
     return phi, triangular_factor(np.concatenate([phi @ covariance_factor(cov0), chol], axis=-1))
 
 
 def solve_lower(chol: np.ndarray, rhs: np.ndarray) -> np.ndarray:
-    """chol^-1 rhs by forward substitution, (..., n, n) and (..., n, k): graded entries stay accurate."""
+    """Returns chol^-1 rhs by forward substitution, which is accurate also where entries differ much in size.
+
+    Args:
+      chol: lower triangular, (..., n, n).
+      rhs: right-hand side, (..., n, k).
+
+    Returns:
+      (..., n, k).
+    """
     rows: list[np.ndarray] = []
     for i in range(chol.shape[-1]):
         row = rhs[..., i, :]
@@ -93,23 +126,36 @@ def solve_lower(chol: np.ndarray, rhs: np.ndarray) -> np.ndarray:
 
 
 def effective_noise(f: np.ndarray, g: np.ndarray, cov0: np.ndarray, big_b: npt.ArrayLike) -> np.ndarray:
-    """sigma_eff(B) = |L^-1 A|^-1 with A = Phi e_1: the noise at which u tells as much of q0 as q0 + sigma_eff eps."""
+    """Returns the effective noise level sigma_eff(B) = |L^-1 A|^-1 with A = Phi e_1, (...,).
+
+    u(t) carries the same information about q0 as q0 + sigma_eff * eps. Arguments as in `marginal`.
+    """
     phi, chol = marginal(f, g, cov0, big_b)
     return 1 / np.linalg.norm(solve_lower(chol, phi[..., :, :1])[..., 0], axis=-1)
 
 
 def integral_of_noise(f: np.ndarray, g: np.ndarray, cov0: np.ndarray, sigma: npt.ArrayLike) -> np.ndarray:
-    """The B > 0 at which sigma_eff(B) = sigma: sigma_eff grows with B, so a bracket in log B shrinks to a point.
+    """Returns the B > 0 at which sigma_eff(B) = sigma, by bracketing in log B, since sigma_eff grows with B.
 
-    Each round tries the secant point, then the middle: fast where the noise grows smoothly, safe where it stalls
-    (processes with complex eigenvalues have times at which the last block tells nothing new of q0).
+    Secant steps and bisection steps alternate. The secant converges fast where the noise level grows smoothly;
+    bisection is safe where it hardly grows (in a process with complex eigenvalues there are times at which the last
+    block adds no information about q0).
+
+    Args:
+      f: F, (n, n) float64.
+      g: G, (n, n) float64.
+      cov0: covariance at B = 0, (n, n).
+      sigma: noise levels > 0, (...,).
+
+    Returns:
+      B, (...,) float64.
     """
     target = np.log(np.atleast_1d(np.asarray(sigma, np.float64)))
 
     def log_noise(log_b: np.ndarray) -> np.ndarray:
         with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
             value = np.log(effective_noise(f, g, cov0, np.exp(log_b)))
-        # A damped system forgets q0 entirely for huge B: A underflows, and the noise is infinite.
+        # For huge B the influence of q0 vanishes: A underflows, and the noise level is infinite.
         return np.where(np.isnan(value), np.inf, value)
 
     ladder = np.linspace(-30.0, 20.0, 201)
@@ -126,16 +172,16 @@ def integral_of_noise(f: np.ndarray, g: np.ndarray, cov0: np.ndarray, sigma: npt
         less = at < target
         low, below = np.where(less, middle, low), np.where(less, at, below)
         high, over = np.where(less, high, middle), np.where(less, over, at)
-    # The end whose noise is nearer: the bracket may be narrow on one side only.
+    # Take the end whose noise level is nearer: the bracket may have closed in from one side only.
     nearer = np.abs(below - target) < np.abs(over - target)
     return np.exp(np.where(nearer, low, high)).reshape(np.shape(sigma))
 
 
 def signal_side(F: np.ndarray, G: np.ndarray, cov0: np.ndarray, big_b: npt.ArrayLike) -> float:
-    """The sign, 1 or -1, of the last entry of w = L^-1 A at B = `big_b`, the end of the process.
+    """Returns the sign, 1.0 or -1.0, of the last entry of w = L^-1 A at B = `big_b`, the end of the process.
 
-    A reflection of the last axis to w is continuous in time if it goes to the same side at all times; which side
-    is decided where nothing cancels.
+    A reflection that maps the last axis to w or to -w is continuous in time if the sign is the same at all times. The
+    sign is taken at the end of the process, where the last entry has no cancellation.
     """
     phi, chol = marginal(F, G, cov0, np.asarray(big_b))
     return float(np.copysign(1.0, solve_lower(chol, phi[:, :1])[-1, 0]))

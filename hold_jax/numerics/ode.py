@@ -1,8 +1,8 @@
-"""Initial value problems: the probability flow of samplers and of the likelihood.
+"""Solver of initial value problems: the probability flow ODE of samplers and of the likelihood.
 
-The solvers and the control of the step size are diffrax's, the loop around them is ours. `diffrax.diffeqsolve` checks
-its arguments by callbacks to the host, even with `throw=False`: a program with these cannot be exported or cached, and
-on a TPU the loop waits for the host.
+The solvers and the step size control are those of diffrax; the loop is written here. `diffrax.diffeqsolve` checks its
+arguments with callbacks to the host, even with `throw=False`. A program with such callbacks cannot be exported or
+cached, and on a TPU its loop waits for the host.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from jax import lax
 
 from hold_jax.errors import require, require_choice
 
-# Solver and its evaluations per step. The first-same-as-last solvers make one more at the start.
+# Solver and its number of evaluations per step. A first-same-as-last solver makes one more at the start.
 SOLVERS = {
     "euler": (diffrax.Euler, 1),
     "heun": (diffrax.Heun, 2),
@@ -48,16 +48,16 @@ class Solution(NamedTuple):
 
 
 class _GridSteps(NamedTuple):
-    """The step sizes of a given grid, behind the interface of diffrax's step size controllers."""
+    """Steps along a given grid of times, with the interface of diffrax's step size controllers."""
 
     ts: jax.Array
 
     def init(self, *_: Any) -> tuple[jax.Array, jax.Array]:
-        """The end of the first step, and the index of the next one."""
+        """Returns the end of the first step and the index of the next one."""
         return self.ts[1], jnp.int32(2)
 
     def adapt_step_size(self, t0: Any, t1: Any, *rest: Any) -> tuple[Any, ...]:
-        """Keeps every step."""
+        """Accepts every step and returns the next time of the grid."""
         index = rest[-1]
         return jnp.bool_(True), t1, self.ts[index], False, index + 1, None
 
@@ -84,7 +84,7 @@ class Solver:
       adaptive: whether the solver chooses its steps.
       rtol: relative tolerance of a step, > 0.
       atol: absolute tolerance, in the state's units, > 0.
-      max_steps: largest number of steps of an adaptive solver, rejected ones included.
+      max_steps: largest number of steps of an adaptive solver, including rejected steps.
 
     Raises:
       UserError: for an option out of range.
@@ -121,10 +121,13 @@ class Solver:
         Args:
           field: the right-hand side, (s, y) -> a tree like y.
           y: the state at clock[0], a tree of float32 arrays.
-          clock: (N + 1,) monotone times, known at trace time. An adaptive solver uses the two ends; any other makes
-            N steps.
-          save: which times of `clock` to return the state at; None: the last.
-          norm: the size of a tree like y of errors over tolerances; None: their root mean square.
+          clock: (N + 1,) monotone times, known at trace time. An adaptive solver uses only the first and the last; with
+            fixed steps the solver makes N steps.
+          save: the times of `clock` at which the state is returned; None: the last.
+          norm: norm of the ratios of error to tolerance, a tree like y; None: their root mean square.
+
+        Returns:
+          The state at the times `save`, the number of evaluations, and whether the end was reached.
         """
         clock = np.asarray(clock, np.float32)
         # The solver's own time runs forward.
@@ -135,7 +138,7 @@ class Solver:
             lambda t, y, _: jax.tree.map(lambda v: direction * v, field(jnp.asarray(direction * t), y))
         )
         constructor, calls = SOLVERS[self.solver]
-        # Runge-Kutta's default loop over stages has no forward-mode derivative.
+        # The default loop over the stages of a Runge-Kutta solver has no forward-mode derivative.
         stages: dict[str, Any] = {"scan_kind": "lax"} if issubclass(constructor, diffrax.AbstractRungeKutta) else {}
         solver = constructor(**stages)
         order = solver.error_order(term)
@@ -154,12 +157,12 @@ class Solver:
             y, error, dense, solver_state, _ = solver.step(
                 term, loop.t, loop.t_next, loop.y, None, loop.solver_state, made_jump=False
             )
-            # A step that leaves the domain of the field is rejected.
+            # Reject a step that leaves the domain of the field: its error is NaN.
             error = jax.tree.map(lambda e: jnp.where(jnp.isnan(e), jnp.inf, e), error)
             kept, t, t_next, _, step_state, _ = steps.adapt_step_size(
                 loop.t, loop.t_next, loop.y, y, None, error, order, loop.step_state
             )
-            # The last step ends at `end`, and no step before it leaves a rest of a few roundings.
+            # The last step ends exactly at `end`. No earlier step may end within a few roundings of it.
             t = jnp.minimum(t, end)
             last = jnp.where(kept, end, t + 0.5 * (end - t))
             t_next = jnp.where(t_next > end - 100 * np.spacing(abs(end)), last, t_next)

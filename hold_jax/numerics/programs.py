@@ -1,7 +1,7 @@
-"""Compiled programs of functions that take a function, such as a sampler with its `eps_fn`.
+"""A cache of compiled programs for functions that take a function, such as a sampler with its `eps_fn`.
 
-`jax.jit` remembers the program of one function object. A call outside `jit` would make a new object, and so compile,
-each time. `run` makes it once for each `eps_fn` and settings, and drops it when `eps_fn` is no longer in use.
+`jax.jit` keeps one program per function object. A library call outside `jit` would create a new function object, and so
+compile, each time. `run` compiles once per `eps_fn` and settings, and frees the program when `eps_fn` is freed.
 """
 
 import dataclasses
@@ -21,19 +21,22 @@ Result = TypeVar("Result")
 
 
 def run(function: Callable[..., Result], inner: Callable[..., Any], settings: Hashable, *arrays: Any) -> Result:
-    """function(inner, settings, *arrays), compiled unless it is part of a trace already.
+    """Returns function(inner, settings, *arrays), compiled unless the call is already part of a trace.
 
-    The program is used again for the same function objects, equal settings, and arrays of the same shapes. As with
-    `jax.jit`, what `inner` reads from outside is read when it is traced. A variable that `inner` uses, or an attribute
-    of an object that it uses, and that is another object by now, leads to a new trace; contents that changed in place
-    (`params["w"] = ...`) do not.
+    A program is reused for the same function objects, equal settings, and arrays of the same shapes. As with `jax.jit`,
+    variables that `inner` captures are read when it is traced. If such a variable, or an attribute of a captured
+    object, is replaced by another object, `inner` is traced again; a change in place (`params["w"] = ...`) is not
+    noticed.
 
     Args:
-      function: of arrays, pure; the same object at each call.
+      function: a pure function; pass the same object at each call.
       inner: a function that `function` calls. Programs are kept for functions and `functools.partial`s of these; any
         other callable is traced and compiled at each call.
-      settings: everything else; compiled at each call if it is not hashable.
+      settings: all other arguments; if they are not hashable, the program is compiled at each call.
       *arrays: trees of arrays, or None.
+
+    Returns:
+      What `function` returns.
     """
     if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(arrays)):
         return function(inner, settings, *arrays)
@@ -49,13 +52,13 @@ _PROGRAMS: weakref.WeakKeyDictionary[Callable[..., Any], Callable[..., Any]] = w
 
 
 def _compile(inner: Callable[[], Any], function: Callable[..., Any], settings: Hashable, reads: "_Reads") -> Any:
-    # A weak reference: JAX keeps what it traced, and `inner` would never be freed.
+    # `inner` is a weak reference: JAX keeps the functions that it traced, so a strong one would never be freed.
     del reads
     return jax.jit(lambda *arrays: function(inner(), settings, *arrays))
 
 
 class _Reads:
-    """Objects compared by identity, and held so that no new object has the identity of an old one."""
+    """Objects compared by identity. They are kept alive, so that no new object can get the `id` of an old one."""
 
     def __init__(self, objects: list[Any]):
         self._objects = objects
@@ -69,7 +72,7 @@ class _Reads:
 
 
 def _reads(inner: Callable[..., Any]) -> _Reads | None:
-    """The variables that a function uses, with the attributes of mutable objects; None for other callables."""
+    """Returns the captured variables of a function and the attributes of mutable ones; None for other callables."""
     while isinstance(inner, functools.partial):
         inner = inner.func
     if not isinstance(inner, types.FunctionType):
@@ -81,7 +84,7 @@ def _reads(inner: Callable[..., Any]) -> _Reads | None:
 
 
 def _is_mutable(value: Any) -> bool:
-    """Whether a value is an object with attributes that programs change: no module, class, function or frozen one."""
+    """Returns whether a value has attributes that may change: not a module, class, function or frozen dataclass."""
     if dataclasses.is_dataclass(value):
         return not getattr(value, "__dataclass_params__").frozen  # noqa: B009
     fixed = (types.ModuleType, types.FunctionType, type, functools.partial, jax.Array)

@@ -1,4 +1,4 @@
-"""Random numbers of a batch, drawn from one key, or example by example; random subsets; classes by frequency."""
+"""Random numbers for a batch, from one key or one key per example; random subsets; classes by frequency."""
 
 from collections.abc import Callable, Sequence
 
@@ -13,14 +13,17 @@ Draw = Callable[[jax.Array, tuple[int, ...]], jax.Array]
 
 
 def per_example(draw: Draw, key: jax.Array, shape: tuple[int, ...], index: jax.Array | None) -> jax.Array:
-    """Random numbers of `shape` (B, ...).
+    """Draws random numbers for a batch.
 
     Args:
-      draw: what is drawn.
-      key: of the whole batch.
-      shape: of the result.
-      index: (B,) int32 numbers of the examples: example i's values depend on the key and i alone, so that they
-        are the same in every batch it may be part of; None: on the key and the place in the batch.
+      draw: the distribution, e.g. `jax.random.normal`.
+      key: key of the whole batch.
+      shape: shape of the result, (B, ...).
+      index: (B,) int32 numbers of the examples. The values of example i then depend on the key and i only, so that they
+        are the same in every batch that contains it. None: the values depend on the key and the place in the batch.
+
+    Returns:
+      Array of `shape`.
     """
     if index is None:
         return draw(key, shape)
@@ -28,27 +31,31 @@ def per_example(draw: Draw, key: jax.Array, shape: tuple[int, ...], index: jax.A
 
 
 def subset(num: int, size: int, seed: int = 0) -> np.ndarray:
-    """Returns `size` different numbers of 0..num - 1 drawn at random, int64.
+    """Draws `size` different numbers from 0..num - 1.
 
-    The first k of them are the subset of size k, so that a result for fewer examples is part of one for more.
+    The subset of size k is the first k numbers of every larger subset with the same seed.
 
     Args:
-      num: how many there are to draw from.
+      num: number of examples to draw from.
       size: how many to draw; more than `num` gives all.
-      seed: of the draw.
+      seed: seed of the random order.
+
+    Returns:
+      (min(size, num),) int64.
     """
     return np.random.Generator(np.random.Philox(key=[seed, num])).permutation(num)[:size]
 
 
 def class_of(index: jax.Array, counts: Sequence[int]) -> jax.Array:
-    """Returns a class for each of the numbers `index`, so that classes occur as often as `counts` says.
+    """Returns a class for each number in `index`, such that the class frequencies match `counts`.
 
-    Number i takes the class whose share of [0, 1) holds the fractional part of i / golden ratio. That sequence is
-    equidistributed: among any N numbers in a row a class with share f occurs N f times, within a few.
+    The interval [0, 1) is divided among the classes in proportion to `counts`. Number i gets the class whose part
+    contains the fractional part of i / golden ratio. This sequence is equidistributed: in any N consecutive numbers, a
+    class with share f occurs N f times, up to a few.
 
     Args:
       index: (B,) int32, 0 or more.
-      counts: of each class, at least one of them positive.
+      counts: number of examples of each class; at least one is positive.
 
     Returns:
       (B,) int32 classes.

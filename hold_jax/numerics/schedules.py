@@ -1,4 +1,4 @@
-"""Noise schedules: beta(t), its integral B(s, t) without cancellation, and the inverse.
+"""Noise schedules: beta(t), its integral B(s, t) without cancellation, and the inverse of B(0, t).
 
 Methods take NumPy arrays (host, float64) or JAX arrays (traced, float32) and return the same kind.
 """
@@ -14,7 +14,7 @@ Array = TypeVar("Array", float, np.ndarray, jax.Array)
 
 
 def _xp(*arrays: float | np.ndarray | jax.Array) -> Any:
-    """The array namespace of the arguments: jax.numpy if any is a JAX array, else NumPy."""
+    """Returns jax.numpy if any argument is a JAX array, else NumPy."""
     return jnp if any(isinstance(a, jax.Array) for a in arrays) else np
 
 
@@ -22,15 +22,15 @@ class Schedule(Protocol):
     """beta(t) >= 0 on t >= 0."""
 
     def beta(self, t: Array) -> Array:
-        """beta(t)."""
+        """Returns beta(t)."""
         ...
 
     def integral(self, s: Array | float, t: Array) -> Array:
-        """B(s, t) = int_s^t beta, relatively accurate also for t close to s."""
+        """Returns B(s, t) = int_s^t beta, with a small relative error also for t close to s."""
         ...
 
     def time(self, big_b: Array) -> Array:
-        """The t with B(0, t) = big_b."""
+        """Returns the t with B(0, t) = big_b."""
         ...
 
 

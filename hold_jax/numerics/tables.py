@@ -1,14 +1,14 @@
-"""A smooth matrix function of one scalar, evaluated in float32 to float32 rounding.
+"""Tables of a smooth matrix function of one scalar, evaluated in float32 to float32 rounding.
 
-The kernels of a linear SDE are smooth functions of one number, B = int beta dt. Computing them on
-the device would mean matrix exponentials and triangular factors in float32, which lose digits for
-small and for large B. So they are computed once on the host in float64 (`exact.py`), written as
+The kernels of a linear SDE are smooth functions of one number, B = int beta dt. On the device they would need matrix
+exponentials and triangular factors in float32, which lose digits for small and for large B. Therefore they are computed
+once on the host in float64 (`exact.py`) and written as
 
-    f_ij(B) = e^{-rate B} B^{p_ij} P_ij(B),
+    f_ij(B) = e^{-rate B} B^{p_ij} P_ij(B)
 
-with half-integer p_ij, and P is stored as polynomials on pieces that are halved until they resolve
-it. The powers keep the *relative* accuracy of entries that vanish like B^(n-1/2), so B = 0 needs no
-epsilon. A device evaluation is a gather and a Horner sum: pure, differentiable, exact in float32.
+with half-integer powers p_ij. P is stored as polynomials on intervals, which are halved until the polynomials are
+accurate. The powers keep the *relative* accuracy of entries that vanish like B^(n-1/2), so B = 0 needs no epsilon. An
+evaluation on the device is a gather and a Horner sum: it is pure and differentiable.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from numpy.polynomial import chebyshev
 
 _DEGREE = 9
 _TOLERANCE = 2.0**-25
-# Terms of a sum may exceed the row they add up to by this factor, no more: it is the loss of digits.
+# Cancellation bound: largest polynomial term over the row norm.
 _LARGEST_TERM = 3.0
 _LEAST_WIDTH = 2.0**-20
 _MAX_DEPTH = 60
@@ -36,7 +36,7 @@ class Table:
       edges: (P + 1,) float32 ends of the pieces.
       coefficients: (P, degree + 1, r, c) float32, lowest degree first, in x in [-1, 1] on each piece.
       twice_powers: (r, c) int, 2 p_ij.
-      rate: the exponential decay taken out.
+      rate: the exponential decay that is factored out.
     """
 
     edges: np.ndarray
@@ -45,9 +45,16 @@ class Table:
     rate: float
 
     def __call__(self, b: jax.Array) -> jax.Array:
-        """The function at `b` (...,) float32 as (..., r, c)."""
+        """Evaluates the function.
+
+        Args:
+          b: (...,) float32 in [0, edges[-1]].
+
+        Returns:
+          (..., r, c) float32; NaN outside of the range.
+        """
         b = jnp.asarray(b, jnp.float32)
-        # The default, a binary search, is a while loop, and one of a scalar inside a scan does not compile for NVIDIA
+        # The default method, a binary search, is a while loop. On a scalar inside a scan it does not compile for NVIDIA
         # GPUs (openxla/xla issue 49299).
         piece = jnp.searchsorted(self.edges, b, side="right", method="compare_all") - 1
         piece = jnp.clip(piece, 0, len(self.edges) - 2)
@@ -64,12 +71,15 @@ class Table:
 
 
 def tabulate(function: Callable[[np.ndarray], np.ndarray], *, top: float, rate: float = 0.0) -> Table:
-    """The `Table` of `function` on [0, top].
+    """Makes the `Table` of `function` on [0, top].
 
     Args:
-      function: maps B (N,) float64 > 0 to (N, r, c) float64, relatively accurate in every entry.
+      function: maps B (N,) float64 > 0 to (N, r, c) float64, with a small relative error in every entry.
       top: end of the range.
-      rate: exponential decay to take out, so that the rest is resolved on long pieces.
+      rate: exponential decay that is factored out, so that fewer pieces suffice.
+
+    Raises:
+      ArithmeticError: if the pieces do not resolve the function.
     """
     tiny = 1e-6 * min(top, 1.0)
     at = np.abs(function(np.array([tiny, 2 * tiny])))
@@ -99,13 +109,13 @@ def tabulate(function: Callable[[np.ndarray], np.ndarray], *, top: float, rate: 
         b = ends.mean(axis=1)[:, None] + (ends[:, 1] - ends[:, 0])[:, None] / 2 * nodes
         values = regular(b.ravel()).reshape(*b.shape, *twice_powers.shape)
         series = np.einsum("kd,pdrc->pkrc", to_coefficients, values)
-        # What one unit of each polynomial weighs in its row: f32 sees nothing below 2^-24 of the row.
+        # Weight of one unit of each polynomial in its row: float32 does not resolve less than 2^-24 of the row.
         powers = b[..., None, None] ** (twice_powers / 2) * np.exp(-rate * b)[..., None, None]
         weight = (powers / np.linalg.norm(values * powers, axis=-1, keepdims=True)).max(axis=1)
         tail = np.abs(series[:, -2:]).max(axis=1)
         converged = (tail <= _TOLERANCE * np.abs(series).max(axis=1)) | (tail * weight <= _TOLERANCE / 4)
         cancels = np.abs(series).sum(axis=1) * weight > _LARGEST_TERM
-        # An inverse function may have a root singularity, which no piece resolves: stop where it no longer matters.
+        # An inverse function may have a square-root singularity, which no polynomial resolves: stop at tiny pieces.
         tiny_piece = ends[:, 1] - ends[:, 0] <= _LEAST_WIDTH * ends[:, 1]
         resolved = (converged & ~cancels).all(axis=(1, 2)) | tiny_piece
         done += [(left, piece) for (left, _), piece, ok in zip(todo, series, resolved, strict=True) if ok]

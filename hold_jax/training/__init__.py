@@ -1,1 +1,1 @@
-"""Training: the loop, its state, checkpoints and logs."""
+"""Training: the train state, the step, the optimizer, checkpoints and stop requests."""

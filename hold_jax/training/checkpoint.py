@@ -1,4 +1,4 @@
-"""Checkpoints of a train state with Orbax: asynchronous, the last k and every m-th kept, each with its fingerprints."""
+"""Asynchronous Orbax checkpoints of a train state, with fingerprints; the last k and every m-th are kept."""
 
 import contextlib
 import dataclasses
@@ -22,15 +22,15 @@ from hold_jax.training.state import TrainState
 FOLDER = "checkpoints"
 DAMAGED_FOLDER = "damaged"
 _RUN = "run"  # the key of the run's identity beside the fingerprints
-_SHOWN = 4  # names in a message
+_SHOWN = 4  # largest number of array names in a message
 
 
 class UnusableCheckpointError(Exception):
-    """What was read is not what was written, or not what was asked for; the message says where."""
+    """A checkpoint is damaged, unreadable, or does not fit; the message names the difference."""
 
 
 class OtherStructureError(UnusableCheckpointError):
-    """The arrays are not those of this model and optimizer."""
+    """The arrays of the checkpoint do not fit this model and optimizer."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,16 +39,16 @@ class Checkpoints:
 
     manager: ocp.CheckpointManager
     run: str | None = None
-    """The identity of the run in the work directory, which its checkpoints bear; None for a run without one."""
+    """Identifier of the run in the work directory, saved with each checkpoint; None for a run without one."""
 
     @classmethod
     def open(cls, workdir: Path, *, keep_last: int = 1, keep_every: int | None = None) -> "Checkpoints":
-        """Opens `workdir`/checkpoints, creating it; what a killed run left half written is removed.
+        """Opens `workdir`/checkpoints, creates it if needed, and deletes incomplete checkpoints of a killed run.
 
         Args:
           workdir: absolute path.
-          keep_last: how many of the newest to keep.
-          keep_every: also keep, for good, those whose step is a multiple of this.
+          keep_last: number of newest checkpoints to keep.
+          keep_every: checkpoints whose step is a multiple of this are also kept; None: no others are kept.
         """
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep_last, keep_period=keep_every, cleanup_tmp_directories=True
@@ -59,25 +59,25 @@ class Checkpoints:
 
     @classmethod
     def open_to_read(cls, workdir: Path) -> "Checkpoints":
-        """Opens `workdir`/checkpoints, if it is there; nothing is created or deleted, also while a run writes there."""
+        """Opens `workdir`/checkpoints read-only, also while a run writes there; creates and deletes nothing."""
         options = ocp.CheckpointManagerOptions(read_only=True)
         return cls(
             ocp.CheckpointManager(workdir / FOLDER, options=options, item_handlers=_handlers()), _run_of(workdir)
         )
 
     def latest(self) -> int | None:
-        """The newest step, or None."""
+        """Returns the newest step, or None if there is no checkpoint."""
         return self.manager.latest_step()
 
     def steps(self) -> list[int]:
-        """All steps, rising."""
+        """Returns all steps in ascending order."""
         return sorted(self.manager.all_steps())
 
     def save(self, state: TrainState) -> None:
-        """Begins to write `state`; returns once its arrays are copied. A step that is there already is left.
+        """Starts to write `state` and returns when its arrays are copied. An existing step is not written again.
 
         Raises:
-          UserError: if this one, or the one before, cannot be written.
+          UserError: if this checkpoint, or the previous one, cannot be written.
         """
         step = int(state.step)
         if step in self.manager.all_steps():
@@ -92,24 +92,25 @@ class Checkpoints:
             )
 
     def wait(self) -> None:
-        """Returns when everything is written.
+        """Waits until all checkpoints are written.
 
         Raises:
-          UserError: if it cannot be.
+          UserError: if a checkpoint cannot be written.
         """
         with self._writing():
             self.manager.wait_until_finished()
 
     def resume(self, abstract: TrainState) -> TrainState | None:
-        """The newest state that is intact; None if there are no checkpoints.
+        """Returns the newest intact state; None if there are no checkpoints.
 
-        Damaged ones are moved to `workdir`/damaged, and told of on standard error; nothing is deleted.
+        Newer, damaged checkpoints are moved to `workdir`/damaged, with a message on standard error. No checkpoint is
+        deleted.
 
         Args:
           abstract: as for `restore`.
 
         Raises:
-          UserError: if none is intact, or all are of another structure; then nothing is moved.
+          UserError: if no checkpoint is intact, or all have another structure; then none is moved.
         """
         unusable: dict[int, UnusableCheckpointError] = {}
         for step in reversed(self.steps()):
@@ -134,15 +135,15 @@ class Checkpoints:
         return None
 
     def restore(self, abstract: TrainState, step: int | None = None) -> TrainState:
-        """The state at `step` (None: the newest).
+        """Returns the state at `step`.
 
         Args:
-          abstract: shapes, dtypes and shardings, as `abstract_state` gives them: the device count may differ
-            from the one that saved.
-          step: which.
+          abstract: shapes, dtypes and shardings, see `abstract_state`. The number of devices may differ from that of
+            the run that saved the checkpoint.
+          step: the step of the checkpoint; None: the newest.
 
         Raises:
-          UserError: if there is no such checkpoint, or it is damaged or of another structure.
+          UserError: if there is no such checkpoint, or it is damaged or has another structure.
         """
         steps = self.steps()
         if not steps:
@@ -166,13 +167,13 @@ class Checkpoints:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *exc: object) -> None:
-        # An error on its way is what the user must hear of; a failed write then usually has the same cause.
+        # If the block raised an error, that error is reported; a failed write then usually has the same cause.
         with contextlib.suppress(UserError) if kind else contextlib.nullcontext():
             self.wait()
             self.manager.close()
 
     def _read(self, abstract: TrainState, step: int) -> TrainState:
-        """The state at `step`, compared with its fingerprints; all processes come to the same end."""
+        """Returns the state at `step` after a check of its fingerprints; the outcome is the same on all processes."""
         differences = self._on_all(lambda: _differences(abstract, self.manager.item_metadata(step)["state"]))
         if differences:
             raise OtherStructureError(differences)
@@ -202,7 +203,7 @@ class Checkpoints:
         )
 
     def _fingerprints(self, step: int) -> dict[str, Any] | None:
-        """What was written beside the state; None for a checkpoint made without."""
+        """Returns the saved fingerprints; None if the checkpoint has none."""
         if not (self.manager.directory / str(step) / "fingerprints").exists():
             return None
         args = ocp.args.Composite(fingerprints=ocp.args.JsonRestore())
@@ -212,7 +213,7 @@ class Checkpoints:
         return found
 
     def _on_all(self, read: Callable[[], Any]) -> Any:
-        """read() here, or UnusableCheckpointError on every process if one of them cannot."""
+        """Returns read(); raises UnusableCheckpointError on every process if it fails on any of them."""
         value, reason = None, ""
         try:
             value = read()
@@ -225,7 +226,7 @@ class Checkpoints:
         return value
 
     def _set_aside(self, step: int) -> Path:
-        """Moves a checkpoint out of Orbax's sight."""
+        """Moves a checkpoint to the folder of damaged ones and returns its new path."""
         source = self.manager.directory / str(step)
         folder = self.manager.directory.parent / DAMAGED_FOLDER
         target = folder / f"step_{step}"
@@ -241,7 +242,7 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
-        """Turns what Orbax raises for a full disk and the like, here or in its threads, into one line."""
+        """Converts storage errors of Orbax or its threads, such as a full disk, into a `UserError`."""
         try:
             yield
         except Exception as error:
@@ -262,7 +263,7 @@ def _run_of(folder: Path) -> str | None:
 
 
 def abstract_state(state_fn: Any, sharding: jax.sharding.Sharding) -> TrainState:
-    """Shapes and dtypes of `state_fn()` with `sharding`: what `Checkpoints.restore` fills."""
+    """Returns shapes and dtypes of `state_fn()` with `sharding`, as `Checkpoints.restore` takes them."""
     return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), jax.eval_shape(state_fn))
 
 
@@ -271,14 +272,14 @@ def _handlers() -> dict[str, ocp.CheckpointHandler]:
 
 
 def _differences(abstract: TrainState, saved: Any) -> str:
-    """Where the tree that was saved has other arrays than `abstract`, in words; empty where it has the same."""
+    """Returns a description of the arrays in which the saved tree differs from `abstract`; empty if none differ."""
     wanted, there = _shapes(abstract), _shapes(saved.tree)
     names = [name for name in sorted(wanted.keys() | there.keys()) if wanted.get(name) != there.get(name)]
     return _some([f"{n} is {there.get(n, 'absent')} there, {wanted.get(n, 'absent')} here" for n in names])
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    """Shapes by path, of arrays or of Orbax's descriptions of them: there a key is its data."""
+    """Returns shapes by path, of arrays or of Orbax's metadata, in which a random key appears as its raw data."""
     shapes = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda node: hasattr(node, "shape")):
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
@@ -297,12 +298,12 @@ def _first_line(error: BaseException) -> str:
 
 
 def _storage_fault(error: BaseException) -> str | None:
-    """What the system said, "No space left on device" and the like; None if the fault is another."""
+    """Returns the message of the system, such as "No space left on device"; None if it is no storage error."""
     if isinstance(error, OSError):
         return error.strerror or _first_line(error)
-    # TensorStore tells the system's error by its number within the text of a ValueError.
+    # TensorStore raises a ValueError whose text contains the error number of the system.
     number = re.search(r"os_error_code='(\d+)'", str(error))
     if number:
         return os.strerror(int(number[1]))
-    # Of a bucket it names the object, and says what the service answered in many ways.
+    # For a bucket the text contains the object's URL and the answer of the service, in no fixed form.
     return _first_line(error) if "gs://" in str(error) else None

@@ -1,4 +1,4 @@
-"""Fingerprints of arrays: whether what came back from a disk is what went there, bit by bit."""
+"""Fingerprints of arrays, to check that arrays read from a disk are bitwise those that were written."""
 
 import math
 from typing import Any
@@ -8,11 +8,11 @@ import jax.numpy as jnp
 
 
 def fingerprints(tree: Any) -> dict[str, jax.Array]:
-    """A () uint32 for each array of `tree`, by the array's path; jit it.
+    """Returns a () uint32 fingerprint for each array of `tree`, by the path of the array; call it inside `jax.jit`.
 
-    The sum modulo 2^32 of a hash of each element's bits and place (murmur3's finaliser, a bijection). One changed
-    element always shows; anything else escapes with probability 2^-32. Addition has no order here, so the number does
-    not depend on how the array is spread over devices, and nothing is copied to the host.
+    The fingerprint is the sum modulo 2^32 of a hash of each element's bits and position (the finalizer of murmur3, a
+    bijection). A change of one element always changes it; any other change goes unnoticed with probability 2^-32. The
+    sum does not depend on how the array is spread over devices, and no array is copied to the host.
     """
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): _fingerprint(leaf) for path, leaf in leaves}

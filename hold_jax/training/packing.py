@@ -1,8 +1,8 @@
-"""The running form of a train state: large arrays of one shape in one stack, all small ones in one vector.
+"""The packed form of a train state: large arrays of equal shape are stacked, all small arrays form one vector.
 
-A score network has hundreds of arrays: a few hundred kernels of a dozen shapes, and twice as many biases and scales of
-a few hundred numbers. Updating each one costs some kernels of the device per array; updating stacks and one vector
-costs them a dozen times. Checkpoints and samplers see the network's own tree. Both conversions copy numbers bit by bit.
+A score network has a few hundred convolution kernels of a dozen shapes, and twice as many biases and scales of a few
+hundred numbers each. An update of each array launches several device kernels per array; an update of the packed form
+launches them about a dozen times. Checkpoints and samplers use the network's own tree. Both conversions are exact.
 """
 
 import collections
@@ -25,8 +25,8 @@ class Packing:
     """How the leaves of a parameter tree are packed.
 
     Attributes:
-      structure: of the tree.
-      shapes: of its leaves, in the tree's order.
+      structure: structure of the tree.
+      shapes: shapes of the leaves, in the order of the tree.
     """
 
     structure: Any
@@ -34,7 +34,7 @@ class Packing:
 
     @classmethod
     def of(cls, params: Any) -> "Packing":
-        """The packing of a tree of arrays, or of their shapes and dtypes, all of one dtype."""
+        """Returns the packing for a tree of arrays, or of their shapes and dtypes; all have one dtype."""
         leaves, structure = jax.tree.flatten(params)
         return cls(structure, tuple(leaf.shape for leaf in leaves))
 
@@ -78,7 +78,7 @@ def _name(shape: tuple[int, ...]) -> str:
 
 
 def _map_trees(function: Any, structure: Any, state: TrainState) -> TrainState:
-    """`function` of every subtree that has the given structure; the other leaves as they are."""
+    """Applies `function` to every subtree that has the given structure, and keeps the other leaves."""
 
     def matches(node: Any) -> bool:
         return jax.tree.structure(node) == structure

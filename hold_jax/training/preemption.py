@@ -1,4 +1,4 @@
-"""Being told to stop: SIGTERM from a scheduler, Ctrl-C from a person."""
+"""Stop requests during training: SIGTERM from a scheduler, or Ctrl-C."""
 
 import signal
 import sys
@@ -10,27 +10,27 @@ from jax.experimental import multihost_utils
 
 
 class Preemption:
-    """Inside `with`, SIGTERM and Ctrl-C do not end the process; `reached` tells that one came.
+    """Context manager in which SIGTERM and Ctrl-C do not end the process; `reached` returns whether one arrived.
 
-    In a run of several processes a SIGTERM to any of them counts for all, at the same call of `reached` (JAX's
-    preemption service). Ctrl-C, and a second signal in a run of one process, end the process as ever.
+    In a run of several processes, a SIGTERM to any of them stops all of them at the same call of `reached` (JAX's
+    preemption service), and Ctrl-C ends the process as usual. In a run of one process a second signal ends it as usual.
     """
 
     def __init__(self) -> None:
         self._calls = 0
-        self._told = False
+        self._stop_requested = False
         self._before: dict[signal.Signals, Any] = {}
 
     def reached(self) -> bool:
-        """Whether to stop now; call it as often on every process."""
+        """Returns whether to stop now; every process must call it equally often."""
         self._calls += 1
         if jax.process_count() > 1:
             return multihost_utils.reached_preemption_sync_point(self._calls)
-        return self._told
+        return self._stop_requested
 
     def __enter__(self) -> Self:
-        # Handlers belong to the main thread; in another (a notebook's, a test's) signals keep their meaning. With
-        # several processes JAX has put up its own.
+        # Python sets signal handlers in the main thread only; in any other thread signals keep their effect. With
+        # several processes JAX has installed its own handler.
         if jax.process_count() == 1 and threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
                 self._before[number] = signal.signal(number, self._note)
@@ -42,7 +42,7 @@ class Preemption:
         self._before.clear()
 
     def _note(self, number: int, frame: object) -> None:
-        self._told = True
+        self._stop_requested = True
         name = signal.Signals(number).name
         print(f"\n{name}: stopping after this step with a checkpoint (again: at once)", file=sys.stderr, flush=True)
         self.__exit__()  # a second signal has its usual effect

@@ -1,4 +1,4 @@
-"""The train state: everything that a run needs to go on bit by bit, and nothing else."""
+"""The train state: all that a resumed run needs to give bitwise the same result."""
 
 from typing import Any
 
@@ -13,14 +13,14 @@ from hold_jax.runtime.mesh import Devices
 
 @flax.struct.dataclass
 class TrainState:
-    """Arrays only, so that it shards, donates and checkpoints as one tree.
+    """The state of training; arrays only, so that it can be sharded, donated and saved as one tree.
 
     Attributes:
       step: () int32, optimizer steps taken; also the position in the data.
       params: float32 parameters.
       opt_state: Optax's state.
-      ema: averaged parameters, those to sample and evaluate with.
-      key: the run's key; step k draws from fold_in(key, k).
+      ema: moving average of the parameters, used for sampling and evaluation.
+      key: key of the run; step k uses fold_in(key, k).
     """
 
     step: jax.Array
@@ -31,7 +31,10 @@ class TrainState:
 
 
 def init_state(model: Model, optimizer: optax.GradientTransformation, seed: int) -> TrainState:
-    """The state at step 0. Pure: jit it with `out_shardings` to create it in place on every device."""
+    """Returns the state at step 0.
+
+    The function is pure: under `jax.jit` with `out_shardings` the arrays are created on the devices.
+    """
     key_params, key_run = jax.random.split(jax.random.key(seed))
     params = model.init(key_params)
     return TrainState(
@@ -44,10 +47,10 @@ def init_state(model: Model, optimizer: optax.GradientTransformation, seed: int)
 
 
 def shardings(state: TrainState, devices: Devices) -> TrainState:
-    """Where the arrays of a state lie in training: spread over the devices (`Devices.spread`).
+    """Returns the shardings of a state in training: arrays are spread over the devices (`Devices.spread`).
 
-    Each device keeps and updates its own part of parameters, moments and average; the step gathers the parameters when
-    it begins (ZeRO, arXiv:1910.02054, with one gathering a step).
+    Each device stores and updates its own part of parameters, moments and average. Each step begins with one all-gather
+    of the parameters (ZeRO, arXiv:1910.02054).
 
     Args:
       state: arrays, or their shapes and dtypes.

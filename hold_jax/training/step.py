@@ -38,12 +38,12 @@ def _same(tree: Any) -> Any:
 
 
 def _is_convolution(leaf: jax.Array) -> bool:
-    """Whether a leaf is a large kernel between features: the first and the last convolution are always float32."""
+    """Returns whether a leaf is a large hidden convolution kernel: the first and last convolutions stay float32."""
     return leaf.ndim == 4 and leaf.size >= LARGE and min(leaf.shape[-2:]) >= _FEATURES
 
 
 def mean_loss(model: Model, loss: ScoreLoss, params: Any, batch: Batch, key: jax.Array, *, train: bool) -> jax.Array:
-    """The batch's mean loss per data dimension, ()."""
+    """Returns the mean loss of the batch per data dimension, () float32."""
     key_loss, key_dropout = jax.random.split(key)
     x = model.to_model(batch["x"])
     eps_fn = model.eps_fn(params, labels=batch["label"], dropout=key_dropout if train else None)
@@ -59,11 +59,11 @@ def apply_gradient(
     *,
     ema_decay: float,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """The state after one update, and the norms {"grad_norm", "param_norm"}; see `make_train_step`.
+    """Returns the state after one update, and the norms {"grad_norm", "param_norm"}; see `make_train_step`.
 
     Args:
-      state: before the update.
-      gradient: of the loss, a tree like `state.params`.
+      state: the state before the update.
+      gradient: gradient of the loss, a tree like `state.params`.
       value: the loss, ().
       optimizer: an Optax transformation.
       ema_decay: decay of the averaged parameters.
@@ -72,7 +72,7 @@ def apply_gradient(
     updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     ema = update_ema(state.ema, params, state.step, ema_decay)
-    # Known before the update, so that each array is read and written once.
+    # The test does not need the updated arrays, so that each array is read and written once.
     good = jnp.isfinite(value) & jnp.isfinite(grad_norm)
     new, old = (params, opt_state, ema), (state.params, state.opt_state, state.ema)
     params, opt_state, ema = jax.tree.map(functools.partial(jnp.where, good), new, old)
@@ -92,7 +92,7 @@ def make_train_step(
     unpack: Callable[[Any], Any] = _same,
     collect: Callable[[Any], Any] = _same,
 ) -> StepFn:
-    """One call of `steps_per_call` optimizer steps.
+    """Returns the function that makes `steps_per_call` optimizer steps.
 
     Args:
       model: the model to train.
@@ -103,14 +103,14 @@ def make_train_step(
       steps_per_call: optimizer steps in one call; 1 takes batches (B, ...), k takes (k, B, ...).
       gradient_dtype: "float32", or "bfloat16" for a network that computes in bfloat16: the gradients of large
         convolutions are then rounded to it before they are summed over devices, which halves the bytes that are sent.
-      unpack: gives the network's parameters for those of the state.
-      collect: gives the gradient in the form of the state's parameters. `Program` chooses both.
+      unpack: maps the parameters of the state to those of the network.
+      collect: maps the gradient to the form of the state's parameters. `Program` sets both.
 
     Returns:
       step(state, batch) -> (state, metrics), metrics {"loss", "grad_norm", "param_norm"} of shape
       (steps_per_call,): the first two at the parameters before the update, the norm of the parameters after it. A step
-      whose loss or gradient norm is not finite counts and takes its batch, but leaves parameters, optimizer state and
-      average unchanged.
+      whose loss or gradient norm is not finite is counted and uses up its batch, but does not change parameters,
+      optimizer state or average.
     """
 
     def value_and_grad(params: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, Any]:
@@ -151,20 +151,20 @@ def make_train_step(
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """The training step on a mesh: the one place that says where the state's arrays lie and in which form they run.
+    """The compiled training step on a mesh, with the sharding and the packing of the train state.
 
     The running state is packed (`Packing`) and spread over the devices (`state.shardings`).
     Checkpoints and samplers take the network's own tree: `to_tree` and `from_tree` convert.
 
     Attributes:
       devices: the mesh.
-      new_state: makes the state at step 0 as a tree; traced only.
-      packing: of the running state.
+      new_state: returns the state at step 0 as a tree; only traced, never called directly.
+      packing: packing of the running state.
       step: jitted step(state, batch) -> (state, metrics); the state's buffers are donated.
-      update: its second half alone, to be looked at: (state, gradient as a tree, loss) -> (state, norms).
-      to_tree: jitted; the tree of a running state, a copy.
-      from_tree: jitted; the running state of a tree, a copy.
-      average: jitted; the averaged parameters of a running state as a tree, on every device.
+      update: the second half of the step alone, for inspection: (state, gradient as a tree, loss) -> (state, norms).
+      to_tree: jitted; returns the tree of a running state, a copy.
+      from_tree: jitted; returns the running state of a tree, a copy.
+      average: jitted; returns the averaged parameters of a running state as a tree, replicated on every device.
     """
 
     devices: Devices
@@ -187,7 +187,7 @@ class Program:
         seed: int,
         **options: Any,
     ) -> "Program":
-        """The program for `devices`; `options` as `make_train_step` takes them."""
+        """Compiles the step for `devices`; `options` are those of `make_train_step`."""
         new_state = functools.partial(init_state, model, optimizer, seed)
         tree = jax.eval_shape(new_state)
         packing = Packing.of(tree.params)
@@ -199,8 +199,8 @@ class Program:
             return packing.unpack(constrain(params, devices.replicated))
 
         def collect(gradient: Any) -> Any:
-            # Summed over the devices, then split. Split at once, the partitioner splits the products of the backward
-            # pass by channel, and gathers the activations that they read.
+            # First sum over the devices, then split. With the split alone, the partitioner would split the products of
+            # the backward pass by channel, and gather the activations that they read.
             gradient = constrain(constrain(gradient, devices.replicated), parts)
             gradient = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), gradient)
             return constrain(packing.pack(gradient), running.params)
@@ -223,16 +223,16 @@ class Program:
         )
 
     def start(self) -> TrainState:
-        """The running state at step 0, made on the devices."""
+        """Returns the running state at step 0, created on the devices."""
         places = shardings(self.abstract(), self.devices)
         return jax.jit(lambda: self.packing.pack_state(self.new_state()), out_shardings=places)()
 
     def abstract(self) -> TrainState:
-        """Shapes, dtypes and shardings of the running state."""
+        """Returns shapes, dtypes and shardings of the running state."""
         return self._placed(lambda: self.packing.pack_state(self.new_state()))
 
     def abstract_tree(self) -> TrainState:
-        """The same of its tree, for `Checkpoints.restore`."""
+        """Returns shapes, dtypes and shardings of the state as a tree, for `Checkpoints.restore`."""
         return self._placed(self.new_state)
 
     def _placed(self, state_fn: Callable[[], TrainState]) -> TrainState:

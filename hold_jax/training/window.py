@@ -1,4 +1,4 @@
-"""The training steps since the last line of the log: their metrics, and where the time went."""
+"""Metrics and timing of the training steps since the last line of the log."""
 
 import time
 from typing import Any
@@ -8,15 +8,15 @@ import numpy as np
 
 from hold_jax.errors import UserError
 
-_AHEAD = 2  # calls given to the device before their results: it never waits, and a stop is heard soon
+_AHEAD = 2  # calls sent to the device ahead of their results: it never waits, and a stop request takes effect soon
 
 
 class Window:
-    """Collects metrics on the device, and reads them back only when a line is due.
+    """Collects metrics on the device, and copies them to the host only when a line of the log is due.
 
     Args:
-      batch_size: examples a step.
-      skip_limit: steps in a row that may be not finite.
+      batch_size: examples per step.
+      skip_limit: largest allowed number of consecutive steps whose metrics are not finite.
     """
 
     def __init__(self, batch_size: int, skip_limit: int) -> None:
@@ -26,39 +26,41 @@ class Window:
         self._steps, self._waited, self._began = 0, 0.0, time.monotonic()
 
     def next_batch(self, feed: Any) -> Any:
-        """next(feed), and how long it took."""
+        """Returns next(feed), and records how long it took."""
         began = time.monotonic()
         batch = next(feed)
         self._waited += time.monotonic() - began
         return batch
 
     def add(self, metrics: dict[str, jax.Array]) -> None:
-        """Takes the metrics (steps,) of one call, and waits if the device is too far behind."""
+        """Adds the metrics, each (steps,), of one call; waits if the device is too far behind."""
         self._pending.append(metrics)
         self._steps += next(iter(metrics.values())).shape[0]
         if len(self._pending) > _AHEAD:
             jax.block_until_ready(self._pending[-1 - _AHEAD])
 
     def loss(self) -> float:
-        """The last step's loss."""
+        """Returns the loss of the last step."""
         return float(self._pending[-1]["loss"][-1])
 
     def start_clock(self) -> None:
-        """Leaves what went before out of the rates: compilation, pictures."""
+        """Starts the timing again, so that compilation or pictures do not count in the rates."""
         jax.block_until_ready(self._pending)
         self._steps, self._waited, self._began = 0, 0.0, time.monotonic()
 
     def close(self, step: int, latest: int | None) -> tuple[dict[str, float], list[str]]:
-        """Means over the steps up to `step` that were taken, rates, and a line for each one that was skipped.
-
-        A new window begins.
+        """Ends the window at `step` and begins a new one.
 
         Args:
-          step: the last one added.
-          latest: the newest checkpoint, for the message.
+          step: the last step added.
+          latest: step of the newest checkpoint, for the error message.
+
+        Returns:
+          Means of the metrics over the steps that were not skipped, with the rates; and one line of text for each
+          skipped step.
 
         Raises:
-          UserError: where more than `skip_limit` steps in a row were not finite.
+          UserError: if more than `skip_limit` steps in a row were not finite.
         """
         series = {name: np.concatenate([np.asarray(m[name]) for m in self._pending]) for name in self._pending[0]}
         seconds = time.monotonic() - self._began
@@ -68,11 +70,11 @@ class Window:
             self._in_a_row = 0 if fine else self._in_a_row + 1
             if fine:
                 continue
-            # Of several the loss is the likeliest cause.
+            # If several metrics are not finite, the loss is the likeliest cause.
             bad = [name for name, values in series.items() if not np.isfinite(values[i])]
             name = "loss" if "loss" in bad else bad[0]
             what = f"{name} is {series[name][i]} at step {step - len(good) + 1 + i}"
-            # A step is skipped for its loss or gradient alone: parameters that are not finite stay so.
+            # Only the loss or the gradient can make a step be skipped. Parameters that are not finite do not recover.
             if self._in_a_row > self._skip_limit or name == "param_norm":
                 raise UserError(_stopped(what, self._in_a_row - 1, latest))
             skipped.append(f"{what}: skipped ({self._in_a_row} in a row; more than {self._skip_limit} stop the run)")
