@@ -1,4 +1,4 @@
-"""What a run records as it trains: `metrics.jsonl` and TensorBoard files."""
+"""Logs of a run: `metrics.jsonl`, `results.jsonl` and TensorBoard files."""
 
 import contextlib
 import json
@@ -18,48 +18,49 @@ from hold_jax.runtime.storage import Path
 METRICS_FILE = "metrics.jsonl"
 RESULTS_FILE = "results.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"
-_SEND_SECONDS = 30.0  # at least, between two times that a log in a bucket is brought up to date
-_EVENTS_BYTES = 8 << 20  # beyond which a bucket gets another file of events: each is written whole, again and again
+_SEND_SECONDS = 30.0  # least time between two uploads of a log to a bucket
+_EVENTS_BYTES = 8 << 20  # a larger events file is closed and a new one begun: each upload sends the whole file
 
-# JSON has no such numbers; these are the words protobuf's JSON mapping uses, and JavaScript's Number() reads.
+# JSON has no such numbers; these strings are those of protobuf's JSON mapping, which JavaScript's Number() reads.
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
 class Log(Protocol):
-    """What the trainer needs of a log: `MetricLog` on process 0, `NullLog` on the others."""
+    """The interface of a log: `MetricLog` on process 0, `NullLog` on the others."""
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Records named numbers at `step`."""
+        """Records scalars by name at `step`."""
 
     def image(self, name: str, image: PIL.Image.Image | np.ndarray, step: int) -> None:
-        """Records a picture at `step`."""
+        """Records an image at `step`."""
 
     def flush(self) -> None:
-        """Writes out what is pending; call it before a checkpoint, whose run goes on from these lines."""
+        """Writes all pending lines; call it before a checkpoint, so that a resumed run finds them."""
 
     def close(self) -> None:
-        """Writes out what is pending, and ends."""
+        """Writes all pending lines and closes the log."""
 
 
 class MetricLog:
-    """Writes scalars to `workdir/metrics.jsonl` and TensorBoard, images to TensorBoard alone.
+    """Writes scalars to `workdir/metrics.jsonl` and TensorBoard, and images to TensorBoard only.
 
-    A line of `metrics.jsonl` is one strict JSON object, `{"step": 100, "train/loss": 0.25}`; it is flushed
-    at once. NaN and the infinities are written as the strings "NaN", "Infinity" and "-Infinity".
+    Each line of `metrics.jsonl` is one strict JSON object, `{"step": 100, "train/loss": 0.25}`, and is written
+    immediately. NaN and the infinities are written as the strings "NaN", "Infinity" and "-Infinity".
 
-    A run that died after its last checkpoint logged steps that the resumed run will take again. So, with
-    `start_step` the step of the restored state, lines of later steps are dropped and TensorBoard is told to
-    hide its own; a half-written last line goes too. At `start_step` 0 nothing is kept: the run starts anew.
+    A run that was killed may have logged steps after its last checkpoint, which the resumed run takes again.
+    Therefore the lines after `start_step`, the step of the restored state, are deleted, TensorBoard hides its
+    events of these steps, and an incomplete last line is deleted. With `start_step` 0 all lines are deleted.
 
-    In a bucket, whose objects cannot grow, both are written again whole: at the first line, then at a line at least
-    30 s after the last time, at `flush` and at `close`. A kill costs the lines since, all of them of steps after
-    the last `flush`. Where the bucket cannot be reached at a line, the next time makes up for it; `flush` raises.
+    Objects in a bucket cannot grow. There both files are uploaded as a whole: at the first line, then at a line at
+    least 30 s after the last upload, at `flush` and at `close`. A killed run loses the lines since the last upload;
+    they belong to steps after the last `flush`. An upload that fails at a line is repeated later; one that fails in
+    `flush` raises an error.
 
     Construct it on process 0 only.
 
     Args:
         workdir: folder of the run; created if absent.
-        start_step: the step from which training goes on; the next one is `start_step + 1`.
+        start_step: the step of the restored state; the first step to be logged is `start_step + 1`.
         clock: returns seconds.
 
     Raises:
@@ -77,12 +78,12 @@ class MetricLog:
         path = workdir / METRICS_FILE
         _drop_lines_after(path, start_step)
         self._lines = storage.Lines(path)
-        # The purge hides the events of this step and later ones.
+        # `purge_step` hides the events of this step and of later ones.
         self._events = _Events(workdir / TENSORBOARD_FOLDER, purge_step=start_step + 1 if start_step else 0)
         self._clock, self._sent = clock, -math.inf
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Appends one line with `step` and `values`; a value is anything `float` takes.
+        """Appends one line with `step` and `values`, which are converted by `float`.
 
         Raises:
             UserError: if a value is named "step".
@@ -115,14 +116,14 @@ class MetricLog:
         self._events.writer.add_image(name, pixels, step, dataformats="HWC"[: pixels.ndim])
 
     def flush(self) -> None:
-        """Brings a log in a bucket up to date; on a local disk it always is, but for TensorBoard's last 30 s."""
+        """Uploads a log to its bucket. Does nothing on a local disk, where only TensorBoard may lag, by 30 s."""
         if self._in_bucket:
             self._sent = self._clock()
             self._lines.flush()
             self._events.send()
 
     def close(self) -> None:
-        """Writes out what is pending and closes both files; a second call does nothing."""
+        """Writes all pending lines and closes both files; a second call does nothing."""
         self._lines.close()
         self._events.close()
 
@@ -134,7 +135,7 @@ class MetricLog:
 
 
 class NullLog:
-    """A log that writes nothing, for every process but the first."""
+    """A log that writes nothing, for all processes except the first."""
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Does nothing."""
@@ -158,9 +159,14 @@ class NullLog:
 def log_results(
     workdir: str | os.PathLike[str], results: Mapping[str, float], images: Mapping[str, PIL.Image.Image]
 ) -> None:
-    """Appends `results`, "step" among them, to `workdir/results.jsonl`, and both to TensorBoard beside the training's.
+    """Appends `results` to `workdir/results.jsonl`, and writes `results` and `images` to TensorBoard.
 
-    Call it on process 0 only; in a bucket, not while another process does the same there.
+    Call it on process 0 only. In a bucket, two programs must not call it at the same time.
+
+    Args:
+        workdir: folder of the run.
+        results: figures by name; "step" is the step of the evaluated checkpoint.
+        images: images by name.
     """
     workdir, step = storage.path(workdir), int(results["step"])
     line = {name: value if name == "step" else _to_json(float(value)) for name, value in results.items()}
@@ -177,9 +183,9 @@ def log_results(
 
 
 class _Events:
-    """TensorBoard's files of one writer; those for a bucket are written to a temporary folder and copied.
+    """A TensorBoard writer; for a bucket it writes to a temporary folder, and the files are copied.
 
-    tensorboardX writes to gs:// itself only with google-cloud-storage, and then one object that grows without bound.
+    tensorboardX itself writes to gs:// only with google-cloud-storage, and then to one object of unbounded size.
     """
 
     def __init__(self, folder: Path, purge_step: int | None = None) -> None:
@@ -187,7 +193,7 @@ class _Events:
         self._open(purge_step)
 
     def send(self) -> None:
-        """Copies what has come to be on the disk: a few of the last events may still be on their way there."""
+        """Copies the files to the bucket; the last few events may not have reached the disk yet."""
         self.writer.flush()
         self._staged.send()
         if self._staged.size() > _EVENTS_BYTES:
@@ -196,18 +202,18 @@ class _Events:
             self._open()
 
     def close(self) -> None:
-        """Writes out what is pending; a second call does nothing."""
+        """Writes all pending events; a second call does nothing."""
         self.writer.close()
         self._staged.close()
 
     def _open(self, purge_step: int | None = None) -> None:
-        from tensorboardX import SummaryWriter  # the extra [train]; sampling and converting do without it
+        from tensorboardX import SummaryWriter  # in the extra [train]; sampling and converting do not need it
 
         self.writer = SummaryWriter(
             str(self._staged.local),
             purge_step=purge_step,
             flush_secs=30,
-            # The name has the time in whole seconds: a second writer in the same second would overwrite the first.
+            # The default name contains the time in whole seconds: two writers within one second would use one file.
             filename_suffix=f".{time.time_ns()}",
         )
 
@@ -215,7 +221,7 @@ class _Events:
 def read_jsonl(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """Returns the lines that `MetricLog` wrote, in order, with NaN and the infinities as floats again.
 
-    A damaged last line is left out: a run may have died while it wrote it, or be writing it now.
+    A damaged last line is left out: a run may have been killed while it wrote this line, or may be writing it now.
 
     Raises:
         ValueError: if any other line is damaged.
@@ -235,7 +241,7 @@ def read_jsonl(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
 
 def _entry(line: bytes) -> dict[str, Any]:
-    """The step and the numbers of one line; `ValueError` for anything else."""
+    """Returns the step and the numbers of one line; raises `ValueError` if it is not a line of metrics."""
     found = schema.json_object(line)
     step = found.pop("step", None)
     if not isinstance(step, int) or isinstance(step, bool) or step < 0:
@@ -248,12 +254,12 @@ def _entry(line: bytes) -> dict[str, Any]:
 
 
 def _pixels(image: PIL.Image.Image) -> np.ndarray:
-    """uint8 (H, W) of a gray picture, (H, W, 3) of any other."""
+    """Returns uint8 (H, W) of a gray image, (H, W, 3) of any other."""
     return np.asarray(image.convert("L" if image.mode in ("1", "L") else "RGB"))
 
 
 def _end_last_line(path: Path) -> None:
-    """Ends the last line of `path`, if that is there: half a line, of a process that died, goes; a whole one stays."""
+    """Ends the last line of `path` with a newline if it is complete, and deletes it if it is incomplete."""
     data = storage.read(path) if storage.is_file(path) else b""
     if not data or data.endswith(b"\n"):
         return
@@ -266,7 +272,7 @@ def _end_last_line(path: Path) -> None:
 
 
 def _drop_lines_after(path: Path, start_step: int) -> None:
-    """Rewrites `path`, if it is there, without the lines that a run going on from `start_step` writes again."""
+    """Deletes the lines of `path` after `start_step`, which the resumed run writes again."""
     if not storage.exists(path):
         return
     kept = [entry for entry in read_jsonl(path) if entry["step"] <= start_step] if start_step else []

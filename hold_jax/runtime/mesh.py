@@ -1,4 +1,4 @@
-"""Devices as one mesh: the batch, and what of the training state can be, is spread over it."""
+"""All devices as one mesh, over which the batch and the large arrays of the train state are spread."""
 
 import dataclasses
 import math
@@ -12,7 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from hold_jax.errors import UserError
 
 LARGE = 2**14
-"""Numbers from which an array of the training state is spread over the devices and updated by itself."""
+"""Arrays of the train state with at least this many numbers are spread over the devices, not put in one vector."""
 
 _CPU_FLAGS = Path("/proc/cpuinfo")
 
@@ -25,25 +25,29 @@ class Devices:
 
     @classmethod
     def all(cls) -> "Devices":
-        """The mesh over every device there is, each process's side by side: rows of a batch keep their order."""
+        """Returns the mesh of all devices, ordered by process, so that the rows of a batch keep their order."""
         devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
         return cls(Mesh(np.array(devices), ("data",)))
 
     @property
     def replicated(self) -> NamedSharding:
-        """Every device holds all of an array."""
+        """The sharding with a full copy of an array on every device."""
         return NamedSharding(self.mesh, PartitionSpec())
 
     def batch(self, axis: int = 0) -> NamedSharding:
-        """Axis `axis` of an array is spread over the devices."""
+        """Returns the sharding that splits axis `axis` of an array over the devices."""
         return NamedSharding(self.mesh, PartitionSpec(*(None,) * axis, "data"))
 
     def spread(self, shape: tuple[int, ...]) -> NamedSharding:
-        """Each device holds one part of an array of the training state.
+        """Returns the sharding of an array of the train state.
 
-        The parts are along the last axis but one, a kernel's input channels, or else along the last: a TPU lays these
-        two out in tiles of 8 x 128, of which the 8 are the easier to fill. Arrays below `LARGE` numbers, and those of
-        which the number of devices divides neither axis, are replicated. A stack of arrays is split as each of them.
+        A large array is split along its second-to-last axis, the input channels of a kernel, or else along its last. A
+        TPU stores these two axes in tiles of 8 x 128, and parts along the axis of 8 fill them more easily. Arrays with
+        fewer than `LARGE` numbers are replicated, and so are arrays of which the number of devices divides neither
+        axis. A stack of arrays is split like each of its arrays.
+
+        Args:
+          shape: shape of the array.
         """
         if self.mesh.size > 1 and math.prod(shape) >= LARGE:
             for axis in (len(shape) - 2, len(shape) - 1):
@@ -52,12 +56,26 @@ class Devices:
         return self.replicated
 
     def put(self, batch: dict[str, np.ndarray], axis: int = 0) -> dict[str, jax.Array]:
-        """This process's rows of a global batch as one global array each."""
+        """Makes global arrays of a batch from the rows of this process.
+
+        Args:
+          batch: arrays by name, with the rows of this process along `axis`.
+          axis: the axis that is split over the devices.
+        """
         sharding = self.batch(axis)
         return {name: jax.make_array_from_process_local_data(sharding, value) for name, value in batch.items()}
 
     def require_divides(self, argument: str, batch_size: int, parts: int = 1) -> None:
-        """Raises `UserError`, naming the nearest sizes that work, unless the devices share a batch evenly."""
+        """Checks that a batch can be divided evenly among the devices.
+
+        Args:
+          argument: name of the batch size in the error.
+          batch_size: size of the global batch.
+          parts: number of accumulation steps.
+
+        Raises:
+          UserError: if it cannot; the message contains the nearest valid sizes.
+        """
         unit = self.mesh.size * parts
         if batch_size < 1 or batch_size % unit:
             near = sorted({max(unit, batch_size // unit * unit), (max(batch_size, 0) // unit + 1) * unit})
@@ -68,7 +86,10 @@ class Devices:
             )
 
     def have_bfloat16(self) -> bool:
-        """Whether they multiply bfloat16 in hardware: TPUs, NVIDIA GPUs from Ampere (8.0) on, and CPUs that say so."""
+        """Returns whether the devices multiply bfloat16 in hardware.
+
+        TPUs do, NVIDIA GPUs from Ampere (compute capability 8.0) on, and CPUs with such a flag in /proc/cpuinfo.
+        """
         device = self.mesh.devices.flat[0]
         if device.platform == "gpu":
             return float(getattr(device, "compute_capability", "8.0")) >= 8.0
@@ -77,5 +98,5 @@ class Devices:
         return True
 
     def init(self, function: Any, *args: Any) -> Any:
-        """function(*args) computed in place on every device (no copy on the host first)."""
+        """Returns function(*args), computed on every device without a copy on the host."""
         return jax.jit(function, out_shardings=self.replicated)(*args)

@@ -1,7 +1,7 @@
 """Pictures of samples and of training: grids, films, scatter plots, loss curves.
 
-matplotlib is imported inside the functions, since that takes a second, and through its object interface,
-which leaves no global state and needs no display.
+matplotlib is imported inside the functions, because the import takes a second. Its object interface is used, which has
+no global state and needs no display.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 Limits = tuple[float, float, float, float]
 """The window of a plot: `(x_min, x_max, y_min, y_max)`."""
 
-_GRID_WIDTH_PX = 800  # at most, where no scale is given
+_GRID_WIDTH_PX = 800  # largest width if no scale is given
 _MARGIN_PX = 2
 _FILM_FRAMES_PER_SECOND = 15
 _FILM_GRAYS = 32  # noise in 256 grays doubles the size of the file
 _PANEL_INCHES = 4.2
 _DPI = 100
-_DOTS_AT_MOST = 20_000  # beyond this many points dots only smear; a density is drawn instead
+_DOTS_AT_MOST = 20_000  # more points overlap too much as dots; a density is drawn instead
 _BINS = 100
 _BLUE, _INK, _FAINT = "#1f5fa8", "#333333", "#b8b8b8"
 
@@ -41,9 +41,9 @@ def image_grid(images_u8: ArrayLike, columns: int | None = None, scale: int | No
 
     Args:
         images_u8: `(N, H, W, C)`, uint8, C = 1 (gray) or 3 (RGB).
-        columns: images in a row; by default as many as make the grid nearly square.
-        scale: each pixel becomes `scale` x `scale` pixels; by default the most that keeps the grid within
-            800 pixels across, so that 8 x 8 images can be seen.
+        columns: images in a row; by default the number that makes the grid nearly square.
+        scale: each pixel is drawn as `scale` x `scale` pixels; by default the largest scale for which the grid is at
+            most 800 pixels wide, so that small images are visible.
 
     Raises:
         UserError: on another shape or dtype, or a count below 1.
@@ -71,7 +71,7 @@ def image_grid(images_u8: ArrayLike, columns: int | None = None, scale: int | No
 
 
 def write_png(image: PIL.Image.Image, path: str | os.PathLike[str], *, sync: bool = True) -> None:
-    """Writes a PNG, whole or not at all; `sync` as for `storage.writing`."""
+    """Writes a PNG atomically; `sync` as in `storage.writing`."""
     with storage.writing(storage.path(path, "path"), sync=sync) as file:
         image.save(file, format="PNG")
 
@@ -79,17 +79,17 @@ def write_png(image: PIL.Image.Image, path: str | os.PathLike[str], *, sync: boo
 def film(
     frames: Sequence[PIL.Image.Image], path: str | os.PathLike[str], seconds: float = 4.0, hold_seconds: float = 1.5
 ) -> None:
-    """Writes a GIF that loops for ever.
+    """Writes a GIF that repeats endlessly.
 
-    Frames beyond 15 a second are thinned out evenly; the first and the last always stay. Gray frames are
-    rounded to 32 levels. RGB frames share one palette, without dithering: separate palettes flicker, and
-    dither makes the file large. Noise does not compress, so draw grids for a film at a small `scale`.
+    At more than 15 frames per second, frames are dropped evenly; the first and the last are always kept. Gray frames
+    are rounded to 32 levels. RGB frames share one palette without dithering, because separate palettes flicker and
+    dithering makes the file large. Noise does not compress, so use a small `scale` for the grids of a film.
 
     Args:
-        frames: pictures of one size; all gray, or converted to RGB.
+        frames: images of equal size; unless all are gray, they are converted to RGB.
         path: the file to write.
-        seconds: time that the frames before the last take together.
-        hold_seconds: time that the last frame stays.
+        seconds: total time of the frames before the last.
+        hold_seconds: time for which the last frame is shown.
 
     Raises:
         UserError: if there is no frame, sizes differ, or a time is not positive.
@@ -108,7 +108,7 @@ def film(
         ready = [frame.point(nearest) for frame in frames]
     else:
         ready = _with_one_palette([frame.convert("RGB") for frame in frames])
-    # A GIF counts in hundredths of a second: round the instants, not the durations, to keep the total.
+    # GIF times are in hundredths of a second. Round the instants, not the durations, to keep the total.
     instants = np.linspace(0, 100 * seconds, len(ready)).round()
     durations = [10 * int(d) for d in np.diff(instants)] + [10 * round(100 * hold_seconds)]
     more = {"save_all": True, "append_images": ready[1:], "duration": durations, "loop": 0, "optimize": True}
@@ -117,7 +117,7 @@ def film(
 
 
 def _with_one_palette(frames: list[PIL.Image.Image]) -> list[PIL.Image.Image]:
-    """Returns the RGB frames in at most 256 colors, chosen mostly by the last, on which the film rests."""
+    """Returns the RGB frames in at most 256 colors, chosen mostly for the last frame, which is shown longest."""
     w, h = frames[0].size
     chosen = [frames[0], frames[len(frames) // 2], *[frames[-1]] * 4]
     montage = PIL.Image.new("RGB", (w, h * len(chosen)))
@@ -125,13 +125,13 @@ def _with_one_palette(frames: list[PIL.Image.Image]) -> list[PIL.Image.Image]:
         montage.paste(frame, (0, row * h))
     palette = montage.quantize(256, method=PIL.Image.Quantize.FASTOCTREE)
     colors = np.array(palette.getpalette(), np.uint8).reshape(-1, 3)
-    colors[(colors >= 250).all(axis=1)] = 255  # the average of white and nearly white would tint the paper
+    colors[(colors >= 250).all(axis=1)] = 255  # else the background would not be pure white
     palette.putpalette(colors.tobytes())
     return [frame.quantize(palette=palette, dither=PIL.Image.Dither.NONE) for frame in frames]
 
 
 def plot_limits(points: ArrayLike) -> Limits:
-    """Returns a square window with a margin about `points`, `(N, 2)`, but for the outermost 0.2 % on each side.
+    """Returns a square window with a margin around `points`, `(N, 2)`, without the outermost 0.2 % on each side.
 
     Raises:
         UserError: if `points` is not `(N, 2)` or has no finite point.
@@ -152,16 +152,16 @@ def plot_limits(points: ArrayLike) -> Limits:
 def scatter(
     points: ArrayLike, limits: Limits | None = None, reference: ArrayLike | None = None, title: str | None = None
 ) -> PIL.Image.Image:
-    """Returns a plot of sampled points in the plane, beside the data they should match.
+    """Returns a scatter plot of two-dimensional samples, next to the data if given.
 
-    Up to 20,000 points are dots; more are a density. The panels have equal axes and one window, and nothing
-    moves from one call to the next if `limits` is the same, as a film needs. Where over 1 % of the points lie
-    outside of the window or are not finite, a note says how many.
+    Up to 20,000 points are drawn as dots, more as a density. All panels have the same window. For a film, calls with
+    the same `limits` give the same layout. If more than 1 % of the points are outside of the window or not finite, a
+    note in the panel gives their share.
 
     Args:
         points: `(N, 2)`.
         limits: the window, equal in both directions; by default `plot_limits` of `reference`, or else of `points`.
-        reference: `(M, 2)`, the data, drawn on the left.
+        reference: `(M, 2)`, the data, drawn in a panel on the left.
         title: one line above.
 
     Raises:
@@ -184,7 +184,7 @@ def scatter(
     width, height = _PANEL_INCHES * len(panels), below + side + above
     figure = Figure(figsize=(width, height), dpi=_DPI)
     for i, ((name, color, values), cloud) in enumerate(zip(panels, clouds, strict=True)):
-        # Axes are placed by hand: automatic layouts follow the tick labels, and a film would shake.
+        # Axes have fixed places: automatic layouts depend on the tick labels, so the frames of a film would shift.
         corner = (i * _PANEL_INCHES + left) / width, below / height
         axes = figure.add_axes((*corner, side / width, side / height))
         _draw_cloud(axes, cloud, color, limits, as_density)
@@ -210,7 +210,7 @@ def scatter(
 
 
 def histogram_limits(values: ArrayLike) -> Limits:
-    """Returns a window for `histogram` about `values`, `(N,)`, without the outermost 0.2 % on each side.
+    """Returns a window for `histogram` around `values`, `(N,)`, without the outermost 0.2 % on each side.
 
     Raises:
         UserError: if `values` is not `(N,)` or has no finite number.
@@ -228,7 +228,7 @@ def histogram_limits(values: ArrayLike) -> Limits:
 def histogram(
     values: ArrayLike, limits: Limits | None = None, reference: ArrayLike | None = None, title: str | None = None
 ) -> PIL.Image.Image:
-    """Returns a histogram of sampled numbers, as a density, with that of the data they should match.
+    """Returns a density histogram of one-dimensional samples, with the histogram of the data if given.
 
     Args:
         values: `(N,)`.
@@ -245,7 +245,7 @@ def histogram(
         limits = histogram_limits(values if reference is None else reference)
     require(limits[0] < limits[1] and limits[2] < limits[3], "limits", limits, "(x_min, x_max, 0, y_max), min < max")
     figure = Figure(figsize=(_PANEL_INCHES * 1.4, _PANEL_INCHES), dpi=_DPI)
-    axes = figure.add_axes((0.1, 0.1, 0.87, 0.8))  # by hand, as in `scatter`
+    axes = figure.add_axes((0.1, 0.1, 0.87, 0.8))  # fixed, as in `scatter`
     for name, filled, color, numbers in (("data", True, _FAINT, reference), ("samples", False, _BLUE, values)):
         if numbers is not None:
             x = _finite_1d(name, numbers)
@@ -268,7 +268,7 @@ def _draw_cloud(axes: Axes, cloud: np.ndarray, color: str, limits: Limits, as_de
         from matplotlib.colors import LinearSegmentedColormap
 
         counts, _, _ = np.histogram2d(cloud[:, 0], cloud[:, 1], bins=120, range=(limits[:2], limits[2:]), density=False)
-        # The square root shows thin parts too. The 99.5 % quantile keeps one full bin from paling all the rest.
+        # The square root makes low densities visible. The 99.5 % quantile limits the effect of a single full bin.
         shade = np.sqrt(counts.T)
         top = np.quantile(shade[shade > 0], 0.995) if (shade > 0).any() else 1.0
         colors = LinearSegmentedColormap.from_list("paper_to_ink", ["white", color])
@@ -317,17 +317,17 @@ def loss_curve(
     title: str | None = None,
     reference: float | None = None,
 ) -> None:
-    """Writes a PNG of the loss against the step: raw values faint, a running mean strong.
+    """Writes a PNG of the loss over the training steps: raw values in gray, their running mean in blue.
 
-    The vertical axis is logarithmic if all finite losses are positive and span more than a decade. Losses that
-    are not finite leave gaps.
+    The vertical axis is logarithmic if all finite losses are positive and span more than a decade. Losses that are not
+    finite are gaps in the curves.
 
     Args:
         steps: `(T,)`, ascending.
         losses: `(T,)`.
         path: the file to write.
         title: one line above.
-        reference: a loss to compare with, such as a known floor; drawn dashed.
+        reference: a loss for comparison, such as a known lower bound; drawn as a dashed line.
 
     Raises:
         UserError: if the shapes differ, or no loss is finite.
@@ -368,11 +368,17 @@ def loss_curve(
 
 
 def smooth(values: ArrayLike, half_width: int | None = None) -> np.ndarray:
-    """Returns the centered running mean of `values`, `(T,)`, over `2 half_width + 1` of them.
+    """Returns the centered running mean of `values` over windows of `2 half_width + 1` values.
 
-    By default `half_width` is 3 % of T, at least 3. Towards the start the window shrinks on both sides, so that
-    the steep first part of a loss is not shifted; at the end it is cut on the right. Values that are not finite
-    count for nothing, and stay NaN themselves.
+    Near the start the window shrinks on both sides, so that the steep first part of a loss curve is not shifted. Near
+    the end it is cut on the right side only. Values that are not finite are left out of the means.
+
+    Args:
+        values: `(T,)`.
+        half_width: by default 3 % of T, at least 3.
+
+    Returns:
+        `(T,)` float64; NaN where the value is not finite.
     """
     y = np.asarray(values, np.float64)
     n = len(y)
@@ -382,7 +388,7 @@ def smooth(values: ArrayLike, half_width: int | None = None) -> np.ndarray:
     reach = np.minimum(index, half_width)
     low, high = index - reach, np.minimum(index + reach, n - 1) + 1
     finite = np.isfinite(y)
-    # Each window is summed afresh: differences of one running sum would lose all digits after a huge loss.
+    # Each window is summed on its own: differences of one cumulative sum would lose all digits after a huge loss.
     edges = np.stack([low, high], axis=1).ravel()
     sums = np.add.reduceat(np.append(np.where(finite, y, 0.0), 0.0), edges)[::2]
     counts = np.add.reduceat(np.append(finite, False).astype(np.int64), edges)[::2]

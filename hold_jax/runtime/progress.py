@@ -13,21 +13,21 @@ from tqdm import tqdm
 class Progress:
     """Shows step, loss, images per second and the time left.
 
-    On a terminal it is a tqdm bar; elsewhere (a log file, a notebook, a scheduler's output) it is a plain
-    line at the first update, then one at most every `line_every_s` seconds, and a last one at `close`.
+    On a terminal this is a tqdm bar. Elsewhere (a log file, a notebook, the output of a scheduler) a plain line is
+    printed at the first update, then at most one every `line_every_s` seconds, and a last one at `close`.
 
-    The first update only starts the clock, so the compilation before it does not count in the rate. Later
-    pauses (evaluation, checkpoints) do count: the time left would be wrong without them.
+    The first update only starts the clock, so that compilation does not count in the rate. Later pauses (evaluation,
+    checkpoints) do count, since they affect the time left.
 
     Args:
         total_steps: the step at which training ends.
-        start_step: the step from which it goes on.
+        start_step: the step at which it starts or resumes.
         images_per_step: the global batch size.
-        unit: what is counted.
-        enabled: whether anything is shown; pass `False` on every process but the first.
+        unit: name of what is counted.
+        enabled: whether anything is shown; pass `False` on all processes except the first.
         clock: returns seconds.
-        stream: where to write; standard error by default.
-        line_every_s: least time between plain lines.
+        stream: where the output is written; standard error by default.
+        line_every_s: least time between two plain lines, in seconds.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Progress:
         self._open = enabled
         self._bar = None
         if enabled and self._stream.isatty():
-            width = shutil.get_terminal_size(fallback=(0, 0)).columns  # 0: some containers' terminals do not say
+            width = shutil.get_terminal_size(fallback=(0, 0)).columns  # 0: some terminals report no size
             self._bar = tqdm(
                 total=total_steps,
                 initial=start_step,
@@ -70,19 +70,19 @@ class Progress:
 
     @property
     def images_per_second(self) -> float | None:
-        """The mean rate since the first update; `None` until there is a second."""
+        """Mean rate since the first update; `None` before the second."""
         if self._first is None or self._now <= self._first[1] or self._step <= self._first[0]:
             return None
         return (self._step - self._first[0]) * self._images_per_step / (self._now - self._first[1])
 
     @property
     def seconds_left(self) -> float | None:
-        """The time left at the mean rate; `None` where the rate is."""
+        """Time left at the mean rate, in seconds; `None` if there is no rate yet."""
         rate = self.images_per_second
         return None if rate is None else (self._total_steps - self._step) * self._images_per_step / rate
 
     def update(self, step: int, loss: float | None = None) -> None:
-        """Says that `step` steps are done. `loss` may be left out to spare a transfer; the last one stays shown."""
+        """Reports that `step` steps are done. Without `loss` the last loss stays shown, which saves a transfer."""
         self._step, self._now = step, self._clock()
         if loss is not None:
             self._loss = float(loss)
@@ -98,7 +98,7 @@ class Progress:
             self._print(self._text())
 
     def write(self, message: str) -> None:
-        """Prints a line without spoiling the bar."""
+        """Prints a line above the bar."""
         if not self._open:
             return
         if self._bar is not None:
@@ -107,7 +107,7 @@ class Progress:
             self._print(message)
 
     def close(self) -> None:
-        """Shows the last line; a second call does nothing."""
+        """Prints the last line and closes the bar; a second call does nothing."""
         if not self._open:
             return
         self._open = False

@@ -14,36 +14,36 @@ _NAME = re.compile(r"(\d{9})-(\d{9})\.npy")
 
 
 class PartialRows:
-    """An array (N, ...) that grows at its end, in memory and in a folder of files first-last.npy.
+    """An append-only array (N, ...), in memory and in a folder of files named FIRST-LAST.npy.
 
-    A file appears whole or not at all, so that a kill at any moment costs the rows since the last `append`. How the
-    rows were grouped when they were written does not matter. Every process holds all rows; the first one writes.
+    Files are written atomically, so that a killed run loses only the rows after the last `append`. The rows may be
+    appended in groups of any size. Every process holds all rows; the first process writes them.
 
-    A file is what `np.save` writes, and the SHA-256 of that after it, which `np.load` does not read.
+    A file contains the output of `np.save`, followed by its SHA-256 checksum, which `np.load` ignores.
 
     Args:
-      folder: its own, named by all that the rows depend on.
+      folder: a folder for this array only; its name must depend on everything that the rows depend on.
       total: N; files with later rows are not read.
 
     Raises:
-      UserError: if a file is not what was written.
+      UserError: if a file is damaged.
     """
 
     def __init__(self, folder: Path, total: int):
         self._folder, self._total = folder, total
         stop = min(sum(stop - start for start, stop in _chain(folder)), total)
-        # The first process may already be writing when another one looks.
+        # The first process may have written more rows before another process lists the files.
         stop = int(distributed.from_first(lambda: np.int32(stop), np.zeros((), np.int32)))
         self._parts = _read(folder, stop)
         self.count = stop
 
     @property
     def missing(self) -> int:
-        """Rows still to be appended."""
+        """Number of rows that are still to be appended."""
         return self._total - self.count
 
     def append(self, rows: np.ndarray) -> None:
-        """Adds rows (k, ...) at the end, those beyond N excepted."""
+        """Appends rows (k, ...); rows beyond N are dropped."""
         rows = rows[: self.missing]
         stop = self.count + len(rows)
         if distributed.is_main():
@@ -54,7 +54,7 @@ class PartialRows:
         self.count = stop
 
     def array(self) -> np.ndarray:
-        """All rows so far."""
+        """Returns all rows appended so far."""
         return np.concatenate(self._parts)
 
 
@@ -63,7 +63,7 @@ def _path(folder: Path, start: int, stop: int) -> Path:
 
 
 def _chain(folder: Path) -> list[tuple[int, int]]:
-    """(first, last + 1) of the files that join without a gap, from row 0 on."""
+    """Returns (first, last + 1) of the files that follow each other without a gap, from row 0 on."""
     names = storage.names(folder)
     found = sorted((int(match[1]), int(match[2])) for name in names if (match := _NAME.fullmatch(name)))
     chain: list[tuple[int, int]] = []

@@ -1,7 +1,7 @@
-"""Files of a work directory: on a disk, or in a bucket of Google Cloud Storage (gs://), through etils.epath.
+"""Files of a work directory, on a disk or in a bucket of Google Cloud Storage (gs://), through etils.epath.
 
-A bucket has objects and no folders: what is written appears whole or not at all, cannot grow, and needs no parent.
-On a disk a temporary file that takes the place of the old one has the same effect.
+A bucket holds objects, not folders: an object is written atomically, cannot grow, and needs no parent folder. On a disk
+a file is written atomically by renaming a temporary file.
 """
 
 import contextlib
@@ -23,10 +23,10 @@ from etils import epath
 from hold_jax.errors import UserError, require
 
 Path = pathlib.Path | epath.Path
-"""A local path is pathlib's, one in a bucket etils.epath's; both have the same methods, but for `open`'s modes."""
+"""A local path (pathlib) or a path in a bucket (etils.epath); their methods are the same, except modes of `open`."""
 
 _SCHEME = "gs://"
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|gs:/", re.IGNORECASE)  # gs:/: what pathlib makes of gs://
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|gs:/", re.IGNORECASE)  # gs:/: pathlib shortens gs:// to this
 
 
 class BucketError(OSError, UserError):
@@ -34,14 +34,14 @@ class BucketError(OSError, UserError):
 
 
 def path(text: str | os.PathLike[str], argument: str = "workdir") -> Path:
-    """A local path, absolute and with ~ expanded, or gs://BUCKET/PATH as it is.
+    """Returns a local path, made absolute and with ~ expanded, or gs://BUCKET/PATH unchanged.
 
     Args:
       text: the path.
-      argument: what errors call it.
+      argument: name of the argument in errors.
 
     Raises:
-      UserError: for another scheme, or where the package that reads buckets is missing.
+      UserError: for another URL scheme, or if the package that reads buckets is not installed.
     """
     text = os.fspath(text)
     if not _URL.match(text):
@@ -55,7 +55,7 @@ def path(text: str | os.PathLike[str], argument: str = "workdir") -> Path:
     bucket = text.removeprefix(_SCHEME)
     right = text.startswith(_SCHEME) and not bucket.startswith("/") and bool(bucket)
     require(right, argument, text, "a local path, or gs://BUCKET/PATH")
-    if importlib.util.find_spec("tensorflow") is None:  # which epath prefers where it is installed
+    if importlib.util.find_spec("tensorflow") is None:  # epath uses TensorFlow if it is installed
         try:
             fsspec.get_filesystem_class("gs")
         except ImportError:
@@ -66,7 +66,7 @@ def path(text: str | os.PathLike[str], argument: str = "workdir") -> Path:
 
 
 def require_local(text: str | os.PathLike[str], argument: str) -> None:
-    """Checks the path of what can be on a local disk only.
+    """Checks that a path is local.
 
     Raises:
       UserError: for a URL.
@@ -76,18 +76,18 @@ def require_local(text: str | os.PathLike[str], argument: str) -> None:
 
 
 def is_local(path: Path) -> bool:
-    """Whether `path` is on a disk, not in a bucket."""
+    """Returns whether `path` is on a disk, not in a bucket."""
     return not os.fspath(path).startswith(_SCHEME)
 
 
 def exists(path: Path) -> bool:
-    """Whether there is a file or a folder."""
+    """Returns whether `path` is an existing file or folder."""
     with _bucket_errors(path):
         return path.exists()
 
 
 def is_file(path: Path) -> bool:
-    """Whether there is a file."""
+    """Returns whether `path` is an existing file."""
     with _bucket_errors(path):
         return path.is_file()
 
@@ -108,7 +108,7 @@ def read(path: Path) -> bytes:
 
 
 def opened(path: Path) -> BinaryIO:
-    """Returns a file to read, as a context manager; one in a bucket is fetched whole."""
+    """Opens a file to read, as a context manager; a file in a bucket is downloaded as a whole."""
     return open_regular(path) if is_local(path) else io.BytesIO(read(path))
 
 
@@ -116,7 +116,7 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
     """Opens a local file to read.
 
     Raises:
-      OSError: also for a pipe or a device: reading it would wait, or never end.
+      OSError: if it cannot be opened, or is a pipe or a device, which may block or never end.
     """
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -126,22 +126,22 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
 
 
 def write(path: Path, data: bytes) -> None:
-    """Makes `data` the content of a file, wholly or not at all, with the folders above it."""
+    """Writes `data` to a file atomically; creates its parent folders."""
     with writing(path) as file:
         file.write(data)
 
 
 @contextlib.contextmanager
 def writing(path: Path, *, sync: bool = True) -> Iterator[BinaryIO]:
-    """A file to write that takes the place of `path`, with the folders above it, when the block ends without an error.
+    """Yields a file to write, which replaces `path` when the block ends without an error; creates parent folders.
 
     Args:
       path: the file.
-      sync: wait until it is on the disk itself, so that a power cut leaves the old one or the new one; without, as for
-        thousands of pictures, it may leave an empty one.
+      sync: wait until the data are on the physical disk, so that a power cut leaves the old file or the new one.
+        Without it a power cut may leave an empty file; this is faster for thousands of pictures.
 
     Raises:
-      OSError: if it cannot be written; then what was there stays.
+      OSError: if the file cannot be written; an existing file is then left unchanged.
     """
     if not is_local(path):
         buffer = io.BytesIO()
@@ -168,12 +168,12 @@ def writing(path: Path, *, sync: bool = True) -> Iterator[BinaryIO]:
 
 
 def move(source: Path, target: Path) -> None:
-    """Moves a folder; in a bucket object by object, so that a kill leaves some of them in both places."""
+    """Moves a folder. In a bucket objects are moved one by one: after a kill some may exist in both places."""
     if is_local(source):
         target.parent.mkdir(parents=True, exist_ok=True)
         os.rename(source, target)
         return
-    # epath's own `rename` needs the parent of `target` to exist: a folder, which no bucket has.
+    # The `rename` of epath needs an existing parent folder of `target`, but a bucket has no folders.
     with _bucket_errors(source):
         for file in _below(source):
             (target / file.relative_to(source)).write_bytes(file.read_bytes())
@@ -181,7 +181,7 @@ def move(source: Path, target: Path) -> None:
 
 
 def empty(folder: Path) -> None:
-    """Deletes all that is in `folder`, which need not exist; what a link in it leads to stays."""
+    """Deletes the content of `folder`, if it exists; links are deleted, but not their targets."""
     for name in names(folder):
         path = folder / name
         with _bucket_errors(path):
@@ -194,10 +194,10 @@ def empty(folder: Path) -> None:
 
 
 class Lines:
-    """An ASCII file that grows at its end, line by line.
+    """An ASCII file to which lines are appended.
 
-    On a disk each line is written at once. In a bucket nothing can grow: the object is written again by `flush` and
-    `close`, and a kill costs the lines since. Two processes that do so at once lose lines of each other.
+    On a disk each line is written immediately. An object in a bucket cannot grow: `flush` and `close` write the whole
+    object again, and a kill loses the lines since then. Two processes that append to one object lose lines.
     """
 
     def __init__(self, path: Path):
@@ -210,7 +210,7 @@ class Lines:
             self._text = read(path)
 
     def append(self, line: str) -> None:
-        """Adds a line, without its end."""
+        """Appends a line, given without its newline."""
         if self._file is not None:
             self._file.write(line + "\n")
             self._file.flush()
@@ -219,23 +219,23 @@ class Lines:
             self._pending = True
 
     def flush(self) -> None:
-        """Brings what was added to the bucket."""
+        """Writes pending lines to the bucket."""
         if self._pending:
             write(self._path, self._text)
             self._pending = False
 
     def close(self) -> None:
-        """As `flush`, and closes the file; a second call does nothing."""
+        """Writes pending lines and closes the file; a second call does nothing."""
         self.flush()
         if self._file is not None:
             self._file.close()
 
 
 class Staged:
-    """A folder for what writes to a local disk only: the folder itself, or a temporary one that is copied to a bucket.
+    """A folder for libraries that write to a local disk only; for a bucket a temporary folder that is copied.
 
     Attributes:
-      local: where to write.
+      local: the folder to write to.
     """
 
     def __init__(self, folder: Path):
@@ -245,11 +245,11 @@ class Staged:
         self._sent: dict[pathlib.Path, tuple[int, int]] = {}
 
     def size(self) -> int:
-        """Bytes in the temporary folder; 0 if there is none."""
+        """Returns the number of bytes in the temporary folder; 0 if there is none."""
         return sum(file.stat().st_size for file in self._files())
 
     def send(self, *, forget: bool = False) -> None:
-        """Copies the files that are new or changed, and deletes them here if they are to be forgotten."""
+        """Copies the new and changed files to the bucket; with `forget`, then deletes the local files."""
         for file in self._files():
             found = file.stat()
             mark = found.st_size, found.st_mtime_ns
@@ -260,7 +260,7 @@ class Staged:
                 file.unlink()
 
     def close(self) -> None:
-        """Sends the rest and deletes the temporary folder; a second call does nothing."""
+        """Copies the remaining files and deletes the temporary folder; a second call does nothing."""
         self.send()
         if self._temporary:
             shutil.rmtree(self.local, ignore_errors=True)
@@ -270,7 +270,7 @@ class Staged:
 
 
 def _below(folder: Path) -> Iterator[Path]:
-    """Yields all files; epath's own `walk` (1.15) drops the gs:// of what it finds through fsspec."""
+    """Yields all files below `folder`; the `walk` of epath (1.15) drops gs:// from paths found with fsspec."""
     for path in folder.iterdir():
         if path.is_dir():
             yield from _below(path)
@@ -280,12 +280,12 @@ def _below(folder: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _bucket_errors(path: Path) -> Iterator[None]:
-    """Turns what a bucket's client raises into `BucketError`; local errors, and that there is no such file, stay."""
+    """Converts errors of the bucket client to `BucketError`; keeps local errors and `FileNotFoundError`."""
     try:
         yield
     except FileNotFoundError:
         raise
-    except Exception as error:  # gcsfs, aiohttp and google.auth each raise kinds of their own
+    except Exception as error:  # gcsfs, aiohttp and google.auth raise different types
         if is_local(path):
             raise
         lines = str(error).strip().splitlines()
