@@ -1,4 +1,4 @@
-"""Data sets, seekable batches, and their way to the device."""
+"""Data sets, batches that can start at any step, and their transfer to the devices."""
 
 from hold_jax.data.dataset import Dataset, Statistics, measure
 from hold_jax.data.pipeline import batches, eval_batches

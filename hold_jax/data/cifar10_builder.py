@@ -1,7 +1,7 @@
 """CIFAR-10 for TFDS without TensorFlow.
 
-TFDS' own `cifar10` needs TensorFlow to unpack the archive and to encode the pictures. This builder downloads through
-TFDS, which verifies the official SHA-256, and does the rest with the standard library and Pillow. Importing this module
+The `cifar10` of TFDS needs TensorFlow to unpack the archive and to encode the pictures. This builder downloads through
+TFDS, which verifies the official SHA-256, and uses the standard library and Pillow for the rest. Importing this module
 imports tensorflow_datasets.
 """
 
@@ -40,7 +40,7 @@ class HoldCifar10(tfds.core.GeneratorBasedBuilder):
         )
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
-        # Only download: TFDS' extractor needs TensorFlow.
+        # Download only: the extractor of TFDS needs TensorFlow.
         archive = dl_manager.download(URL)
         return {split: self._generate_examples(archive, files) for split, files in _FILES.items()}
 

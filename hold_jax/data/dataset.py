@@ -1,4 +1,4 @@
-"""The one type every source returns and every pipeline reads."""
+"""`Dataset`, the type that all sources return and all pipelines read."""
 
 import dataclasses
 import functools
@@ -10,12 +10,12 @@ import numpy as np
 from hold_jax.numerics import random
 
 SPLITS = ("test", "train")
-# Examples that are read to measure a set that does not lie in memory.
+# Number of examples from which a set that is not in memory is measured.
 _MEASURED = 10_000
 
 
 class RandomAccess(Protocol):
-    """Examples read one at a time, for sets that do not fit in memory."""
+    """Interface of a set that does not fit in memory; examples are read one at a time."""
 
     def __len__(self) -> int:
         """Returns the number of examples."""
@@ -34,10 +34,10 @@ class Dataset:
       name: the name given to `load`, e.g. "digits" or "folder:/x".
       split: "train" or "test".
       source: an array `(N, *shape)`, or a `RandomAccess` object.
-      labels: `(N,)` int32; None if unlabeled, or if a `RandomAccess` source alone knows them.
+      labels: `(N,)` int32; None if unlabeled, or if the labels are only in a `RandomAccess` source.
       shape: `(H, W, C)` of a picture or `(d,)` of a vector.
-      num_classes: 0 if unlabeled; batches then carry label 0.
-      class_names: one a class; empty if the classes have numbers only.
+      num_classes: 0 if unlabeled; all labels in batches are then 0.
+      class_names: one per class; empty if the classes have no names.
     """
 
     name: str
@@ -53,20 +53,20 @@ class Dataset:
 
     @property
     def in_memory(self) -> bool:
-        """Whether `source` is an array."""
+        """True if `source` is an array."""
         return isinstance(self.source, np.ndarray)
 
     @property
     def is_image(self) -> bool:
-        """Whether an example is a picture `(H, W, C)` of uint8, not a vector of float32."""
+        """True if an example is a uint8 picture `(H, W, C)`, False if it is a float32 vector."""
         return len(self.shape) == 3
 
     @functools.cached_property
     def digest(self) -> str:
-        """Identifies the content: the examples in order and their labels, whatever the set is called.
+        """SHA-256 digest of the content: the examples in order and their labels, but not the name.
 
-        Of a source that does not lie in memory it covers the number of examples, all labels that are known, and 256
-        examples spread over the set.
+        For a source that is not in memory it covers the number of examples, all known labels, and 256 examples spread
+        over the set.
         """
         some = np.arange(len(self)) if self.in_memory else np.unique(np.linspace(0, len(self) - 1, 256).astype(int))
         found = hashlib.sha256(repr((len(self), self.shape, self.num_classes)).encode())
@@ -76,7 +76,7 @@ class Dataset:
         return found.hexdigest()
 
     def gather(self, indices: np.ndarray) -> dict[str, np.ndarray]:
-        """Returns fresh arrays `x` `(b, *shape)` and `label` `(b,)` int32 of the examples at `indices`."""
+        """Returns new arrays `x` `(b, *shape)` and `label` `(b,)` int32 of the examples at `indices` `(b,)`."""
         if isinstance(self.source, np.ndarray):
             x = self.source.take(indices, axis=0)
             label = np.zeros(len(indices), np.int32) if self.labels is None else self.labels.take(indices)
@@ -88,10 +88,13 @@ class Dataset:
         }
 
     def subset(self, size: int | None, seed: int = 0) -> "Dataset":
-        """Returns `size` examples drawn at random, without repetition, in random order; None or more than all: all.
+        """Draws examples at random, without replacement, in random order.
 
-        A larger subset of the same seed begins with the smaller one. The examples themselves are not copied unless
-        they lie in memory.
+        A larger subset of the same seed begins with the smaller one. Examples are copied only if they are in memory.
+
+        Args:
+          size: number of examples; None, or more than there are: all.
+          seed: seed of the random order.
         """
         rows = random.subset(len(self), len(self) if size is None else size, seed)
         labels = None if self.labels is None else self.labels.take(rows)
@@ -100,7 +103,7 @@ class Dataset:
 
 
 class _Rows:
-    """Some examples of a `RandomAccess` source, in an order of their own."""
+    """The examples `rows` of a `RandomAccess` source, in this order."""
 
     def __init__(self, source: RandomAccess, rows: np.ndarray):
         self._source, self._rows = source, rows
@@ -114,11 +117,11 @@ class _Rows:
 
 @dataclasses.dataclass(frozen=True)
 class Statistics:
-    """What a model needs to know of its training data besides their shape; kept in the record of a run.
+    """Statistics of the training data that a model needs; saved in the record of a run.
 
     Attributes:
-      class_counts: training examples of each class; empty if unlabeled.
-      class_names: one a class; empty if the classes have numbers only.
+      class_counts: number of training examples of each class; empty if unlabeled.
+      class_names: one per class; empty if the classes have no names.
       mean: of each coordinate of vectors, in data units; empty for pictures.
       std: standard deviation of each coordinate of vectors, in data units; empty for pictures.
     """
@@ -132,7 +135,7 @@ class Statistics:
 def measure(data: Dataset) -> Statistics:
     """Returns the statistics of `data`; a set that is not in memory is measured on 10,000 random examples.
 
-    A coordinate that is constant, to float32's accuracy, has standard deviation 1.
+    A coordinate that is constant up to float32 rounding gets standard deviation 1.
     """
     counts: tuple[int, ...] = ()
     batch = None
@@ -165,9 +168,15 @@ def array_dataset(
 
 
 def split_by_permutation(num: int, num_test: int, split: str) -> np.ndarray:
-    """Returns the sorted indices of `split` when a fixed permutation of `num` holds out its first `num_test`.
+    """Splits the indices of a set without a test split by a fixed permutation (Philox, key 0).
 
-    The permutation never changes (Philox, key 0), so that a set without a test split of its own always has the same.
+    Args:
+      num: number of examples.
+      num_test: the first `num_test` indices of the permutation are the test split.
+      split: "train" or "test".
+
+    Returns:
+      The sorted indices of `split`, int64.
     """
     order = np.random.Generator(np.random.Philox(key=0)).permutation(num)
     return np.sort(order[:num_test] if split == "test" else order[num_test:])

@@ -13,10 +13,10 @@ NUM_TEST = 297
 def load(name: str, *, split: str, image_size: int | None = None, channels: int | None = None) -> Dataset:
     """Returns 1,500 training or 297 test digits, uint8 `(8, 8, 1)` unless resized, 10 classes.
 
-    The source counts 0..16 in each pixel; here they are `round(255 * count / 16)`. The split is a fixed permutation,
-    since the file's order is periodic in the class.
+    Pixels of the source are counts 0..16; here they are `round(255 * count / 16)`. The split is a fixed permutation,
+    because the classes in the file are in periodic order.
     """
-    # scikit-learn takes a second to import, and no other source needs it.
+    # The import of scikit-learn takes a second, and no other source needs it.
     from sklearn.datasets import load_digits
 
     bunch: Any = load_digits()

@@ -1,4 +1,4 @@
-"""`folder:PATH`: pictures of any format Pillow reads, in PATH/train and PATH/test."""
+"""`folder:PATH`: pictures in PATH/train and PATH/test, in any format that Pillow reads."""
 
 import logging
 import os
@@ -14,7 +14,7 @@ from hold_jax.data.dataset import SPLITS, Dataset, array_dataset
 from hold_jax.data.paths import local_path
 from hold_jax.errors import UserError
 
-# A few damaged files among many are skipped with a warning; more than this share is an error.
+# Damaged files are skipped with a warning up to this share of all files; more are an error.
 MAX_UNREADABLE_FRACTION = 0.01
 _NAMES_SHOWN = 5
 _CHUNK = 256
@@ -30,12 +30,23 @@ def load(
     data_dir: str | None = None,
     memory_limit_bytes: int,
 ) -> Dataset:
-    """Loads the pictures below PATH/`split`, sorted by path; the first folder level, if any, is the class.
+    """Loads the pictures below PATH/`split`, sorted by path. The first folder level, if any, is the class.
 
-    Classes are numbered by name, as in PATH/train. Sets that decode to more than `memory_limit_bytes` are decoded as
-    they are used. Without `image_size` all pictures must be equal in size. Files whose ending is no picture's, files
-    without an ending whose content is no picture's, and hidden files are ignored; pictures that cannot be read, pipes
-    and devices among them, are skipped with a warning, up to 1 %. `bits`: see `images.read_picture`.
+    The class numbers follow the sorted names of the folders in PATH/train. Ignored are hidden files, files with another
+    extension than those of pictures, and files without an extension that contain no picture. Pictures that cannot be
+    read, also pipes and devices, are skipped with a warning, up to 1 % of all.
+
+    Args:
+      name: "folder:PATH".
+      split: "train" or "test".
+      image_size: side of the square pictures; None: the size of the files, which must then be the same for all.
+      channels: 1 or 3.
+      bits: see `images.read_picture`.
+      data_dir: root of a relative PATH.
+      memory_limit_bytes: larger sets are not read into memory; a picture is decoded each time it is used.
+
+    Raises:
+      UserError: if the folders or the pictures cannot be used.
     """
     root = local_path(name, data_dir)
     files = _files(name, root, split)
@@ -61,10 +72,10 @@ def load(
 
 
 class LazyPictures:
-    """Picture files decoded when read.
+    """Picture files that are decoded each time they are read.
 
-    A file that turns out damaged is replaced by the next one (a rule, not chance: every process agrees) with a warning;
-    more than 1 % of such files is an error.
+    A damaged file is replaced by the next one, with a warning. The choice is deterministic, so that all processes make
+    the same. More than 1 % of damaged files are an error.
     """
 
     def __init__(
@@ -129,7 +140,7 @@ def _files(name: str, root: Path, split: str) -> list[Path]:
 
 
 def _walk(top: Path) -> Iterator[Path]:
-    """Yields the files below `top`, through links to folders too, each real folder once."""
+    """Yields the files below `top`; follows links to folders, and visits each real folder once."""
     seen = set()
     for folder, folders, names in os.walk(top, followlinks=True):
         real = os.path.realpath(folder)
@@ -147,7 +158,7 @@ def _class_of(top: Path, file: Path) -> str | None:
 
 
 def _classes(top: Path, files: list[Path]) -> list[str]:
-    """Returns the sorted class names, none if the pictures lie directly in `top`; a mixture is an error."""
+    """Returns the sorted class names; none if all pictures are directly in `top`; a mixture is an error."""
     names = {_class_of(top, f) for f in files}
     if None in names and len(names) > 1:
         stray = next(f for f in files if _class_of(top, f) is None)
@@ -165,7 +176,7 @@ def _first_size(name: str, files: list[Path]) -> tuple[int, int]:
 
 
 def _scan(name: str, files: list[Path], visit: Callable[[int], None]) -> np.ndarray:
-    """Calls `visit(i)` for every file, in threads; returns the indices of the readable ones."""
+    """Calls `visit(i)` for each file, in threads; returns the indices of the files that could be read."""
 
     def visit_chunk(start: int) -> dict[int, str]:
         bad = {}
@@ -188,11 +199,11 @@ def _scan(name: str, files: list[Path], visit: Callable[[int], None]) -> np.ndar
 
 
 def _check_unreadable(name: str, files: list[Path], bad: dict[int, str]) -> None:
-    """Warns of the unreadable files, or raises if they are more than `MAX_UNREADABLE_FRACTION`."""
+    """Warns about unreadable files; raises `UserError` if they are more than `MAX_UNREADABLE_FRACTION` of all."""
     shown = "; ".join(f"{files[i]} ({bad[i]})" for i in list(bad)[:_NAMES_SHOWN])
     text = f"{name}: {len(bad)} of {len(files)} pictures cannot be read: {shown}"
     if len(bad) > MAX_UNREADABLE_FRACTION * len(files):
-        raise UserError(f"{text}; more than {MAX_UNREADABLE_FRACTION:.0%}: mend or remove them")
+        raise UserError(f"{text}; more than {MAX_UNREADABLE_FRACTION:.0%}: repair or remove them")
     logging.getLogger(__name__).warning("%s; skipped", text)
 
 
@@ -213,14 +224,14 @@ def _size_or_none(file: Path) -> tuple[int, int] | None:
 
 
 def _probe(name: str, files: list[Path], expected: tuple[int, int]) -> np.ndarray:
-    """Requires the size `expected` in every header; returns the indices of the files that have a header."""
+    """Checks that all headers have the size `expected`; returns the indices of the files with a readable header."""
     return _scan(name, files, lambda i: _require_size(files, i, images.picture_size(files[i]), expected))
 
 
 def _decode(
     name: str, files: list[Path], shape: tuple[int, ...], image_size: int | None, bits: int | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the pictures `(n, *shape)` that can be read, and their indices in `files`."""
+    """Returns the readable pictures, `(n, *shape)` uint8, and their indices in `files`."""
     x = np.empty((len(files), *shape), np.uint8)
 
     def visit(i: int) -> None:

@@ -1,4 +1,4 @@
-"""Pictures to uint8 arrays: decoding, channels, resizing."""
+"""Conversion of pictures to uint8 arrays: decoding, channels, size."""
 
 import contextlib
 import struct
@@ -11,20 +11,20 @@ from PIL import Image, ImageOps
 from hold_jax.errors import UserError
 from hold_jax.runtime.storage import open_regular
 
-# What Pillow raises on files that are damaged, cut short, or not pictures.
+# Errors that Pillow raises for files that are damaged, truncated, or not pictures.
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 _MODES = {1: "L", 3: "RGB"}
 _EXIF_ORIENTATION, _SIDEWAYS = 0x0112, (5, 6, 7, 8)
 
 
 def suffixes() -> frozenset[str]:
-    """Returns the file name endings, in lower case, of the formats that Pillow reads."""
+    """Returns the file name extensions, in lower case, of the formats that Pillow reads."""
     known = _formats()
     return frozenset(end for end, format_ in Image.registered_extensions().items() if format_ in known)
 
 
 def is_picture(path: Path) -> bool:
-    """Whether the content of a file begins as a picture's does, whatever the file is called."""
+    """Returns whether the content of a file begins like that of a picture; the name does not matter."""
     try:
         with _opened(path):
             return True
@@ -33,17 +33,20 @@ def is_picture(path: Path) -> bool:
 
 
 def read_picture(path: Path, size: int | None, channels: int, bits: int | None = None) -> np.ndarray:
-    """Decodes the file to uint8 `(H, W, channels)`, upright, transparency over white, fitted to `size`.
+    """Decodes a picture file, in the orientation of its EXIF data, with transparent pixels on white.
 
     Args:
       path: a regular file with one picture.
-      size: side of the square that it is scaled and cut to; None: as it is.
+      size: side of the square to which the picture is scaled and cropped; None: its own size.
       channels: 1 or 3.
-      bits: how many bits the grays of a 16-bit file use.
+      bits: number of bits that the gray values of a 16-bit file use.
+
+    Returns:
+      uint8 `(H, W, channels)`.
 
     Raises:
-      UserError: for a 16-bit file without `bits`, or with more of them.
-      UNREADABLE: if it is no regular file, holds several pictures, or Pillow cannot decode it.
+      UserError: for a 16-bit file if `bits` is None or its values use more bits.
+      UNREADABLE: if it is not a regular file, holds several pictures, or Pillow cannot decode it.
     """
     with _opened(path) as picture:
         pages = getattr(picture, "n_frames", 1)
@@ -56,7 +59,7 @@ def read_picture(path: Path, size: int | None, channels: int, bits: int | None =
 
 
 def picture_size(path: Path) -> tuple[int, int]:
-    """Returns (height, width) as `read_picture` would give them, from the file's header alone."""
+    """Returns the (height, width) of `read_picture` without a `size`, from the header of the file alone."""
     with _opened(path) as opened:
         width, height = opened.size
         sideways = opened.getexif().get(_EXIF_ORIENTATION) in _SIDEWAYS
@@ -64,7 +67,7 @@ def picture_size(path: Path) -> tuple[int, int]:
 
 
 def _formats() -> frozenset[str]:
-    """What Pillow decodes itself; for EPS it would run Ghostscript."""
+    """Returns the formats that Pillow decodes itself, so not EPS, for which it runs Ghostscript."""
     Image.init()
     return frozenset(Image.OPEN) - {"EPS"}
 
@@ -76,7 +79,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
 
 
 def _eight_bits(path: Path, grays: np.ndarray, bits: int | None) -> Image.Image:
-    """Returns 16-bit grays as 8 bits: scaled by the range that they use, which the file does not state."""
+    """Converts 16-bit gray values to 8 bits by their number of used bits, which the file does not contain."""
     used = int(grays.max()).bit_length()
     if bits is None or used > bits:
         raise UserError(
@@ -112,7 +115,7 @@ def _to_channels(picture: Image.Image, channels: int) -> Image.Image:
 
 
 def _fit(picture: Image.Image, size: int | None) -> Image.Image:
-    """Scales the shorter side to `size` and cuts the middle square."""
+    """Scales the shorter side to `size` and crops the central square."""
     if size is None or picture.size == (size, size):
         return picture
     return ImageOps.fit(picture, (size, size), Image.Resampling.LANCZOS)

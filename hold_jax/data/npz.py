@@ -11,9 +11,9 @@ from hold_jax.runtime.storage import open_regular
 
 _X = {"train": ("x", "images", "x_train", "arr_0"), "test": ("x_test", "images_test")}
 _Y = {"train": ("y", "labels", "y_train"), "test": ("y_test", "labels_test")}
-# An archive without a test array holds out one row in ten.
+# Without a test array, one row in ten is held out as the test split.
 HOLDOUT_DIVISOR = 10
-# Classes are numbered from 0, each with a count in the record and a row in the network; larger labels are no classes.
+# Labels are numbers from 0. Each class has a count in the record and a row in the network, so larger labels are errors.
 _MAX_CLASSES = 1 << 16
 
 
@@ -26,12 +26,22 @@ def load(
     data_dir: str | None = None,
     memory_limit_bytes: int,
 ) -> Dataset:
-    """Loads uint8 pictures `(N, H, W, C)` or `(N, H, W)`, or floating vectors `(N, d)`, which become float32.
+    """Loads uint8 pictures `(N, H, W, C)` or `(N, H, W)`, or floating-point vectors `(N, d)`, converted to float32.
 
-    The archive holds them as `x`, `images`, `x_train` or `arr_0`, with optional integer labels `y`, `labels` or
-    `y_train`; a test split as `x_test` or `images_test`, with `y_test` or `labels_test`. Without one, a tenth of the
-    rows (rounded up, by a fixed permutation) is the test split. Arrays of more than `memory_limit_bytes` are an error,
-    found before they are decompressed.
+    The array is named `x`, `images`, `x_train` or `arr_0`; optional integer labels are `y`, `labels` or `y_train`. The
+    test split is `x_test` or `images_test`, with labels `y_test` or `labels_test`. Without a test array, a tenth of the
+    rows (rounded up, by a fixed permutation) is the test split.
+
+    Args:
+      name: "npz:PATH".
+      split: "train" or "test".
+      image_size: side of the square pictures; None: as in the archive.
+      channels: 1 or 3; None: as in the archive.
+      data_dir: root of a relative PATH.
+      memory_limit_bytes: a larger array is an error, raised before it is decompressed.
+
+    Raises:
+      UserError: if the archive or one of its arrays cannot be used.
     """
     path = local_path(name, data_dir)
     if not path.is_file():
@@ -52,7 +62,7 @@ def load(
 
 
 class _Reader:
-    """Finds and checks the arrays of an open archive; every error lists what the archive holds."""
+    """Finds and checks the arrays of an open archive; each error lists the arrays of the archive."""
 
     def __init__(self, name: str, archive: Npz):
         self._name = name

@@ -1,4 +1,4 @@
-"""Paths given after a prefix: `folder:PATH`, `npz:PATH`."""
+"""Paths in names of data sets: `folder:PATH`, `npz:PATH`."""
 
 from pathlib import Path
 
@@ -6,7 +6,11 @@ from hold_jax.errors import UserError
 
 
 def local_path(name: str, data_dir: str | None) -> Path:
-    """Returns the path of `prefix:PATH`; a relative one starts at `data_dir`, or where the program runs."""
+    """Returns the path of `prefix:PATH`; a relative one starts at `data_dir`, or else at the working directory.
+
+    Raises:
+      UserError: for a URL, or a path that cannot be used.
+    """
     text = name.partition(":")[2]
     if "://" in text:
         raise UserError(f"`name` is {name!r}; only local paths can be read: copy the data to a local disk first")

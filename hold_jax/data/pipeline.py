@@ -1,9 +1,9 @@
 """Batches as pure functions of the step: shuffled for training, in order for evaluation.
 
-The training stream is one endless row of examples, epoch after epoch, each epoch a permutation keyed by (seed, epoch);
-step k takes places [k B, (k+1) B) of it. A batch may therefore straddle two epochs: no example is dropped, and a batch
-may be larger than the set. Nothing but the step is state, so `start_step` seeks at once. Process p takes the p-th
-contiguous block of each batch: the blocks joined in process order are the batch that a single process would see.
+The training stream is an endless sequence of epochs. Each epoch is a permutation of the examples, keyed by (seed,
+epoch), and step k takes the places [k B, (k+1) B) of the stream. A batch may therefore span two epochs: no example is
+dropped, and a batch may be larger than the set. The step is the only state, so that `start_step` costs nothing. Process
+p takes the p-th contiguous block of each batch; all blocks in process order are the batch of a single process.
 """
 
 import functools
@@ -18,7 +18,7 @@ from hold_jax.errors import require
 
 Batch = dict[str, np.ndarray]
 
-# Flips draw from keys of their own: seeds are below 2^32, so no epoch's key equals a step's.
+# Separate keys for flips: seeds are below 2^32, so the key of a step never equals the key of an epoch.
 _FLIP_KEY_OFFSET = 1 << 32
 
 
@@ -38,14 +38,14 @@ def batches(
     Each batch has `x` `(b, *shape)`, uint8 or float32, and `label` `(b,)` int32, b = batch_size / process_count.
 
     Args:
-      dataset: what to read; sets not in memory are read ahead by threads.
+      dataset: the data; a set that is not in memory is read ahead by threads.
       batch_size: examples in the global batch, a multiple of `process_count`.
-      seed: in [0, 2^32); fixes order and flips.
-      start_step: the first step to yield; what follows is bitwise what a run from step 0 would see.
+      seed: in [0, 2^32); determines order and flips.
+      start_step: the first step to yield; the batches are bitwise those of a run from step 0.
       flip: mirror each picture left to right with probability 1/2.
-      process_index: this process, in [0, process_count).
-      process_count: how many processes share each batch.
-      steps: how many batches to yield; None never ends.
+      process_index: index of this process, in [0, process_count).
+      process_count: number of processes that share each batch.
+      steps: number of batches to yield; None: endless.
 
     Raises:
       UserError: at the call, for any argument out of range.
@@ -57,7 +57,7 @@ def batches(
     require(not flip or dataset.is_image, "flip", flip, f"False for the vectors of {dataset.name!r}")
     num = len(dataset)
 
-    # A batch reads from two epochs at most, unless it is larger than the set; threads may be a few steps apart.
+    # A batch not larger than the set spans at most two epochs; reading threads may be a few steps apart.
     @functools.lru_cache(maxsize=4)
     def permutation(epoch: int) -> np.ndarray:
         return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(num)
@@ -83,12 +83,19 @@ def eval_batches(
     process_index: int = 0,
     process_count: int = 1,
 ) -> Iterator[Batch]:
-    """Yields this process's part of one pass in order; every process yields equally many batches of equal size.
+    """Yields this process's part of one pass over the examples in order.
 
-    The pass goes from example `start` to `stop` (None: to the end).
+    All processes yield the same number of batches of equal size. Besides `x` and `label` a batch has `index` `(b,)`
+    int32, the place of each example in the set, and `mask` `(b,)` bool, False in the rows that fill the last batch, in
+    which the last example is repeated.
 
-    Besides `x` and `label` a batch has `index` `(b,)` int32, the example's place in the set, and `mask` `(b,)` bool,
-    False on the rows that fill up the last batch (they repeat the last example).
+    Args:
+      dataset: the data.
+      batch_size: examples in the global batch, a multiple of `process_count`.
+      start: the first example.
+      stop: the example after the last; None: the end of the set.
+      process_index: index of this process, in [0, process_count).
+      process_count: number of processes that share each batch.
 
     Raises:
       UserError: at the call, for any argument out of range.
@@ -106,7 +113,7 @@ def eval_batches(
 
 
 def _local_rows(dataset: Dataset, batch_size: int, process_index: int, process_count: int) -> slice:
-    """Checks the arguments common to all pipelines; returns this process's rows of a global batch."""
+    """Checks the common arguments of both pipelines; returns the rows of this process in a global batch."""
     require(len(dataset) >= 1, "dataset", dataset.name, "a set of at least one example")
     require(isinstance(batch_size, int) and batch_size >= 1, "batch_size", batch_size, "a positive integer")
     require(process_count >= 1, "process_count", process_count, "a positive integer")
@@ -128,7 +135,7 @@ def _stream(permutation: Callable[[int], np.ndarray], num: int, start: int, stop
 
 def _mirror(x: np.ndarray, which: np.ndarray) -> None:
     """Mirrors the pictures `x[which]` left to right, in place."""
-    # `take` is twice as fast as a slice of step -1, whose copy goes channel by channel.
+    # `take` is twice as fast as a slice with step -1, which is copied channel by channel.
     x[which] = x[which].take(np.arange(x.shape[2])[::-1], axis=2)
 
 
@@ -141,7 +148,7 @@ def _run(dataset: Dataset, batch_at: Callable[[int], Batch], start: int, stop: i
 
 def _read_ahead(batch_at: Callable[[int], Batch], start: int, stop: int) -> Iterator[Batch]:
     threads = min(16, max(2, os.cpu_count() or 1))
-    import grain  # the extra [data]; sampling and converting do without it
+    import grain  # in the extra [data]; sampling and converting do not need it
 
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
     iterator = iter(grain.MapDataset.range(start, stop).map(batch_at).to_iter_dataset(options))

@@ -1,4 +1,4 @@
-"""`load`: from a data set's name to a `Dataset`."""
+"""`load`, which returns the `Dataset` of a given name."""
 
 from collections.abc import Callable
 
@@ -11,7 +11,7 @@ MEMORY_LIMIT_BYTES = 4 << 30
 
 _IMAGE = {"image_size", "channels"}
 _DISK = {"data_dir", "memory_limit_bytes"}
-# Name, or prefix with its colon: the loader, and the options of `load` it takes.
+# Name, or prefix with its colon -> the loader and the options of `load` that it takes.
 _SOURCES: dict[str, tuple[Callable[..., Dataset], set[str]]] = {
     "digits": (digits.load, _IMAGE),
     **{name: (toy.load, {"size", "seed"}) for name in toy.TOYS},
@@ -19,7 +19,7 @@ _SOURCES: dict[str, tuple[Callable[..., Dataset], set[str]]] = {
     "folder:": (folder.load, _IMAGE | _DISK | {"bits"}),
     "npz:": (npz.load, _IMAGE | _DISK),
 }
-# Where files lie and how much memory they may take does not change the data: a source may ignore these two.
+# These two options do not change the data, so a source without files may ignore them.
 _IGNORABLE = _DISK
 
 
@@ -40,14 +40,14 @@ def load(
     Args:
       name: digits | swissroll | swissroll5 | gaussians8 | diamond9 | checkerboard | tfds:NAME | folder:PATH | npz:PATH.
       split: "train" or "test".
-      image_size: pictures are scaled (shorter side) and center-cropped to this square; None keeps their size.
-      channels: 1 or 3; None keeps the source's own (folder: 3).
-      data_dir: root of relative PATHs, and where TFDS keeps its data.
-      bits: folder only: how many bits the grays of 16-bit files use, 9 to 16, e.g. 12; needed for such files.
+      image_size: the shorter side of pictures is scaled to this, and the central square cropped; None: no change.
+      channels: 1 or 3; None: those of the source (folder: 3).
+      data_dir: root of relative PATHs, and the folder of the data of TFDS.
+      bits: folder only: number of bits that the gray values of 16-bit files use, 9 to 16; required for such files.
       size: toys only: the number of points (default 50,000 for train, 10,000 for test).
       seed: toys only: which draw (default 0); the splits of one seed are independent.
-      memory_limit_bytes: pictures that decode to more than this stay on disk and are decoded as they are used; the
-        largest array that is read from an npz.
+      memory_limit_bytes: larger sets of pictures stay on disk, and a picture is decoded each time it is used; a larger
+        array in an npz is an error.
 
     Raises:
       UserError: for an unknown name, an option that the source does not have, or data that cannot be used.

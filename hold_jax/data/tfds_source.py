@@ -1,6 +1,6 @@
 """`tfds:NAME`: pictures of TensorFlow Datasets, read without TensorFlow from ArrayRecord files.
 
-TFDS is imported inside the functions: it is slow to import, and no other source needs it.
+TFDS is imported inside the functions, because the import is slow and no other source needs it.
 """
 
 import logging
@@ -36,8 +36,19 @@ def load(
 ) -> Dataset:
     """Loads the feature `image` and, if there is one, `label`; downloads and prepares the set on first use.
 
-    A set without "test" gives its "validation" split for it. What decodes to at most `memory_limit_bytes` is read once
-    into one array. `tfds:cifar10` needs TensorFlow for nothing; other sets may need it once, to be prepared.
+    If a set has no "test" split, its "validation" split is used. `tfds:cifar10` never needs TensorFlow; other sets may
+    need it once, for their preparation.
+
+    Args:
+      name: "tfds:NAME".
+      split: "train" or "test".
+      image_size: side of the square pictures; None: as in the set.
+      channels: 1 or 3; None: as in the set.
+      data_dir: folder of the prepared data; None: the default of TFDS.
+      memory_limit_bytes: larger sets are not read into memory; a picture is decoded each time it is used.
+
+    Raises:
+      UserError: if the set does not exist, has no usable pictures, or cannot be prepared.
     """
     builder = _builder(name, data_dir)
     features = dict(builder.info.features.items()) if hasattr(builder.info.features, "items") else {}
@@ -55,7 +66,7 @@ def load(
 
 
 class TfdsPictures:
-    """A TFDS data source, with each example fitted and renamed to `x` and `label`."""
+    """A TFDS data source whose examples are resized pictures `x` with a `label`."""
 
     def __init__(self, source: Any, image_size: int | None, channels: int | None, labeled: bool):
         self._source, self._image_size, self._channels, self._labeled = source, image_size, channels, labeled
@@ -70,9 +81,14 @@ class TfdsPictures:
 
 
 def require_reachable(name: str, urls: Iterable[str]) -> None:
-    """Raises `UserError` within seconds unless the first of `urls`, or the proxy before it, accepts a connection.
+    """Checks that the server of a download can be reached; without this check TFDS retries for minutes.
 
-    TFDS itself retries for minutes.
+    Args:
+      name: name of the data set, for the error.
+      urls: URLs of the download; the first one is tried, through the proxy if there is one.
+
+    Raises:
+      UserError: if no connection is accepted within seconds.
     """
     url = next(iter(urls), _FALLBACK_URL)
     parts = urllib.parse.urlsplit(url)
@@ -89,7 +105,7 @@ def require_reachable(name: str, urls: Iterable[str]) -> None:
         except OSError as error:
             failure[0] = str(error)
 
-    # In a thread, because looking a name up obeys no timeout.
+    # In a thread, because the name look-up has no timeout.
     thread = threading.Thread(target=connect, daemon=True)
     thread.start()
     thread.join(CONNECT_TIMEOUT_SECONDS + 0.5)
@@ -148,7 +164,7 @@ def _prepare(name: str, builder: Any) -> None:
 
 
 def _data_source(name: str, builder: Any, split: str) -> Any:
-    """Returns the random-access source of `split`, preparing the set if nothing of it is there."""
+    """Returns the random-access source of `split`; prepares the set if it has not been prepared."""
     try:
         return _open(name, builder, split)
     except UserError:

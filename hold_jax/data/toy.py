@@ -1,7 +1,7 @@
-"""Two-dimensional toys: Swiss rolls, Gaussians, a checkerboard.
+"""Two-dimensional toy distributions: Swiss rolls, Gaussians, a checkerboard.
 
-All are standardized by constants of the distribution, never of the sample, so that every draw shares one scale:
-zero mean and unit standard deviation of each coordinate.
+Each coordinate has mean 0 and standard deviation 1. The constants are those of the distribution, not of a sample, so
+that all draws have the same scale.
 """
 
 import math
@@ -24,7 +24,7 @@ _RING_NOISE = 0.1
 
 
 def _roll_moments() -> tuple[np.ndarray, np.ndarray]:
-    """Mean and variance of `t (cos t, sin t)` for t uniform on `_ROLL_ANGLES`, by integrating in closed form."""
+    """Returns mean and variance of `t (cos t, sin t)` for t uniform on `_ROLL_ANGLES`, integrated in closed form."""
     a, b = _ROLL_ANGLES
 
     def mean_of(antiderivative: Callable[[float], float]) -> float:
@@ -45,7 +45,10 @@ def _roll_moments() -> tuple[np.ndarray, np.ndarray]:
 def _rolls(
     num: int, rng: np.random.Generator, centers: np.ndarray, scale: float, noise: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Equal rolls scale * t (cos t, sin t), about their means at `centers` (k, 2) of mean 0, with Gaussian noise."""
+    """Draws from equal rolls scale * t (cos t, sin t), with means at `centers` (k, 2), and Gaussian noise.
+
+    The centers must have mean 0.
+    """
     label = rng.integers(len(centers), size=num)
     t = rng.uniform(*_ROLL_ANGLES, size=num)
     mean, var = _roll_moments()
@@ -60,8 +63,10 @@ def _swissroll(num: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarr
 
 
 def _swissroll5(num: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """CLD's multimodal Swiss roll (2112.07068, code): a roll at the origin and four at (+-0.8, +-0.8), a hundredth of
-    scikit-learn's with noise 0.2; here standardized."""
+    """CLD's multimodal Swiss roll (2112.07068, code), standardized.
+
+    One roll is at the origin and four at (+-0.8, +-0.8). Each is 0.01 times the roll of scikit-learn with noise 0.2.
+    """
     return _rolls(num, rng, np.concatenate([np.zeros((1, 2)), 0.8 * _CORNERS]), 0.01, 0.002)
 
 
@@ -109,7 +114,7 @@ def _draw(name: str, num: int, seed: int, stream: str) -> tuple[np.ndarray, np.n
 
 
 def load(name: str, *, split: str, size: int | None = None, seed: int = 0) -> Dataset:
-    """Returns `size` points, float32 `(2,)`; the label is the mode (roll, Gaussian or square) a point came from."""
+    """Returns `size` points, float32 `(2,)`; the label of a point is its mode (roll, Gaussian or square)."""
     x, label = _draw(name, size or DEFAULT_SIZE[split], seed, split)
     return array_dataset(name, split, x, label, TOYS[name][1])
 

@@ -1,4 +1,4 @@
-"""Between host and device: value ranges, and a thread that keeps batches ready."""
+"""Transfer between host and devices: value ranges, and a thread that prepares batches."""
 
 import queue
 import threading
@@ -30,15 +30,18 @@ def from_model_range(x: jax.Array | np.ndarray) -> jax.Array:
 
 
 def prefetch(iterator: Iterator[dict], put: Callable[[dict], dict], depth: int = 2) -> Generator[dict, None, None]:
-    """Yields `put(batch)` of each batch, in order, with a thread working up to `depth` batches ahead.
+    """Yields `put(batch)` for each batch, in order; a thread prepares up to `depth` batches ahead.
 
-    An exception in `iterator` or `put` is raised here, after the batches before it. Closing the returned generator, or
-    dropping it, stops the thread and closes `iterator`.
+    An exception in `iterator` or `put` is raised here, after the batches before it. When the returned generator is
+    closed or deleted, the thread stops and `iterator` is closed.
 
     Args:
-      iterator: yields host batches; only the thread touches it from now on.
+      iterator: yields batches on the host; do not use it elsewhere.
       put: moves a batch to the devices, e.g. `device_put` to a sharding.
-      depth: batches held ready, at least 1.
+      depth: number of prepared batches, at least 1.
+
+    Raises:
+      UserError: if `depth` is below 1.
     """
     require(depth >= 1, "depth", depth, "a positive integer")
     return _prefetch(iter(iterator), put, depth)

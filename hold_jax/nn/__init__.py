@@ -1,4 +1,4 @@
-"""Networks that map a preconditioned input and a noise level to an output of the data's shape."""
+"""Networks that map a preconditioned input and a noise level to an output of the shape of the data."""
 
 from hold_jax.nn.mlp import MLP
 from hold_jax.nn.ncsnpp import NCSNpp, check_image_shape

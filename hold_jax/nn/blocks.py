@@ -41,11 +41,11 @@ class ResBlockDDPM(nn.Module):
 
 
 class ResBlockBigGAN(nn.Module):
-    """BigGAN's residual block: as DDPM's, with the change of resolution inside (arXiv:1809.11096, appendix B).
+    """BigGAN's residual block: that of DDPM with resampling inside (arXiv:1809.11096, appendix B).
 
     Attributes:
       features, dropout, skip_rescale, init_scale, dtype, norm: as in `ResBlockDDPM`.
-      taps: filter of the change of resolution; None for plain resampling.
+      taps: filter of the resampling; None: nearest neighbor up, 2x2 mean down.
       resample: 'up', 'down' or None.
     """
 
@@ -78,7 +78,7 @@ def _conv_time_conv(
     dtype, features = block.dtype, block.features
     h = conv3x3(features, name="conv0", dtype=dtype)(h)
     if temb is not None:
-        # Float32 whatever `dtype`: see `add_broadcast`. One product an example, not one a pixel.
+        # Always float32, see `add_broadcast`: this is one product per example, not per pixel.
         h = add_broadcast(h, dense(features, name="time", dtype=jnp.float32)(nn.silu(temb))[:, None, None, :])
     h = nn.silu(group_norm(features, block.norm, name="norm1", dtype=dtype)(h))
     h = nn.Dropout(block.dropout)(h, deterministic=not train)

@@ -19,10 +19,10 @@ LABEL_PLACES: tuple[LabelPlace, ...] = ("embedding", "features")
 class GaussianFourierFeatures(nn.Module):
     """Random Fourier features [sin(2 pi w t), cos(2 pi w t)], w ~ N(0, scale^2) (arXiv:2006.10739, section 6).
 
-    The frequencies w are saved with the parameters, but no gradient reaches them.
+    The frequencies w are saved with the parameters, but have no gradient.
 
     Attributes:
-      num_frequencies: how many frequencies w.
+      num_frequencies: number of frequencies w.
       scale: their standard deviation, in cycles per unit of t.
     """
 
@@ -38,12 +38,12 @@ class GaussianFourierFeatures(nn.Module):
 
 
 def sinusoidal_features(t: jax.Array, size: int, max_period: float = 10_000.0) -> jax.Array:
-    """Transformer positions [sin(w t), cos(w t)], log w uniform from 0 to -log(max_period) (arXiv:1706.03762, 3.5).
+    """Positional features [sin(w t), cos(w t)], log w uniform from 0 to -log(max_period) (arXiv:1706.03762, 3.5).
 
     Args:
-      t: (B,) float32; positions, of the order of 0 to 1000.
-      size: number of features, at least 4; an odd size ends with a zero.
-      max_period: the longest period over 2 pi.
+      t: (B,) float32 positions, about 0 to 1000.
+      size: number of features, at least 4; if it is odd, the last feature is 0.
+      max_period: the longest period divided by 2 pi.
 
     Returns:
       (B, size) float32.
@@ -63,11 +63,11 @@ class ConditionEmbedding(nn.Module):
       num_frequencies: number of frequencies ('fourier') or of features ('positional').
       kind: 'fourier' or 'positional'.
       fourier_scale: standard deviation of the frequencies.
-      conditional: whether the noise level enters.
+      conditional: whether the embedding depends on the noise level.
       num_classes: number of classes; index `num_classes` is the null class (arXiv:2207.12598); 0: no labels.
       label_place: what the class's vector is added to: the 'embedding', or the 'features' before the dense layers
         (EDM, arXiv:2206.00364, code).
-      max_period: the longest period of 'positional' over 2 pi.
+      max_period: the longest period of 'positional', divided by 2 pi.
     """
 
     size: int
@@ -81,10 +81,17 @@ class ConditionEmbedding(nn.Module):
 
     @nn.compact
     def __call__(self, noise_cond: jax.Array, labels: jax.Array | None) -> jax.Array | None:
-        """Maps (B,) float32 and, with classes, (B,) int to (B, size) float32; None if neither enters.
+        """Embeds the noise level and the label.
+
+        Args:
+          noise_cond: (B,) float32, the conditioning scalar.
+          labels: (B,) int32, or None if the network has no classes.
+
+        Returns:
+          (B, size) float32; None if the network uses neither.
 
         Raises:
-          UserError: labels missing though the network has classes, or given though it has none.
+          UserError: if labels are missing but the network has classes, or the reverse.
         """
         self._check_labels(noise_cond, labels)
         noise_cond = noise_cond.astype(jnp.float32)
@@ -110,7 +117,7 @@ class ConditionEmbedding(nn.Module):
         )
 
     def _table(self, size: int) -> nn.Embed:
-        # One more row than classes. An index beyond it gives NaN, not a wrong class.
+        # One row more than classes, for the null class. A larger index gives NaN, not a wrong class.
         return nn.Embed(self.num_classes + 1, size, embedding_init=nn.initializers.normal(0.02), name="labels")
 
     def _features(self, t: jax.Array) -> jax.Array:

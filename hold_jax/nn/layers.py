@@ -1,8 +1,8 @@
-"""The small layers every score network is made of.
+"""The layers of the score networks.
 
-Convention for `dtype` in this package: it is the type of activations and products. Parameters are float32, and so
-are the statistics of normalization and softmax, and every sum over pixels, in the backward pass too. Each product
-states its precision (`precision_of`), so no number depends on a backend's default.
+In this package `dtype` is the type of activations and products. Parameters, the statistics of normalization and
+softmax, and all sums over pixels are float32, also in the backward pass. Each product has an explicit precision
+(`precision_of`), so that results do not depend on the default of a backend.
 """
 
 import math
@@ -18,7 +18,7 @@ from hold_jax.nn import products
 
 
 def precision_of(dtype: DTypeLike) -> jax.lax.Precision:
-    """The precision of products of `dtype`: float32 products are float32 on every backend.
+    """Returns the precision of products of `dtype`, such that float32 products are float32 on all backends.
 
     By default a TPU rounds float32 factors to bfloat16 and an NVIDIA GPU to TF32, with errors of 2^-9 and 2^-11.
 
@@ -29,25 +29,32 @@ def precision_of(dtype: DTypeLike) -> jax.lax.Precision:
 
 
 def default_init(scale: float = 1.0) -> nn.initializers.Initializer:
-    """Uniform, variance `scale` / mean(fan_in, fan_out); `scale` 0 stands for 1e-10 (DDPM, arXiv:2006.11239, code)."""
+    """Returns a uniform initializer of variance `scale` / mean(fan_in, fan_out) (DDPM, arXiv:2006.11239, code).
+
+    A `scale` of 0 is replaced by 1e-10.
+    """
     return nn.initializers.variance_scaling(scale or 1e-10, "fan_avg", "uniform")
 
 
 def add_broadcast(h: jax.Array, b: jax.Array) -> jax.Array:
-    """h + b in float32, returned in h's type; b is float32 and broadcast.
+    """Returns h + b, added in float32, in the type of h.
 
-    The gradient of b is the sum of h's gradient over the broadcast axes, in the type of the addition. A bfloat16 sum
-    of positive numbers stops growing once it is 2^8 times as large as each: over 64 32x32 pictures it came out 25
-    times too small. A b that was itself rounded to bfloat16 does not do: XLA then sums in bfloat16 after all.
+    The gradient of b is the sum of the gradient of h over the broadcast axes, in the type of the addition. A bfloat16
+    sum of positive numbers stops growing when it is 2^8 times as large as each of them: over 64 pictures of 32x32 it
+    was 25 times too small. b itself must be float32: if it was rounded to bfloat16, XLA still sums in bfloat16.
+
+    Args:
+      h: activations, float32 or bfloat16.
+      b: float32, broadcast to the shape of h.
     """
     return (h.astype(jnp.float32) + b.astype(jnp.float32)).astype(h.dtype)
 
 
 def _keep_parameters(*args: jax.Array | None, dtype: Any = None, inexact: bool = True) -> list[jax.Array | None]:
-    """A `promote_dtype` for Flax of x alone.
+    """A `promote_dtype` for Flax that converts only x.
 
-    The bias stays float32, to be added in float32: see `add_broadcast`. The kernel stays float32 until the product
-    rounds it: see `products`.
+    The bias stays float32 and is added in float32, see `add_broadcast`. The kernel stays float32 until the product
+    rounds it, see `products`.
     """
     del inexact
     x, *parameters = args
@@ -81,7 +88,7 @@ def conv3x3(
     padding: str | int = "SAME",
     init_scale: float = 1.0,
 ) -> nn.Conv:
-    """3x3 convolution, (B, H, W, C) -> (B, H/stride, W/stride, features); zeros around the picture as in `nn.Conv`."""
+    """Returns a 3x3 convolution, (B, H, W, C) -> (B, H/stride, W/stride, features), with the padding of `nn.Conv`."""
     return _Conv(
         features,
         (3, 3),
@@ -96,7 +103,7 @@ def conv3x3(
 
 
 def conv1x1(features: int, *, name: str, dtype: DTypeLike) -> nn.Conv:
-    """1x1 convolution, (B, H, W, C) -> (B, H, W, features)."""
+    """Returns a 1x1 convolution, (B, H, W, C) -> (B, H, W, features)."""
     return _Conv(
         features,
         (1, 1),
@@ -109,7 +116,7 @@ def conv1x1(features: int, *, name: str, dtype: DTypeLike) -> nn.Conv:
 
 
 def dense(features: int, *, name: str, dtype: DTypeLike, init_scale: float = 1.0) -> nn.Dense:
-    """Affine map of the last axis, (..., C) -> (..., features)."""
+    """Returns an affine map of the last axis, (..., C) -> (..., features)."""
     return _Dense(
         features,
         kernel_init=default_init(init_scale),
@@ -121,7 +128,7 @@ def dense(features: int, *, name: str, dtype: DTypeLike, init_scale: float = 1.0
 
 
 def nin(features: int, *, name: str, dtype: DTypeLike, init_scale: float = 0.1) -> nn.Dense:
-    """DDPM's "network in network": a pointwise affine map that starts smaller than `conv1x1`."""
+    """Returns DDPM's "network in network": a pointwise affine map with smaller initial weights than `conv1x1`."""
     return dense(features, name=name, dtype=dtype, init_scale=init_scale)
 
 
@@ -141,7 +148,11 @@ DEFAULT_NORM = Norm()
 
 
 def group_norm(channels: int, norm: Norm = DEFAULT_NORM, *, name: str, dtype: DTypeLike) -> nn.GroupNorm:
-    """Group normalization (arXiv:1803.08494)."""
+    """Returns a group normalization (arXiv:1803.08494) of `channels` channels.
+
+    Raises:
+      UserError: if the number of groups does not divide `channels`.
+    """
     groups = min(channels // 4, 32) if norm.groups is None else norm.groups
     require(
         groups > 0 and channels % groups == 0,
@@ -153,7 +164,7 @@ def group_norm(channels: int, norm: Norm = DEFAULT_NORM, *, name: str, dtype: DT
 
 
 def residual_sum(x: jax.Array, h: jax.Array, rescale: bool) -> jax.Array:
-    """x + h, divided by sqrt(2) if `rescale` so that the variance stays (arXiv:2011.13456, appendix H)."""
+    """Returns x + h, divided by sqrt(2) if `rescale` to keep the variance (arXiv:2011.13456, appendix H)."""
     return (x + h) / math.sqrt(2) if rescale else x + h
 
 
@@ -196,13 +207,13 @@ class SelfAttention(nn.Module):
 class OutputHead(nn.Module):
     """GroupNorm, SiLU, 3x3 convolution to the output channels, the convolution in float32.
 
-    Samplers divide the output by small numbers: a bfloat16 result would have an error of 2**-9 however long the
-    training, and a float32 convolution to a few channels costs very little.
+    Samplers divide the output by small numbers, and a bfloat16 output has a relative error of 2**-9 even after long
+    training. A float32 convolution to a few channels costs very little.
 
     Attributes:
       out_channels: channels of the output.
       init_scale: variance scale of the convolution.
-      dtype: compute type of what goes before the convolution.
+      dtype: compute type of the layers before the convolution.
       norm: of the group normalization.
     """
 

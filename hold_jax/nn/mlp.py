@@ -9,8 +9,8 @@ from hold_jax.errors import require, require_choice
 from hold_jax.nn.embeddings import EMBEDDINGS, ConditionEmbedding, EmbeddingKind
 from hold_jax.nn.layers import dense
 
-# 1 / E[SiLU(z)^2], z ~ N(0, 1): keeps the variance from layer to layer. At 1 the signal of seven layers
-# vanishes, and training stalls with whole coordinates of the data unlearned.
+# 1 / E[SiLU(z)^2] for z ~ N(0, 1): keeps the variance from layer to layer. With 1 instead, the signal vanishes over
+# seven layers, and training stalls before it has learned all coordinates of the data.
 _SILU_SCALE = 2.81
 
 
@@ -18,12 +18,12 @@ class MLP(nn.Module):
     """Dense layers with SiLU between them; the embedded noise level is added to the first.
 
     h_1 = SiLU(W_1 x + b_1 + embedding), h_{k+1} = SiLU(W_{k+1} h_k + b_{k+1}), output = W h + b. The first and last
-    layers run in float32 whatever `dtype`, as in `NCSNpp`.
+    layers always compute in float32, as in `NCSNpp`.
 
     Attributes:
       out_channels: length of the output.
       hidden_layers: number of hidden layers, at least 1.
-      width: units of each.
+      width: units of each hidden layer.
       embedding: of the noise level: 'fourier' (random frequencies, for log sigma) or 'positional' (for 999 t).
       fourier_scale: standard deviation of the random frequencies, in cycles per unit of `noise_cond`.
       init_scale: variance scale of the output layer; 0 stands for 1e-10: the network starts at zero.
@@ -59,7 +59,7 @@ class MLP(nn.Module):
           x: (B, d) float32.
           noise_cond: (B,) float32, the conditioning scalar as embedded.
           labels: (B,) int32 in 0..`num_classes`, or None if the network has no classes.
-          train: accepted for a signature common to all networks; there is no dropout.
+          train: ignored, since there is no dropout; all networks have this argument.
 
         Returns:
           (B, out_channels) float32.

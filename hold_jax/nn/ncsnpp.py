@@ -18,12 +18,15 @@ from hold_jax.nn.resample import ConvDownsample, ConvUpsample, Taps, downsample,
 
 
 def check_image_shape(height: int, width: int, num_levels: int) -> None:
-    """Raises `UserError` unless both sides halve `num_levels` - 1 times; names the nearest sizes that do.
+    """Checks that both sides of an image can be halved `num_levels` - 1 times.
 
     Args:
       height: image height in pixels.
       width: image width in pixels.
       num_levels: number of resolutions of the network, `len(channel_multipliers)`.
+
+    Raises:
+      UserError: if one cannot; the message contains the nearest valid sizes.
     """
     factor = 2 ** (num_levels - 1)
     for argument, size in (("height", height), ("width", width)):
@@ -38,46 +41,46 @@ def check_image_shape(height: int, width: int, num_levels: int) -> None:
 
 
 class NCSNpp(nn.Module):
-    """The U-Net of score_sde, with every option of its `ncsnpp`; the defaults are CLD's network for CIFAR-10.
+    """The U-Net of score_sde with all options of its `ncsnpp`; the defaults are CLD's network for CIFAR-10.
 
-    EDM's `SongUNet` (arXiv:2206.00364) is this network with `label_place` 'features', DDPM's (arXiv:2006.11239), as
-    diffusers has it, with `resblock_type` 'ddpm' and `attention_up` 'every'.
+    With `label_place` 'features' it is EDM's `SongUNet` (arXiv:2206.00364). With `resblock_type` 'ddpm' and
+    `attention_up` 'every' it is the network of DDPM (arXiv:2006.11239) as implemented in diffusers.
 
-    The network neither centers nor scales its input, nor divides its output: that is the caller's preconditioning.
-    Parameters are float32. The first and last convolutions and all that concerns the embedding run in float32 whatever
-    `dtype`: a bfloat16 image would lose the noise that the network has to see at low noise levels.
+    The network does not scale its input or output: this is the task of the preconditioning. Parameters are float32.
+    The first and last convolutions and the embedding always compute in float32: in a bfloat16 image the noise would be
+    lost at low noise levels.
 
     Attributes:
       out_channels: channels of the output.
       channels: width of the first level.
-      channel_multipliers: width of each level over `channels`; its length is the number of levels.
-      num_res_blocks: residual blocks a level on the way down; one more on the way up.
-      attention_resolutions: self-attention where the longer side of the features, in pixels, is one of these.
-      attention_up: on the way up, where such a level has attention: after its 'last' block or after 'every' block.
+      channel_multipliers: width of each level divided by `channels`; its length is the number of levels.
+      num_res_blocks: residual blocks per level on the way down; one more on the way up.
+      attention_resolutions: levels whose longer side in pixels is one of these have self-attention.
+      attention_up: place of the attention in such a level on the way up: after its 'last' or after 'every' block.
       attention_head_dim: channels of an attention head; None: one head of all channels.
       norm_groups: groups of every group normalization; None: min(channels // 4, 32).
-      norm_eps: what a group normalization adds to the variance.
+      norm_eps: constant that group normalizations add to the variance.
       dropout: probability to drop an activation in a residual block in training.
       resblock_type: 'biggan' (resolution changes inside a residual block) or 'ddpm' (between blocks).
       resample_with_conv: whether 'ddpm' resamples with a learned convolution; 'biggan' ignores it.
       downsample_padding: zeros of 'ddpm's strided convolution: 'after' the last pixels, or 'around' the picture.
-      fir: resample with `fir_kernel`; if False, nearest neighbor up and 2x2 mean (or strided convolution) down.
+      fir: resample with `fir_kernel`; False: nearest neighbor up and 2x2 mean (or strided convolution) down.
       fir_kernel: separable filter, normalized to sum 1, at least 2 taps.
       skip_rescale: divide every residual sum by sqrt(2).
       init_scale: variance scale of each residual branch's last layer and of the output layer; 0 stands for 1e-10.
       progressive: output pyramid: 'none', 'output_skip' (sum of images) or 'residual' (sum of features).
       progressive_input: input pyramid: 'none', 'input_skip' or 'residual'.
-      progressive_combine: how 'input_skip' joins the features: 'sum' or 'cat'.
+      progressive_combine: how 'input_skip' is combined with the features: 'sum' or 'cat' (concatenation).
       embedding: of the noise level: 'fourier' (random frequencies, for log sigma) or 'positional' (for 999 t).
       fourier_scale: standard deviation of the random frequencies, in cycles per unit of `noise_cond`.
-      max_period: longest period of the positional embedding over 2 pi, in units of `noise_cond`.
+      max_period: longest period of the positional embedding divided by 2 pi, in units of `noise_cond`.
       conditional: whether the network sees the noise level; if False `noise_cond` is ignored.
       num_classes: number of classes; label `num_classes` is the null class of classifier-free guidance; 0: no labels.
-      label_place: where the class enters: 'embedding', after the dense layers of the noise level's, or 'features',
-        before them (EDM).
-      unit_input: whether the network was made for pictures in [0, 1]: it sees (x + 1) / 2.
+      label_place: where the vector of the class is added: 'embedding', after the dense layers of the noise level, or
+        'features', before them (EDM).
+      unit_input: True for a network trained on pictures in [0, 1]: its input is then (x + 1) / 2.
       dtype: compute type, jnp.float32 or jnp.bfloat16.
-      remat: recompute residual blocks in the backward pass: less memory, about a third more time.
+      remat: recompute residual blocks in the backward pass, which saves memory and takes about a third more time.
     """
 
     out_channels: int
@@ -137,7 +140,7 @@ class NCSNpp(nn.Module):
           x: (B, H, W, C) float32, any C; H and W divisible by 2**(levels - 1).
           noise_cond: (B,) float32, the conditioning scalar as embedded: log(sigma) / 4, 999 t or the like.
           labels: (B,) int32 in 0..`num_classes`, or None if the network has no classes.
-          train: whether dropout acts; it then needs `rngs={'dropout': key}`.
+          train: whether to use dropout, which needs `rngs={'dropout': key}`.
 
         Returns:
           (B, H, W, out_channels) float32.

@@ -1,8 +1,8 @@
-"""Products of activations and kernels; the gradient of a kernel has the kernel's own type, not that of the product.
+"""Products of activations and kernels, in which the gradient of the kernel has the type of the kernel.
 
-With a float32 kernel and bfloat16 activations, the forward pass and the gradient of the activations multiply and round
-to bfloat16. The gradient of the kernel multiplies the same bfloat16 numbers and keeps the float32 sum. Rounded first,
-it would be summed over devices in bfloat16, but over the parts of an accumulated batch in float32.
+For a float32 kernel and bfloat16 activations, the output and the gradient of the activations are computed in bfloat16.
+The gradient of the kernel multiplies the same bfloat16 numbers but keeps the float32 sum. If it were rounded to
+bfloat16, it would be summed over devices in bfloat16, but over accumulation steps in float32.
 """
 
 from collections.abc import Callable, Sequence
@@ -45,7 +45,7 @@ def conv(
     precision: lax.PrecisionLike = None,
 ) -> jax.Array:
     """`lax.conv_general_dilated` of (B, H, W, C) with a kernel (h, w, C, D): (B, H', W', D) in x's type."""
-    del dimension_numbers  # those of the shapes above
+    del dimension_numbers  # always those of the shapes in the docstring
     assert feature_group_count == 1 and tuple(rhs_dilation) == (1, 1)
     sides = [(n - 1) * d + 1 for n, d in zip(x.shape[1:3], lhs_dilation, strict=True)]
     if isinstance(padding, str):
@@ -63,7 +63,7 @@ def conv(
         )
 
     def kernel_gradient(x: jax.Array, y_bar: jax.Array) -> jax.Array:
-        # The picture convolved with y_bar, its strides as gaps: examples are summed over, channels of x are a batch.
+        # Convolves x with y_bar, dilated by the strides; sums over examples, and the channels of x are the batch.
         ends = [
             (low, taps - side - low + (length - 1) * stride)
             for (low, _), taps, side, length, stride in zip(
@@ -86,7 +86,7 @@ def conv(
 
 
 def _apply(product: Product, kernel_gradient: Product, x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """product(x, kernel), the gradient of the kernel by `kernel_gradient` where the types differ."""
+    """Returns product(x, kernel); if the types differ, the gradient of the kernel is `kernel_gradient`."""
     if x.dtype == kernel.dtype:
         return product(x, kernel)
 

@@ -18,7 +18,7 @@ Level = tuple[jax.Array, jax.Array]
 
 
 class InputSkip(nn.Module):
-    """'input_skip': the downsampled image, mapped by a 1x1 convolution, joins h by sum or concatenation.
+    """'input_skip': the downsampled image goes through a 1x1 convolution and is added to h or concatenated.
 
     Attributes:
       combine: 'sum' or 'cat'.
@@ -39,7 +39,7 @@ class InputSkip(nn.Module):
 
 
 class InputResidual(nn.Module):
-    """'residual': the image goes down through convolutions of its own and is summed with h.
+    """'residual': the image is downsampled by learned convolutions and added to h.
 
     Attributes:
       skip_rescale: divide the sum by sqrt(2).
@@ -84,7 +84,7 @@ class OutputSkip(nn.Module):
 
 
 class OutputResidual(nn.Module):
-    """'residual': features go up through convolutions of their own and are summed with h.
+    """'residual': features are upsampled by learned convolutions and added to h.
 
     Attributes:
       skip_rescale: divide the sum by sqrt(2).

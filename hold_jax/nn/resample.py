@@ -1,8 +1,8 @@
-"""Resampling of images by two: with a FIR filter (StyleGAN2's upfirdn) or plainly.
+"""Resampling of images by a factor of two, with or without a FIR filter (StyleGAN2's upfirdn).
 
-`taps` is everywhere a separable filter such as (1, 3, 3, 1), normalized here to gain one, or None for plain
-resampling: nearest neighbor up, 2x2 mean down. Pixels outside the image are zero, so a constant is kept except at the
-border. Filter phases follow StyleGAN2 (arXiv:1912.04958, appendix B) and score_sde (arXiv:2011.13456, appendix H).
+`taps` is always a separable filter such as (1, 3, 3, 1), normalized here to gain 1, or None: nearest neighbor up, 2x2
+mean down. Pixels outside of the image are zero, so a constant image stays constant except at the border. The filter
+phases follow StyleGAN2 (arXiv:1912.04958, appendix B) and score_sde (arXiv:2011.13456, appendix H).
 """
 
 import functools
@@ -23,7 +23,7 @@ Taps = Sequence[float] | None
 
 
 def upsample(x: jax.Array, taps: Taps) -> jax.Array:
-    """(B, H, W, C) -> (B, 2H, 2W, C), without parameters."""
+    """Upsamples (B, H, W, C) to (B, 2H, 2W, C) without parameters."""
     if taps is None:
         return x.repeat(2, axis=1).repeat(2, axis=2)
     p = len(taps) - 2
@@ -31,7 +31,7 @@ def upsample(x: jax.Array, taps: Taps) -> jax.Array:
 
 
 def downsample(x: jax.Array, taps: Taps) -> jax.Array:
-    """(B, H, W, C) -> (B, H/2, W/2, C), without parameters; H and W must be even."""
+    """Downsamples (B, H, W, C) to (B, H/2, W/2, C) without parameters; H and W must be even."""
     if taps is None:
         B, H, W, C = x.shape
         return x.reshape(B, H // 2, 2, W // 2, 2, C).mean(axis=(2, 4))
@@ -108,14 +108,14 @@ def _filter(
 ) -> jax.Array:
     """Inserts `up` - 1 zeros between pixels, pads, convolves each channel with `taps`, keeps each `down`-th pixel.
 
-    Zeros go between pixels only (StyleGAN2 puts one after the last too), so the second pad is `up` - 1 larger here.
-    Sums are in float32. `up` or `down` is 1.
+    Zeros are inserted between pixels only (StyleGAN2 also adds them after the last), so the second pad is `up` - 1
+    larger here. Sums are in float32. At least one of `up` and `down` is 1.
 
-    Polyphase: the zeros are never made. The outputs of one phase, up m + r, are a sum of shifted copies of x, which XLA
-    fuses; a depthwise convolution dilated by `up` or `down` ran 10 to 70 times slower on CPU. The phases are cast
-    before they are interleaved, because XLA writes the interleaved array to memory.
+    The filter is computed in polyphase form, without the zeros: the outputs of one phase, up m + r, are a sum of
+    shifted copies of x, which XLA fuses. A depthwise convolution dilated by `up` or `down` was 10 to 70 times slower
+    on CPU. The phases are cast before they are interleaved, because XLA writes the interleaved array to memory.
     """
-    # Flipped, since `_phases` correlates and a filter convolves.
+    # Flipped, because `_phases` computes a correlation, not a convolution.
     weights = np.asarray(taps, np.float64)[::-1] * gain / np.sum(taps)
     rows = _phases(x.astype(jnp.float32), weights, pad, up, down, axis=1)
     columns = [
@@ -126,7 +126,7 @@ def _filter(
 
 
 def _phases(x: jax.Array, weights: np.ndarray, pad: tuple[int, int], up: int, down: int, axis: int) -> list[jax.Array]:
-    """The phases y[r::up] of y[o] = sum_j weights[j] z[down o - pad[0] + j], z[up i] = x[i], z = 0 elsewhere."""
+    """Phases y[r::up] of y[o] = sum_j weights[j] z[down o - pad[0] + j], z[up i] = x[i], z = 0 elsewhere."""
     size, margin = x.shape[axis], len(weights)
     length = ((size - 1) * up + 1 + sum(pad) - len(weights)) // down + 1
     padded = jnp.pad(x, [(margin, margin) if a == axis else (0, 0) for a in range(x.ndim)])
@@ -144,7 +144,7 @@ def _phases(x: jax.Array, weights: np.ndarray, pad: tuple[int, int], up: int, do
 
 
 def _interleave(phases: list[jax.Array], axis: int) -> jax.Array:
-    """y[r::k] = phases[r] along `axis`, for k phases of one shape."""
+    """Returns y with y[r::k] = phases[r] along `axis`, for k phases of equal shape."""
     if len(phases) == 1:
         return phases[0]
     shape = phases[0].shape
