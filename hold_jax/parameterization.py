@@ -316,7 +316,7 @@ CONDITIONINGS = {**CLOCKS, "time": scaled_time, "log_time": log_time}
 
 
 def is_denoiser(parameterization: str, conditioning: str) -> bool:
-    """Whether a model so named sees y and sigma_eff only: then it is a denoiser, and any process samples from it."""
+    """Returns whether the network depends on y and sigma_eff only: such a denoiser can be used with any SDE."""
     return parameterization in DENOISERS and conditioning in CLOCKS
 
 

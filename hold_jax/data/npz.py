@@ -52,7 +52,7 @@ def load(
         try:
             reader = _Reader(name, Npz(file, memory_limit_bytes))
         except NpzError as error:
-            raise UserError(f"`name` is {name!r}; {path} is no .npz archive that can be read: {error}") from None
+            raise UserError(f"`name` is {name!r}; {path} is not a readable .npz archive: {error}") from None
         x, labels, num_classes = reader.split(split)
     if x.ndim == 4:
         x = fit_arrays(x, image_size, channels)
@@ -83,7 +83,7 @@ class _Reader:
         x, y = self._x(train), labels["train"]
         self._check_rows(x, y, keys["train"])
         if len(x) < 2:
-            raise self._error("it needs two rows at least, to hold one out for the test split")
+            raise self._error("it needs at least two rows, since one is held out for the test split")
         rows = split_by_permutation(len(x), -(-len(x) // HOLDOUT_DIVISOR), split)
         return x[rows], None if y is None else y[rows], num_classes
 

@@ -89,7 +89,7 @@ class MetricLog:
             UserError: if a value is named "step".
         """
         if "step" in values:
-            raise UserError('`values` has the name "step", which is the step\'s own; choose another name')
+            raise UserError('`values` has the name "step", which is reserved for the step; choose another name')
         numbers = {name: float(value) for name, value in values.items()}
         line = {"step": int(step)} | {name: _to_json(number) for name, number in numbers.items()}
         self._lines.append(json.dumps(line, allow_nan=False))

@@ -121,7 +121,7 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise OSError(errno.EINVAL, "it is no regular file", os.fspath(path))
+        raise OSError(errno.EINVAL, "it is not a regular file", os.fspath(path))
     return open(descriptor, "rb")
 
 
@@ -204,7 +204,7 @@ class Lines:
         self._path, self._file, self._text, self._pending = path, None, b"", False
         if is_local(path):
             if os.path.lexists(path) and (os.path.islink(path) or not path.is_file()):
-                raise UserError(f"{path} is a link or no regular file; remove it: lines are added to it")
+                raise UserError(f"{path} is a link or not a regular file; remove it, because lines are appended to it")
             self._file = path.open("a", encoding="ascii")
         elif exists(path):
             self._text = read(path)

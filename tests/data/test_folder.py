@@ -149,7 +149,7 @@ def test_pipes_devices_and_broken_links_are_not_waited_for(tmp_path):
     (train / "zero.png").symlink_to("/dev/zero")
     (train / "nowhere.png").symlink_to(tmp_path / "nowhere")
     (train / "itself.png").symlink_to("itself.png")
-    with pytest.raises(UserError, match=r"4 of 5 pictures cannot be read: .*it is no regular file"):
+    with pytest.raises(UserError, match=r"4 of 5 pictures cannot be read: .*it is not a regular file"):
         data.load(f"folder:{tmp_path}", split="train", image_size=8)
 
 

@@ -77,7 +77,7 @@ def test_relative_paths_start_at_data_dir(save, tmp_path):
         ({"x": PICTURES[:0]}, "array x is empty"),
         ({"x": np.array([[1.0, np.nan], [0.0, 0.0]])}, "not finite"),
         ({"x": np.array([[1.0, 1e300], [0.0, 0.0]])}, "array x has values that are not finite as float32"),
-        ({"x": PICTURES[:1]}, "two rows at least"),
+        ({"x": PICTURES[:1]}, "at least two rows"),
         ({"x": PICTURES, "y": LABELS[:5]}, "arrays x and y differ in length"),
         ({"x": PICTURES, "y": LABELS.astype(float)}, "array y must hold one integer label"),
         ({"x": PICTURES, "y": LABELS - 1}, "array y must hold one integer label"),
@@ -101,10 +101,10 @@ def test_bad_files(tmp_path):
     with pytest.raises(ValueError, match=r"there is no file .*nothing\.npz"):
         data.load(f"npz:{tmp_path}/nothing.npz", split="train")
     (tmp_path / "text.npz").write_text("hello")
-    with pytest.raises(ValueError, match=r"is no \.npz archive that can be read"):
+    with pytest.raises(ValueError, match=r"is not a readable \.npz archive"):
         data.load(f"npz:{tmp_path}/text.npz", split="train")
     (tmp_path / "empty.npz").touch()
-    with pytest.raises(ValueError, match=r"is no \.npz archive that can be read"):
+    with pytest.raises(ValueError, match=r"is not a readable \.npz archive"):
         data.load(f"npz:{tmp_path}/empty.npz", split="train")
     np.save(tmp_path / "single.npy", PICTURES)
     with pytest.raises(ValueError, match="holds a single array"):
@@ -112,7 +112,7 @@ def test_bad_files(tmp_path):
     np.savez(tmp_path / "cut.npz", x=PICTURES)
     whole = (tmp_path / "cut.npz").read_bytes()
     (tmp_path / "cut.npz").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match=r"is no \.npz archive that can be read"):
+    with pytest.raises(ValueError, match=r"is not a readable \.npz archive"):
         data.load(f"npz:{tmp_path}/cut.npz", split="train")
     (tmp_path / "flip.npz").write_bytes(whole[:300] + bytes([whole[300] ^ 255]) + whole[301:])
     with pytest.raises(ValueError, match="array x cannot be read"):

@@ -166,6 +166,6 @@ def test_half_a_last_result_does_not_glue_the_next(tmp_path, before, kept):
 def test_results_are_not_written_through_a_link(tmp_path):
     (tmp_path / "mine").write_text("precious\n")
     (tmp_path / "results.jsonl").symlink_to(tmp_path / "mine")
-    with pytest.raises(UserError, match="is a link or no regular file"):
+    with pytest.raises(UserError, match="is a link or not a regular file"):
         log_results(tmp_path, {"step": 9, "fid": 1.5}, {})
     assert (tmp_path / "mine").read_text() == "precious\n"
