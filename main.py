@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except UserError as error:
         _fail(str(error), _EXIT_USER_ERROR)
     except KeyboardInterrupt:
-        _fail("interrupted before the first step: nothing is lost", _EXIT_INTERRUPTED)
+        _fail("interrupted; the same command goes on from what is saved", _EXIT_INTERRUPTED)
     except BrokenPipeError:
         # What reads the output has ended: nothing more can be printed there, not even at the exit.
         with contextlib.suppress(OSError):

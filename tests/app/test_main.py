@@ -138,6 +138,19 @@ def test_a_mistake_is_one_line_and_exit_code_two(arguments, message, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_an_interruption_is_one_line_that_claims_no_step():
+    # Raised before the first step, by a second Ctrl-C in training, and in every other mode.
+    program = (
+        "import main\n"
+        "def interrupted(*_): raise KeyboardInterrupt\n"
+        "main._run = interrupted\n"
+        f"main.main(['--config={ROLL}', '--mode=train'])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 130
+    assert done.stderr == "error: interrupted; the same command goes on from what is saved\n" and done.stdout == ""
+
+
 def test_the_required_flags_are_named():
     done = command(f"--config={ROLL}")
     assert done.returncode == 2 and done.stderr.count("\n") == 1
