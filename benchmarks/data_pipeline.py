@@ -81,7 +81,7 @@ def _measure(dataset: Dataset, batch_size: int, seconds: float) -> list[dict]:
 
 
 def _waiting(path: str, batch_size: int | None, steps: int) -> dict:
-    """Trains as `hold_jax.loops.train` does; returns the share of the time that passes in `next(feed)`.
+    """Trains as `hold_jax.loops.train.Trainer` does; returns the share of the time that passes in `next(feed)`.
 
     The loop does not wait for a step's result, so that it asks for batches as early as it can: an upper bound of the
     time that the devices wait.

@@ -108,7 +108,7 @@ def swissroll(paths: list[Path], config_file: str, num: int, auxiliary: str) -> 
             params = checkpoints.restore(abstract, None).ema
         test = build.dataset(config, "test").subset(num)
         saved = PartialRows(path / "eval" / f"benchmark_{auxiliary}", num)
-        result = nll.bits_per_dim(model, params, test, build.likelihood(config), Devices.all(), saved)
+        result = nll.evaluate_likelihood(model, params, test, build.likelihood(config), Devices.all(), saved)
         exactly = roll_bits(test.source[:num], sde.SIGMA_MIN)
         each = saved.array()[:, 0] - exactly
         row = {

@@ -52,7 +52,7 @@ from hold_jax.evaluation.classifier import classifier
 from hold_jax.evaluation.feature_network import FeatureNetwork
 from hold_jax.evaluation.features import features_of
 from hold_jax.evaluation.pixels import pixels
-from hold_jax.loops.likelihood import bits_per_dim
+from hold_jax.loops.likelihood import evaluate_likelihood
 from hold_jax.losses import TIME_LAWS
 from hold_jax.metrics.frechet import frechet_jackknife, moments
 from hold_jax.model import Model
@@ -164,7 +164,7 @@ def errors(
     def of_repeat(params: Any, sigma: jax.Array, key: jax.Array) -> jax.Array:
         key_y, key_rest = jax.random.split(key)
         t = kernels.time_of_noise(m, sigma)
-        y = x + kernels.per_example(sigma, x) * jax.random.normal(key_y, x.shape)
+        y = x + kernels.append_dims(sigma, x) * jax.random.normal(key_y, x.shape)
         rest = jax.random.normal(key_rest, (*x.shape[:-1], m.order - 1, x.shape[-1]))
         u = kernels.state_of(m, y, rest, t)
         denoised = kernels.denoiser(m, u, t, model.eps_fn(params, labels=labels)(u, t))
@@ -218,7 +218,7 @@ def likelihood(
         {"likelihood.num_examples": args.likelihood, "likelihood.batch_size": min(args.likelihood, 99)}
     )
     rows = PartialRows(folder / f"likelihood_{args.likelihood}", args.likelihood)
-    return bits_per_dim(model, params, data.subset(None), build.likelihood(config), Devices.all(), rows)
+    return evaluate_likelihood(model, params, data.subset(None), build.likelihood(config), Devices.all(), rows)
 
 
 def compare(args: argparse.Namespace) -> None:

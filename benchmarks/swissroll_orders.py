@@ -21,7 +21,7 @@ from hold_jax.app import build
 from hold_jax.app.config import read
 from hold_jax.data import toy
 from hold_jax.loops.generate import draw_many
-from hold_jax.loops.train import train
+from hold_jax.loops.train import Trainer
 from hold_jax.metrics.sliced_wasserstein import sliced_wasserstein
 from hold_jax.runtime.mesh import Devices
 
@@ -57,15 +57,10 @@ def main() -> None:
         sampling = build.sampling(config)
         began = time.monotonic()
         with tempfile.TemporaryDirectory() as folder:
-            state = train(
-                model,
-                build.loss(config),
-                build.optimizer(config),
-                dataset,
-                build.training(config),
-                sampling,
-                Path(folder),
+            trainer = Trainer(
+                model, build.loss(config), build.optimizer(config), dataset, build.training(config), sampling
             )
+            state = trainer.run(Path(folder))
         seconds = time.monotonic() - began
         x, _ = draw_many(model, state.ema, sampling, Devices.all(), num=SAMPLE_DRAWS * NUM)
         draws = np.split(x, SAMPLE_DRAWS)

@@ -290,7 +290,7 @@ def literal_pair(m: LinearSDE, x: jax.Array, t: jax.Array, key: jax.Array) -> tu
     eps = jax.random.normal(key_eps, start.shape)
     u = kernels.mix(kernels.transition(m, jnp.zeros_like(t), t).phi, start) + kernels.mix(chol, eps)
     ratio = kernels.marginal(m, t).chol[..., -1, -1] / chol[..., -1, -1]
-    return u, kernels.per_example(ratio, eps) * eps[..., -1:, :]
+    return u, kernels.append_dims(ratio, eps) * eps[..., -1:, :]
 
 
 def _trainable(m: LinearSDE, points: jax.Array, scale: float, args: argparse.Namespace) -> tuple[Callable, ...]:

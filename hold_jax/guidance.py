@@ -123,7 +123,7 @@ def classifier(sde: LinearSDE, eps_fn: EpsFn, log_prob: LogProb, scale: float | 
             _require_shape("log_prob(y, sigma)", values, y.shape[:1])
             return jnp.sum(values)
 
-        pull = kernels.per_example(scale * jnp.square(sigma), y) * jax.grad(total)(y)
+        pull = kernels.append_dims(scale * jnp.square(sigma), y) * jax.grad(total)(y)
         return _moved(sde, t, eps_fn(u, t), pull)
 
     return conditional
@@ -156,7 +156,7 @@ def classifier_free(conditional: EpsFn, unconditional: EpsFn, scale: float | jax
 def _moved(sde: LinearSDE, t: jax.Array, eps: jax.Array, delta: jax.Array) -> jax.Array:
     """eps_n (B, *S, 1, C) of the denoiser D + delta; bitwise `eps` where delta (B, *S, C) is 0."""
     w_n = kernels.whitened_mean(kernels.marginal(sde, t))[..., -1]
-    return eps - kernels.per_example(w_n, eps) * delta[..., None, :]
+    return eps - kernels.append_dims(w_n, eps) * delta[..., None, :]
 
 
 def _data(name: str, x: jax.Array) -> jax.Array:

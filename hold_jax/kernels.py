@@ -35,6 +35,7 @@ from hold_jax.sde import LinearSDE
 __all__ = [
     "Kernel",
     "amplification",
+    "append_dims",
     "denoiser",
     "effective_noise",
     "full_noise",
@@ -44,7 +45,6 @@ __all__ = [
     "last_score",
     "marginal",
     "mix",
-    "per_example",
     "perturb",
     "rest_basis",
     "state_of",
@@ -246,8 +246,8 @@ def _mix_product(matrix: Any, u: Any) -> jax.Array:
     return jnp.einsum("bkn,b...nc->b...kc", matrix, u, precision=jax.lax.Precision.HIGHEST)
 
 
-def per_example(value: jax.Array, like: jax.Array) -> jax.Array:
-    """A value () or (B,), reshaped to broadcast against `like` (B, ...)."""
+def append_dims(value: jax.Array, like: jax.Array) -> jax.Array:
+    """Appends axes of length 1 to a value () or (B,), so that it broadcasts against `like` (B, ...)."""
     return value.reshape(*value.shape, *(1,) * (like.ndim - value.ndim))
 
 
@@ -260,14 +260,14 @@ def denoiser(sde: LinearSDE, u: jax.Array, t: ArrayLike, eps_last: jax.Array) ->
     """D = E[q0 | u_t] (B, *S, C) from the noise of the last block (B, *S, 1, C)."""
     kernel = marginal(sde, t)
     whitened = mix(inverse_lower(kernel.chol)[..., -1:, :], u)
-    return ((whitened - eps_last) / per_example(whitened_mean(kernel)[..., -1], u))[..., 0, :]
+    return ((whitened - eps_last) / append_dims(whitened_mean(kernel)[..., -1], u))[..., 0, :]
 
 
 def last_noise(sde: LinearSDE, u: jax.Array, t: ArrayLike, denoised: jax.Array) -> jax.Array:
     """eps_n (B, *S, 1, C) from the denoiser (B, *S, C): the inverse of `denoiser`."""
     kernel = marginal(sde, t)
     whitened = mix(inverse_lower(kernel.chol)[..., -1:, :], u)
-    return whitened - per_example(whitened_mean(kernel)[..., -1], u) * denoised[..., None, :]
+    return whitened - append_dims(whitened_mean(kernel)[..., -1], u) * denoised[..., None, :]
 
 
 def full_noise(sde: LinearSDE, u: jax.Array, t: ArrayLike, eps_last: jax.Array) -> jax.Array:
@@ -285,7 +285,7 @@ def full_score(sde: LinearSDE, u: jax.Array, t: ArrayLike, eps_last: jax.Array) 
 
 def last_score(sde: LinearSDE, t: ArrayLike, eps_last: jax.Array) -> jax.Array:
     """The score of the last block, -eps_n / L_nn (B, *S, 1, C)."""
-    return -eps_last / per_example(marginal(sde, t).chol[..., -1, -1], eps_last)
+    return -eps_last / append_dims(marginal(sde, t).chol[..., -1, -1], eps_last)
 
 
 def sufficient_row(sde: LinearSDE, t: ArrayLike) -> tuple[jax.Array, jax.Array]:

@@ -191,7 +191,7 @@ def dsm_pair(sde: LinearSDE, x: jax.Array, t: jax.Array, key: jax.Array) -> tupl
     kernel = kernels.transition(sde, jnp.zeros_like(t), t)
     ratio = kernels.marginal(sde, t).chol[..., -1, -1] / kernel.chol[..., -1, -1]
     u = kernels.mix(kernel.phi, start) + kernels.mix(kernel.chol, eps)
-    return u, kernels.per_example(ratio, eps) * eps[..., -1:, :]
+    return u, kernels.append_dims(ratio, eps) * eps[..., -1:, :]
 
 
 def score_matching_loss(

@@ -348,7 +348,7 @@ def eps_function(
         inputs = inputs.reshape(*inputs.shape[:-2], -1)
         out = network(inputs, jnp.broadcast_to(conditioning(sde, t), u.shape[:1]))
         _require_float32("network output", out)
-        return kernels.mix(c.c_skip, u) + kernels.per_example(c.c_out, u) * out[..., None, :]
+        return kernels.mix(c.c_skip, u) + kernels.append_dims(c.c_out, u) * out[..., None, :]
 
     return eps_fn
 

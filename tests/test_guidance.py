@@ -83,7 +83,7 @@ def exact_eps(m, mixture):
 def component_logits(y, sigma):
     """log weight_k N(y; mean_k, std_k^2 + sigma^2) up to a constant, (B, K)."""
     log_weights, means, variances = (jnp.asarray(a[None], jnp.float32) for a in (np.log(WEIGHTS), MEANS, STDS**2))
-    variance = jnp.square(kernels.per_example(sigma, y)) + variances
+    variance = jnp.square(kernels.append_dims(sigma, y)) + variances
     gap = jnp.sum(jnp.square(y[:, None] - means), axis=-1)
     return log_weights - gap / (2 * variance) - jnp.log(variance)
 

@@ -18,9 +18,9 @@ from hold_jax.data import Dataset, Statistics
 from hold_jax.errors import require
 from hold_jax.evaluation import figures, reference
 from hold_jax.evaluation.feature_network import FeatureNetwork
-from hold_jax.loops import train as training
 from hold_jax.loops.evaluate import EvalSettings, Evaluator
-from hold_jax.loops.generate import make_draw, sample
+from hold_jax.loops.generate import generate, make_draw
+from hold_jax.loops.train import Trainer
 from hold_jax.model import Model
 from hold_jax.runtime import distributed, schema, storage, workdir
 from hold_jax.runtime.log import METRICS_FILE, read_jsonl
@@ -56,7 +56,8 @@ def train(this: Experiment) -> None:
             data = build.dataset(config, "train")
             record = this.record(data)
             model = _model(config, data.shape, data.num_classes, build.statistics(record))
-            training.check(model, loss, optimizer, data, settings, sampling)
+            trainer = Trainer(model, loss, optimizer, data, settings, sampling)
+            trainer.check()
             if storage.exists(path / METRICS_FILE):
                 read_jsonl(path / METRICS_FILE)  # a damaged log is an error now, not after the compilation
             report = (_Report if config.training.report else _NoReport)(config, path, model, data)
@@ -67,7 +68,7 @@ def train(this: Experiment) -> None:
             workdir.require_shared(path)
         report.prepare()
 
-        state = training.train(model, loss, optimizer, data, settings, sampling, path)
+        state = trainer.run(path)
         step = int(state.step)
         if step < settings.num_steps:
             distributed.say(f"stopped at step {step:,} of {settings.num_steps:,}: the same command goes on from there")
@@ -123,7 +124,7 @@ class _Report:
     def make(self, step: int, params: Any) -> None:
         """Draws the samples and computes the figures of averaged parameters; call it after `prepare`."""
         assert self._evaluator is not None
-        _announce(sample(self._model, params, self._sampling, self._path, step=step, reference=_vectors(self._data)))
+        _announce(generate(self._model, params, self._sampling, self._path, step=step, reference=_vectors(self._data)))
         _print_results(self._evaluator.evaluate(params, step=step))
 
 
@@ -135,7 +136,7 @@ def draw(this: Experiment) -> None:
     make_draw(model, sampling, Devices.all())
     chosen = config.sampling.checkpoint
     for step, params in _averages(config, model, path, None if chosen is None else [chosen]):
-        _announce(sample(model, params, sampling, path, step=step))
+        _announce(generate(model, params, sampling, path, step=step))
 
 
 def score(this: Experiment) -> None:

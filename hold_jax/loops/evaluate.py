@@ -283,7 +283,9 @@ def _likelihood(
     rows = PartialRows(folder / f"likelihood_{name}", num)
     began = time.monotonic()
     with Progress(num, rows.count, 1, distributed.is_main(), unit="likelihood") as progress:
-        found = likelihood.bits_per_dim(model, params, test.subset(None), settings, devices, rows, tick=progress.update)
+        found = likelihood.evaluate_likelihood(
+            model, params, test.subset(None), settings, devices, rows, tick=progress.update
+        )
     return found | {"likelihood_seconds": time.monotonic() - began}
 
 

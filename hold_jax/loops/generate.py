@@ -1,4 +1,4 @@
-"""Draw samples from a checkpoint: pictures, arrays, and a film of the reverse process."""
+"""Generation of samples from averaged parameters: images, arrays, and a film of the reverse process."""
 
 import concurrent.futures
 import dataclasses
@@ -23,7 +23,7 @@ from hold_jax.runtime.storage import Path
 GRID_MAX = 100
 FILM_MAX = 36
 CLASSES = ("data", "uniform")
-_WRITERS = 16  # of single pictures, at once: each waits for a bucket's answer
+_WRITERS = 16  # threads that write single images: in a bucket, each waits for the response of the server
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,21 +31,21 @@ class SampleSettings:
     """How samples are drawn.
 
     Attributes:
-      sampler: e.g. `samplers.Strang()`.
-      num_steps: steps of the grid.
-      grid: a name of `samplers.GRIDS` or a function.
-      t_min: where to stop; None: the SDE's default.
-      denoise: finish with the denoiser, one more call.
-      num_samples: how many.
-      batch_size: samples drawn at once, over all devices.
-      frames: states kept for the film, a divisor of num_steps; 0: no film.
-      save_pngs: also write one PNG a sample.
-      label: the class to draw (class-conditional models); None: all.
-      classes: how often each class is drawn: "data": as in the training data, where the model knows that; "uniform":
-        all that occur there equally often, in turn.
-      guidance: scale of classifier-free guidance (models with label dropout): 0 forgets the label, 1 is plain
-        conditional sampling at twice its cost; None: plain.
-      seed: of the draw.
+      sampler: a sampler of `hold_jax.samplers`, e.g. `samplers.Strang()`.
+      num_steps: number of steps of the time grid.
+      grid: a name in `samplers.GRIDS` or a function.
+      t_min: time at which sampling stops; None is the default of the SDE.
+      denoise: whether to finish with the denoiser, at the cost of one more network evaluation.
+      num_samples: total number of samples.
+      batch_size: number of samples drawn at once, over all devices.
+      frames: number of states kept for the film, a divisor of `num_steps`; 0 makes no film.
+      save_pngs: whether to also write one PNG file per sample (images only).
+      label: class of every sample (class-conditional models); None draws all classes.
+      classes: proportions of the classes if `label` is None, one of `CLASSES`. "data": those of the training data if
+        the model has its class counts; "uniform": the same number of each class that occurs in the training data.
+      guidance: scale of classifier-free guidance (models trained with label dropout). 0 is unconditional; 1 is
+        conditional sampling at twice its cost; None is conditional sampling without guidance.
+      seed: seed of the initial state and of the sampler's noise.
     """
 
     sampler: samplers.Sampler
@@ -71,19 +71,28 @@ class SampleSettings:
 
 
 DrawFn = Callable[[Any, jax.Array | np.ndarray], tuple[jax.Array, jax.Array | None]]
-"""draw(params, index (B,)) -> samples (B, *data_shape), frames (frames + 1, B, *data_shape) or None."""
+"""draw(params, index (B,)) -> samples (B, *data_shape), and frames (frames + 1, B, *data_shape) or None."""
 
 
 @functools.lru_cache(maxsize=4)
 def make_draw(model: Model, settings: SampleSettings, devices: Devices) -> DrawFn:
-    """The settings bound, compiled once, the batch spread over the devices.
+    """Returns a jitted function that draws one batch of samples, spread over the devices.
 
-    Sample i is a function of the settings, the parameters and i: not of the batch it is drawn in (`samplers.sample`).
-    Of a class-conditional model it has the chosen class, or that of `draw_labels`.
-    Remembered by value, so that grids, report and score of one run share one compilation.
+    Sample i is a function of the settings, the parameters and i, not of the batch in which it is drawn
+    (`samplers.sample`). Its class is that of `draw_labels`. Results are cached by the arguments, so that sample grids,
+    report and evaluation of one run share one compilation.
+
+    Args:
+      model: the trained model.
+      settings: how to draw.
+      devices: devices over which the batch is spread.
+
+    Returns:
+      A function that takes the parameters and the numbers (B,) of the samples, with B = `settings.batch_size`. It
+      returns the samples (B, *data_shape) in the model's range and the frames (frames + 1, B, *data_shape) or None.
 
     Raises:
-      UserError: for settings that the grid, the model or the device count does not allow, before compilation.
+      UserError: before compilation, if the grid, the model or the number of devices does not allow the settings.
     """
     devices.require_divides("sampling.batch_size", settings.batch_size)
     classes = model.network.num_classes
@@ -103,7 +112,7 @@ def make_draw(model: Model, settings: SampleSettings, devices: Devices) -> DrawF
         frames=settings.frames,
         sharding=devices.batch(),
     )
-    # A bad grid is found here, by a trace with a trivial network, not after hours of training; so is bad guidance.
+    # Tracing with a trivial network finds an invalid grid or guidance before hours of training, not after them.
     try:
         model.eps_fn(None, guidance=settings.guidance)
         jax.eval_shape(lambda: draw(lambda u, t: u[..., -1:, :], key=jax.random.key(0)))
@@ -121,7 +130,16 @@ def make_draw(model: Model, settings: SampleSettings, devices: Devices) -> DrawF
 
 
 def draw_labels(model: Model, settings: SampleSettings, index: jax.Array) -> jax.Array:
-    """The classes (B,) int32 of samples `index` (B,); 0 for a model without classes."""
+    """Returns the classes of samples.
+
+    Args:
+      model: the trained model.
+      settings: `label` and `classes` are used.
+      index: (B,) int32 numbers of the samples.
+
+    Returns:
+      (B,) int32; 0 for a model without classes.
+    """
     classes = model.network.num_classes
     if settings.label is not None or not classes:
         return jnp.full_like(index, settings.label or 0)
@@ -134,12 +152,22 @@ def draw_labels(model: Model, settings: SampleSettings, index: jax.Array) -> jax
 def draw_blocks(
     model: Model, params: Any, settings: SampleSettings, devices: Devices, *, start: int, stop: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-    """Samples `start` to `stop` in order, in blocks (<= batch_size, *data_shape), with frames, all as data.
+    """Yields samples number `start` to `stop` - 1, in order and in blocks of at most `settings.batch_size`.
 
-    Data are uint8 pictures or float32 vectors (`Model.to_data`).
+    Args:
+      model: the trained model.
+      params: averaged parameters.
+      settings: how to draw; `num_samples` is not used.
+      devices: devices over which each batch is spread.
+      start: number of the first sample.
+      stop: number after the last sample.
+
+    Yields:
+      Samples (b, *data_shape) with b <= `settings.batch_size`, and frames (frames + 1, `settings.batch_size`,
+      *data_shape) or None, as uint8 images or float32 vectors (`Model.to_data`).
 
     Raises:
-      UserError: for a sample that is NaN.
+      UserError: if a sample is NaN.
     """
     draw = make_draw(model, settings, devices)
     for first in range(start, stop, settings.batch_size):
@@ -153,19 +181,33 @@ def draw_blocks(
 def draw_many(
     model: Model, params: Any, settings: SampleSettings, devices: Devices, *, num: int
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """`num` samples (num, *data_shape) as data and, of the first batch, its frames."""
+    """Draws the first `num` samples.
+
+    Args:
+      model: the trained model.
+      params: averaged parameters.
+      settings: how to draw; `num_samples` is not used.
+      devices: devices over which each batch is spread.
+      num: number of samples.
+
+    Returns:
+      Samples (num, *data_shape) and the frames of the first batch or None, as `draw_blocks` yields them.
+
+    Raises:
+      UserError: if a sample is NaN.
+    """
     blocks = list(draw_blocks(model, params, settings, devices, start=0, stop=num))
     return np.concatenate([x for x, _ in blocks]), blocks[0][1]
 
 
 def picture(x: np.ndarray, *, reference: np.ndarray | None = None, title: str | None = None) -> PIL.Image.Image:
-    """How samples look: a grid of pictures, or a scatter of the first two coordinates of vectors, or a
-    histogram of numbers.
+    """Returns a picture of samples: a grid of images, a scatter plot of vectors, or a histogram of scalars.
 
     Args:
-      x: (N, H, W, C) uint8 or (N, d) float32.
-      reference: data of the same kind to show beside vectors.
-      title: above a scatter.
+      x: (N, H, W, C) uint8 images, of which the first `GRID_MAX` are shown, or (N, d) float32 vectors, of which the
+        first two coordinates are plotted.
+      reference: (M, d) float32 data to plot beside vectors.
+      title: title of the plot (vectors only).
     """
     if x.ndim == 4:
         return pictures.image_grid(x[:GRID_MAX])
@@ -175,7 +217,7 @@ def picture(x: np.ndarray, *, reference: np.ndarray | None = None, title: str | 
 
 
 def film_frames(states: np.ndarray) -> list[PIL.Image.Image]:
-    """Pictures of the reverse process from its states (F, N, *data_shape), uint8 or float32."""
+    """Returns one picture for each of the states (F, N, *data_shape), uint8 or float32, of the reverse process."""
     if states.ndim == 5:
         states = states[:, :FILM_MAX]
         columns = int(np.ceil(np.sqrt(states.shape[1])))
@@ -188,7 +230,7 @@ def film_frames(states: np.ndarray) -> list[PIL.Image.Image]:
     return [pictures.scatter(state[:, :2], limits=limits) for state in states]
 
 
-def sample(
+def generate(
     model: Model,
     params: Any,
     settings: SampleSettings,
@@ -197,23 +239,28 @@ def sample(
     step: int,
     reference: np.ndarray | None = None,
 ) -> Path:
-    """Draws `settings.num_samples` and writes grid.png, samples.npz, film.gif and optionally png/*.png.
+    """Draws `settings.num_samples` samples and writes grid.png, samples.npz and, if chosen, film.gif and png/*.png.
+
+    Files of an earlier draw from the same checkpoint are removed.
 
     Args:
-      model: what was trained.
+      model: the trained model.
       params: averaged parameters.
-      settings: how to draw.
-      workdir: of the run.
-      step: of the checkpoint, for the folder's name.
-      reference: data to show beside vectors.
+      settings: how to draw and what to write.
+      workdir: work directory of the run.
+      step: training step of the checkpoint; it names the folder.
+      reference: (M, d) float32 data to plot beside vectors.
 
     Returns:
       The folder `workdir`/samples/step_N.
+
+    Raises:
+      UserError: if a setting cannot work or a sample is NaN.
     """
     x, film = draw_many(model, params, settings, Devices.all(), num=settings.num_samples)
     folder = workdir / "samples" / f"step_{step}"
     if distributed.is_main():
-        storage.empty(folder)  # of an earlier draw: two in one folder could not be told apart
+        storage.empty(folder)  # files of two draws in one folder cannot be distinguished
         pictures.write_png(picture(x, reference=reference), folder / "grid.png")
         with storage.writing(folder / "samples.npz") as file:
             np.savez_compressed(file, x=x)
@@ -225,7 +272,7 @@ def sample(
 
 
 def _write_each(images: np.ndarray, folder: Path) -> None:
-    """uint8 pictures (N, H, W, C) as 000000.png and so on."""
+    """Writes uint8 images (N, H, W, C) as 000000.png, 000001.png, ..."""
 
     def write(i: int) -> None:
         image = images[i].squeeze(-1) if images.shape[-1] == 1 else images[i]

@@ -56,7 +56,7 @@ class LikelihoodSettings:
         require_choice("likelihood.auxiliary", self.auxiliary, likelihood.AUXILIARIES)
 
 
-def bits_per_dim(
+def evaluate_likelihood(
     model: Model,
     params: Any,
     data: Dataset,

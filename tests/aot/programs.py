@@ -49,7 +49,7 @@ OPTIMIZER = adam(1e-3, b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.0, clip_norm=1
 def exact(u: jax.Array, t: jax.Array) -> jax.Array:
     """A plain function of the shape of an `eps_fn`, differentiable, without a network: compiles in seconds."""
     sigma = jnp.broadcast_to(kernels.effective_noise(sde.hold(order=3), t), u.shape[:1])
-    return u[..., -1:, :] * kernels.per_example(sigma, u)
+    return u[..., -1:, :] * kernels.append_dims(sigma, u)
 
 
 def on(sharding: Any, tree: Any) -> Any:

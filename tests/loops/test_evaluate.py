@@ -439,7 +439,7 @@ def test_statistics_of_a_file_give_the_figures_of_the_data_and_these_are_not_rea
 
 
 def test_statistics_that_do_not_fit_are_refused_before_anything_is_computed(params, stats, tmp_path, monkeypatch):
-    for module, name in ((evaluation, "draw_blocks"), (evaluation, "test_loss"), (nll, "bits_per_dim")):
+    for module, name in ((evaluation, "draw_blocks"), (evaluation, "test_loss"), (nll, "evaluate_likelihood")):
         monkeypatch.setattr(module, name, never)
     common = dict(model=PICTURES, load_train=never)
     cases = [
@@ -477,7 +477,7 @@ def bits(monkeypatch, no_loss):
         tick(rows.count)
         return {"bits_per_dim": rows.array().mean()}
 
-    monkeypatch.setattr(nll, "bits_per_dim", fake)
+    monkeypatch.setattr(nll, "evaluate_likelihood", fake)
     return found
 
 
@@ -520,7 +520,7 @@ def test_bad_settings_are_named(changes, message):
 
 
 def test_a_batch_that_does_not_divide_is_refused_first(params, tmp_path, monkeypatch):
-    for module, name in ((evaluation, "draw_blocks"), (evaluation, "test_loss"), (nll, "bits_per_dim")):
+    for module, name in ((evaluation, "draw_blocks"), (evaluation, "test_loss"), (nll, "evaluate_likelihood")):
         monkeypatch.setattr(module, name, never)
     with pytest.raises(UserError, match=r"`eval.batch_size` is 10; .* the nearest are 8 and 16"):
         score(params, tmp_path, batch_size=10)
@@ -540,7 +540,7 @@ UNTRACEABLE = {
 
 @pytest.mark.parametrize(("changes", "message"), UNTRACEABLE.values(), ids=UNTRACEABLE)
 def test_what_cannot_work_is_found_before_anything_is_computed(tmp_path, monkeypatch, changes, message):
-    for module, name in ((evaluation, "draw_blocks"), (evaluation, "test_loss"), (nll, "bits_per_dim")):
+    for module, name in ((evaluation, "draw_blocks"), (evaluation, "test_loss"), (nll, "evaluate_likelihood")):
         monkeypatch.setattr(module, name, never)
     with pytest.raises(UserError, match=message):
         score(None, tmp_path, **changes)

@@ -11,7 +11,7 @@ from training.small import quick_compilation  # noqa: F401
 
 from hold_jax.data import Statistics
 from hold_jax.errors import UserError
-from hold_jax.loops.generate import draw_blocks, draw_labels, draw_many, film_frames, make_draw, picture, sample
+from hold_jax.loops.generate import draw_blocks, draw_labels, draw_many, film_frames, generate, make_draw, picture
 
 POINTS, PICTURES, CLASSES = small.mlp(), small.unet(), small.mlp(num_classes=3)
 GUIDED = small.mlp(num_classes=3, label_dropout=0.1)
@@ -33,7 +33,7 @@ def draw(params, num=16, devices=EIGHT, **changes):
 
 def test_points_are_written(points, tmp_path):
     settings = small.sample_settings(num_samples=11, frames=2)
-    folder = sample(POINTS, points, settings, tmp_path, step=30, reference=np.zeros((5, 2), np.float32))
+    folder = generate(POINTS, points, settings, tmp_path, step=30, reference=np.zeros((5, 2), np.float32))
     assert folder == tmp_path / "samples" / "step_30"
     assert sorted(p.name for p in folder.iterdir()) == ["film.gif", "grid.png", "samples.npz"]
     x = np.load(folder / "samples.npz")["x"]
@@ -46,7 +46,7 @@ def test_points_are_written(points, tmp_path):
 def test_pictures_are_written(tmp_path):
     params = params_of(PICTURES)
     settings = small.sample_settings(num_samples=11, frames=2, save_pngs=True)
-    folder = sample(PICTURES, params, settings, tmp_path, step=0)
+    folder = generate(PICTURES, params, settings, tmp_path, step=0)
     assert sorted(p.name for p in folder.iterdir()) == ["film.gif", "grid.png", "png", "samples.npz"]
     x = np.load(folder / "samples.npz")["x"]
     assert x.shape == (11, 8, 8, 1) and x.dtype == np.uint8 and x.min() < x.max()
@@ -57,7 +57,7 @@ def test_pictures_are_written(tmp_path):
 
 
 def test_no_film_and_no_pictures_unless_asked(points, tmp_path):
-    folder = sample(POINTS, points, small.sample_settings(), tmp_path, step=0)
+    folder = generate(POINTS, points, small.sample_settings(), tmp_path, step=0)
     assert sorted(p.name for p in folder.iterdir()) == ["grid.png", "samples.npz"]
 
 
@@ -70,7 +70,7 @@ def test_vectors_of_one_number_are_drawn_as_histograms(tmp_path):
 
 def test_a_draw_replaces_the_one_before_it_whole(points, tmp_path):
     pictures = params_of(PICTURES)
-    of = functools.partial(sample, PICTURES, pictures, workdir=tmp_path, step=0)
+    of = functools.partial(generate, PICTURES, pictures, workdir=tmp_path, step=0)
     folder = of(small.sample_settings(num_samples=9, frames=2, save_pngs=True))
     (folder / "link").symlink_to(tmp_path)
     of(small.sample_settings(num_samples=3, save_pngs=True, seed=1))

@@ -42,7 +42,7 @@ def run(folder, params, *, model=MODEL, test=TEST, num=20, devices=EIGHT, tick=l
     nll._compiled.cache_clear()  # the likelihood itself is replaced in some tests
     rows = PartialRows(folder, num)
     settings = dataclasses.replace(SETTINGS, **changes)
-    return nll.bits_per_dim(model, params, test, settings, devices, rows, tick=tick), rows.array()
+    return nll.evaluate_likelihood(model, params, test, settings, devices, rows, tick=tick), rows.array()
 
 
 def test_each_example_has_what_a_direct_call_gives_it(params, tmp_path):

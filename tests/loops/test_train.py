@@ -16,7 +16,7 @@ from hold_jax import data
 from hold_jax.data.dataset import array_dataset
 from hold_jax.errors import UserError
 from hold_jax.loops.generate import draw_many
-from hold_jax.loops.train import check, train
+from hold_jax.loops.train import Trainer
 from hold_jax.metrics.sliced_wasserstein import sliced_wasserstein
 from hold_jax.numerics import exact
 from hold_jax.runtime.log import read_jsonl
@@ -29,7 +29,7 @@ SAMPLING = small.sample_settings()
 
 
 def run(workdir, *, model=MODEL, optimizer=OPTIMIZER, dataset=DATA, loss=small.LOSS, **changes):
-    return train(model, loss, optimizer, dataset, small.train_settings(**changes), SAMPLING, workdir)
+    return Trainer(model, loss, optimizer, dataset, small.train_settings(**changes), SAMPLING).run(workdir)
 
 
 def lines(workdir):
@@ -262,8 +262,9 @@ def test_bad_settings_are_named(changes, message):
     ],
 )
 def test_check_finds_what_cannot_work_without_compiling(loss, changes, message):
+    trainer = Trainer(MODEL, loss, OPTIMIZER, DATA, small.train_settings(**changes), SAMPLING)
     with small.compilations() as found, pytest.raises(UserError, match=message):
-        check(MODEL, loss, OPTIMIZER, DATA, small.train_settings(**changes), SAMPLING)
+        trainer.check()
     assert len(found) < 10 and sum(found) < 2.0  # host-side constants at most
 
 
@@ -290,16 +291,18 @@ def test_it_learns_a_gaussian(tmp_path, monkeypatch):
     dataset = array_dataset("gaussian", "train", x[:4000], None, 0)
     model = small.mlp(order=3, full=True, width=32, init_scale=0.0)
     law = small.FULL_LOSS.keywords["time_law"]
-    state = train(
-        model,
-        small.FULL_LOSS,
-        small.optimizer(5e-3),
-        dataset,
-        small.train_settings(
-            num_steps=400, batch_size=256, steps_per_call=100, log_every=100, checkpoint_every=400, ema_decay=0.98
-        ),
-        SAMPLING,
+    state = run(
         tmp_path,
+        model=model,
+        optimizer=small.optimizer(5e-3),
+        dataset=dataset,
+        loss=small.FULL_LOSS,
+        num_steps=400,
+        batch_size=256,
+        steps_per_call=100,
+        log_every=100,
+        checkpoint_every=400,
+        ema_decay=0.98,
     )
     start = small.fresh_state(model, OPTIMIZER)
 

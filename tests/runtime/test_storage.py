@@ -428,7 +428,7 @@ def test_samples(bucket, tmp_path, monkeypatch):
     settings = small.sample_settings(save_pngs=True)
     for folder in (bucket, tmp_path / "run"):
         storage.write(folder / "samples" / "step_7" / "png" / "000009.png", b"of an earlier draw")
-        assert sampling.sample(None, None, settings, folder, step=7) == folder / "samples" / "step_7"
+        assert sampling.generate(None, None, settings, folder, step=7) == folder / "samples" / "step_7"
     assert objects() == small.contents(tmp_path / "run")
     names = ["film.gif", "grid.png", "png/000000.png", "png/000001.png", "png/000002.png", "samples.npz"]
     assert sorted(objects()) == [f"samples/step_7/{name}" for name in names]
@@ -441,9 +441,8 @@ def test_training_stopped_and_gone_on_with(bucket, tmp_path, monkeypatch):
 
     def train(folder, **changes):
         settings = small.train_settings(sample_every=20, **changes)
-        return training.train(
-            model, small.LOSS, small.optimizer(), small.points(), settings, small.sample_settings(), folder
-        )
+        objects = (model, small.LOSS, small.optimizer(), small.points(), settings, small.sample_settings())
+        return training.Trainer(*objects).run(folder)
 
     train(bucket / "a", num_steps=10)
     # As a killed run leaves it: a line after its last checkpoint.
