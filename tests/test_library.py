@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from app.test_pretrained import run
+from test_pretrained import run
 
 from hold_jax import kernels
 

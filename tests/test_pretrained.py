@@ -67,6 +67,7 @@ def test_the_averages_of_a_checkpoint(folder, model):
     assert model.sde == sde.hold(1) and model.config.sampling.name == "ddim"
 
 
+@pytest.mark.slow
 def test_samples_are_those_of_the_parts_in_data_units_in_any_batches(model):
     done = []
     x = model.sample(5, KEY, progress=done.append)
@@ -82,6 +83,7 @@ def test_samples_are_those_of_the_parts_in_data_units_in_any_batches(model):
     assert np.abs(other - x).min() > 1e-3
 
 
+@pytest.mark.slow
 def test_the_denoiser_is_edms_preconditioning_of_the_network_at_every_order(model):
     y, sigma = jax.random.normal(KEY, (3, 2)), np.array([0.01, 0.5, 20.0], np.float32)
     s, d = sigma[:, None], model.config.model.sigma_data
@@ -138,6 +140,7 @@ def test_mistakes_are_named(model, tmp_path):
         nan.sample(2, KEY)
 
 
+@pytest.mark.slow
 def test_the_model_of_the_package_is_a_denoiser_of_digits():
     model = hold_jax.load("digits")
     x = data.load("digits", split="test").source[:100]

@@ -120,6 +120,7 @@ def copied(trained, tmp_path):
     return folder
 
 
+@pytest.mark.slow
 def test_each_checkpoint_that_is_named_is_evaluated_in_turn(copied, trained):
     # A number of frames that does not divide the steps is of no concern: no film is made.
     run_eval(config_of(eval__checkpoints="all", sampling__frames=3), str(copied))
@@ -189,6 +190,7 @@ def test_inception_without_weights_is_one_line_before_the_training_that_it_is_to
     assert not (tmp_path / "new" / FOLDER).exists()
 
 
+@pytest.mark.slow
 def test_classes_are_learned_with_and_without_labels_and_drawn_with_guidance(tmp_path):
     classes = dict(model__class_conditional=True, model__label_dropout=0.5, training__report=False)
     run_train(config_of(**classes), str(tmp_path))

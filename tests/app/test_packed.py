@@ -42,6 +42,7 @@ def toy(tmp_path_factory):
     return folder, record, jax.tree.map(np.asarray, state.ema)
 
 
+@pytest.mark.slow
 def test_a_run_of_any_network_becomes_one_file(toy, tmp_path, capsys):
     folder, record, params = toy
     path = tmp_path / "toy.safetensors"

@@ -77,6 +77,7 @@ def equal(got, want):
     jax.tree.map(np.testing.assert_array_equal, got, want)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_becomes_a_run_that_other_orders_sample_and_a_state_dict_again(tmp_path, capsys):
     # One level: half the arrays and half the time.
     network = NETWORKS["vp"].clone(channel_multipliers=(1,))

@@ -481,6 +481,7 @@ def bits(monkeypatch, no_loss):
     return found
 
 
+@pytest.mark.slow
 def test_likelihoods_are_kept_by_what_they_depend_on(params, tmp_path, bits, capsys):
     def found(params=params, *, model=MODEL, test=TEST, **changes):
         settings = dataclasses.replace(BITS, **changes)
@@ -547,6 +548,7 @@ def test_what_cannot_work_is_found_before_anything_is_computed(tmp_path, monkeyp
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_dropout_is_off_and_pictures_are_rescaled():
     model = small.unet(dropout=0.5)
     params = jax.jit(model.init)(jax.random.key(0))

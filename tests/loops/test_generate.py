@@ -150,6 +150,7 @@ def test_labels_are_all_in_turn_or_the_one_asked_for():
         assert near == [i % 3 == 0, i % 3 == 2], i
 
 
+@pytest.mark.slow
 def test_guidance_reaches_the_network():
     params = params_of(GUIDED)
     params["embedding"]["labels"]["embedding"] *= 50

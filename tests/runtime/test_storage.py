@@ -434,6 +434,7 @@ def test_samples(bucket, tmp_path, monkeypatch):
     assert sorted(objects()) == [f"samples/step_7/{name}" for name in names]
 
 
+@pytest.mark.slow
 def test_training_stopped_and_gone_on_with(bucket, tmp_path, monkeypatch):
     real, model = Checkpoints.open, small.mlp(hidden_layers=1)
     monkeypatch.setattr(Checkpoints, "open", lambda workdir, **options: real(tmp_path / workdir.name, **options))

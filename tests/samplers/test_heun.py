@@ -61,7 +61,7 @@ def test_with_the_karras_grid_and_the_final_denoising_all_of_it_is_edm_s():
     m = sde.hold(order=1)
     eps_fn = suite.mixture_eps(m, grids.karras(m, m.t_min, 6))
     start = 56.0 * jax.random.normal(jax.random.key(0), (64, 1, 2)) * float(jnp.exp(-m.T))
-    options = {"key": jax.random.key(1), "shape": (64, 2), "num_steps": 6, "start": start}
+    options = {"key": jax.random.key(1), "shape": (64, 2), "num_steps": 6, "start": start, "grid": "karras"}
     out = jax.jit(lambda: sample(Heun(), m, eps_fn, **options))()
     steps = np.arange(7) / 6
     t = (80.0 ** (1 / 7) + steps * (0.002 ** (1 / 7) - 80.0 ** (1 / 7))) ** 7

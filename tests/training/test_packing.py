@@ -39,6 +39,7 @@ def test_unpack_inverts_pack_bitwise(part):
     small.assert_bitwise(packing.unpack(packing.pack(whole)), whole)
 
 
+@pytest.mark.slow
 def test_the_optimizer_s_trees_are_packed_too_and_its_counters_stay():
     params = tree()
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-3))

@@ -92,6 +92,7 @@ def test_through_the_tree_it_goes_on_bitwise(after, count):
     small.assert_bitwise(again, metrics)
 
 
+@pytest.mark.slow
 def test_several_steps_a_call_and_parts_of_a_batch_run_spread():
     running = program(8, steps_per_call=2, accumulation_steps=2)
     group = batches(steps=2)

@@ -222,6 +222,7 @@ def test_dropped_labels_do_not_depend_on_the_number_of_devices():
     assert abs(other - values[0]) > 1e-3
 
 
+@pytest.mark.slow
 def test_step_composes_with_vmap_and_pmap():
     step = make_train_step(LEAN, small.LOSS, OPTIMIZER, ema_decay=0.5)
     states = jax.jit(jax.vmap(functools.partial(small.init_state, LEAN, OPTIMIZER)))(jnp.arange(8))
