@@ -52,7 +52,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except UserError as error:
         _fail(str(error), _EXIT_USER_ERROR)
     except KeyboardInterrupt:
-        _fail("interrupted; the same command goes on from what is saved", _EXIT_INTERRUPTED)
+        # Not sys.exit: where XLA still compiles in its own threads, the interpreter's end crashes (SIGSEGV).
+        with contextlib.suppress(OSError):
+            print(_line("interrupted; the same command goes on from what is saved"), file=sys.stderr, flush=True)
+            sys.stdout.flush()
+        os._exit(_EXIT_INTERRUPTED)
     except BrokenPipeError:
         # What reads the output has ended: nothing more can be printed there, not even at the exit.
         with contextlib.suppress(OSError):
