@@ -65,7 +65,7 @@ def test_it_compiles_without_float64_host_traffic_or_bfloat16_sums(program, topo
 def test_a_mesh_adds_float32_sums_of_gradients_and_gathers_of_parameters(program, topology):
     found = hlo.collectives(check(program, topology))
     if program.startswith("step"):
-        # With accumulation or without, gradients are summed in float32. The state is spread and parameters are gathered;
+        # With accumulation or without, gradients are summed in float32. The state is spread, parameters are gathered;
         # kernels that the network casts to bfloat16 may be cast before they are sent, which gives the same numbers.
         sums, gathers = {"all-reduce f32", "reduce-scatter f32"}, {"all-gather f32", "all-gather bf16"}
         assert sums & set(found), found
