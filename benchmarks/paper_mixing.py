@@ -1,4 +1,4 @@
-"""Mixing time: how fast the forward process forgets the data: HOLD's reason for more orders, TOLD++'s for its damping.
+"""Mixing time: how fast the forward process reaches the prior. HOLD's reason for more orders, TOLD++'s for its damping.
 
 python -m benchmarks.paper_mixing --output=docs/results
 

@@ -49,7 +49,7 @@ class Npz:
                 with self._zip.open(self._members[name]) as member:
                     shape, _, dtype = _header(member)
                 what = "(Python objects)" if dtype.hasobject else f"{dtype}{list(shape)}"
-            except Exception:
+            except Exception:  # as in `__init__`: this is the text of an error message, which must not fail itself
                 what = "(damaged)"
             shown.append(f"{name[:100]} {what}")
         more = f" and {len(self.names) - most} more" if len(self.names) > most else ""
