@@ -17,7 +17,8 @@ from hold_jax.data import Dataset, batches, prefetch
 from hold_jax.errors import require, require_choice
 from hold_jax.loops.generate import SampleSettings, make_draw, picture
 from hold_jax.model import Model
-from hold_jax.runtime import distributed, pictures
+from hold_jax.numerics import exact
+from hold_jax.runtime import distributed, pictures, storage
 from hold_jax.runtime.log import METRICS_FILE, MetricLog, NullLog, read_jsonl
 from hold_jax.runtime.mesh import Devices
 from hold_jax.runtime.progress import Progress
@@ -28,6 +29,8 @@ from hold_jax.training.profile import Profile
 from hold_jax.training.state import TrainState
 from hold_jax.training.step import GRADIENT_DTYPES, Program, ScoreLoss
 from hold_jax.training.window import Window
+
+PARAMETERS_FILE = "parameters.txt"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,7 +130,7 @@ class Trainer:
         run without interruption. On SIGTERM or Ctrl-C it writes a checkpoint and returns early.
 
         Args:
-          workdir: folder that receives checkpoints/, metrics.jsonl, tensorboard/, grids/ and loss.png.
+          workdir: folder that receives checkpoints/, metrics.jsonl, parameters.txt, tensorboard/, grids/ and loss.png.
 
         Returns:
           The state after the last step that was taken; its `step` is less than `settings.num_steps` if the run was
@@ -159,13 +162,15 @@ class Trainer:
             del saved
             if main:
                 self._introduce(program.abstract_tree().params, devices, start, workdir)
+                print("compiling the training step...", flush=True)
 
             feed = self._feed(devices, start)
             # Compiled ahead: a call with any other shape, type or sharding is an error, never a second compilation.
             step_fn = program.step.lower(state, self._abstract_batch(devices)).compile()
             compiled = time.monotonic()
             log = MetricLog(workdir, start_step=start) if main else NullLog()
-            progress = Progress(settings.num_steps, start, settings.batch_size, enabled=main)
+            counted = "images" if self.dataset.is_image else "points"
+            progress = Progress(settings.num_steps, start, settings.batch_size, enabled=main, examples=counted)
             window = Window(settings.batch_size, settings.skip_limit)
             profile = Profile(workdir, -(-settings.profile // per_call) if main else 0)
             try:
@@ -270,7 +275,9 @@ class Trainer:
         return prefetch(stacked, functools.partial(devices.put, axis=1))
 
     def _introduce(self, params: Any, devices: Devices, start: int, workdir: Path) -> None:
-        """Prints a summary of the model, the data and the devices, and a warning if the data do not fit `sigma_data`.
+        """Prints what is trained, on what and where, and a warning if the data do not fit `sigma_data`.
+
+        The table of parameters goes to `workdir`/parameters.txt.
 
         Args:
           params: abstract parameters of the network.
@@ -280,22 +287,27 @@ class Trainer:
         """
         from clu import parameter_overview  # in the extra [train], which sampling and conversion do not need
 
-        print(parameter_overview.get_parameter_overview(params, include_stats=False))
+        table = parameter_overview.get_parameter_overview(params, include_stats=False)
+        storage.write(workdir / PARAMETERS_FILE, f"{table}\n".encode())
         model, dataset = self.model, self.dataset
         some = dataset.subset(10_000)
         deviation = float(np.std(model.to_model(some.gather(np.arange(len(some)))["x"])))
-        shape = "x".join(map(str, dataset.shape))
-        print(
-            f"SDE: order {model.sde.order}, t from {model.sde.t_min:.4g} to {model.sde.T:.4g}\n"
-            f"data: {dataset.name}, {len(dataset):,} {dataset.split} examples of {shape}, "
+        ends = model.sde.schedule.integral(0.0, np.array([model.sde.t_min, model.sde.T]))
+        low, high = exact.effective_noise(model.sde.F, model.sde.G, model.sde.cov0, ends)
+        leaves = jax.tree.leaves(params)
+        lines = [
+            f"process: order {model.sde.order}, t from {model.sde.t_min:.4g} to {model.sde.T:.4g}, effective noise "
+            f"from {low:.3g} to {high:.3g}",
+            f"data: {dataset.name}, {len(dataset):,} {dataset.split} examples of {'x'.join(map(str, dataset.shape))}, "
             f"standard deviation {deviation:.3f} in the model's range (model.sigma_data is {model.sigma_data:g})"
-            + (", mirrored left to right at random (data.flip)\n" if self.settings.flip else "\n")
-            + f"devices: {devices.mesh.size} x {jax.devices()[0].device_kind}"
-            + (f" in {jax.process_count()} processes\n" if jax.process_count() > 1 else "\n")
-            + f"work directory: {workdir}"
-            + (f", going on from step {start:,}" if start else ""),
-            flush=True,
-        )
+            + (", mirrored left to right at random (data.flip)" if self.settings.flip else ""),
+            f"devices: {devices.mesh.size} x {jax.devices()[0].device_kind}"
+            + (f" in {jax.process_count()} processes" if jax.process_count() > 1 else ""),
+            f"work directory: {workdir}" + (f", going on from step {start:,}" if start else ""),
+            f"network: {sum(leaf.size for leaf in leaves):,} parameters, "
+            f"{sum(leaf.size * leaf.dtype.itemsize for leaf in leaves) / 1e6:,.3g} MB, listed in {PARAMETERS_FILE}",
+        ]
+        print("\n".join(lines), flush=True)
         if not model.sigma_data / 2 <= deviation <= 2 * model.sigma_data:
             distributed.say(
                 f"warning: the data's standard deviation is {deviation:.3g} in the model's range and model.sigma_data "

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 
 class Progress:
-    """Shows step, loss, images per second and the time left.
+    """Shows step, loss, examples per second and the time left.
 
     On a terminal this is a tqdm bar. Elsewhere (a log file, a notebook, the output of a scheduler) a plain line is
     printed at the first update, then at most one every `line_every_s` seconds, and a last one at `close`.
@@ -22,8 +22,9 @@ class Progress:
     Args:
         total_steps: the step at which training ends.
         start_step: the step at which it starts or resumes.
-        images_per_step: the global batch size.
-        unit: name of what is counted.
+        examples_per_step: the global batch size.
+        unit: name of what is counted, in the singular.
+        examples: name of what the rate counts, in the plural, such as "images" or "points"; `unit` by default.
         enabled: whether anything is shown; pass `False` on all processes except the first.
         clock: returns seconds.
         stream: where the output is written; standard error by default.
@@ -34,18 +35,19 @@ class Progress:
         self,
         total_steps: int,
         start_step: int,
-        images_per_step: int,
+        examples_per_step: int,
         enabled: bool = True,
         *,
         unit: str = "step",
+        examples: str | None = None,
         clock: Callable[[], float] = time.monotonic,
         stream: TextIO | None = None,
         line_every_s: float = 30.0,
     ) -> None:
         self._total_steps = total_steps
         self._step = start_step
-        self._images_per_step = images_per_step
-        self._unit = unit
+        self._examples_per_step = examples_per_step
+        self._unit, self._examples = unit, f"{unit}s" if examples is None else examples
         self._clock = clock
         self._stream = sys.stderr if stream is None else stream
         self._line_every_s = line_every_s
@@ -69,17 +71,17 @@ class Progress:
             )
 
     @property
-    def images_per_second(self) -> float | None:
+    def examples_per_second(self) -> float | None:
         """Mean rate since the first update; `None` before the second."""
         if self._first is None or self._now <= self._first[1] or self._step <= self._first[0]:
             return None
-        return (self._step - self._first[0]) * self._images_per_step / (self._now - self._first[1])
+        return (self._step - self._first[0]) * self._examples_per_step / (self._now - self._first[1])
 
     @property
     def seconds_left(self) -> float | None:
         """Time left at the mean rate, in seconds; `None` if there is no rate yet."""
-        rate = self.images_per_second
-        return None if rate is None else (self._total_steps - self._step) * self._images_per_step / rate
+        rate = self.examples_per_second
+        return None if rate is None else (self._total_steps - self._step) * self._examples_per_step / rate
 
     def update(self, step: int, loss: float | None = None) -> None:
         """Reports that `step` steps are done. Without `loss` the last loss stays shown, which saves a transfer."""
@@ -129,9 +131,9 @@ class Progress:
         parts = [f"{self._unit} {self._step:,}/{self._total_steps:,}"]
         if self._loss is not None:
             parts.append(f"loss {self._loss:.4g}")
-        rate, left = self.images_per_second, self.seconds_left
+        rate, left = self.examples_per_second, self.seconds_left
         if rate is not None and left is not None:
-            parts.append(f"{rate:,.0f} images/s" if rate >= 10 else f"{rate:.2g} images/s")
+            parts.append(f"{rate:,.0f} {self._examples}/s" if rate >= 10 else f"{rate:.2g} {self._examples}/s")
             if left > 0:
                 parts.append(f"{tqdm.format_interval(left)} left")
         return ", ".join(parts)

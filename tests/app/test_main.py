@@ -76,13 +76,13 @@ def test_train_sample_eval_and_train_again(tmp_path):
     run, cache = tmp_path / "run", tmp_path / "cache"
     train = command(*tiny("train", "run", training__num_steps=10, training__report=False), cwd=tmp_path, cache=cache)
     assert train.returncode == 0, train.stderr
-    assert "Total: " in train.stdout and "SDE: order 2" in train.stdout and "step 10/10" in train.stderr
+    assert "process: order 2, t from" in train.stdout and "step 10/10" in train.stderr
 
     on = command(*tiny("train", "run"), cwd=tmp_path, cache=cache)  # the report comes too
     assert on.returncode == 0, on.stderr
     assert "going on from step 10" in on.stdout and "test_loss" in on.stdout
     assert [line["step"] for line in lines(run / "metrics.jsonl")] == [5, 10, 15, 20]
-    files = [".lock", "config.json", "loss.png", "metrics.jsonl", "results.jsonl"]
+    files = [".lock", "config.json", "loss.png", "metrics.jsonl", "parameters.txt", "results.jsonl"]
     folders = ["checkpoints", "eval", "grids", "samples", "stats", "tensorboard"]
     assert sorted(p.name for p in run.iterdir()) == sorted(files + folders)
     report = np.load(run / "samples" / "step_20" / "samples.npz")["x"]

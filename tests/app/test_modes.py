@@ -78,7 +78,7 @@ def results(folder):
 
 
 def test_training_ends_with_a_report(trained):
-    files = [".lock", "config.json", "loss.png", "metrics.jsonl", "results.jsonl"]
+    files = [".lock", "config.json", "loss.png", "metrics.jsonl", "parameters.txt", "results.jsonl"]
     folders = [FOLDER, "eval", "grids", "samples", "stats", "tensorboard"]
     assert sorted(p.name for p in trained.iterdir()) == sorted(files + folders)
     folder = trained / "samples" / "step_10"

@@ -62,7 +62,9 @@ def test_a_run_leaves_its_files(straight):
     workdir, state, traces = straight
     assert traces == 1
     assert int(state.step) == 20
-    assert sorted(p.name for p in workdir.iterdir()) == [FOLDER, "grids", "loss.png", "metrics.jsonl", "tensorboard"]
+    assert sorted(p.name for p in workdir.iterdir()) == [
+        FOLDER, "grids", "loss.png", "metrics.jsonl", "parameters.txt", "tensorboard"
+    ]  # fmt: skip
     assert sorted(p.name for p in (workdir / "grids").iterdir()) == ["step_00000010.png", "step_00000020.png"]
     for picture in (workdir / "loss.png", *(workdir / "grids").iterdir()):
         PIL.Image.open(picture).verify()
@@ -72,6 +74,20 @@ def test_a_run_leaves_its_files(straight):
     for line in found:
         assert {"train/loss", "train/grad_norm", "train/images_per_second"} < line.keys()
         assert all(np.isfinite(value) and value > 0 for value in line.values())
+
+
+def test_the_first_lines_say_what_is_trained_and_the_table_goes_to_a_file(tmp_path, capsys):
+    trainer = Trainer(MODEL, small.LOSS, OPTIMIZER, DATA, small.train_settings(), SAMPLING)
+    params = jax.eval_shape(MODEL.init, jax.random.key(0))
+    trainer._introduce(params, small.devices(8), 5, tmp_path)
+    said = capsys.readouterr().out.splitlines()
+    size = sum(leaf.size for leaf in jax.tree.leaves(params))
+    assert [line.partition(":")[0] for line in said] == ["process", "data", "devices", "work directory", "network"]
+    assert said[0].startswith("process: order 2, t from ") and said[0].endswith("effective noise from 0.002 to 80")
+    assert said[1].startswith("data: gaussians8, 200 train examples of 2, standard deviation ")
+    assert said[2:4] == ["devices: 8 x cpu", f"work directory: {tmp_path}, going on from step 5"]
+    assert said[4] == f"network: {size:,} parameters, {4e-6 * size:.3g} MB, listed in parameters.txt"
+    assert f"Total: {size:,}" in (tmp_path / "parameters.txt").read_text()
 
 
 def test_the_log_has_means_since_the_line_before(straight, tmp_path):

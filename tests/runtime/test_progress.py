@@ -25,28 +25,28 @@ def test_rate_and_time_left_exclude_the_compilation():
     progress = Progress(1000, 100, 32, clock=clock, stream=stream)
     clock.now += 500.0  # compilation
     progress.update(101, 1.0)
-    assert progress.images_per_second is None and progress.seconds_left is None
+    assert progress.examples_per_second is None and progress.seconds_left is None
     clock.now += 10.0
     progress.update(201, 0.5)
-    assert progress.images_per_second == pytest.approx(100 * 32 / 10.0)
+    assert progress.examples_per_second == pytest.approx(100 * 32 / 10.0)
     assert progress.seconds_left == pytest.approx(799 * 10.0 / 100)
     clock.now += 30.0  # slower: the mean counts
     progress.update(301, 0.5)
-    assert progress.images_per_second == pytest.approx(200 * 32 / 40.0)
+    assert progress.examples_per_second == pytest.approx(200 * 32 / 40.0)
 
 
 def test_without_a_terminal_there_are_few_plain_lines():
     clock, stream = _Clock(), io.StringIO()
-    with Progress(100, 0, 64, clock=clock, stream=stream) as progress:
+    with Progress(100, 0, 64, examples="points", clock=clock, stream=stream) as progress:
         for step in range(1, 101):
             clock.now += 1.0
             progress.update(step, 1.0 / step)
     assert stream.getvalue() == (
         "step 1/100, loss 1\n"
-        "step 31/100, loss 0.03226, 64 images/s, 01:09 left\n"
-        "step 61/100, loss 0.01639, 64 images/s, 00:39 left\n"
-        "step 91/100, loss 0.01099, 64 images/s, 00:09 left\n"
-        "finished after 01:40: step 100/100, loss 0.01, 64 images/s\n"
+        "step 31/100, loss 0.03226, 64 points/s, 01:09 left\n"
+        "step 61/100, loss 0.01639, 64 points/s, 00:39 left\n"
+        "step 91/100, loss 0.01099, 64 points/s, 00:09 left\n"
+        "finished after 01:40: step 100/100, loss 0.01, 64 points/s\n"
     )
 
 
@@ -58,8 +58,8 @@ def test_what_is_counted_has_its_name():
         progress.update(528)
     assert stream.getvalue() == (
         "sample 128/50,000\n"
-        "sample 528/50,000, 10 images/s, 1:22:27 left\n"
-        "stopped after 00:40: sample 528/50,000, 10 images/s, 1:22:27 left\n"
+        "sample 528/50,000, 10 samples/s, 1:22:27 left\n"
+        "stopped after 00:40: sample 528/50,000, 10 samples/s, 1:22:27 left\n"
     )
 
 
@@ -75,7 +75,7 @@ def test_a_run_cut_short_says_so_once():
 
 def test_on_a_terminal_there_is_one_bar():
     clock, stream = _Clock(), _Terminal()
-    with Progress(100, 50, 64, clock=clock, stream=stream) as progress:
+    with Progress(100, 50, 64, examples="images", clock=clock, stream=stream) as progress:
         progress.update(51, 0.75)
         progress.write("saved step 51")
         clock.now += 2.0
@@ -94,4 +94,4 @@ def test_disabled_shows_nothing_but_still_measures():
         progress.update(2, 1.0)
         progress.write("nothing")
     assert stream.getvalue() == ""
-    assert progress.images_per_second == pytest.approx(64.0)
+    assert progress.examples_per_second == pytest.approx(64.0)
