@@ -162,7 +162,7 @@ def program(config: Any, what: str, shape: tuple[int, ...], batch_size: int, dev
 
     from hold_jax import likelihood
     from hold_jax.app import build
-    from hold_jax.loops.generate import make_draw
+    from hold_jax.loops.draw import make_draw
     from hold_jax.training.step import Program
 
     def spread(dims: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:

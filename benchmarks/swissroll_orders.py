@@ -20,7 +20,7 @@ from configs import swissroll_hold
 from hold_jax.app import build
 from hold_jax.app.config import read
 from hold_jax.data import toy
-from hold_jax.loops.generate import draw_many
+from hold_jax.loops.draw import draw_many
 from hold_jax.loops.train import Trainer
 from hold_jax.metrics.sliced_wasserstein import sliced_wasserstein
 from hold_jax.runtime.mesh import Devices

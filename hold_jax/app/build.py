@@ -24,8 +24,8 @@ from hold_jax.evaluation.classifier import classifier
 from hold_jax.evaluation.feature_network import FeatureNetwork
 from hold_jax.evaluation.inception import inception
 from hold_jax.evaluation.pixels import pixels
+from hold_jax.loops.draw import SampleSettings
 from hold_jax.loops.evaluate import EvalSettings
-from hold_jax.loops.generate import SampleSettings
 from hold_jax.loops.likelihood import LikelihoodSettings
 from hold_jax.loops.train import TrainSettings
 from hold_jax.model import Model
@@ -279,7 +279,7 @@ def sampling(config: Config) -> SampleSettings:
     """How samples are drawn."""
     c = config.sampling
     settings = {field.name for field in dataclasses.fields(SampleSettings)}
-    own = given(c, "name", "grid", "rho", "times", "checkpoint", *settings)
+    own = given(c, "grid", "rho", "times", "checkpoint", *settings)
     sampler = construct("sampling", c.name, samplers.SAMPLERS[c.name], own)
     grid: Any = samplers.GRIDS[c.grid]
     if c.rho is not None:

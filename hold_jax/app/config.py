@@ -13,7 +13,7 @@ from ml_collections.config_dict import placeholder
 
 from hold_jax.errors import UserError, require
 from hold_jax.runtime import schema
-from hold_jax.runtime.schema import choice, path, real, section, several, switch, text, whole
+from hold_jax.runtime.schema import choice, numbers, path, real, section, several, switch, text, whole
 
 _SEED = "[0, 2^32)"
 _COUNT = "[1, 1e6]"  # of what is computed at once
@@ -199,7 +199,7 @@ class TrainingConfig:
 
 @dataclasses.dataclass(frozen=True)
 class SamplingConfig:
-    """Samples: `hold_jax/samplers`, `hold_jax/loops/generate.py`."""
+    """Samples: `hold_jax/samplers`, `hold_jax/loops/draw.py`."""
 
     name: str = choice(
         "gaussian_fitted",
@@ -257,7 +257,8 @@ class SamplingConfig:
     max_steps: int | None = whole(None, "[1, 1e6]", "probability_flow: more is an error (1000)")
     t_min: float | None = real(None, _TIME, "where to stop; None = effective noise of 0.002")
     denoise: bool = switch(True, "finish with the denoiser")
-    num_samples: int = whole(64, "[1, 1e8]", "samples in all")
+    num_samples: int = whole(64, "[1, 1e8]", "samples in all, unless indices says which")
+    indices: str | None = numbers("which samples to draw, e.g. 7 or 3,17 or 100:200; None: the first num_samples")
     batch_size: int = whole(64, _COUNT, "samples at once over all devices")
     frames: int = whole(0, "[0, 1e5]", "states kept for the film; divides num_steps; 0: no film")
     save_pngs: bool = switch(False, "one file a sample")

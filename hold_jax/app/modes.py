@@ -18,8 +18,9 @@ from hold_jax.data import Dataset, Statistics
 from hold_jax.errors import require
 from hold_jax.evaluation import figures, reference
 from hold_jax.evaluation.feature_network import FeatureNetwork
+from hold_jax.loops.draw import make_draw
 from hold_jax.loops.evaluate import EvalSettings, Evaluator
-from hold_jax.loops.generate import generate, make_draw
+from hold_jax.loops.generate import generate
 from hold_jax.loops.train import Trainer
 from hold_jax.model import Model
 from hold_jax.runtime import distributed, schema, storage, workdir

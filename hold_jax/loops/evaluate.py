@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import hashlib
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,8 +16,9 @@ from hold_jax.errors import require
 from hold_jax.evaluation import figures, reference
 from hold_jax.evaluation.feature_network import FeatureNetwork
 from hold_jax.evaluation.features import features_of
-from hold_jax.loops import likelihood
-from hold_jax.loops.generate import GRID_MAX, SampleSettings, draw_blocks, make_draw, picture
+from hold_jax.loops import likelihood, origin
+from hold_jax.loops.draw import Drawn, SampleSettings, make_draw
+from hold_jax.loops.generate import GRID_MAX, draw_rows, picture
 from hold_jax.loops.likelihood import LikelihoodSettings
 from hold_jax.metrics.neighbors import nearest
 from hold_jax.model import Model
@@ -126,14 +126,15 @@ class Evaluator:
         self.check()
         devices, settings, workdir = Devices.all(), self.settings, self.workdir
         folder = workdir / FOLDER / f"step_{step}"
-        weights = _digest(*jax.tree.leaves(jax.tree.map(np.asarray, params)))
+        weights = origin.fingerprint(params)
+        made: dict[str, Any] = {"step": step, "checkpoint": weights}
         results: dict[str, float] = {"step": step}
         images: dict[str, Any] = {}
         results |= test_loss(self.model, self.loss, params, self.test, settings, devices)
         num = len(self.test) if settings.num_samples is None else settings.num_samples
         if num:
             began = time.monotonic()
-            x = sample_rows(self.model, params, self.sampling, devices, folder, weights, num=num)
+            x, made = sample_rows(self.model, params, self.sampling, devices, folder, weights, num=num, step=step)
             results |= {"num_samples": num, "sampling_seconds": time.monotonic() - began}
             found, images = compare(
                 x, settings, self.networks, workdir, devices, test=self.test, load_train=self.load_train
@@ -145,7 +146,7 @@ class Evaluator:
             folder.mkdir(parents=True, exist_ok=True)  # also where there is no picture; in a bucket it does nothing
             for name, image in images.items():
                 pictures.write_png(image, folder / f"{name}.png")
-            log_results(workdir, results, images)
+            log_results(workdir, results, images, {"versions": origin.versions(), **made})
         return results
 
 
@@ -199,22 +200,36 @@ def _abstract(data: Dataset, size: int) -> dict[str, jax.ShapeDtypeStruct]:
 
 
 def sample_rows(
-    model: Model, params: Any, settings: SampleSettings, devices: Devices, folder: Path, weights: str, *, num: int
-) -> np.ndarray:
-    """Returns `num` samples as data, uint8 pictures or float32 vectors; those in `folder` are not drawn again."""
+    model: Model,
+    params: Any,
+    settings: SampleSettings,
+    devices: Devices,
+    folder: Path,
+    weights: str,
+    *,
+    num: int,
+    step: int,
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """Draws `num` samples, except those that are in `folder` already.
+
+    Returns:
+      The samples as data, uint8 pictures or float32 vectors, and the record of what they were made by.
+    """
     times = times_of(
         model.sde, settings.grid, model.sde.t_min if settings.t_min is None else settings.t_min, settings.num_steps
     )
     options = (settings.sampler, settings.denoise, settings.label, settings.guidance, settings.seed)
     classes = (settings.classes, model.statistics.class_counts) if model.takes_labels else None
-    name = _digest(weights, *map(repr, (*options, classes)), times, *_model_parts(model))
-    rows = PartialRows(folder / f"samples_{name}", num)
-    with Progress(num, rows.count, 1, distributed.is_main(), unit="sample") as progress:
-        progress.update(rows.count)
-        for x, _ in draw_blocks(model, params, settings, devices, start=rows.count, stop=num):
-            rows.append(x)
-            progress.update(rows.count)
-    return rows.array()
+    name = origin.digest(weights, *map(repr, (*options, classes)), times, *_model_parts(model))
+    made = origin.of_samples(model, settings, devices, step=step, weights=weights)
+    place = folder / f"samples_{name}"
+
+    def begin(first: Drawn) -> None:
+        origin.write(place, made, int(first.calls))
+
+    rows = PartialRows(place, num)
+    draw_rows(model, params, settings, devices, rows, np.arange(num), begin)
+    return rows.array(), origin.read(place) or made
 
 
 def compare(
@@ -279,7 +294,7 @@ def _likelihood(
 ) -> dict[str, float]:
     num = len(test) if settings.num_examples is None else min(settings.num_examples, len(test))
     options = dataclasses.replace(settings, num_examples=None, batch_size=1)
-    name = _digest(weights, repr(options), test.digest, *_model_parts(model))
+    name = origin.digest(weights, repr(options), test.digest, *_model_parts(model))
     rows = PartialRows(folder / f"likelihood_{name}", num)
     began = time.monotonic()
     with Progress(num, rows.count, 1, distributed.is_main(), unit="likelihood") as progress:
@@ -294,11 +309,3 @@ def _model_parts(model: Model) -> tuple[Any, ...]:
     sde = model.sde
     units = (model.statistics.mean, model.statistics.std, model.sigma_data)
     return (sde.F, sde.G, sde.cov0, sde.prior_cov, repr(sde.schedule), repr(sde.T), repr(units))
-
-
-def _digest(*parts: Any) -> str:
-    """A short name of texts and arrays."""
-    found = hashlib.sha256()
-    for part in parts:
-        found.update(part.encode() if isinstance(part, str) else np.ascontiguousarray(part).tobytes())
-    return found.hexdigest()[:12]

@@ -1,203 +1,29 @@
-"""Generation of samples from averaged parameters: images, arrays, and a film of the reverse process."""
+"""Samples of a checkpoint as files: an array, a grid of pictures, and a film of the reverse process."""
 
 import concurrent.futures
-import dataclasses
-import functools
-import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import PIL.Image
 
-from hold_jax import samplers
-from hold_jax.errors import UserError, require, require_choice
+from hold_jax.errors import UserError
+from hold_jax.loops import origin
+from hold_jax.loops.draw import Drawn, SampleSettings, draw_blocks
 from hold_jax.model import Model
-from hold_jax.numerics.random import class_of
-from hold_jax.runtime import distributed, pictures, storage
+from hold_jax.runtime import distributed, npz, pictures, storage
 from hold_jax.runtime.mesh import Devices
+from hold_jax.runtime.progress import Progress
+from hold_jax.runtime.resumable import PartialRows
 from hold_jax.runtime.storage import Path
 
+FOLDER = "samples"
+ARRAY_FILE = "samples.npz"
 GRID_MAX = 100
 FILM_MAX = 36
-CLASSES = ("data", "uniform")
+_ROWS = "rows"  # folder of the samples drawn so far, until all are
 _WRITERS = 16  # threads that write single images: in a bucket, each waits for the response of the server
-
-
-@dataclasses.dataclass(frozen=True)
-class SampleSettings:
-    """How samples are drawn.
-
-    Attributes:
-      sampler: a sampler of `hold_jax.samplers`, e.g. `samplers.Strang()`.
-      num_steps: number of steps of the time grid.
-      grid: a name in `samplers.GRIDS` or a function.
-      t_min: time at which sampling stops; None is the default of the SDE.
-      denoise: whether to finish with the denoiser, at the cost of one more network evaluation.
-      num_samples: total number of samples.
-      batch_size: number of samples drawn at once, over all devices.
-      frames: number of states kept for the film, a divisor of `num_steps`; 0 makes no film.
-      save_pngs: whether to also write one PNG file per sample (images only).
-      label: class of every sample (class-conditional models); None draws all classes.
-      classes: proportions of the classes if `label` is None, one of `CLASSES`. "data": those of the training data if
-        the model has its class counts; "uniform": the same number of each class that occurs in the training data.
-      guidance: scale of classifier-free guidance (models trained with label dropout). 0 is unconditional; 1 is
-        conditional sampling at twice its cost; None is conditional sampling without guidance.
-      seed: seed of the initial state and of the sampler's noise.
-    """
-
-    sampler: samplers.Sampler
-    num_steps: int
-    grid: Any
-    t_min: float | None
-    denoise: bool
-    num_samples: int
-    batch_size: int
-    frames: int
-    save_pngs: bool
-    label: int | None
-    classes: str
-    guidance: float | None
-    seed: int
-
-    def __post_init__(self):
-        require(self.num_samples >= 1, "sampling.num_samples", self.num_samples, "1 or more")
-        require(self.batch_size >= 1, "sampling.batch_size", self.batch_size, "1 or more")
-        require_choice("sampling.classes", self.classes, CLASSES)
-        finite = self.guidance is None or math.isfinite(self.guidance)
-        require(finite, "sampling.guidance", self.guidance, "a finite number, or None")
-
-
-DrawFn = Callable[[Any, jax.Array | np.ndarray], tuple[jax.Array, jax.Array | None]]
-"""draw(params, index (B,)) -> samples (B, *data_shape), and frames (frames + 1, B, *data_shape) or None."""
-
-
-@functools.lru_cache(maxsize=4)
-def make_draw(model: Model, settings: SampleSettings, devices: Devices) -> DrawFn:
-    """Returns a jitted function that draws one batch of samples, spread over the devices.
-
-    Sample i is a function of the settings, the parameters and i, not of the batch in which it is drawn
-    (`samplers.sample`). Its class is that of `draw_labels`. Results are cached by the arguments, so that sample grids,
-    report and evaluation of one run share one compilation.
-
-    Args:
-      model: the trained model.
-      settings: how to draw.
-      devices: devices over which the batch is spread.
-
-    Returns:
-      A function that takes the parameters and the numbers (B,) of the samples, with B = `settings.batch_size`. It
-      returns the samples (B, *data_shape) in the model's range and the frames (frames + 1, B, *data_shape) or None.
-
-    Raises:
-      UserError: before compilation, if the grid, the model or the number of devices does not allow the settings.
-    """
-    devices.require_divides("sampling.batch_size", settings.batch_size)
-    classes = model.network.num_classes
-    known = settings.label is None or 0 <= settings.label < classes
-    allowed = f"a class, 0 to {classes - 1}, or None" if classes else "None for a model without classes"
-    require(known, "sampling.label", settings.label, allowed)
-    require(not settings.save_pngs or len(model.data_shape) == 3, "sampling.save_pngs", True, "False for vectors")
-    draw = functools.partial(
-        samplers.sample,
-        settings.sampler,
-        model.sde,
-        shape=(settings.batch_size, *model.data_shape),
-        num_steps=settings.num_steps,
-        grid=settings.grid,
-        t_min=settings.t_min,
-        denoise=settings.denoise,
-        frames=settings.frames,
-        sharding=devices.batch(),
-    )
-    # Tracing with a trivial network finds an invalid grid or guidance before hours of training, not after them.
-    try:
-        model.eps_fn(None, guidance=settings.guidance)
-        jax.eval_shape(lambda: draw(lambda u, t: u[..., -1:, :], key=jax.random.key(0)))
-    except UserError as error:
-        raise UserError(str(error).replace("`", "`sampling.", 1)) from None
-
-    @functools.partial(jax.jit, out_shardings=devices.replicated)
-    def compiled(params: Any, index: jax.Array) -> Any:
-        labels = draw_labels(model, settings, index)
-        eps_fn = model.eps_fn(params, labels=labels, guidance=settings.guidance)
-        out = draw(eps_fn, key=jax.random.key(settings.seed), index=index)
-        return out.x, out.frames
-
-    return compiled
-
-
-def draw_labels(model: Model, settings: SampleSettings, index: jax.Array) -> jax.Array:
-    """Returns the classes of samples.
-
-    Args:
-      model: the trained model.
-      settings: `label` and `classes` are used.
-      index: (B,) int32 numbers of the samples.
-
-    Returns:
-      (B,) int32; 0 for a model without classes.
-    """
-    classes = model.network.num_classes
-    if settings.label is not None or not classes:
-        return jnp.full_like(index, settings.label or 0)
-    counts = model.statistics.class_counts or (1,) * classes
-    if settings.classes == "data" and model.statistics.class_counts:
-        return class_of(index, counts)
-    return jnp.asarray(np.flatnonzero(counts), jnp.int32)[index % np.count_nonzero(counts)]
-
-
-def draw_blocks(
-    model: Model, params: Any, settings: SampleSettings, devices: Devices, *, start: int, stop: int
-) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-    """Yields samples number `start` to `stop` - 1, in order and in blocks of at most `settings.batch_size`.
-
-    Args:
-      model: the trained model.
-      params: averaged parameters.
-      settings: how to draw; `num_samples` is not used.
-      devices: devices over which each batch is spread.
-      start: number of the first sample.
-      stop: number after the last sample.
-
-    Yields:
-      Samples (b, *data_shape) with b <= `settings.batch_size`, and frames (frames + 1, `settings.batch_size`,
-      *data_shape) or None, as uint8 images or float32 vectors (`Model.to_data`).
-
-    Raises:
-      UserError: if a sample is NaN.
-    """
-    draw = make_draw(model, settings, devices)
-    for first in range(start, stop, settings.batch_size):
-        x, film = draw(params, first + np.arange(settings.batch_size, dtype=np.int32))
-        x = np.asarray(x)[: stop - first]
-        if np.isnan(x).any():
-            raise UserError(samplers.UNFINISHED)
-        yield np.asarray(model.to_data(x)), None if film is None else np.asarray(model.to_data(film))
-
-
-def draw_many(
-    model: Model, params: Any, settings: SampleSettings, devices: Devices, *, num: int
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Draws the first `num` samples.
-
-    Args:
-      model: the trained model.
-      params: averaged parameters.
-      settings: how to draw; `num_samples` is not used.
-      devices: devices over which each batch is spread.
-      num: number of samples.
-
-    Returns:
-      Samples (num, *data_shape) and the frames of the first batch or None, as `draw_blocks` yields them.
-
-    Raises:
-      UserError: if a sample is NaN.
-    """
-    blocks = list(draw_blocks(model, params, settings, devices, start=0, stop=num))
-    return np.concatenate([x for x, _ in blocks]), blocks[0][1]
+_BLOCK_BYTES = 1 << 26  # of the array, in memory at once when it is read again
 
 
 def picture(x: np.ndarray, *, reference: np.ndarray | None = None, title: str | None = None) -> PIL.Image.Image:
@@ -239,45 +65,122 @@ def generate(
     step: int,
     reference: np.ndarray | None = None,
 ) -> Path:
-    """Draws `settings.num_samples` samples and writes grid.png, samples.npz and, if chosen, film.gif and png/*.png.
+    """Draws samples and writes sampling.json, grid.png, samples.npz and, if chosen, film.gif and png/*.png.
 
-    Files of an earlier draw from the same checkpoint are removed.
+    The folder is named by the step and the settings; samples of other settings are never overwritten. Each batch is
+    written as it is drawn: a draw that was killed goes on from the last batch, to the same bits, and only one batch is
+    in memory. Samples that were drawn before with the same settings are not drawn again.
 
     Args:
       model: the trained model.
       params: averaged parameters.
       settings: how to draw and what to write.
       workdir: work directory of the run.
-      step: training step of the checkpoint; it names the folder.
+      step: training step of the checkpoint.
       reference: (M, d) float32 data to plot beside vectors.
 
     Returns:
-      The folder `workdir`/samples/step_N.
+      The folder, such as `workdir`/samples/step_1000_unipc20.
 
     Raises:
       UserError: if a setting cannot work or a sample is NaN.
     """
-    x, film = draw_many(model, params, settings, Devices.all(), num=settings.num_samples)
-    folder = workdir / "samples" / f"step_{step}"
-    if distributed.is_main():
-        storage.empty(folder)  # files of two draws in one folder cannot be distinguished
-        pictures.write_png(picture(x, reference=reference), folder / "grid.png")
-        with storage.writing(folder / "samples.npz") as file:
-            np.savez_compressed(file, x=x)
-        if film is not None:
-            pictures.film(film_frames(film), folder / "film.gif")
-        if settings.save_pngs:
-            _write_each(x, folder / "png")
+    devices, index = Devices.all(), settings.index
+    made = origin.of_samples(model, settings, devices, step=step, weights=origin.fingerprint(params))
+    made["samples"] = f"0:{settings.num_samples}" if settings.indices is None else settings.indices
+    folder, finished = _place(workdir / FOLDER, made)
+    if finished:
+        distributed.say(f"these samples were drawn before, with the same settings: {folder}")
+    else:
+
+        def begin(first: Drawn) -> None:
+            if first.frames is not None:
+                pictures.film(film_frames(np.asarray(first.frames)), folder / "film.gif")
+            origin.write(folder, made, int(first.calls))
+
+        rows = PartialRows(folder / _ROWS, len(index), in_memory=False)
+        draw_rows(model, params, settings, devices, rows, index, begin)
+        if distributed.is_main():
+            shown = _first(rows.blocks(), GRID_MAX if len(model.data_shape) == 3 else len(index))
+            pictures.write_png(picture(shown, reference=reference), folder / "grid.png")
+            with storage.writing(folder / ARRAY_FILE) as file:
+                npz.write_blocks(file, "x", (len(index), *shown.shape[1:]), shown.dtype, rows.blocks())
+            storage.remove(folder / _ROWS)
+    if settings.save_pngs and distributed.is_main():
+        _write_each(folder, index)
     return folder
 
 
-def _write_each(images: np.ndarray, folder: Path) -> None:
-    """Writes uint8 images (N, H, W, C) as 000000.png, 000001.png, ..."""
+def draw_rows(
+    model: Model,
+    params: Any,
+    settings: SampleSettings,
+    devices: Devices,
+    rows: PartialRows,
+    index: np.ndarray,
+    begin: Callable[[Drawn], None],
+) -> None:
+    """Draws the samples that `rows` misses, and shows how far it is.
 
-    def write(i: int) -> None:
-        image = images[i].squeeze(-1) if images.shape[-1] == 1 else images[i]
-        pictures.write_png(PIL.Image.fromarray(image), folder / f"{i:06d}.png", sync=False)
+    Args:
+      model: the trained model.
+      params: averaged parameters.
+      settings: how to draw.
+      devices: devices over which each batch is spread.
+      rows: receives the samples.
+      index: (N,) rising numbers of the samples that `rows` is to hold.
+      begin: called in the first process with the first batch, before its samples are written.
+    """
+    if not rows.missing:
+        return
+    main = distributed.is_main()
+    with Progress(len(index), rows.count, 1, main, unit="sample") as progress:
+        progress.update(rows.count)
+        for block in draw_blocks(model, params, settings, devices, index[rows.count :]):
+            if rows.count == 0 and main:
+                begin(block)
+            rows.append(np.asarray(block.x))
+            progress.update(rows.count)
 
-    with concurrent.futures.ThreadPoolExecutor(_WRITERS) as pool:
-        for _ in pool.map(write, range(len(images))):
-            pass
+
+def _place(parent: Path, made: dict[str, Any]) -> tuple[Path, bool]:
+    """Returns the folder for samples with this record, and whether they are all there; the same on every process."""
+    plain, unique = origin.place(parent, made)
+
+    def look() -> np.ndarray:
+        here = not storage.names(plain) or origin.is_of(origin.read(plain), made)
+        folder = plain if here else unique
+        finished = origin.is_of(origin.read(folder), made) and storage.is_file(folder / ARRAY_FILE)
+        return np.array([here, finished])
+
+    here, finished = distributed.from_first(look, np.zeros(2, np.bool_))
+    return plain if here else unique, bool(finished)
+
+
+def _first(blocks: Iterator[np.ndarray], count: int) -> np.ndarray:
+    """Returns the first rows of an array that comes in blocks."""
+    found: list[np.ndarray] = []
+    while sum(map(len, found)) < count and (block := next(blocks, None)) is not None:
+        found.append(block)
+    return np.concatenate(found)[:count]
+
+
+def _write_each(folder: Path, index: np.ndarray) -> None:
+    """Writes each image of samples.npz as png/NUMBER.png, such as 000017.png, unless it is there."""
+    there = set(storage.names(folder / "png"))
+
+    def write(number: int, image: np.ndarray) -> None:
+        name = f"{number:06d}.png"
+        if name not in there:
+            image = image.squeeze(-1) if image.shape[-1] == 1 else image
+            pictures.write_png(PIL.Image.fromarray(image), folder / "png" / name, sync=False)
+
+    try:
+        with storage.opened(folder / ARRAY_FILE) as file, concurrent.futures.ThreadPoolExecutor(_WRITERS) as pool:
+            done = 0
+            for images in npz.read_blocks(file, "x", _BLOCK_BYTES):
+                for _ in pool.map(write, index[done : done + len(images)], images):
+                    pass
+                done += len(images)
+    except npz.NpzError as error:
+        raise UserError(f"{folder / ARRAY_FILE} cannot be read ({error}); delete its folder, and draw again") from None

@@ -15,7 +15,8 @@ import optax
 
 from hold_jax.data import Dataset, batches, prefetch
 from hold_jax.errors import require, require_choice
-from hold_jax.loops.generate import SampleSettings, make_draw, picture
+from hold_jax.loops.draw import SampleSettings, make_draw
+from hold_jax.loops.generate import picture
 from hold_jax.model import Model
 from hold_jax.numerics import exact
 from hold_jax.runtime import distributed, pictures, storage
@@ -209,7 +210,8 @@ class Trainer:
                         if stop_requested:
                             break
                         if due(settings.sample_every):
-                            x, _ = draw(program.average(state), np.arange(self.sampling.batch_size, dtype=np.int32))
+                            index = np.arange(self.sampling.batch_size, dtype=np.int32)
+                            x = draw(program.average(state), index).x
                             if main:
                                 grid = picture(np.asarray(self.model.to_data(x)))
                                 pictures.write_png(grid, workdir / "grids" / f"step_{step:08d}.png")

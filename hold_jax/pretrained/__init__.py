@@ -16,7 +16,7 @@ from hold_jax.app.config import Config
 from hold_jax.app.config import read as read_config
 from hold_jax.convert import diffusers
 from hold_jax.errors import UserError, require
-from hold_jax.loops.generate import SampleSettings, draw_labels
+from hold_jax.loops.draw import SampleSettings, draw_labels
 from hold_jax.loops.likelihood import PICTURE_BIN
 from hold_jax.model import Model
 from hold_jax.nn import NCSNpp

@@ -18,6 +18,7 @@ from hold_jax.runtime.storage import Path
 METRICS_FILE = "metrics.jsonl"
 RESULTS_FILE = "results.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"
+_MADE_BY = "made_by"
 _SEND_SECONDS = 30.0  # least time between two uploads of a log to a bucket
 _EVENTS_BYTES = 8 << 20  # a larger events file is closed and a new one begun: each upload sends the whole file
 
@@ -157,7 +158,10 @@ class NullLog:
 
 
 def log_results(
-    workdir: str | os.PathLike[str], results: Mapping[str, float], images: Mapping[str, PIL.Image.Image]
+    workdir: str | os.PathLike[str],
+    results: Mapping[str, float],
+    images: Mapping[str, PIL.Image.Image],
+    made_by: Mapping[str, Any] | None = None,
 ) -> None:
     """Appends `results` to `workdir/results.jsonl`, and writes `results` and `images` to TensorBoard.
 
@@ -167,9 +171,11 @@ def log_results(
         workdir: folder of the run.
         results: figures by name; "step" is the step of the evaluated checkpoint.
         images: images by name.
+        made_by: what the figures were made by, JSON values; only `results.jsonl` has it.
     """
     workdir, step = storage.path(workdir), int(results["step"])
     line = {name: value if name == "step" else _to_json(float(value)) for name, value in results.items()}
+    line |= {} if made_by is None else {_MADE_BY: made_by}
     _end_last_line(workdir / RESULTS_FILE)
     with contextlib.closing(storage.Lines(workdir / RESULTS_FILE)) as lines:
         lines.append(json.dumps(line, allow_nan=False))
@@ -219,7 +225,7 @@ class _Events:
 
 
 def read_jsonl(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """Returns the lines that `MetricLog` wrote, in order, with NaN and the infinities as floats again.
+    """Returns the lines that `MetricLog` or `log_results` wrote, with NaN and the infinities as floats again.
 
     A damaged last line is left out: a run may have been killed while it wrote this line, or may be writing it now.
 
@@ -243,14 +249,14 @@ def read_jsonl(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
 def _entry(line: bytes) -> dict[str, Any]:
     """Returns the step and the numbers of one line; raises `ValueError` if it is not a line of metrics."""
     found = schema.json_object(line)
-    step = found.pop("step", None)
+    step, made_by = found.pop("step", None), found.pop(_MADE_BY, None)
     if not isinstance(step, int) or isinstance(step, bool) or step < 0:
         raise ValueError(f"its step is {schema.shown(step)}")
     numbers = {name: _from_json(value) for name, value in found.items()}
     for name, value in numbers.items():
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise ValueError(f"its {name} is {schema.shown(value)}, not a number")
-    return {"step": step} | numbers
+    return {"step": step} | numbers | ({} if made_by is None else {_MADE_BY: made_by})
 
 
 def _pixels(image: PIL.Image.Image) -> np.ndarray:

@@ -1,7 +1,9 @@
-"""Reading .npz archives of unknown origin: headers first, sizes bounded, no pickles."""
+"""Reading .npz archives of unknown origin: headers first, sizes bounded, no pickles. Large arrays block by block."""
 
 import math
 import zipfile
+import zlib
+from collections.abc import Iterable, Iterator
 from typing import IO, BinaryIO
 
 import numpy as np
@@ -81,6 +83,44 @@ class Npz:
             return x.T.copy() if fortran_order else x.copy()
         except Exception as error:
             raise NpzError(_text(error)) from None
+
+
+def write_blocks(
+    file: IO[bytes], name: str, shape: tuple[int, ...], dtype: np.dtype, blocks: Iterable[np.ndarray]
+) -> None:
+    """Writes an .npz of one array, of which only one block is in memory at a time; `np.load` reads it.
+
+    Args:
+      file: to write to.
+      name: of the array.
+      shape: of the whole array.
+      dtype: of the array.
+      blocks: its rows in order, arrays (k, *shape[1:]).
+    """
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        with archive.open(f"{name}{_SUFFIX}", "w", force_zip64=True) as member:
+            header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(member, header)
+            for block in blocks:
+                member.write(np.ascontiguousarray(block, dtype).tobytes())
+
+
+def read_blocks(file: BinaryIO, name: str, size_bytes: int) -> Iterator[np.ndarray]:
+    """Yields the rows of an array that `write_blocks` wrote, in blocks of at most `size_bytes`, at least one row.
+
+    Raises:
+      NpzError: if the archive or the array cannot be read.
+    """
+    try:
+        with zipfile.ZipFile(file) as archive, archive.open(f"{name}{_SUFFIX}") as member:
+            shape, _, dtype = _header(member)
+            row = math.prod(shape[1:]) * dtype.itemsize
+            size = max(1, size_bytes // row)
+            for first in range(0, shape[0], size):
+                count = min(size, shape[0] - first)
+                yield np.frombuffer(member.read(count * row), dtype).reshape(count, *shape[1:])
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        raise NpzError(_text(error)) from None
 
 
 def _header(member: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:

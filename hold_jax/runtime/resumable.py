@@ -3,6 +3,7 @@
 import hashlib
 import io
 import re
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -14,27 +15,28 @@ _NAME = re.compile(r"(\d{9})-(\d{9})\.npy")
 
 
 class PartialRows:
-    """An append-only array (N, ...), in memory and in a folder of files named FIRST-LAST.npy.
+    """An append-only array (N, ...) in a folder of files named FIRST-LAST.npy.
 
     Files are written atomically, so that a killed run loses only the rows after the last `append`. The rows may be
-    appended in groups of any size. Every process holds all rows; the first process writes them.
+    appended in groups of any size. The first process writes them.
 
     A file contains the output of `np.save`, followed by its SHA-256 checksum, which `np.load` ignores.
 
     Args:
       folder: a folder for this array only; its name must depend on everything that the rows depend on.
       total: N; files with later rows are not read.
+      in_memory: whether every process also holds all rows in memory; otherwise only `blocks` gives them.
 
     Raises:
-      UserError: if a file is damaged.
+      UserError: if a file is damaged; without `in_memory`, `blocks` raises it.
     """
 
-    def __init__(self, folder: Path, total: int):
+    def __init__(self, folder: Path, total: int, *, in_memory: bool = True):
         self._folder, self._total = folder, total
         stop = min(sum(stop - start for start, stop in _chain(folder)), total)
         # The first process may have written more rows before another process lists the files.
         stop = int(distributed.from_first(lambda: np.int32(stop), np.zeros((), np.int32)))
-        self._parts = _read(folder, stop)
+        self._parts = list(_read(folder, stop)) if in_memory else None
         self.count = stop
 
     @property
@@ -50,12 +52,22 @@ class PartialRows:
             buffer = io.BytesIO()
             np.save(buffer, rows, allow_pickle=False)
             storage.write(_path(self._folder, self.count, stop), _sealed(buffer.getvalue()))
-        self._parts.append(rows)
+        if self._parts is not None:
+            self._parts.append(rows)
         self.count = stop
 
     def array(self) -> np.ndarray:
-        """Returns all rows appended so far."""
+        """Returns all rows appended so far; they must be in memory."""
+        assert self._parts is not None
         return np.concatenate(self._parts)
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        """Yields the rows appended so far, in order, read from the files that the first process wrote.
+
+        Raises:
+          UserError: if a file is damaged.
+        """
+        yield from _read(self._folder, self.count)
 
 
 def _path(folder: Path, start: int, stop: int) -> Path:
@@ -77,8 +89,9 @@ def _sealed(data: bytes) -> bytes:
     return data + hashlib.sha256(data).digest()
 
 
-def _read(folder: Path, total: int) -> list[np.ndarray]:
-    parts: list[np.ndarray] = []
+def _read(folder: Path, total: int) -> Iterator[np.ndarray]:
+    """Yields the rows of each file, up to row `total` - 1."""
+    shape: tuple[int, ...] | None = None
     for start, stop in _chain(folder):
         if start >= total:
             break
@@ -89,9 +102,9 @@ def _read(folder: Path, total: int) -> list[np.ndarray]:
             if _sealed(data) != found:
                 raise ValueError("its checksum differs from its content's")
             part = np.load(io.BytesIO(data), allow_pickle=False)
-            if len(part) != stop - start or (parts and part[:1].shape != parts[0][:1].shape):
+            if len(part) != stop - start or part.shape[1:] != (part.shape[1:] if shape is None else shape):
                 raise ValueError(f"it has the shape {part.shape}")
         except (OSError, ValueError, EOFError, TypeError) as error:
             raise UserError(f"{path} cannot be read ({error}); delete it, and its rows are computed again") from None
-        parts.append(part[: total - start])
-    return parts
+        shape = part.shape[1:]
+        yield part[: total - start]

@@ -136,6 +136,38 @@ def several(default: tuple | None, kind: type, interval: str, size: str, note: s
     return _field(default, object if or_one else tuple, note, words, accepts, convert, ast.literal_eval)
 
 
+def numbers(note: str) -> Any:
+    """Whole numbers and ranges of them, which `ranges` reads; None by default."""
+
+    def accepts(value: Any) -> bool:
+        try:
+            return bool(ranges(value))
+        except (ValueError, AttributeError):
+            return False
+
+    allowed = "rising whole numbers below 2^31 and ranges such as 7 or 3,17 or 100:200 (200 is not in it)"
+    return _field(None, str, note, allowed, accepts, str, str)
+
+
+def ranges(words: str) -> list[tuple[int, int]]:
+    """Returns the first number, and the number after the last, of each part of "3,17,100:200".
+
+    Raises:
+      ValueError: for another text, and for numbers that do not rise or are 2^31 or more.
+    """
+    found: list[tuple[int, int]] = []
+    for part in words.split(","):
+        first, colon, stop = (word.strip() for word in part.partition(":"))
+        if not all(word.isascii() and word.isdecimal() and len(word) <= 10 for word in (first, stop or first)):
+            raise ValueError(f"{part!r} is no number and no range")
+        found.append((int(first), int(stop) if colon else int(first) + 1))
+    ends = [number for pair in found for number in pair]
+    rises = all(a < b for a, b in found) and ends == sorted(ends)
+    if not rises or ends[-1] > 2**31:
+        raise ValueError(f"{words!r} does not rise")
+    return found
+
+
 def tree(note: str) -> Any:
     """An object of JSON, which has a schema of its own."""
     key = Key(dict, note, "an object", lambda v: isinstance(v, dict), False, dict, json.loads)

@@ -183,14 +183,18 @@ def move(source: Path, target: Path) -> None:
 def empty(folder: Path) -> None:
     """Deletes the content of `folder`, if it exists; links are deleted, but not their targets."""
     for name in names(folder):
-        path = folder / name
-        with _bucket_errors(path):
-            if not path.is_dir() or (is_local(path) and os.path.islink(path)):
-                path.unlink()
-            elif is_local(path):
-                shutil.rmtree(path)
-            else:
-                epath.Path(path).rmtree()
+        remove(folder / name)
+
+
+def remove(path: Path) -> None:
+    """Deletes a file, a link, or a folder with its content."""
+    with _bucket_errors(path):
+        if not path.is_dir() or (is_local(path) and os.path.islink(path)):
+            path.unlink()
+        elif is_local(path):
+            shutil.rmtree(path)
+        else:
+            epath.Path(path).rmtree()
 
 
 class Lines:

@@ -13,7 +13,7 @@ from training.small import sample_settings
 from hold_jax import kernels, likelihood, losses, samplers, sde
 from hold_jax.evaluation.classifier import Classifier
 from hold_jax.evaluation.inception_network import Inception
-from hold_jax.loops.generate import make_draw
+from hold_jax.loops.draw import make_draw
 from hold_jax.model import Model
 from hold_jax.nn import NCSNpp
 from hold_jax.parameterization import gaussian, log_noise

@@ -16,8 +16,8 @@ import configs
 from hold_jax import kernels, likelihood, losses, parameterization, samplers, sde
 from hold_jax.app import build
 from hold_jax.app import config as base
+from hold_jax.loops.draw import SampleSettings
 from hold_jax.loops.evaluate import EvalSettings
-from hold_jax.loops.generate import SampleSettings
 from hold_jax.loops.likelihood import LikelihoodSettings
 from hold_jax.loops.train import TrainSettings
 from hold_jax.nn import MLP, NCSNpp, embeddings

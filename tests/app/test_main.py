@@ -85,11 +85,11 @@ def test_train_sample_eval_and_train_again(tmp_path):
     files = [".lock", "config.json", "loss.png", "metrics.jsonl", "parameters.txt", "results.jsonl"]
     folders = ["checkpoints", "eval", "grids", "samples", "stats", "tensorboard"]
     assert sorted(p.name for p in run.iterdir()) == sorted(files + folders)
-    report = np.load(run / "samples" / "step_20" / "samples.npz")["x"]
+    report = np.load(run / "samples" / "step_20_strang4" / "samples.npz")["x"]
 
     drawn = command(*tiny("sample", "run"), cwd=tmp_path, cache=cache)
     assert drawn.returncode == 0, drawn.stderr
-    np.testing.assert_array_equal(np.load(run / "samples" / "step_20" / "samples.npz")["x"], report)
+    np.testing.assert_array_equal(np.load(run / "samples" / "step_20_strang4" / "samples.npz")["x"], report)
 
     before = small.contents(run / "checkpoints")
     scored = command(*tiny("eval", "run", eval__likelihood=True), cwd=tmp_path, cache=cache)

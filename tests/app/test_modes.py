@@ -81,21 +81,21 @@ def test_training_ends_with_a_report(trained):
     files = [".lock", "config.json", "loss.png", "metrics.jsonl", "parameters.txt", "results.jsonl"]
     folders = [FOLDER, "eval", "grids", "samples", "stats", "tensorboard"]
     assert sorted(p.name for p in trained.iterdir()) == sorted(files + folders)
-    folder = trained / "samples" / "step_10"
-    assert sorted(p.name for p in folder.iterdir()) == ["film.gif", "grid.png", "samples.npz"]
+    folder = trained / "samples" / "step_10_strang4"
+    assert sorted(p.name for p in folder.iterdir()) == ["film.gif", "grid.png", "samples.npz", "sampling.json"]
     assert results(trained)[0]["step"] == 10
     # The grid drawn in training, at its last step, is of the samples in the report: one draw, one compilation.
     assert np.load(folder / "samples.npz")["x"].shape == (16, 2)
 
 
 def test_sampling_and_evaluating_later_give_the_report_again(trained, capsys):
-    report = np.load(trained / "samples" / "step_10" / "samples.npz")["x"]
+    report = np.load(trained / "samples" / "step_10_strang4" / "samples.npz")["x"]
     run_sample(config_of(), str(trained))
-    np.testing.assert_array_equal(np.load(trained / "samples" / "step_10" / "samples.npz")["x"], report)
+    np.testing.assert_array_equal(np.load(trained / "samples" / "step_10_strang4" / "samples.npz")["x"], report)
     run_eval(config_of(), str(trained))
     assert results(trained)[-1] == results(trained)[0]
     printed = capsys.readouterr()
-    assert f"samples: {trained}/samples/step_10" in printed.err
+    assert f"samples: {trained}/samples/step_10_strang4" in printed.err
     assert "test_loss " in printed.out and "sliced_wasserstein_floor " in printed.out
 
 
@@ -108,7 +108,7 @@ def test_a_figure_is_printed_with_its_error_or_its_interval(capsys):
 
 def test_an_older_checkpoint_is_drawn_by_its_step(trained):
     run_sample(config_of(sampling__checkpoint=5, sampling__frames=0), str(trained))
-    assert (trained / "samples" / "step_5" / "samples.npz").exists()
+    assert (trained / "samples" / "step_5_strang4" / "samples.npz").exists()
 
 
 @pytest.fixture
@@ -197,7 +197,8 @@ def test_classes_are_learned_with_and_without_labels_and_drawn_with_guidance(tmp
     drawn = []
     for scale in (None, 4.0):
         run_sample(config_of(**classes, sampling__label=3, sampling__guidance=scale), str(tmp_path))
-        drawn.append(np.load(tmp_path / "samples" / "step_10" / "samples.npz")["x"])
+        name = "step_10_strang4_label3" + ("" if scale is None else "_guidance4")
+        drawn.append(np.load(tmp_path / "samples" / name / "samples.npz")["x"])
     assert np.abs(drawn[1] - drawn[0]).max() > 1e-4
     with pytest.raises(UserError, match=r"model.label_dropout = 0.5 there, 0.2 here"):
         run_sample(config_of(**classes | dict(model__label_dropout=0.2)), str(tmp_path))
@@ -433,7 +434,7 @@ def test_a_run_keeps_what_it_measured_of_its_data(tmp_path):
     (tmp_path / "points.npz").unlink()
     # Sampling needs the record alone. The untrained network's samples are about zero in the model's range.
     run_sample(config, str(folder))
-    drawn = np.load(folder / "samples" / "step_2" / "samples.npz")["x"]
+    drawn = np.load(folder / "samples" / "step_2_strang4" / "samples.npz")["x"]
     assert np.abs((drawn.mean(axis=0) - (1000, -3)) / (50, 0.1)).max() < 10
     other = Given("test", config.values | {"model.standardize": False})
     with pytest.raises(UserError, match=r"model\.standardize = None there, False here"):

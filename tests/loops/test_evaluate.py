@@ -20,9 +20,10 @@ from hold_jax.evaluation.figures import compute
 from hold_jax.evaluation.pixels import pixels
 from hold_jax.evaluation.reference import Reference
 from hold_jax.loops import evaluate as evaluation
+from hold_jax.loops import generate as sampling
 from hold_jax.loops import likelihood as nll
+from hold_jax.loops.draw import Drawn, draw_blocks, draw_many
 from hold_jax.loops.evaluate import EvalSettings, Evaluator
-from hold_jax.loops.generate import draw_blocks, draw_many
 from hold_jax.loops.likelihood import LikelihoodSettings
 from hold_jax.metrics.frechet import frechet_distance, moments
 from hold_jax.metrics.sliced_wasserstein import sliced_wasserstein
@@ -162,7 +163,18 @@ def test_figures_are_those_of_the_samples(params, straight):
 def test_one_line_a_time(params, tmp_path):
     results = [score(params, tmp_path, step=step, num_samples=num) for step, num in ((1, None), (2, 8), (3, 0))]
     lines = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    made_by = [line.pop("made_by") for line in lines]
     assert lines == results
+    assert [(made["step"], made.get("steps"), made.get("calls")) for made in made_by] == [
+        (1, 4, 5),
+        (2, 4, 5),
+        (3, None, None),
+    ]
+    assert len({made["checkpoint"] for made in made_by}) == 1 and made_by[2].keys() == {
+        "step",
+        "checkpoint",
+        "versions",
+    }
     assert [line["step"] for line in lines] == [1, 2, 3]
     assert [line.get("num_samples") for line in lines] == [20, 8, None]
     assert lines[2].keys() == {"step", "test_loss", "test_loss_error"}
@@ -199,7 +211,8 @@ def test_figures_that_are_not_finite_are_strict_json(params, tmp_path):
 
     score(params, tmp_path, loss=loss, num_samples=0)
     (line,) = (tmp_path / "results.jsonl").read_text().splitlines()
-    assert json.loads(line, parse_constant=reject) == {"step": 1, "test_loss": "NaN", "test_loss_error": "NaN"}
+    found = json.loads(line, parse_constant=reject)
+    assert found.pop("made_by") and found == {"step": 1, "test_loss": "NaN", "test_loss_error": "NaN"}
     assert np.isnan(read_jsonl(tmp_path / "results.jsonl")[0]["test_loss"])
 
 
@@ -210,7 +223,7 @@ def test_killed_while_it_samples_it_goes_on_and_comes_to_the_same(params, straig
 
     def watched(*args, **options):
         for block in draw_blocks(*args, **options):
-            drawn.append(len(block[0]))
+            drawn.append(len(block.x))
             yield block
 
     def dying(*args, **options):
@@ -221,11 +234,11 @@ def test_killed_while_it_samples_it_goes_on_and_comes_to_the_same(params, straig
 
     loss = {name: straight[0][name] for name in ("test_loss", "test_loss_error")}
     monkeypatch.setattr(evaluation, "test_loss", lambda *args: loss)
-    monkeypatch.setattr(evaluation, "draw_blocks", dying)
+    monkeypatch.setattr(sampling, "draw_blocks", dying)
     with pytest.raises(KeyboardInterrupt):
         score(params, tmp_path)
     assert not (tmp_path / "results.jsonl").exists()
-    monkeypatch.setattr(evaluation, "draw_blocks", watched)
+    monkeypatch.setattr(sampling, "draw_blocks", watched)
     assert timeless(score(params, tmp_path)) == straight[0]
     assert drawn == [8, 8, 4][blocks:]
     for folder in ("eval", "stats"):
@@ -270,19 +283,18 @@ def drawn(monkeypatch):
     """What was drawn, as (start, stop); in place of the sampler are numbers that tell the sample's."""
     found = []
 
-    def blocks(model, params, settings, devices, *, start, stop):
-        found.append((start, stop))
-        for first in range(start, stop, settings.batch_size):
-            i = np.arange(first, min(first + settings.batch_size, stop), dtype=np.float32)
-            yield np.stack([i, -i], axis=1), None
+    def blocks(model, params, settings, devices, index):
+        found.append((int(index[0]), int(index[-1]) + 1))
+        for i in np.split(index.astype(np.float32), range(settings.batch_size, len(index), settings.batch_size)):
+            yield Drawn(np.stack([i, -i], axis=1), None, np.int32(5))
 
-    monkeypatch.setattr(evaluation, "draw_blocks", blocks)
+    monkeypatch.setattr(sampling, "draw_blocks", blocks)
     return found
 
 
 def rows_of(folder, *, model=MODEL, weights="w", num=20, **changes):
     settings = small.sample_settings(**changes)
-    return evaluation.sample_rows(model, None, settings, EIGHT, folder, weights, num=num)
+    return evaluation.sample_rows(model, None, settings, EIGHT, folder, weights, num=num, step=1)[0]
 
 
 def in_turn(num):
@@ -330,13 +342,13 @@ SAME = {
 def test_samples_that_would_be_the_same_are_kept(tmp_path, drawn, changes):
     np.testing.assert_array_equal(rows_of(tmp_path), in_turn(20))
     np.testing.assert_array_equal(rows_of(tmp_path, **changes), in_turn(20))
-    assert drawn == [(0, 20), (20, 20)]
+    assert drawn == [(0, 20)]
 
 
 def test_more_samples_go_on_and_fewer_are_the_first(tmp_path, drawn):
-    for num, batch_size, want in ((10, 8, (0, 10)), (30, 16, (10, 30)), (5, 8, (5, 5)), (31, 8, (30, 31))):
+    for num, batch_size in ((10, 8), (30, 16), (5, 8), (31, 8)):
         np.testing.assert_array_equal(rows_of(tmp_path, num=num, batch_size=batch_size), in_turn(num))
-        assert drawn[-1] == want
+    assert drawn == [(0, 10), (10, 30), (30, 31)]
 
 
 def test_the_least_change_of_a_weight_is_another_model(params, tmp_path, drawn, no_loss):
@@ -344,7 +356,7 @@ def test_the_least_change_of_a_weight_is_another_model(params, tmp_path, drawn, 
     leaves[-1].flat[0] = np.nextafter(leaves[-1].flat[0], np.float32(9))
     for weights in (params, jax.tree.unflatten(tree, leaves), params):
         score(weights, tmp_path)
-    assert drawn == [(0, 20), (0, 20), (20, 20)]
+    assert drawn == [(0, 20), (0, 20)]
 
 
 def test_how_far_it_is_is_told(tmp_path, drawn, capsys):
@@ -439,7 +451,7 @@ def test_statistics_of_a_file_give_the_figures_of_the_data_and_these_are_not_rea
 
 
 def test_statistics_that_do_not_fit_are_refused_before_anything_is_computed(params, stats, tmp_path, monkeypatch):
-    for module, name in ((evaluation, "draw_blocks"), (evaluation, "test_loss"), (nll, "evaluate_likelihood")):
+    for module, name in ((sampling, "draw_blocks"), (evaluation, "test_loss"), (nll, "evaluate_likelihood")):
         monkeypatch.setattr(module, name, never)
     common = dict(model=PICTURES, load_train=never)
     cases = [
@@ -521,7 +533,7 @@ def test_bad_settings_are_named(changes, message):
 
 
 def test_a_batch_that_does_not_divide_is_refused_first(params, tmp_path, monkeypatch):
-    for module, name in ((evaluation, "draw_blocks"), (evaluation, "test_loss"), (nll, "evaluate_likelihood")):
+    for module, name in ((sampling, "draw_blocks"), (evaluation, "test_loss"), (nll, "evaluate_likelihood")):
         monkeypatch.setattr(module, name, never)
     with pytest.raises(UserError, match=r"`eval.batch_size` is 10; .* the nearest are 8 and 16"):
         score(params, tmp_path, batch_size=10)
@@ -541,7 +553,7 @@ UNTRACEABLE = {
 
 @pytest.mark.parametrize(("changes", "message"), UNTRACEABLE.values(), ids=UNTRACEABLE)
 def test_what_cannot_work_is_found_before_anything_is_computed(tmp_path, monkeypatch, changes, message):
-    for module, name in ((evaluation, "draw_blocks"), (evaluation, "test_loss"), (nll, "evaluate_likelihood")):
+    for module, name in ((sampling, "draw_blocks"), (evaluation, "test_loss"), (nll, "evaluate_likelihood")):
         monkeypatch.setattr(module, name, never)
     with pytest.raises(UserError, match=message):
         score(None, tmp_path, **changes)

@@ -1,5 +1,8 @@
 import dataclasses
 import functools
+import json
+import re
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -9,9 +12,13 @@ import pytest
 from training import small
 from training.small import quick_compilation  # noqa: F401
 
+from hold_jax import samplers
 from hold_jax.data import Statistics
 from hold_jax.errors import UserError
-from hold_jax.loops.generate import draw_blocks, draw_labels, draw_many, film_frames, generate, make_draw, picture
+from hold_jax.loops import generate as generate_module
+from hold_jax.loops import origin
+from hold_jax.loops.draw import draw_blocks, draw_labels, draw_many, make_draw
+from hold_jax.loops.generate import film_frames, generate, picture
 
 POINTS, PICTURES, CLASSES = small.mlp(), small.unet(), small.mlp(num_classes=3)
 GUIDED = small.mlp(num_classes=3, label_dropout=0.1)
@@ -34,8 +41,8 @@ def draw(params, num=16, devices=EIGHT, **changes):
 def test_points_are_written(points, tmp_path):
     settings = small.sample_settings(num_samples=11, frames=2)
     folder = generate(POINTS, points, settings, tmp_path, step=30, reference=np.zeros((5, 2), np.float32))
-    assert folder == tmp_path / "samples" / "step_30"
-    assert sorted(p.name for p in folder.iterdir()) == ["film.gif", "grid.png", "samples.npz"]
+    assert folder == tmp_path / "samples" / "step_30_sampler4"
+    assert sorted(p.name for p in folder.iterdir()) == ["film.gif", "grid.png", "samples.npz", "sampling.json"]
     x = np.load(folder / "samples.npz")["x"]
     assert x.shape == (11, 2) and x.dtype == np.float32 and np.isfinite(x).all()
     np.testing.assert_allclose(x, draw(points, 11), atol=1e-5)
@@ -47,7 +54,7 @@ def test_pictures_are_written(tmp_path):
     params = params_of(PICTURES)
     settings = small.sample_settings(num_samples=11, frames=2, save_pngs=True)
     folder = generate(PICTURES, params, settings, tmp_path, step=0)
-    assert sorted(p.name for p in folder.iterdir()) == ["film.gif", "grid.png", "png", "samples.npz"]
+    assert sorted(p.name for p in folder.iterdir()) == ["film.gif", "grid.png", "png", "samples.npz", "sampling.json"]
     x = np.load(folder / "samples.npz")["x"]
     assert x.shape == (11, 8, 8, 1) and x.dtype == np.uint8 and x.min() < x.max()
     assert sorted(p.name for p in (folder / "png").iterdir()) == [f"{i:06d}.png" for i in range(11)]
@@ -58,7 +65,7 @@ def test_pictures_are_written(tmp_path):
 
 def test_no_film_and_no_pictures_unless_asked(points, tmp_path):
     folder = generate(POINTS, points, small.sample_settings(), tmp_path, step=0)
-    assert sorted(p.name for p in folder.iterdir()) == ["grid.png", "samples.npz"]
+    assert sorted(p.name for p in folder.iterdir()) == ["grid.png", "samples.npz", "sampling.json"]
 
 
 def test_vectors_of_one_number_are_drawn_as_histograms(tmp_path):
@@ -68,16 +75,109 @@ def test_vectors_of_one_number_are_drawn_as_histograms(tmp_path):
     assert len(frames) == 3 and len({frame.tobytes() for frame in frames}) == 3
 
 
-def test_a_draw_replaces_the_one_before_it_whole(points, tmp_path):
-    pictures = params_of(PICTURES)
-    of = functools.partial(generate, PICTURES, pictures, workdir=tmp_path, step=0)
-    folder = of(small.sample_settings(num_samples=9, frames=2, save_pngs=True))
-    (folder / "link").symlink_to(tmp_path)
-    of(small.sample_settings(num_samples=3, save_pngs=True, seed=1))
-    assert sorted(p.name for p in folder.rglob("*")) == [
-        "000000.png", "000001.png", "000002.png", "grid.png", "png", "samples.npz",
-    ]  # fmt: skip
-    assert tmp_path.is_dir()
+@pytest.fixture
+def batches(monkeypatch):
+    """The number of samples in each batch that was drawn; set `die` to stop before so many more."""
+    found = SimpleNamespace(sizes=[], die=None)
+
+    def watched(*args):
+        for i, block in enumerate(draw_blocks(*args)):
+            if i == found.die:
+                raise KeyboardInterrupt
+            found.sizes.append(len(block.x))
+            yield block
+
+    monkeypatch.setattr(generate_module, "draw_blocks", watched)
+    return found
+
+
+def test_samples_of_other_settings_are_kept_and_those_of_the_same_not_drawn_again(points, tmp_path, batches, capsys):
+    def of(**changes):
+        return generate(POINTS, points, small.sample_settings(**changes), tmp_path, step=3)
+
+    first = of(seed=0)
+    before = small.contents(first)
+    other = of(seed=1)
+    assert first.name == "step_3_sampler4" and re.fullmatch(r"step_3_sampler4_[0-9a-f]{6}", other.name)
+    assert batches.sizes == [8] * 4
+    assert of(seed=0) == first and of(seed=1) == other and batches.sizes == [8] * 4
+    assert small.contents(first) == before
+    assert f"these samples were drawn before, with the same settings: {first}" in capsys.readouterr().err
+    changed = jax.tree.map(lambda a: a + 1e-3, points)
+    assert generate(POINTS, changed, small.sample_settings(), tmp_path, step=3) not in (first, other)
+    assert len(list((tmp_path / "samples").iterdir())) == 3 and small.contents(first) == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "want"),
+    [
+        ({}, "step_1000_strang4"),
+        ({"label": 2, "guidance": 1.5, "num_steps": 20}, "step_1000_strang20_label2_guidance1.5"),
+        ({"label": 0, "guidance": -2.0}, "step_1000_strang4_label0_guidance-2"),
+    ],
+)
+def test_the_folder_says_which_samples(changes, want):
+    settings = small.sample_settings(name="strang", **changes)
+    assert origin.name_of(origin.of_samples(GUIDED, settings, EIGHT, step=1000, weights="w")) == want
+
+
+def test_the_record_has_what_made_the_samples(points, tmp_path):
+    settings = small.sample_settings(name="strang", seed=5, grid=functools.partial(samplers.GRIDS["karras"], rho=3.0))
+    found = json.loads((generate(POINTS, points, settings, tmp_path, step=3) / "sampling.json").read_text())
+    want = {
+        "step": 3, "sampler": {"name": "strang", "score_time": "midpoint"}, "grid": "karras(rho=3)", "steps": 4,
+        "calls": 5, "seed": 5, "label": None, "guidance": None, "classes": None, "denoise": True, "samples": "0:16",
+        "batch_size": 8, "devices": "8 x cpu", "dtype": "float32", "t_min": POINTS.sde.t_min, "frames": 0,
+        "checkpoint": origin.fingerprint(points), "versions": origin.versions(),
+    }  # fmt: skip
+    process = found.pop("process")
+    assert found == want
+    assert process["order"] == 2 and process["T"] == POINTS.sde.T and process["F"] == POINTS.sde.F.tolist()
+
+
+@pytest.mark.parametrize("blocks", [0, 1, 2])
+def test_a_draw_that_was_killed_goes_on_to_the_same_bits(points, tmp_path, batches, blocks):
+    settings = small.sample_settings(num_samples=20, frames=2)
+    straight = small.contents(generate(POINTS, points, settings, tmp_path / "straight", step=3))
+    batches.sizes.clear()
+    batches.die = blocks
+    with pytest.raises(KeyboardInterrupt):
+        generate(POINTS, points, settings, tmp_path / "killed", step=3)
+    assert not list((tmp_path / "killed").rglob("samples.npz"))
+    batches.die = None
+    found = small.contents(generate(POINTS, points, settings, tmp_path / "killed", step=3))
+    assert batches.sizes == [8, 8, 4] and found == straight
+
+
+def test_pictures_are_written_one_by_one_also_later_and_no_other_is_touched(tmp_path, batches):
+    params = params_of(PICTURES)
+    of = functools.partial(generate, PICTURES, params, workdir=tmp_path, step=0)
+    folder = of(small.sample_settings(num_samples=9))
+    assert not (folder / "png").exists()
+    (folder / "png").mkdir()
+    (folder / "png" / "000001.png").write_bytes(b"mine")
+    assert of(small.sample_settings(num_samples=9, save_pngs=True)) == folder and batches.sizes == [8, 1]
+    assert (folder / "png" / "000001.png").read_bytes() == b"mine"
+    x = np.load(folder / "samples.npz")["x"]
+    for i in (0, *range(2, 9)):
+        np.testing.assert_array_equal(np.asarray(PIL.Image.open(folder / "png" / f"{i:06d}.png")), x[i, ..., 0])
+
+
+def test_any_sample_is_drawn_again_alone_bitwise(points, tmp_path):
+    many = generate(POINTS, points, small.sample_settings(num_samples=20), tmp_path, step=3)
+    x = np.load(many / "samples.npz")["x"]
+    for indices, want in (("17", [17]), ("3,9:11,19", [3, 9, 10, 19]), ("5:20", range(5, 20))):
+        settings = small.sample_settings(indices=indices)
+        folder = generate(POINTS, points, settings, tmp_path, step=3)
+        np.testing.assert_array_equal(np.load(folder / "samples.npz")["x"], x[list(want)])
+
+
+def test_a_sample_of_an_adaptive_solver_is_drawn_again_with_its_batch(points):
+    """All of a batch share their steps, so a sample's bits depend on the others there."""
+    settings = small.sample_settings(sampler=samplers.ProbabilityFlow(), num_steps=1)
+    many = np.concatenate([b.x for b in draw_blocks(POINTS, points, settings, EIGHT, np.arange(16))])
+    (alone,) = (b.x for b in draw_blocks(POINTS, points, settings, EIGHT, np.array([11])))
+    np.testing.assert_array_equal(alone, many[11:12])
 
 
 def test_the_seed_fixes_the_samples_and_fewer_are_the_first_of_more(points):
@@ -115,25 +215,25 @@ def test_frames_lead_from_the_prior_to_the_samples(points):
 def test_a_sample_has_its_number_and_not_its_place(points):
     settings = small.sample_settings()
     many = draw(points, 20)
-    blocks = [x for x, _ in draw_blocks(POINTS, points, settings, EIGHT, start=0, stop=20)]
+    blocks = [block.x for block in draw_blocks(POINTS, points, settings, EIGHT, np.arange(20))]
     assert [len(x) for x in blocks] == [8, 8, 4]
     np.testing.assert_array_equal(np.concatenate(blocks), many)
     # The same program from another place on: the same bits.
-    blocks = [x for x, _ in draw_blocks(POINTS, points, settings, EIGHT, start=5, stop=16)]
-    assert [len(x) for x in blocks] == [8, 3]
+    blocks = [block.x for block in draw_blocks(POINTS, points, settings, EIGHT, np.arange(5, 16))]
+    assert [len(x) for x in blocks] == [3, 8]
     np.testing.assert_array_equal(np.concatenate(blocks), many[5:16])
-    turned, _ = make_draw(POINTS, settings, EIGHT)(points, np.arange(8, dtype=np.int32)[::-1] + 3)
+    turned, _, _ = make_draw(POINTS, settings, EIGHT)(points, np.arange(8, dtype=np.int32)[::-1] + 3)
     np.testing.assert_array_equal(turned, many[3:11][::-1])
     # Another batch is another program, which rounds differently.
     np.testing.assert_allclose(draw(points, 20, batch_size=16), many, atol=2e-6 * np.abs(many).max())
-    assert not list(draw_blocks(POINTS, points, settings, EIGHT, start=20, stop=20))
+    assert not list(draw_blocks(POINTS, points, settings, EIGHT, np.arange(0)))
 
 
 def test_a_sample_that_is_nan_stops_the_draw(points):
     settings = small.sample_settings()
     broken = jax.tree.map(lambda a: a * jnp.nan, points)
     with pytest.raises(UserError, match="NaN"):
-        next(draw_blocks(POINTS, broken, settings, EIGHT, start=0, stop=8))
+        next(draw_blocks(POINTS, broken, settings, EIGHT, np.arange(8)))
 
 
 def test_labels_are_all_in_turn_or_the_one_asked_for():

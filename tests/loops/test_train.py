@@ -15,7 +15,7 @@ from training.small import quick_compilation  # noqa: F401
 from hold_jax import data
 from hold_jax.data.dataset import array_dataset
 from hold_jax.errors import UserError
-from hold_jax.loops.generate import draw_many
+from hold_jax.loops.draw import draw_many
 from hold_jax.loops.train import Trainer
 from hold_jax.metrics.sliced_wasserstein import sliced_wasserstein
 from hold_jax.numerics import exact

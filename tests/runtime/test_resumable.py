@@ -212,6 +212,22 @@ def test_a_kill_costs_the_last_block_alone(tmp_path):
     assert_holds(PartialRows(folder, 20), ROWS)
 
 
+def test_rows_on_the_disk_alone_come_back_in_blocks_of_the_same_rows(tmp_path):
+    fill(tmp_path, until=8)
+    found = PartialRows(tmp_path, 20, in_memory=False)
+    assert (found.count, found.missing, found._parts) == (8, 12, None)
+    found.append(ROWS[8:13])
+    assert found._parts is None
+    blocks = list(found.blocks())
+    assert [len(block) for block in blocks] == [4, 4, 5]
+    np.testing.assert_array_equal(np.concatenate(blocks), ROWS[:13])
+    path = tmp_path / "000000004-000000008.npy"
+    path.write_bytes(path.read_bytes()[:-1])
+    again = PartialRows(tmp_path, 20, in_memory=False)  # what is damaged is found when it is read
+    with pytest.raises(UserError, match=f"^{path} cannot be read .*delete it, and its rows"):
+        list(again.blocks())
+
+
 def test_only_the_first_process_writes_and_all_hold_the_rows(tmp_path, monkeypatch):
     monkeypatch.setattr(jax, "process_index", lambda: 1)
     assert_holds(fill(tmp_path / "kept"), ROWS)

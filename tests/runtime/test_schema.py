@@ -132,3 +132,18 @@ def test_json_nested_too_deeply_is_one_reason():
         deep = [deep]
     with pytest.raises(UserError, match=r"`count` is (a deeply nested list|\[\[)"):
         schema.read(Outer, {"count": deep})
+
+
+@pytest.mark.parametrize(
+    ("words", "want"),
+    [("7", [(7, 8)]), ("3,17", [(3, 4), (17, 18)]), ("0:64", [(0, 64)]), (" 1, 2:4 ,9 ", [(1, 2), (2, 4), (9, 10)])],
+)
+def test_numbers_and_ranges(words, want):
+    assert schema.ranges(words) == want
+
+
+@pytest.mark.parametrize("words", ["", ",", "3,", "-1", "1.5", "5:5", "6:5", "3,3", "4,3", "0:5,4", "1:2:3", "²", "x",
+                                   "2147483648", "0:99999999999"])  # fmt: skip
+def test_what_is_no_rising_range_is_an_error(words):
+    with pytest.raises(ValueError):
+        schema.ranges(words)

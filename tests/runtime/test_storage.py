@@ -34,6 +34,7 @@ from hold_jax.evaluation import reference
 from hold_jax.evaluation.pixels import pixels
 from hold_jax.loops import generate as sampling
 from hold_jax.loops import train as training
+from hold_jax.loops.draw import Drawn
 from hold_jax.metrics.frechet import moments
 from hold_jax.runtime import log as logs
 from hold_jax.runtime import pictures, storage, workdir
@@ -424,21 +425,25 @@ def test_pictures(bucket, tmp_path):
 
 def test_samples(bucket, tmp_path, monkeypatch):
     x = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 1), np.uint8)
-    monkeypatch.setattr(sampling, "draw_many", lambda *args, num: (x, np.stack([x // 2, x])))
-    settings = small.sample_settings(save_pngs=True)
+    drawn = Drawn(x, np.stack([x // 2, x]), np.int32(5))
+    monkeypatch.setattr(sampling, "draw_blocks", lambda *args: iter([drawn]))
+    settings = small.sample_settings(save_pngs=True, num_samples=3)
     for folder in (bucket, tmp_path / "run"):
-        storage.write(folder / "samples" / "step_7" / "png" / "000009.png", b"of an earlier draw")
-        assert sampling.generate(None, None, settings, folder, step=7) == folder / "samples" / "step_7"
+        found = sampling.generate(small.unet(), {}, settings, folder, step=7)
+        assert found == folder / "samples" / "step_7_sampler4"
     assert objects() == small.contents(tmp_path / "run")
-    names = ["film.gif", "grid.png", "png/000000.png", "png/000001.png", "png/000002.png", "samples.npz"]
-    assert sorted(objects()) == [f"samples/step_7/{name}" for name in names]
+    pngs = ["png/000000.png", "png/000001.png", "png/000002.png"]
+    names = ["film.gif", "grid.png", *pngs, "samples.npz", "sampling.json"]
+    assert sorted(objects()) == [f"samples/step_7_sampler4/{name}" for name in names]
 
 
 @pytest.mark.slow
 def test_training_stopped_and_gone_on_with(bucket, tmp_path, monkeypatch):
     real, model = Checkpoints.open, small.mlp(hidden_layers=1)
     monkeypatch.setattr(Checkpoints, "open", lambda workdir, **options: real(tmp_path / workdir.name, **options))
-    monkeypatch.setattr(training, "make_draw", lambda *args: lambda params, index: (params["out"]["kernel"].T, None))
+    monkeypatch.setattr(
+        training, "make_draw", lambda *args: lambda params, index: Drawn(params["out"]["kernel"].T, None, 5)
+    )
 
     def train(folder, **changes):
         settings = small.train_settings(sample_every=20, **changes)

@@ -11,7 +11,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh
 
 from hold_jax import data, losses, sde
-from hold_jax.loops.generate import SampleSettings
+from hold_jax.loops.draw import SampleSettings
 from hold_jax.loops.train import TrainSettings
 from hold_jax.model import Model
 from hold_jax.nn import MLP, NCSNpp

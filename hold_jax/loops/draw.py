@@ -1,0 +1,226 @@
+"""Draws of samples from averaged parameters, batch by batch."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hold_jax import samplers
+from hold_jax.errors import UserError, require, require_choice
+from hold_jax.model import Model
+from hold_jax.numerics.random import class_of
+from hold_jax.runtime import schema
+from hold_jax.runtime.mesh import Devices
+
+CLASSES = ("data", "uniform")
+
+
+@dataclasses.dataclass(frozen=True)
+class SampleSettings:
+    """How samples are drawn.
+
+    Attributes:
+      sampler: a sampler of `hold_jax.samplers`, e.g. `samplers.Strang()`.
+      num_steps: number of steps of the time grid.
+      grid: a name in `samplers.GRIDS` or a function.
+      t_min: time at which sampling stops; None is the default of the SDE.
+      denoise: whether to finish with the denoiser, at the cost of one more network evaluation.
+      num_samples: number of samples to draw, from number 0 on, unless `indices` says which.
+      batch_size: number of samples drawn at once, over all devices.
+      frames: number of states kept for the film, a divisor of `num_steps`; 0 makes no film.
+      save_pngs: whether to also write one PNG file per sample (images only).
+      label: class of every sample (class-conditional models); None draws all classes.
+      classes: proportions of the classes if `label` is None, one of `CLASSES`. "data": those of the training data if
+        the model has its class counts; "uniform": the same number of each class that occurs in the training data.
+      guidance: scale of classifier-free guidance (models trained with label dropout). 0 is unconditional; 1 is
+        conditional sampling at twice its cost; None is conditional sampling without guidance.
+      seed: seed of the initial state and of the sampler's noise.
+      indices: which samples to draw, as `schema.ranges` reads them, such as "7", "3,17" or "100:200".
+      name: what the sampler is called in the names of folders.
+    """
+
+    sampler: samplers.Sampler
+    num_steps: int
+    grid: Any
+    t_min: float | None
+    denoise: bool
+    num_samples: int
+    batch_size: int
+    frames: int
+    save_pngs: bool
+    label: int | None
+    classes: str
+    guidance: float | None
+    seed: int
+    indices: str | None = None
+    name: str = "sampler"
+
+    def __post_init__(self):
+        require(self.num_samples >= 1, "sampling.num_samples", self.num_samples, "1 or more")
+        require(self.batch_size >= 1, "sampling.batch_size", self.batch_size, "1 or more")
+        require_choice("sampling.classes", self.classes, CLASSES)
+        finite = self.guidance is None or math.isfinite(self.guidance)
+        require(finite, "sampling.guidance", self.guidance, "a finite number, or None")
+
+    @property
+    def index(self) -> np.ndarray:
+        """The numbers of the samples to draw, rising, int32."""
+        if self.indices is None:
+            return np.arange(self.num_samples, dtype=np.int32)
+        return np.concatenate([np.arange(a, b, dtype=np.int32) for a, b in schema.ranges(self.indices)])
+
+
+class Drawn(NamedTuple):
+    """A batch of samples.
+
+    Attributes:
+      x: (b, *data_shape) samples.
+      frames: (frames + 1, B, *data_shape) states of the reverse process, or None.
+      calls: () int32 number of network evaluations for each sample.
+    """
+
+    x: jax.Array | np.ndarray
+    frames: jax.Array | np.ndarray | None
+    calls: jax.Array | np.ndarray
+
+
+DrawFn = Callable[[Any, jax.Array | np.ndarray], Drawn]
+"""draw(params, index (B,)) -> `Drawn` of B samples in the model's range."""
+
+
+@functools.lru_cache(maxsize=4)
+def make_draw(model: Model, settings: SampleSettings, devices: Devices) -> DrawFn:
+    """Returns a jitted function that draws one batch of samples, spread over the devices.
+
+    Sample i is a function of the settings, the parameters and i, not of the batch in which it is drawn
+    (`samplers.sample`). Its class is that of `draw_labels`. Results are cached by the arguments, so that sample grids,
+    report and evaluation of one run share one compilation.
+
+    Args:
+      model: the trained model.
+      settings: how to draw.
+      devices: devices over which the batch is spread.
+
+    Returns:
+      A function that takes the parameters and the numbers (B,) of the samples, with B = `settings.batch_size`. It
+      returns the samples and frames in the model's range.
+
+    Raises:
+      UserError: before compilation, if the grid, the model or the number of devices does not allow the settings.
+    """
+    devices.require_divides("sampling.batch_size", settings.batch_size)
+    classes = model.network.num_classes
+    known = settings.label is None or 0 <= settings.label < classes
+    allowed = f"a class, 0 to {classes - 1}, or None" if classes else "None for a model without classes"
+    require(known, "sampling.label", settings.label, allowed)
+    require(not settings.save_pngs or len(model.data_shape) == 3, "sampling.save_pngs", True, "False for vectors")
+    draw = functools.partial(
+        samplers.sample,
+        settings.sampler,
+        model.sde,
+        shape=(settings.batch_size, *model.data_shape),
+        num_steps=settings.num_steps,
+        grid=settings.grid,
+        t_min=settings.t_min,
+        denoise=settings.denoise,
+        frames=settings.frames,
+        sharding=devices.batch(),
+    )
+    # Tracing with a trivial network finds an invalid grid or guidance before hours of training, not after them.
+    try:
+        model.eps_fn(None, guidance=settings.guidance)
+        jax.eval_shape(lambda: draw(lambda u, t: u[..., -1:, :], key=jax.random.key(0)))
+    except UserError as error:
+        raise UserError(str(error).replace("`", "`sampling.", 1)) from None
+
+    @functools.partial(jax.jit, out_shardings=devices.replicated)
+    def compiled(params: Any, index: jax.Array) -> Any:
+        labels = draw_labels(model, settings, index)
+        eps_fn = model.eps_fn(params, labels=labels, guidance=settings.guidance)
+        out = draw(eps_fn, key=jax.random.key(settings.seed), index=index)
+        return Drawn(out.x, out.frames, out.nfe)
+
+    return compiled
+
+
+def draw_labels(model: Model, settings: SampleSettings, index: jax.Array) -> jax.Array:
+    """Returns the classes of samples.
+
+    Args:
+      model: the trained model.
+      settings: `label` and `classes` are used.
+      index: (B,) int32 numbers of the samples.
+
+    Returns:
+      (B,) int32; 0 for a model without classes.
+    """
+    classes = model.network.num_classes
+    if settings.label is not None or not classes:
+        return jnp.full_like(index, settings.label or 0)
+    counts = model.statistics.class_counts or (1,) * classes
+    if settings.classes == "data" and model.statistics.class_counts:
+        return class_of(index, counts)
+    return jnp.asarray(np.flatnonzero(counts), jnp.int32)[index % np.count_nonzero(counts)]
+
+
+def draw_blocks(
+    model: Model, params: Any, settings: SampleSettings, devices: Devices, index: np.ndarray
+) -> Iterator[Drawn]:
+    """Yields samples in order, in blocks of at most `settings.batch_size`.
+
+    Samples 0 to B - 1 are always computed together, then B to 2 B - 1 and so on, with B = `settings.batch_size`;
+    those that are not wanted are dropped. So the same sample has the same bits whichever others are wanted, also
+    where the samples of a batch share the steps of an adaptive solver.
+
+    Args:
+      model: the trained model.
+      params: averaged parameters.
+      settings: how to draw; `num_samples` and `indices` are not used.
+      devices: devices over which each batch is spread.
+      index: (N,) rising numbers of the wanted samples.
+
+    Yields:
+      Samples (b, *data_shape) with b <= `settings.batch_size`, and all frames of their batch, as uint8 images or
+      float32 vectors (`Model.to_data`).
+
+    Raises:
+      UserError: if a sample is NaN.
+    """
+    draw = make_draw(model, settings, devices)
+    size = settings.batch_size
+    for block in np.unique(index // size):
+        wanted = index[index // size == block] - block * size
+        x, film, calls = draw(params, (block * size + np.arange(size)).astype(np.int32))
+        x = np.asarray(x)[wanted]
+        if np.isnan(x).any():
+            raise UserError(samplers.UNFINISHED)
+        frames = None if film is None else np.asarray(model.to_data(film))
+        yield Drawn(np.asarray(model.to_data(x)), frames, np.asarray(calls))
+
+
+def draw_many(
+    model: Model, params: Any, settings: SampleSettings, devices: Devices, *, num: int
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Draws the first `num` samples.
+
+    Args:
+      model: the trained model.
+      params: averaged parameters.
+      settings: how to draw; `num_samples` and `indices` are not used.
+      devices: devices over which each batch is spread.
+      num: number of samples.
+
+    Returns:
+      Samples (num, *data_shape) and the frames of the first batch or None, as `draw_blocks` yields them.
+
+    Raises:
+      UserError: if a sample is NaN.
+    """
+    blocks = list(draw_blocks(model, params, settings, devices, np.arange(num)))
+    frames = blocks[0].frames
+    return np.concatenate([block.x for block in blocks]), None if frames is None else np.asarray(frames)
