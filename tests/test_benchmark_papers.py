@@ -33,6 +33,7 @@ def test_the_exact_law_is_the_oracles(name, m):
     assert gaussian.kl(m, sampler, times, std) == pytest.approx(float(want), rel=1e-5, abs=1e-12)
 
 
+@pytest.mark.slow
 def test_the_literal_reading_of_algorithm_1_is_its_law():
     # Data N(0, 1): Cov u = Phi diag(1, a, a) Phi' + Q + a Phi Phi' with a = alpha/L, and E[target u'] = (0, 0, L_nn).
     m, t, num = sde.hold(T=1.0, **swissroll_told.CHAIN), 0.4, 400_000

@@ -23,6 +23,7 @@ def untrained(data, order, kind):
     return errors(model, model.init(jax.random.key(0)), data, repeats=2)
 
 
+@pytest.mark.slow
 def test_a_linear_denoiser_of_gaussian_data_has_one_and_every_order_sees_the_same_noise(data):
     # A network that puts out zero leaves the skip: the best denoiser of N(0, 0.5^2), in both parameterizations.
     first = untrained(data, 1, parameterization.sufficient)
@@ -34,6 +35,7 @@ def test_a_linear_denoiser_of_gaussian_data_has_one_and_every_order_sees_the_sam
     assert np.mean(np.abs(third - first)) < 1e-3 * first.mean()
 
 
+@pytest.mark.slow
 def test_the_noises_follow_their_law():
     log_sigma = np.log(noises(4, 500))
     assert log_sigma.shape == (4, 500)

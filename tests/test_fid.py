@@ -66,6 +66,7 @@ def test_folders_samples_statistics_and_sources_give_one_distance(tmp_path, caps
     assert list(found) == ["frechet_raw"] and abs(found["frechet_raw"]) < 1e-6
 
 
+@pytest.mark.slow
 def test_the_cache_knows_pictures_by_their_content(tmp_path, capsys):
     a, b, cache = folder(tmp_path / "a", X), folder(tmp_path / "b", Y), tmp_path / "cache"
     first, _ = run(capsys, a, b, f"--cache={cache}")

@@ -6,13 +6,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from reference import oracle
+from tiers import slow_except
 from training.small import quick_compilation  # noqa: F401
 
 from hold_jax import guidance, kernels, samplers, sde
 from hold_jax.errors import UserError
 
 MODELS = {f"hold{n}": sde.hold(order=n) for n in range(1, 5)} | {"psld": sde.psld()}
-every_model = pytest.mark.parametrize("m", MODELS.values(), ids=MODELS)
+every_model = pytest.mark.parametrize("m", slow_except(("hold1", "hold3"), MODELS))
 NUM = 20_000
 SIGMAS = (0.02, 0.3, 2.0, 40.0)
 
@@ -132,6 +133,7 @@ def test_the_classifier_s_scale_multiplies_what_it_adds(scale):
             np.testing.assert_array_equal(guided(u, jnp.float32(t)), eps_fn(u, jnp.float32(t)))
 
 
+@pytest.mark.slow
 def test_each_example_has_the_time_it_is_given():
     m, x, num = MODELS["hold2"], MIXTURE.sample(np.random.default_rng(4), len(SIGMAS)), len(SIGMAS)
     u = np.concatenate([states(m, x[i : i + 1], t) for i, t in enumerate(times(m))])
@@ -155,7 +157,7 @@ def mixture_denoiser(y, sigma):
     return jnp.sum(posterior * (means + shrink * (y[:, None] - means)), axis=1)
 
 
-@pytest.mark.parametrize("order", [1, 2, 3])
+@pytest.mark.parametrize("order", slow_except((3,), {n: n for n in (1, 2, 3)}))
 def test_samples_at_scale_one_have_the_law_of_the_class(order):
     # A class of one component, by either guidance: its mean and its deviation, within what 20,000 samples say.
     m, k = MODELS[f"hold{order}"], 4
@@ -242,7 +244,7 @@ def test_what_is_known_follows_its_bridge_exactly(m):
         assert_law(u[..., 0], phi[:, 0] * KNOWN, chol @ chol.T)
 
 
-@pytest.mark.parametrize("name", ["ancestral", "lie_trotter", "unipc"])
+@pytest.mark.parametrize("name", slow_except(("ancestral",), {n: n for n in ("ancestral", "lie_trotter", "unipc")}))
 def test_what_is_known_comes_back(name):
     m = MODELS["hold3"]
     _, chol = oracle.marginal(m, float(oracle.integral(m, m.t_min)), digits=False)
@@ -323,6 +325,7 @@ def test_the_mean_of_the_channels_is_the_gray_and_the_rest_is_the_denoiser_s(nam
         assert np.abs(after - before).max() > 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ancestral", "unipc"])
 def test_samples_have_the_gray_and_the_colors_they_would_have_had(name):
     # Independent channels of one law: gray and colors are independent, so that colorize moves the gray alone.

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from reference import oracle
+from tiers import slow_except
 
 from hold_jax import kernels, sde
 
@@ -18,7 +19,7 @@ MODELS = {
     "vp": sde.vp(),
     "ve": sde.ve(),
 }
-every_model = pytest.mark.parametrize("m", MODELS.values(), ids=MODELS)
+every_model = pytest.mark.parametrize("m", slow_except(("hold3", "own", "psld", "vp"), MODELS))
 PROCESS = slice(13, 26)  # of `times`
 
 

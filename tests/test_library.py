@@ -11,6 +11,7 @@ from test_pretrained import run
 
 from hold_jax import kernels
 
+pytestmark = pytest.mark.slow
 TEXT = (Path(__file__).parents[1] / "docs" / "library.md").read_text()
 
 

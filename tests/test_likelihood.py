@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiers import slow_except
 
 from hold_jax import kernels, likelihood, sde
 from hold_jax.errors import UserError
@@ -17,7 +18,7 @@ ORDERS = (1, 2, 3, 4)
 STD = 0.5
 KEY = jax.random.key(0)
 X = STD * jax.random.normal(jax.random.key(1), (512, 4))
-every_order = pytest.mark.parametrize("n", ORDERS)
+every_order = pytest.mark.parametrize("n", slow_except((1, 3), {n: n for n in ORDERS}))
 BITS = math.log(2)
 
 
@@ -86,6 +87,7 @@ def test_gaussian_data_have_the_density_of_the_model(n):
     assert 20 < int(out.nfe) < 300
 
 
+@pytest.mark.slow
 def test_the_gap_of_the_bound_is_its_divergence():
     """Stopped at T = 0.6 the process is far from its prior; the model is then another, and its rest tells of y."""
     n, m = 3, hold(3, 0.6)
@@ -148,6 +150,7 @@ def test_a_mixture_has_its_density():
     assert abs(np.mean(out.bpd - exactly)) < 1e-3
 
 
+@pytest.mark.slow
 def test_probes_estimate_the_trace():
     """One coordinate tells of the other, so that a probe is not exact; the mean over many is."""
     m = hold(1)
@@ -187,6 +190,7 @@ def test_a_lattice_costs_its_spacing():
     assert np.abs(found - expected).max() < 0.1
 
 
+@pytest.mark.slow
 def test_importance_weights_tighten_the_bound():
     """By the divergence of one draw of the rest, 0.1 bits here, most of which sixteen draws take away."""
     m = hold(3, 0.6)
@@ -197,6 +201,7 @@ def test_importance_weights_tighten_the_bound():
     assert 0 < tight < 0.6 * mean
 
 
+@pytest.mark.slow
 def test_an_example_has_its_value_in_every_batch():
     m = hold(2, 1.0)
     index = np.arange(512, dtype=np.int32)

@@ -105,6 +105,7 @@ def test_a_network_of_one_process_is_not_sampled_by_another(tmp_path):
         model.with_sde(sde.hold(2))
 
 
+@pytest.mark.slow
 def test_bits_per_dim_are_of_the_density_in_data_units(model):
     x = np.array([[5.0, -3.0], [6.0, 1.0]], np.float32)
     z = (x - np.array(MEAN)) / np.array(STD) * model.config.model.sigma_data
@@ -117,6 +118,7 @@ def test_bits_per_dim_are_of_the_density_in_data_units(model):
     assert not found.is_bound
 
 
+@pytest.mark.slow
 def test_latents_lead_back(model):
     # A network that is zero is the exact denoiser of Gaussian data.
     model = dataclasses.replace(model, params=jax.tree.map(jnp.zeros_like, model.params))

@@ -158,6 +158,7 @@ def test_baselines_are_the_published_processes(name):
     assert build.model(typed(config), *SHAPES[name]).network == build.model(typed(load(name)), *SHAPES[name]).network
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["cifar10_cld", "cifar10_hold4", "cifar10_psld"])
 def test_baselines_are_finite_at_their_least_times(name):
     config = load(name)

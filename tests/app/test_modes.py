@@ -154,6 +154,7 @@ def test_statistics_made_before_give_the_same_figures(copied, tmp_path, capsys):
         run_eval(other, str(copied))
 
 
+@pytest.mark.slow
 def test_a_classifier_is_trained_once_for_a_run(copied, monkeypatch):
     monkeypatch.setattr(classifier, "STEPS", 5)
     config = config_of(eval__features="classifier,pixels")
@@ -414,6 +415,7 @@ def test_where_compiled_programs_are_kept(tmp_path, monkeypatch, where, backend,
     assert found == (after if after in (None, "mine") else str(tmp_path / after))
 
 
+@pytest.mark.slow
 def test_a_run_keeps_what_it_measured_of_its_data(tmp_path):
     """Points at 1,000 with deviations 50 and 0.1, the second class three times as frequent as the first."""
     rng = np.random.default_rng(0)

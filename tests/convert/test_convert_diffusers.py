@@ -68,6 +68,7 @@ def denoised(model, params, y, sigma):
     return np.asarray(jax.jit(of)(params, y.astype(np.float32), rest, sigma.astype(np.float32)), np.float64)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SMALL)
 def test_a_network_of_diffusers_is_a_denoiser_at_order_three(tmp_path, name):
     spec, x = SMALL[name], inputs(SMALL[name]).astype(np.float64)
@@ -87,6 +88,7 @@ def test_a_network_of_diffusers_is_a_denoiser_at_order_three(tmp_path, name):
     np.testing.assert_allclose(outputs_kept(got), want, atol=5e-4)
 
 
+@pytest.mark.slow
 def test_a_folder_of_2022_becomes_a_run(tmp_path, capsys):
     new, old = save(tmp_path / "new", "ddpm"), save(tmp_path / "old", "ddpm", old=True)
     folder = tmp_path / "run"

@@ -57,6 +57,7 @@ def images(value):
 
 
 # Each gives what its authors' network put out, from D at order three: y, sigma -> D -> output.
+@pytest.mark.slow
 def test_score_sde_vp_is_a_denoiser_at_order_three():
     t = np.array(RECORD["vp"]["cond"])
     rate = 0.1 * t + 9.95 * t**2  # int_0^t of beta from 0.1 to 20

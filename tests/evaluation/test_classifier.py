@@ -122,6 +122,7 @@ def test_a_damaged_file_is_named_and_kept(digits, tmp_path, untrainable, damage)
     assert path.read_bytes() == damage(whole)
 
 
+@pytest.mark.slow
 def test_the_file_of_other_data_is_replaced(digits, tmp_path, monkeypatch):
     """Of another shape, of other classes, of other pictures under the same name, of no digest, of no classifier."""
     monkeypatch.setattr(module, "STEPS", 2)

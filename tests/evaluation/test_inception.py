@@ -8,6 +8,8 @@ from hold_jax.errors import UserError
 from hold_jax.evaluation.inception import inception
 from hold_jax.evaluation.inception_weights import from_state_dict, save_npz
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def network(tmp_path_factory):

@@ -259,6 +259,7 @@ def test_one_device_and_another_batch_size_give_the_figures(params, straight, tm
         assert found[name] == pytest.approx(value, rel=1e-4), name
 
 
+@pytest.mark.slow
 def test_pictures_are_the_same_bytes_on_one_device_and_eight_in_any_batch(tmp_path, no_loss, monkeypatch):
     params = jax.jit(PICTURES.init)(jax.random.key(0))
     common = dict(model=PICTURES, test=HELD_OUT, train=DIGITS, num_samples=20, neighbors=3)

@@ -45,6 +45,7 @@ def run(folder, params, *, model=MODEL, test=TEST, num=20, devices=EIGHT, tick=l
     return nll.evaluate_likelihood(model, params, test, settings, devices, rows, tick=tick), rows.array()
 
 
+@pytest.mark.slow
 def test_each_example_has_what_a_direct_call_gives_it(params, tmp_path):
     _, rows = run(tmp_path, params)
 

@@ -128,6 +128,7 @@ def test_a_run_that_was_killed_goes_on_from_its_last_checkpoint_bitwise(straight
     assert [line for line in lines(tmp_path) if line["step"] > 10] == [x for x in lines(workdir) if x["step"] > 10]
 
 
+@pytest.mark.slow
 def test_bfloat16_goes_on_bitwise(tmp_path):
     model = small.mlp(dtype=jnp.bfloat16)
     options = dict(model=model, num_steps=6, checkpoint_every=3, log_every=3)
@@ -137,6 +138,7 @@ def test_bfloat16_goes_on_bitwise(tmp_path):
     assert lines(tmp_path / "parts") == lines(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_goes_on_with_another_number_of_devices(straight, tmp_path, monkeypatch):
     run(tmp_path, num_steps=10)
     monkeypatch.setattr(Devices, "all", classmethod(lambda cls: small.devices(1)))
@@ -233,6 +235,7 @@ def test_told_to_stop_it_writes_a_checkpoint_and_the_same_call_goes_on_bitwise(s
     ]
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(straight, tmp_path, capsys):
     _, whole, _ = straight
     run(tmp_path, num_steps=10)

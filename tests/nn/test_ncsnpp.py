@@ -43,7 +43,7 @@ def test_parameter_counts_on_cifar10():
     "options",
     [
         {"attention_resolutions": (2,)},
-        {"progressive": "output_skip", "progressive_input": "input_skip"},
+        pytest.param({"progressive": "output_skip", "progressive_input": "input_skip"}, marks=pytest.mark.slow),
         {
             "fir": False,
             "progressive": "residual",
@@ -53,8 +53,19 @@ def test_parameter_counts_on_cifar10():
             "num_classes": 3,
             "skip_rescale": False,
         },
-        {"resblock_type": "ddpm", "progressive": "residual", "progressive_input": "none"},
-        {"resblock_type": "ddpm", "fir": False, "resample_with_conv": False, "num_classes": 3, "conditional": False},
+        pytest.param(
+            {"resblock_type": "ddpm", "progressive": "residual", "progressive_input": "none"}, marks=pytest.mark.slow
+        ),
+        pytest.param(
+            {
+                "resblock_type": "ddpm",
+                "fir": False,
+                "resample_with_conv": False,
+                "num_classes": 3,
+                "conditional": False,
+            },
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=lambda options: "-".join(str(value) for value in options.values()),
 )
@@ -99,6 +110,7 @@ def test_labels_matter_and_unconditional_ignores_the_noise_level(random_params):
     np.testing.assert_array_equal(other[1], out[1])
 
 
+@pytest.mark.slow
 def test_dropout_acts_in_training_only(plain):
     model, params = plain
 
@@ -112,6 +124,7 @@ def test_dropout_acts_in_training_only(plain):
     assert np.abs(run(True, 0) - run(False, 0)).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_remat_changes_neither_output_nor_gradient(random_params):
     model, again = (small(channel_multipliers=(1,), remat=remat) for remat in (False, True))
     params = random_params(model, X, T)
@@ -128,6 +141,7 @@ def test_remat_changes_neither_output_nor_gradient(random_params):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * value), grad_again, grad)
 
 
+@pytest.mark.slow
 def test_bfloat16_is_close_with_float32_parameters(random_params):
     full, half = small(progressive="output_skip"), small(progressive="output_skip", dtype=jnp.bfloat16)
     params = random_params(full, X, T)
@@ -165,6 +179,7 @@ def test_attention_goes_by_the_longer_side():
     assert attends(4, 8) == {"mid_attention"}
 
 
+@pytest.mark.slow
 def test_rectangular_image_equals_its_transpose_under_transposed_kernels(random_params):
     model = small()
     x = jnp.asarray(RNG.normal(size=(2, 4, 8, 3)), jnp.float32)

@@ -75,6 +75,7 @@ def test_methods_and_callable_objects_are_traced_at_each_call(outer):
     assert programs.run(outer, lambda x: x, np.array(2.0), X)[1] == 2  # settings that are not hashable
 
 
+@pytest.mark.slow
 def test_a_function_and_what_it_holds_are_freed(outer):
     class Params:
         def __init__(self):
@@ -90,6 +91,7 @@ def test_a_function_and_what_it_holds_are_freed(outer):
     assert alive() is None
 
 
+@pytest.mark.slow
 def test_the_number_of_programs_of_a_function_is_bounded(outer):
     inner = lambda x: x + 1  # noqa: E731
     for i in range(40):

@@ -131,6 +131,7 @@ def test_two_processes_are_one_also_after_the_death_of_one(tmp_path):
         np.testing.assert_allclose(got[name], values, rtol=0, atol=1e-4 * np.abs(values).max(), err_msg=name)
 
 
+@pytest.mark.slow
 def test_processes_with_different_flags_all_stop_and_name_them(tmp_path):
     other = ["--config.seed=1", "--config.model.width=32"]
     with processes(2, tmp_path / "run", tmp_path / "cache", [], other) as started:

@@ -82,6 +82,7 @@ def test_fixed_steps_are_the_grid_s():
     assert out.nfe == len(calls) == 4 + 1
 
 
+@pytest.mark.slow
 def test_data_come_back_from_their_latents_the_way_of_unipc_s_limit_and_sharded():
     # Mixture data in two dimensions at n = 2, the batch and its one sequence of steps spread over eight devices.
     m, sampler = hold(2), ProbabilityFlow(rtol=1e-5, atol=1e-5)
@@ -120,6 +121,7 @@ def test_an_end_that_is_not_reached_is_nan_and_an_error_where_it_can_be_one():
         sample(GaveUp(), m, network, **OPTIONS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"solver": "heun", "adaptive": False}])
 def test_the_program_is_exported_because_it_never_calls_the_host(options):
     # Encoding and sampling, with frames: every path through the solver's loop, either way in time.

@@ -69,6 +69,7 @@ def step():
     return step_in(jnp.bfloat16)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_no_product_depends_on_the_default_of_a_backend(dtype):
     # By default a TPU rounds float32 factors to bfloat16, and a GPU to TF32.

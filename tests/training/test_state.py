@@ -2,6 +2,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import pytest
 from training import small
 from training.small import quick_compilation  # noqa: F401
 
@@ -12,6 +13,7 @@ def start(seed=0, count=8):
     return small.devices(count).init(functools.partial(small.init_state, MODEL, OPTIMIZER, seed))
 
 
+@pytest.mark.slow
 def test_the_start_is_the_seed_s_and_the_same_on_any_devices():
     small.assert_bitwise(start(), start())
     small.assert_bitwise(start(count=1), start())

@@ -116,6 +116,7 @@ def test_ema_follows_its_formula(on_eight):
     assert small.largest_error(states[-1].ema, states[-1].params) > 1e-3
 
 
+@pytest.mark.slow
 def test_accumulation_is_the_mean_over_the_parts():
     devices, parts = small.devices(8), 4
     transformation = optax.sgd(1.0)
@@ -208,6 +209,7 @@ def test_labels_are_dropped_in_training_alone_and_anew_at_every_step():
         assert (values[True][0] != values[True][1]) == (rate > 0)
 
 
+@pytest.mark.slow
 def test_dropped_labels_do_not_depend_on_the_number_of_devices():
     model = CLASSES[0.5]
     params = jax.jit(model.init)(jax.random.key(0))
@@ -235,6 +237,7 @@ def test_step_composes_with_vmap_and_pmap():
     assert small.largest_error(jax.tree.map(lambda a: a[5], by_pmap), alone) < 2e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps_per_call", [1, 3])
 def test_a_step_that_is_not_finite_counts_and_changes_nothing_else(steps_per_call):
     good = batches(3)
