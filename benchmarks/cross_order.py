@@ -2,7 +2,7 @@
 
 python -m benchmarks.parameterizations --workdir=runs/parameterizations --orders 1 --parameterizations sufficient
 python -m benchmarks.cross_order --workdir=runs/parameterizations/sufficient_n1_log_normal_seed0 \
-  --output=docs/cross_order.json --plot=docs/cross_order.png
+  --output=docs/results/cross_order.json --plot=docs/results/cross_order.png
 
 What u_t says of the data is y = q0 + sigma_eff eps, whatever the order (docs/method.md, section 3): with the
 parameterization `sufficient` a network sees y and sigma_eff alone, so that the same parameters are a model of every

@@ -1,6 +1,6 @@
 """What training survives: SIGKILL at random moments, damaged checkpoints, a full disk.
 
-python -m benchmarks.faults [--kills 50] [--out docs/faults.json]
+python -m benchmarks.faults [--kills 50] [--out docs/results/faults.json]
 
 After each fault the same command is run again, and what it ends with is compared, bit by bit, with the parameters,
 optimizer, average and log of a run that nothing disturbed. The model is tiny, so that checkpoints (one every 250 steps)

@@ -1,7 +1,7 @@
 """What each parameterization and each order buys at equal cost: one network, one budget, one objective, every cell.
 
 python -m benchmarks.parameterizations --workdir=runs/parameterizations --seeds 0 1 \
-  --output=docs/parameterizations.json --plot=docs/parameterizations.png
+  --output=docs/results/parameterizations.json --plot=docs/results/parameterizations.png
 
 Trains `eps`, `mixed`, `gaussian`, `sufficient` at orders 1 to 4, on the digits as vectors with a small perceptron, with
 times log-normal in the effective noise (EDM's, the default) and uniform in t (the papers'), and reports of each:

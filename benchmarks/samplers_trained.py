@@ -4,7 +4,7 @@ for n in 1 2 3 4; do
   python main.py --config=configs/digits_hold.py --mode=train --workdir=runs/digits$n --config.sde.order=$n
 done
 python -m benchmarks.samplers_trained --config=configs/digits_hold.py --workdirs runs/digits1 runs/digits2 ... \
-  --output=docs/samplers_digits.json --plot=docs/samplers_digits.png
+  --output=docs/results/samplers_digits.json --plot=docs/results/samplers_digits.png
 
 Squared Frechet distance between raw pixels of samples and the training pictures; the floor is what as many training
 pictures drawn with replacement give. Every sampler starts from the same prior draws. About 30 minutes for four digits

@@ -1,6 +1,6 @@
 """What data-parallel training of the full CIFAR-10 model costs on many chips, on paper: compute, all-reduce, input.
 
-    python -m benchmarks.scaling --output=docs/scaling.json
+    python -m benchmarks.scaling --output=docs/results/scaling.json
 
 Nothing here is measured on an accelerator. A step is: the all-gather of the float32 parameters, compute (FLOPs of one
 example times the examples of a chip, over the chip's peak rate times a stated utilization), and the all-reduce of the

@@ -1,6 +1,6 @@
 """TOLD against TOLD++ on the Swiss roll: table I of 2409.07697, with the prior's error and training's told apart.
 
-python -m benchmarks.swissroll_told --output=docs/swissroll_told.json --plot=docs/swissroll_told.png
+python -m benchmarks.swissroll_told --output=docs/results/swissroll_told.json --plot=docs/results/swissroll_told.png
 
 The squared Frechet distance (FD) between raw points, samples and data. The process ends at T = 1, long before its
 stationary law N(0, 1/L), so that starting there is wrong however good the network; for each model, from that prior:
