@@ -4,7 +4,8 @@ python -m benchmarks.likelihood gap --output=docs/results/likelihood_gap.json
 for n in 1 2 3 4; do
   python main.py --config=configs/swissroll_hold.py --mode=train --workdir=runs/roll$n --config.sde.order=$n
 done
-python -m benchmarks.likelihood swissroll --workdirs runs/roll1 runs/roll2 ... --output=docs/results/likelihood_swissroll.json
+python -m benchmarks.likelihood swissroll --workdirs runs/roll1 runs/roll2 ... \\
+  --output=docs/results/likelihood_swissroll.json
 
 `gap`: seconds; for data N(0, std^2) and the exact denoiser, with a prior that is the law at T: what the papers' bound
 (u = (x, auxiliaries from their start law)) exceeds -log2 p(x) by at each t_min; ours exceeds it by nothing.

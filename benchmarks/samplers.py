@@ -1,7 +1,9 @@
 """Every sampler's quality against network calls, where the truth is known exactly.
 
-python -m benchmarks.samplers gaussian --output=docs/results/samplers_gaussian.json --plot=docs/results/samplers_gaussian.png
-python -m benchmarks.samplers mixture --output=docs/results/samplers_mixture.json --plot=docs/results/samplers_mixture.png
+python -m benchmarks.samplers gaussian --output=docs/results/samplers_gaussian.json \\
+  --plot=docs/results/samplers_gaussian.png
+python -m benchmarks.samplers mixture --output=docs/results/samplers_mixture.json \\
+  --plot=docs/results/samplers_mixture.png
 
 - gaussian: data N(0, std^2). Every sampler is affine, so the law of its x is propagated exactly through its own step,
   without Monte Carlo; its KL for every sampler and grid, orders 1 to 4, std 0.5, 0.1, 0.02. The calls include the

@@ -1,6 +1,7 @@
 """Train the Swiss-roll model at several orders, equal cost each, and compare samples with data.
 
-python -m benchmarks.swissroll_orders --output=docs/results/swissroll_orders.json --plot=docs/results/swissroll_orders.png
+python -m benchmarks.swissroll_orders --output=docs/results/swissroll_orders.json \\
+  --plot=docs/results/swissroll_orders.png
 
 For each order: sliced Wasserstein distance (order 2) of 10,000 samples to data, over that of a second
 data draw of the same size (1 is indistinguishable). How many points fall on which roll scatters, so both
