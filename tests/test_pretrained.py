@@ -75,7 +75,7 @@ def test_samples_are_those_of_the_parts_in_data_units_in_any_batches(model):
     out = samplers.sample(
         "ddim", model.sde, model.eps_fn, key=KEY, shape=(5, 2), index=jnp.arange(5), num_steps=4, grid="log"
     )
-    sigma_data = model.config.model.sigma_data
+    sigma_data = model.model.sigma_data
     want = np.array(MEAN) + np.array(STD) / sigma_data * np.asarray(out.x, np.float64)
     np.testing.assert_allclose(x, want, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(model.sample(5, KEY, batch_size=5), x, rtol=1e-5, atol=1e-5)
@@ -86,7 +86,7 @@ def test_samples_are_those_of_the_parts_in_data_units_in_any_batches(model):
 @pytest.mark.slow
 def test_the_denoiser_is_edms_preconditioning_of_the_network_at_every_order(model):
     y, sigma = jax.random.normal(KEY, (3, 2)), np.array([0.01, 0.5, 20.0], np.float32)
-    s, d = sigma[:, None], model.config.model.sigma_data
+    s, d = sigma[:, None], model.model.sigma_data
     # 2206.00364, table 1.
     network = model.model.network.apply(
         {"params": model.params}, y / np.sqrt(s**2 + d**2), np.log(sigma) / 4, None, False
@@ -108,11 +108,11 @@ def test_a_network_of_one_process_is_not_sampled_by_another(tmp_path):
 @pytest.mark.slow
 def test_bits_per_dim_are_of_the_density_in_data_units(model):
     x = np.array([[5.0, -3.0], [6.0, 1.0]], np.float32)
-    z = (x - np.array(MEAN)) / np.array(STD) * model.config.model.sigma_data
+    z = (x - np.array(MEAN)) / np.array(STD) * model.model.sigma_data
     options = {"key": KEY, "probes": 0}
     inside = likelihood.bits_per_dim(model.sde, model.eps_fn, jnp.asarray(z, jnp.float32), **options).bpd
     # dx / dz is std / sigma_data in each of two dimensions: log2(2 4 / sigma_data^2) / 2 bits more.
-    want = inside + np.log2(8 / model.config.model.sigma_data**2) / 2
+    want = inside + np.log2(8 / model.model.sigma_data**2) / 2
     found = model.bits_per_dim(x, KEY, probes=0)
     np.testing.assert_allclose(found.bpd, want, rtol=1e-4)
     assert not found.is_bound

@@ -39,6 +39,7 @@ from hold_jax.training.step import ScoreLoss
 
 Conditioning = Callable[[sde.LinearSDE, jax.Array], jax.Array]
 _CONDITIONING = ("beta_schedule", "beta_start", "beta_end", "num_times", "noise_min")  # its options
+NOMINAL_SIGMA_DATA = 0.5  # of pictures in [-1, 1] (EDM, arXiv:2206.00364)
 _LOG_NORMAL = inspect.signature(losses.log_normal).parameters
 
 
@@ -207,10 +208,24 @@ def model(
         parameterization=parameterization.PARAMETERIZATIONS[c.parameterization],
         conditioning=_conditioning(config),
         # Noise levels are absolute: standardized vectors have the scale that they are made for, whatever their own.
-        sigma_data=1.0 if statistics.mean else c.sigma_data,
+        sigma_data=1.0 if statistics.mean else sigma_data(config),
         label_dropout=c.label_dropout or 0.0,
         statistics=statistics,
     )
+
+
+def sigma_data(config: Config) -> float:
+    """The standard deviation of the data that the model was made for.
+
+    Training records it. Where it is None nothing was measured: the network is another project's, or of a version whose
+    default was this number.
+    """
+    return NOMINAL_SIGMA_DATA if config.model.sigma_data is None else config.model.sigma_data
+
+
+def standardizes(config: Config, data_shape: tuple[int, ...]) -> bool:
+    """Whether data of this shape enter the model with mean 0 and standard deviation 1 (`Model.statistics`)."""
+    return len(data_shape) == 1 and config.model.standardize is not False
 
 
 def _conditioning(config: Config) -> Conditioning:
@@ -249,7 +264,7 @@ def loss(config: Config) -> ScoreLoss:
     return functools.partial(
         losses.LOSSES[c.name],
         weighting=losses.WEIGHTINGS[c.weighting],
-        sigma_data=config.model.sigma_data,
+        sigma_data=sigma_data(config),
         time_law=law,
         stratified=c.stratified,
         t_min=c.t_min,

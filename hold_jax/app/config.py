@@ -92,7 +92,9 @@ class ModelConfig:
     noise_min: float | None = real(
         None, _POSITIVE, "ve_noise: least noise of its training; below it the network sees this one"
     )
-    sigma_data: float = real(0.5, "(0, 1e6]", "standard deviation of the data in the model's range")
+    sigma_data: float | None = real(
+        None, "(0, 1e6]", "standard deviation of the data in the model's range; None: measured on the training data"
+    )
     standardize: bool | None = switch(
         None, "vectors enter as (x - mean) / std, with sigma_data 1, measured on the training data (True)"
     )

@@ -2,12 +2,13 @@
 
 import dataclasses
 import json
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from hold_jax.app import build
 from hold_jax.app.config import KEYS, Config
 from hold_jax.app.flags import Given
-from hold_jax.data import Dataset, measure
+from hold_jax.data import Dataset, deviation, measure
 from hold_jax.errors import UserError
 from hold_jax.runtime import distributed, schema, storage, workdir
 from hold_jax.runtime.storage import Path
@@ -21,17 +22,17 @@ _OF_THE_MODEL = {
     "sde": "the network was trained for this process",
     "model": "the network's shape and the meaning of its output are in the checkpoint",
 }
-_OF_THE_TRAINING = _OF_THE_MODEL | {
-    "seed": "it made the initial parameters and the order of the data",
-    "data.name": "the run goes on with the data that it began with",
-    "data.image_size": "the run goes on with the data that it began with",
-    "data.channels": "the run goes on with the data that it began with",
-    "data.size": "the run goes on with the data that it began with",
-    "data.seed": "the run goes on with the data that it began with",
-}
-_FREE = ("model.dtype", "model.dropout", "model.remat")
-# Sections of which a change is not worth a line: they affect neither the network nor its training.
-_NOT_OF_THE_TRAINING = ("sampling", "eval", "likelihood")
+_OF_THE_TRAINING = _OF_THE_MODEL | {"seed": "it made the initial parameters and the order of the data"}
+_FREE = ("model.dtype", "model.dropout", "model.label_dropout", "model.remat")
+# What makes the data; it may change where the data stay the same.
+_OF_THE_DATA = ("name", "image_size", "channels", "bits", "data_dir", "size", "seed")
+_SIGMA_DATA = "model.sigma_data"
+# Sections and keys of which a change is not worth a line: they do not change what is learned.
+_NOT_OF_THE_TRAINING = (
+    "sampling", "eval", "likelihood", "data.memory_limit_gib", "model.remat", "training.steps_per_call",
+    "training.log_every", "training.sample_every", "training.checkpoint_every", "training.keep_last",
+    "training.keep_every", "training.skip_limit", "training.profile", "training.report",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,11 +43,15 @@ class Experiment:
       config: resolved.
       path: the work directory.
       run: the record of the run there, once it has a checkpoint; None before.
+      step: of the run's newest checkpoint.
+      changes: keys that affect training and differ from the run's, with the run's value and the new one.
     """
 
     config: Config
     path: Path
     run: Record | None
+    step: int | None = None
+    changes: Mapping[str, tuple[Any, Any]] = dataclasses.field(default_factory=dict)
 
     @property
     def model_run(self) -> Record:
@@ -58,19 +63,64 @@ class Experiment:
         return workdir.read(self.path) if self.run is None else self.run
 
     def record(self, data: Dataset) -> Record:
-        """What the work directory keeps of this run. A run that goes on keeps its identity and what it measured."""
-        config = build.as_json(self.config)
+        """What the work directory keeps of this run. A run that goes on keeps its identity and what it measured.
+
+        Args:
+          data: the training data. A new run measures `model.sigma_data` on them, unless the user set it.
+
+        Raises:
+          UserError: if the run began with other data.
+        """
         if self.run is not None:
-            return dataclasses.replace(self.run, config=config)
-        statistics = json.loads(json.dumps(dataclasses.asdict(measure(data))))
-        return Record(config, data.shape, data.num_classes, statistics, workdir.new_run())
+            return self._next_record(self.run, data)
+        scale = self._sigma_data(data)
+        return Record(
+            config=build.as_json(self.config.changed({_SIGMA_DATA: scale})),
+            data_shape=data.shape,
+            num_classes=data.num_classes,
+            statistics=json.loads(json.dumps(dataclasses.asdict(measure(data)))),
+            run=workdir.new_run(),
+            data=data.digest_of_some,
+            measured={} if scale == self.config.model.sigma_data else {_SIGMA_DATA: scale},
+        )
+
+    def _sigma_data(self, data: Dataset) -> float:
+        own = self.config.model.sigma_data
+        if not build.standardizes(self.config, data.shape):
+            return deviation(data) if own is None else own
+        if own not in (None, 1.0):
+            distributed.say(f"{_SIGMA_DATA} is 1, not {own:g}: vectors are standardized (model.standardize)")
+        return 1.0
+
+    def _next_record(self, run: Record, data: Dataset) -> Record:
+        """The record of a run that goes on, with its changes in the history."""
+        changes = dict(self.changes)
+        if data.digest_of_some != run.data:
+            wrong = [f"data.{key}" for key in _OF_THE_DATA if f"data.{key}" in changes]
+            if wrong:
+                why = "the data there are others" if run.data else f"{workdir.RECORD_FILE} has no digest of its data"
+                raise UserError(
+                    f"{self.path} holds a run on other data ({_listed(changes, wrong)}): {why}; leave these as they "
+                    "are, or begin a run on the new data with another --workdir and --config.training.init_from="
+                    f"{self.path}"
+                )
+            if run.data is not None:
+                changes["data"] = (run.data, data.digest_of_some)
+                distributed.say(f"warning: the data of {data.name} are no longer those that the run began with")
+        history = {step: dict(entries) for step, entries in run.history.items()}
+        if changes:
+            entries = history.setdefault(str(self.step), {})
+            for key, (old, new) in json.loads(json.dumps(changes)).items():
+                # A change of a run that was stopped before its next checkpoint is replaced by the next change.
+                entries[key] = [entries.get(key, [old])[0], new]
+        return dataclasses.replace(run, config=build.as_json(self.config), data=data.digest_of_some, history=history)
 
 
 def find(given: Given, folder: str | None, *, to_train: bool) -> Experiment:
     """The settings of a command.
 
     A config file gives all of them. Without one they are those of the run in the work directory, resolved, changed by
-    the flags. Either way a run's checkpoints fix what they were made with.
+    the flags. Either way a run's checkpoints fix what they were made with, and what was measured stays as it is.
 
     Args:
       given: the config file and flags.
@@ -84,8 +134,8 @@ def find(given: Given, folder: str | None, *, to_train: bool) -> Experiment:
         raise UserError("`workdir` is missing: pass --workdir=DIR of a run, or --config=FILE of an experiment")
     path = build.workdir(f"runs/{given.name}" if folder is None else folder)
     run = workdir.find(path)
-    trained = any(name.isdecimal() for name in storage.names(path / _CHECKPOINTS))
-    if run is None and trained:
+    step = max((int(name) for name in storage.names(path / _CHECKPOINTS) if name.isdecimal()), default=None)
+    if run is None and step is not None:
         raise UserError(
             f"{path} holds checkpoints and no {workdir.RECORD_FILE}, which says what they are of: restore it, or "
             "choose another --workdir"
@@ -97,15 +147,21 @@ def find(given: Given, folder: str | None, *, to_train: bool) -> Experiment:
         config = build.resolve(Config().changed(given.values))
     else:
         config = build.resolve(before.changed(build.without_options_of(before, given.values) | given.values))
-    if before is None or not trained:
+    if run is None or before is None:
         return Experiment(config, path, None)
+    if step is None:
+        # Nothing is fixed yet: what was measured is measured again, perhaps on other data.
+        return Experiment(config.changed({key: given.values.get(key) for key in run.measured}), path, None)
+    if config.model.sigma_data is None or build.standardizes(config, run.data_shape):
+        config = config.changed({_SIGMA_DATA: before.model.sigma_data})
     changes = _changes(before, config)
     _require_allowed(changes, path, _fixed(config, to_train), by_file=given.name is not None)
-    if to_train:
-        for key, (old, new) in changes.items():
-            if key.partition(".")[0] not in _NOT_OF_THE_TRAINING:
-                distributed.say(f"changed: {key} is {schema.shown(new)}; it was {schema.shown(old)}")
-    return Experiment(config, path, run)
+    of_training = {
+        key: pair for key, pair in changes.items() if not {key, key.partition(".")[0]} & {*_NOT_OF_THE_TRAINING}
+    }
+    if to_train and of_training:
+        distributed.say(f"changed from step {step:,} on: {_listed(of_training, of_training)}")
+    return Experiment(config, path, run, step, of_training if to_train else {})
 
 
 def of_record(run: Record, where: Path | str) -> Config:
@@ -129,6 +185,10 @@ def of_record(run: Record, where: Path | str) -> Config:
         return build.resolve(schema.read(Config, flat))
     except UserError as error:
         raise UserError(f"{where} cannot be used: {error}") from None
+
+
+def _listed(changes: Mapping[str, tuple[Any, Any]], keys: Iterable[str]) -> str:
+    return ", ".join(f"{key} {schema.shown(changes[key][0])} -> {schema.shown(changes[key][1])}" for key in keys)
 
 
 def _changes(before: Config, after: Config) -> dict[str, tuple[Any, Any]]:

@@ -52,10 +52,11 @@ def train(this: Experiment) -> None:
     config, path = this.config, this.path
     with contextlib.ExitStack() as held:
         with distributed.together():
-            loss, optimizer = build.loss(config), build.optimizer(config)
-            settings, sampling = build.training(config), build.sampling(config)
+            settings, sampling, optimizer = build.training(config), build.sampling(config), build.optimizer(config)
             data = build.dataset(config, "train")
             record = this.record(data)
+            config = experiment.of_record(record, path / workdir.RECORD_FILE)
+            loss = build.loss(config)
             model = _model(config, data.shape, data.num_classes, build.statistics(record))
             trainer = Trainer(model, loss, optimizer, data, settings, sampling)
             trainer.check()

@@ -74,7 +74,8 @@ def read(path: Path, argument: str = "input") -> Packed:
     try:
         about = schema.json_object(b"" if text is None else text.encode())
         step = about.pop("step")
-        config = Config().changed(about.pop("config"))
+        # Files leave out defaults; this one was the default before sigma_data was measured.
+        config = Config().changed({"model.sigma_data": build.NOMINAL_SIGMA_DATA} | about.pop("config"))
         record = schema.read(Record, about | {"config": build.as_json(config)})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(

@@ -68,7 +68,7 @@ def import_run(source: Source, path: Path, output: storage.Path, config: Config)
         raise UserError("`config.data.image_size` is None; it must be the side of the network's pictures, in pixels")
     shape = (size, size, config.data.channels or 3)
     num_classes = source.num_classes(path) if config.model.class_conditional else 0
-    config = build.resolve(config)
+    config = build.resolve(config).changed({"model.sigma_data": build.sigma_data(config)})
     model = build.model(config, shape, num_classes)
     optimizer = build.optimizer(config)
     weights = source.read(path, _ncsnpp(config, model), model.input_shape, where)

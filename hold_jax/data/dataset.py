@@ -12,6 +12,9 @@ from hold_jax.numerics import random
 SPLITS = ("test", "train")
 # Number of examples from which a set that is not in memory is measured.
 _MEASURED = 10_000
+# `deviation` reads as many examples as have this many values, but at least 1,000 and at most `_MEASURED`.
+_VALUES = 1 << 27
+_BLOCK = 1 << 22  # values that `deviation` reads at once
 
 
 class RandomAccess(Protocol):
@@ -68,10 +71,21 @@ class Dataset:
         For a source that is not in memory it covers the number of examples, all known labels, and 256 examples spread
         over the set.
         """
-        some = np.arange(len(self)) if self.in_memory else np.unique(np.linspace(0, len(self) - 1, 256).astype(int))
+        batch = self.gather(np.arange(len(self)) if self.in_memory else self._spread())
+        return self._digest_of(batch["x"], batch["label"] if self.labels is None else self.labels)
+
+    @functools.cached_property
+    def digest_of_some(self) -> str:
+        """SHA-256 digest of 256 examples spread over the set, and of their number; the same in memory and on disk."""
+        batch = self.gather(self._spread())
+        return self._digest_of(batch["x"], batch["label"])
+
+    def _spread(self) -> np.ndarray:
+        return np.unique(np.linspace(0, len(self) - 1, 256).astype(int))
+
+    def _digest_of(self, *arrays: np.ndarray) -> str:
         found = hashlib.sha256(repr((len(self), self.shape, self.num_classes)).encode())
-        batch = self.gather(some)
-        for array in (batch["x"], batch["label"] if self.labels is None else self.labels):
+        for array in arrays:
             found.update(np.ascontiguousarray(array).data)
         return found.hexdigest()
 
@@ -152,6 +166,28 @@ def measure(data: Dataset) -> Statistics:
     mean, std = x.mean(axis=0), x.std(axis=0)
     std = np.where(std > 1e-6 * np.abs(mean), std, 1.0)
     return Statistics(counts, data.class_names, tuple(mean.tolist()), tuple(std.tolist()))
+
+
+def deviation(data: Dataset) -> float:
+    """Returns the standard deviation of all values of `data` in the model's range, with four significant digits.
+
+    It is measured on up to 10,000 random examples, fewer for large pictures, the same ones in every call. The range is
+    that of `to_model_range`: pictures in [-1, 1], vectors as they are. Data that are constant up to rounding have
+    standard deviation 1.
+    """
+    size = int(np.prod(data.shape))
+    rows = random.subset(len(data), max(1000, min(_MEASURED, _VALUES // size)))
+    step = max(1, _BLOCK // size)
+    count, shift, total, squares = 0, None, 0.0, 0.0
+    for start in range(0, len(rows), step):
+        x = np.asarray(data.gather(rows[start : start + step])["x"], np.float64)
+        # Sums of uint8 values and of their squares are exact in float64; other values are first shifted to mean 0.
+        shift = (0.0 if data.is_image else x.mean()) if shift is None else shift
+        x -= shift
+        count, total, squares = count + x.size, total + x.sum(), squares + np.square(x).sum()
+    mean = total / count
+    std = np.sqrt(max(squares / count - mean**2, 0.0)) / (127.5 if data.is_image else 1.0)
+    return float(f"{std:.4g}") if std > 1e-6 * abs(mean + (shift or 0.0)) else 1.0
 
 
 def array_dataset(

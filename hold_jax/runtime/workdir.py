@@ -33,6 +33,9 @@ class Record:
       statistics: of the training data, the fields of `data.Statistics` as JSON; empty for a run of a version that
         measured none.
       run: identity of the run, which its checkpoints bear too; None for a run from before there were identities.
+      data: `Dataset.digest_of_some` of the training data; None for a run that kept none.
+      measured: values of keys of the config that were measured on the data, not given.
+      history: what was changed when training went on, `{step: {key: [old, new]}}`.
     """
 
     config: dict[str, Any] = schema.tree("every key of the resolved config")
@@ -40,6 +43,9 @@ class Record:
     num_classes: int = schema.whole(0, "[0, 1e6]", "of the training data; 0: no labels")
     statistics: dict[str, Any] = schema.tree("the fields of data.Statistics")
     run: str | None = schema.text(None, "the identity of a run", "which its checkpoints bear too")
+    data: str | None = schema.text(None, "a digest", "of the training data")
+    measured: dict[str, Any] = schema.tree("values of keys of the config that were measured on the data")
+    history: dict[str, Any] = schema.tree("what was changed at a step, as {step: {key: [old, new]}}")
 
     def to_json(self) -> str:
         """Stable, readable JSON."""

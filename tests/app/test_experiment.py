@@ -2,11 +2,13 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from hold_jax.app import build, experiment, flags
 from hold_jax.app import config as base
 from hold_jax.app.flags import Given
+from hold_jax.data.dataset import array_dataset
 from hold_jax.errors import UserError
 from hold_jax.runtime import workdir
 
@@ -84,7 +86,6 @@ def test_a_config_file_is_all_there_is(run):
             r"the network's shape and the meaning of its output are in the checkpoint\): leave these",
         ),
         ("seed=1", "it made the initial parameters and the order of the data"),
-        ("data.name=swissroll", "the run goes on with the data that it began with"),
     ],
 )
 def test_what_a_checkpoint_fixes_is_named_with_its_reason(run, flag, reason):
@@ -98,9 +99,97 @@ def test_what_a_checkpoint_leaves_open_changes_and_is_said(run, capsys):
     given = of_flags("optimizer.learning_rate=1e-3", "training.batch_size=64", "model.dtype=bfloat16", "eval.repeats=3")
     found = find(given, run, to_train=True).config
     assert (found.optimizer.learning_rate, found.training.batch_size, found.model.dtype) == (1e-3, 64, "bfloat16")
-    said = capsys.readouterr().err
-    assert "changed: optimizer.learning_rate is 0.001; it was 0.0002\n" in said
-    assert "changed: training.batch_size is 64; it was 128\n" in said and "eval.repeats" not in said
+    assert capsys.readouterr().err == (
+        "changed from step 5 on: model.dtype 'float32' -> 'bfloat16', optimizer.learning_rate 0.0002 -> 0.001, "
+        "training.batch_size 128 -> 64\n"
+    )
+
+
+def pictures(seed=0, name="digits"):
+    """30 pictures of deviation sqrt(5461.25) / 127.5 (the uniform law on 0..255)."""
+    x = np.random.default_rng(seed).permutation(np.arange(1920) * 256 // 1920).astype(np.uint8)
+    return array_dataset(name, "train", x.reshape(30, 8, 8, 1), np.arange(30, dtype=np.int32) % 10, 10)
+
+
+def begun(folder, given, data, *, step=5):
+    """The record that training writes; with a checkpoint."""
+    record = find(given, folder, to_train=True).record(data)
+    workdir.write(folder, record)
+    (folder / "checkpoints" / str(step)).mkdir(parents=True, exist_ok=True)
+    return record
+
+
+def scale_of(record):
+    return record.config["model"]["sigma_data"]
+
+
+def test_sigma_data_is_measured_and_recorded(tmp_path):
+    record = begun(tmp_path, of_file(), pictures())
+    # The variance of 0..255 is (256^2 - 1) / 12.
+    assert scale_of(record) == pytest.approx(np.sqrt((256**2 - 1) / 12) / 127.5, rel=2e-3)
+    for given in (of_flags(), of_file()):  # a file that leaves it open takes the run's
+        assert find(given, tmp_path, to_train=True).config.model.sigma_data == scale_of(record)
+    with pytest.raises(UserError, match=r"model.sigma_data = 0.57.* there, 0.5 here: the network's shape"):
+        find(of_flags("model.sigma_data=0.5"), tmp_path, to_train=True)
+
+
+def test_a_number_that_is_given_stays(tmp_path):
+    assert scale_of(begun(tmp_path, of_file(model__sigma_data=0.7), pictures())) == 0.7
+    (tmp_path / "checkpoints" / "5").rmdir()
+    assert scale_of(find(of_flags(), tmp_path, to_train=True).record(pictures())) == 0.7
+
+
+def test_standardized_vectors_have_deviation_one(tmp_path, capsys):
+    points = array_dataset("v", "train", np.float32([[0, 10], [4, 30]]), None, 0)
+    assert scale_of(find(of_file(), tmp_path, to_train=True).record(points)) == 1.0 and not capsys.readouterr().err
+    given = of_file(model__sigma_data=47.0)
+    assert scale_of(begun(tmp_path, given, points)) == 1.0
+    assert "model.sigma_data is 1, not 47: vectors are standardized" in capsys.readouterr().err
+    assert find(given, tmp_path, to_train=True).config.model.sigma_data == 1.0  # the same command goes on
+    raw = find(of_file(model__standardize=False), tmp_path / "raw", to_train=True).record(points)
+    assert scale_of(raw) == pytest.approx(np.std([0, 10, 4, 30]), rel=1e-3)
+
+
+def test_without_a_checkpoint_what_was_measured_is_measured_again(tmp_path):
+    begun(tmp_path, of_file(), pictures())
+    (tmp_path / "checkpoints" / "5").rmdir()
+    half = array_dataset("h", "train", pictures().source // 2, None, 0)
+    assert scale_of(find(of_flags(), tmp_path, to_train=True).record(half)) == pytest.approx(0.29, abs=0.005)
+
+
+def test_the_same_data_may_be_elsewhere(tmp_path):
+    begun(tmp_path, of_file(), pictures())
+    moved = find(of_flags("data.name=npz:copy.npz"), tmp_path, to_train=True).record(pictures(name="npz:copy.npz"))
+    assert moved.config["data"]["name"] == "npz:copy.npz"
+    assert moved.history == {"5": {"data.name": ["digits", "npz:copy.npz"]}}
+    with pytest.raises(UserError, match=r"on other data \(data.name 'digits' -> 'npz:b.npz'\).*training.init_from="):
+        find(of_flags("data.name=npz:b.npz"), tmp_path, to_train=True).record(pictures(seed=1))
+
+
+def test_data_that_changed_in_place_are_said(tmp_path, capsys):
+    first = begun(tmp_path, of_file(), pictures())
+    again = find(of_flags(), tmp_path, to_train=True).record(pictures(seed=1))
+    assert "warning: the data of digits are no longer those that the run began with" in capsys.readouterr().err
+    assert again.history == {"5": {"data": [first.data, again.data]}} and first.data != again.data
+
+
+def test_a_run_without_a_digest_goes_on_with_the_name_of_its_data(run):
+    assert find(of_flags(), run, to_train=True).record(pictures()).history == {}
+    with pytest.raises(UserError, match=r"config\.json has no digest of its data"):
+        find(of_flags("data.name=npz:b.npz"), run, to_train=True).record(pictures())
+
+
+def test_the_record_keeps_the_history_of_changes(tmp_path):
+    begun(tmp_path, of_file(), pictures())
+    begun(tmp_path, of_flags("optimizer.learning_rate=1e-3", "sampling.num_steps=5", "training.report=0"), pictures())
+    # Stopped before its next checkpoint, and changed once more.
+    begun(tmp_path, of_flags("optimizer.learning_rate=5e-4"), pictures(), step=7)
+    record = begun(tmp_path, of_flags("training.ema_decay=0.5"), pictures())
+    assert record.history == {
+        "5": {"optimizer.learning_rate": [0.0002, 0.0005]},
+        "7": {"training.ema_decay": [0.9999, 0.5]},
+    }
+    assert begun(tmp_path, of_flags(), pictures()) == record == workdir.read(tmp_path)
 
 
 def test_without_a_checkpoint_nothing_is_fixed(run):

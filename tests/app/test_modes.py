@@ -307,7 +307,7 @@ NOT_THIS_RUN = {
         dict(sde__order=3, seed=4),
         "holds another experiment .*seed = 0 there, 4 here: .*; sde.order = 2 there, 3 here: the network was trained.*",
     ),
-    "other data": (run_train, dict(data__name="checkerboard"), "data.name = 'gaussians8' there"),
+    "other data": (run_train, dict(data__name="checkerboard"), "on other data .data.name 'gaussians8' ->"),
     "another model to sample": (run_sample, dict(model__width=8), "model.width = 16 there, 8 here"),
     "another process to evaluate": (run_eval, dict(sde__alpha=0.2), "sde.alpha = 0.08 there, 0.2 here"),
     "no such checkpoint": (run_sample, dict(sampling__checkpoint=7), r"checkpoint` is 7; .* holds steps 5, 10"),

@@ -69,6 +69,7 @@ def test_a_file_holds_what_differs_from_the_base_config(toy, tmp_path):
         "model.name": "mlp",
         "model.width": 8,
         "model.hidden_layers": 1,
+        "model.sigma_data": 1.0,
         "sampling.name": "heun",
         "sampling.times": [3.0, 1.0, 0.1],
         "sampling.num_steps": 2,

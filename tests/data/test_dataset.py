@@ -1,8 +1,10 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
 from hold_jax import data
-from hold_jax.data.dataset import Dataset, array_dataset, measure
+from hold_jax.data.dataset import Dataset, array_dataset, deviation, measure
 
 X = np.random.default_rng(0).normal(size=(400, 3)).astype(np.float32) * (2, 50, 0.1) + np.float32([0, 1000, -3])
 X = X.astype(np.float32)
@@ -55,6 +57,46 @@ def test_a_coordinate_that_stays_has_deviation_one():
 def test_pictures_and_unlabeled_sets_have_no_more_than_they_have():
     assert measure(PICTURES) == data.Statistics(class_counts=(0, 300, 0, 100))
     assert measure(array_dataset("p", "train", PICTURES.source, None, 0)) == data.Statistics()
+
+
+@pytest.mark.parametrize("of", [lambda d: d, lazily], ids=["in memory", "read"])
+@pytest.mark.parametrize("dataset", [VECTORS, PICTURES], ids=["vectors", "pictures"])
+def test_the_deviation_is_that_of_the_model_range(dataset, of):
+    x = np.asarray(dataset.source, np.float64)
+    want = np.std(x / 127.5 - 1 if dataset.is_image else x)
+    assert deviation(of(dataset)) == pytest.approx(want, rel=5e-4)
+
+
+def test_the_deviation_of_values_far_from_zero_and_of_constants():
+    far = np.float32([[1e6 - 2], [1e6 + 2]] * 50)
+    assert deviation(array_dataset("f", "train", far, None, 0)) == 2.0
+    assert deviation(array_dataset("c", "train", np.full((9, 2), 1000.1, np.float32), None, 0)) == 1.0
+    assert deviation(array_dataset("c", "train", np.full((9, 2, 2, 1), 7, np.uint8), None, 0)) == 1.0
+
+
+def test_the_deviation_reads_fewer_large_pictures():
+    class Large:
+        """Pictures of 4 million values, black and white in turn."""
+
+        read = 0
+
+        def __len__(self):
+            return 3000
+
+        def __getitem__(self, index):
+            self.read += 1
+            return {"x": np.full((2, 2, 1), 255 * (index % 2), np.uint8), "label": 0}
+
+    source = Large()
+    data = dataclasses.replace(PICTURES, source=source, labels=None, shape=(2048, 2048, 1))
+    assert deviation(data) == pytest.approx(1.0, rel=2e-3) and source.read == 1000
+
+
+def test_the_digest_of_some_is_the_same_in_memory_and_on_disk():
+    for dataset in (VECTORS, PICTURES):
+        assert dataset.digest_of_some == lazily(dataset).digest_of_some
+    other = [changed(x=X[::-1]), changed(labels=LABELS[::-1]), changed(num_classes=5), changed(x=X[:399])]
+    assert len({dataset.digest_of_some for dataset in (VECTORS, *other)}) == 5
 
 
 def changed(x=None, labels=LABELS, name="v", num_classes=4):
