@@ -13,6 +13,7 @@ The modules, in the order of the papers; importing `hold_jax` imports none of th
 - `losses`: score matching (BCSM and DSM), laws of time, weightings.
 - `samplers`: `sample`, `encode`, `interpolate`, and all sampling methods by name.
 - `guidance`: inpainting, colorization, classifier and classifier-free guidance.
+- `operators`, `inverse`: linear measurements of data, and samples of the data given one.
 - `likelihood`: bits per dimension.
 - `langevin`: Langevin Monte Carlo of any order for unnormalized densities.
 - `model`: an SDE, a Flax network and a parameterization as one trainable model.
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
         data,
         errors,
         guidance,
+        inverse,
         kernels,
         langevin,
         likelihood,
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
         metrics,
         model,
         nn,
+        operators,
         parameterization,
         samplers,
         sde,
@@ -51,6 +54,7 @@ __all__ = [
     "data",
     "errors",
     "guidance",
+    "inverse",
     "kernels",
     "langevin",
     "likelihood",
@@ -59,6 +63,7 @@ __all__ = [
     "metrics",
     "model",
     "nn",
+    "operators",
     "parameterization",
     "samplers",
     "sde",

@@ -62,7 +62,7 @@ def inpaint(sde: LinearSDE, eps_fn: EpsFn, known: jax.Array, mask: jax.Array) ->
     def conditional(u: jax.Array, t: jax.Array) -> jax.Array:
         _require_shape("known", known, _data_shape(u))
         eps = eps_fn(u, t)
-        return _moved(sde, t, eps, jnp.where(mask, known - kernels.denoiser(sde, u, t, eps), 0.0))
+        return kernels.shifted_noise(sde, t, eps, jnp.where(mask, known - kernels.denoiser(sde, u, t, eps), 0.0))
 
     return conditional
 
@@ -92,7 +92,7 @@ def colorize(sde: LinearSDE, eps_fn: EpsFn, gray: jax.Array) -> EpsFn:
         eps = eps_fn(u, t)
         denoised = kernels.denoiser(sde, u, t, eps)
         missing = gray - jnp.mean(denoised, axis=-1, keepdims=True)
-        return _moved(sde, t, eps, jnp.broadcast_to(missing, denoised.shape))
+        return kernels.shifted_noise(sde, t, eps, jnp.broadcast_to(missing, denoised.shape))
 
     return conditional
 
@@ -124,7 +124,7 @@ def classifier(sde: LinearSDE, eps_fn: EpsFn, log_prob: LogProb, scale: float | 
             return jnp.sum(values)
 
         pull = kernels.append_dims(scale * jnp.square(sigma), y) * jax.grad(total)(y)
-        return _moved(sde, t, eps_fn(u, t), pull)
+        return kernels.shifted_noise(sde, t, eps_fn(u, t), pull)
 
     return conditional
 
@@ -151,12 +151,6 @@ def classifier_free(conditional: EpsFn, unconditional: EpsFn, scale: float | jax
         return without + scale * (given - without)
 
     return guided
-
-
-def _moved(sde: LinearSDE, t: jax.Array, eps: jax.Array, delta: jax.Array) -> jax.Array:
-    """eps_n (B, *S, 1, C) of the denoiser D + delta; bitwise `eps` where delta (B, *S, C) is 0."""
-    w_n = kernels.whitened_mean(kernels.marginal(sde, t))[..., -1]
-    return eps - kernels.append_dims(w_n, eps) * delta[..., None, :]
 
 
 def _data(name: str, x: jax.Array) -> jax.Array:

@@ -47,6 +47,7 @@ __all__ = [
     "mix",
     "perturb",
     "rest_basis",
+    "shifted_noise",
     "state_of",
     "sufficient_row",
     "sufficient_statistic",
@@ -268,6 +269,12 @@ def last_noise(sde: LinearSDE, u: jax.Array, t: ArrayLike, denoised: jax.Array) 
     kernel = marginal(sde, t)
     whitened = mix(inverse_lower(kernel.chol)[..., -1:, :], u)
     return whitened - append_dims(whitened_mean(kernel)[..., -1], u) * denoised[..., None, :]
+
+
+def shifted_noise(sde: LinearSDE, t: ArrayLike, eps_last: jax.Array, shift: jax.Array) -> jax.Array:
+    """eps_n (B, *S, 1, C) of the denoiser D + shift, from that of D; bitwise `eps_last` where shift (B, *S, C) is 0."""
+    w_n = whitened_mean(marginal(sde, t))[..., -1]
+    return eps_last - append_dims(w_n, eps_last) * shift[..., None, :]
 
 
 def full_noise(sde: LinearSDE, u: jax.Array, t: ArrayLike, eps_last: jax.Array) -> jax.Array:

@@ -1,0 +1,317 @@
+"""Linear inverse problems: each function turns an `eps_fn` into one of the data given y = A q0 + noise xi.
+
+Given the state u_t the data have the mean D = E[q0 | u_t] and the covariance C = sigma_eff^2 dD/dy: Tweedie's second
+moment, where y is the sufficient statistic and dD/dy the derivative of D when u_t moves by A_t dy, the signal's part
+(`kernels`; this holds at every order). If q0 | u_t were Gaussian, the mean given the measurement y too would be
+
+    D' = D + C A' v,    (A C A' + noise^2 I) v = y - A D,
+
+and a sampler of D' draws from the posterior of the data. The methods differ in what they take for C, and so in cost:
+
+    method            C in A C A'                     C before A' v      network passes forward + backward
+    proximal          r^2 I                           r^2 I              1 + 0
+    dps               0, noise by the residual        sigma^2 dD/dy      1 + 1
+    pigdm             r^2 I                           sigma^2 dD/dy      1 + 1
+    moment_matching   sigma^2 dD/dy, by `steps` of    sigma^2 dD/dy      1 + steps
+                      conjugate gradients
+
+with r^2 = sigma^2 s^2 / (sigma^2 + s^2), the posterior variance of data N(0, s^2 I). `moment_matching` is exact for
+Gaussian data of any covariance, the others for independent entries of equal variance.
+
+Example: pictures (B, H, W, C) in the model's range from their means over blocks of 4 x 4 pixels.
+
+    from hold_jax import inverse, operators, samplers
+
+    operator = operators.superresolution(pictures.shape[1:], factor=4)
+    measured = operator.measure(pictures, noise=0.05, key=key)
+    conditional = inverse.moment_matching(sde, eps_fn, operator, measured, noise=0.05)
+    out = samplers.sample("ancestral", sde, conditional, key=key, shape=pictures.shape, num_steps=50)
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hold_jax import kernels
+from hold_jax.errors import require, require_data
+from hold_jax.kernels import append_dims
+from hold_jax.operators import Operator
+from hold_jax.parameterization import EpsFn
+from hold_jax.sde import LinearSDE
+
+__all__ = ["METHODS", "dps", "moment_matching", "pigdm", "proximal"]
+
+
+def proximal(
+    sde: LinearSDE,
+    eps_fn: EpsFn,
+    operator: Operator,
+    measured: jax.Array,
+    noise: float = 0.0,
+    *,
+    sigma_data: float = 0.5,
+) -> EpsFn:
+    """D' = argmin |y - A x|^2 / noise^2 + |x - D|^2 / r^2: DiffPIR's step (2305.08995, eq. 13), without a derivative.
+
+    With noise = 0 it is DDNM's D + A^+ (y - A D) (2212.00490, eq. 12), and for a mask `guidance.inpaint`.
+
+    Args:
+      sde: the SDE.
+      eps_fn: unconditional, or conditional in another way.
+      operator: A, of `operators`.
+      measured: (B, *measured_shape) y, floating, in the model's range; values that do not exist may be anything.
+      noise: standard deviation of the measurement's noise, in the model's range; 0: exact.
+      sigma_data: s, the standard deviation of the data.
+
+    Returns:
+      The conditional `eps_fn`. It raises UserError for a state of another shape than the operator's data.
+
+    Raises:
+      UserError: for a measurement of another shape or type, a negative noise, or a sigma_data that is not positive.
+    """
+    y = _measurement(operator, measured, noise, sigma_data)
+
+    def conditional(u: jax.Array, t: jax.Array) -> jax.Array:
+        _require_state(operator, y, u)
+        eps = eps_fn(u, t)
+        gap = operator.of_known(y - operator.forward(kernels.denoiser(sde, u, t, eps)))
+        ratio = noise**2 / _variance(kernels.effective_noise(sde, t), sigma_data)
+        return kernels.shifted_noise(sde, t, eps, operator.transpose(operator.solve(gap, 1.0, ratio)))
+
+    return conditional
+
+
+def dps(
+    sde: LinearSDE,
+    eps_fn: EpsFn,
+    operator: Operator,
+    measured: jax.Array,
+    noise: float = 0.0,
+    *,
+    scale: float = 1.0,
+) -> EpsFn:
+    """Diffusion posterior sampling (2209.14687, eq. 16): all of q0 | u_t at D, so C = 0 in the likelihood's variance.
+
+    D' = D + scale sigma^2 (dD/dy)' A' (y - A D) / v. With the paper's v = noise^2 the result is unstable; its
+    algorithm 1 divides by the length of the residual instead. In the same way v is the larger of noise^2 and the mean
+    square of y - A D here, so that scale = 1 needs no tuning.
+
+    Args:
+      sde: as in `proximal`.
+      eps_fn: differentiable in u.
+      operator: as in `proximal`.
+      measured: as in `proximal`.
+      noise: as in `proximal`.
+      scale: of the step.
+
+    Returns:
+      The conditional `eps_fn`, as in `proximal`.
+
+    Raises:
+      UserError: as in `proximal`.
+    """
+    y = _measurement(operator, measured, noise)
+
+    def conditional(u: jax.Array, t: jax.Array) -> jax.Array:
+        at = _posterior(sde, eps_fn, operator, y, u, t)
+        axes = tuple(range(1, at.gap.ndim))
+        mean_square = jnp.sum(jnp.square(at.gap), axis=axes) / operator.num_known
+        variance = append_dims(jnp.maximum(mean_square, max(noise**2, 1e-12)), at.gap)
+        return kernels.shifted_noise(sde, t, at.eps, scale * at.spread(operator.transpose(at.gap / variance)))
+
+    return conditional
+
+
+def pigdm(
+    sde: LinearSDE,
+    eps_fn: EpsFn,
+    operator: Operator,
+    measured: jax.Array,
+    noise: float = 0.0,
+    *,
+    sigma_data: float = 0.5,
+) -> EpsFn:
+    """Pseudoinverse-guided diffusion (Song et al., ICLR 2023, eq. 7): C = r^2 I in the likelihood's variance.
+
+    D' = D + sigma^2 (dD/dy)' A' (r^2 A A' + noise^2 I)^-1 (y - A D).
+
+    Args:
+      sde: as in `proximal`.
+      eps_fn: differentiable in u.
+      operator: as in `proximal`.
+      measured: as in `proximal`.
+      noise: as in `proximal`.
+      sigma_data: as in `proximal`.
+
+    Returns:
+      The conditional `eps_fn`, as in `proximal`.
+
+    Raises:
+      UserError: as in `proximal`.
+    """
+    y = _measurement(operator, measured, noise, sigma_data)
+
+    def conditional(u: jax.Array, t: jax.Array) -> jax.Array:
+        at = _posterior(sde, eps_fn, operator, y, u, t)
+        weighted = operator.solve(at.gap, _variance(at.sigma, sigma_data), noise**2)
+        return kernels.shifted_noise(sde, t, at.eps, at.spread(operator.transpose(weighted)))
+
+    return conditional
+
+
+def moment_matching(
+    sde: LinearSDE,
+    eps_fn: EpsFn,
+    operator: Operator,
+    measured: jax.Array,
+    noise: float = 0.0,
+    *,
+    sigma_data: float = 0.5,
+    steps: int = 3,
+) -> EpsFn:
+    """Moment matching (2310.06721, eq. 8; 2405.13712, section 4.2): the mean and the covariance are those of q0 | u_t.
+
+    (A C A' + noise^2 I) v = y - A D is solved by conjugate gradients from v = 0, preconditioned by the matrix of
+    `pigdm`; each step is one backward pass through the network. steps = 1 costs as much as `pigdm` and differs from it
+    by the length of the step, which minimizes the quadratic form. As C is that of a network, it need not be symmetric
+    or positive: an example stops where the curvature along its direction is not positive.
+
+    Args:
+      sde: as in `proximal`.
+      eps_fn: differentiable in u.
+      operator: as in `proximal`.
+      measured: as in `proximal`.
+      noise: as in `proximal`.
+      sigma_data: as in `proximal`, for the preconditioner alone.
+      steps: of conjugate gradients, 1 or more.
+
+    Returns:
+      The conditional `eps_fn`, as in `proximal`.
+
+    Raises:
+      UserError: as in `proximal`, and for steps below 1.
+    """
+    y = _measurement(operator, measured, noise, sigma_data)
+    require(isinstance(steps, int) and steps >= 1, "steps", steps, "a whole number >= 1")
+
+    def conditional(u: jax.Array, t: jax.Array) -> jax.Array:
+        at = _posterior(sde, eps_fn, operator, y, u, t)
+        variance = _variance(at.sigma, sigma_data)
+
+        def precondition(gap: jax.Array) -> jax.Array:
+            return operator.solve(gap, variance, noise**2)
+
+        def advance(_: int, s: _Gradients) -> _Gradients:
+            moved = at.spread(operator.transpose(s.direction))  # C A' p
+            curved = operator.of_known(operator.forward(moved)) + noise**2 * s.direction
+            length = _ratio(s.size, _inner(s.direction, curved))
+            gap = s.gap - append_dims(length, s.gap) * curved
+            toward = precondition(gap)
+            size = _inner(gap, toward)
+            kept = jnp.where(length > 0, _ratio(size, s.size), 0)
+            direction = jnp.where(append_dims(length > 0, gap), toward + append_dims(kept, gap) * s.direction, 0)
+            return _Gradients(s.delta + append_dims(length, moved) * moved, gap, direction, size)
+
+        toward = precondition(at.gap)
+        start = _Gradients(jnp.zeros_like(at.denoised), at.gap, toward, _inner(at.gap, toward))
+        found = jax.lax.fori_loop(0, steps, advance, start)
+        return kernels.shifted_noise(sde, t, at.eps, found.delta)
+
+    return conditional
+
+
+METHODS: dict[str, Callable[..., EpsFn]] = {
+    "dps": dps,
+    "moment_matching": moment_matching,
+    "pigdm": pigdm,
+    "proximal": proximal,
+}
+
+
+class _Gradients(NamedTuple):
+    """Conjugate gradients: delta = C A' v, gap = y - A D - (A C A' + noise^2 I) v, size = gap' M^-1 gap (B,)."""
+
+    delta: jax.Array
+    gap: jax.Array
+    direction: jax.Array
+    size: jax.Array
+
+
+class _Posterior(NamedTuple):
+    """What is known of q0 given u_t.
+
+    Attributes:
+      eps: (B, *S, 1, C) noise of the last block.
+      denoised: (B, *S, C) D.
+      gap: (B, *measured_shape) y - A D.
+      sigma: () or (B,) effective noise.
+      spread: C' x = sigma^2 (dD/dy)' x, from and to (B, *S, C); a covariance is symmetric, an exact one equals C.
+    """
+
+    eps: jax.Array
+    denoised: jax.Array
+    gap: jax.Array
+    sigma: jax.Array
+    spread: Callable[[jax.Array], jax.Array]
+
+
+def _posterior(
+    sde: LinearSDE, eps_fn: EpsFn, operator: Operator, y: jax.Array, u: jax.Array, t: jax.Array
+) -> _Posterior:
+    """One forward pass of the network; `spread` is one backward pass."""
+    _require_state(operator, y, u)
+    signal = kernels.marginal(sde, t).phi[..., :, :1]
+    sigma = kernels.effective_noise(sde, t)
+
+    def denoise(shift: jax.Array) -> tuple[jax.Array, jax.Array]:
+        moved = u + kernels.mix(signal, shift[..., None, :])
+        eps = eps_fn(moved, t)
+        return kernels.denoiser(sde, moved, t, eps), eps
+
+    denoised, pull, eps = jax.vjp(denoise, jnp.zeros((*u.shape[:-2], u.shape[-1]), u.dtype), has_aux=True)
+    square = append_dims(jnp.square(sigma), denoised)
+    gap = operator.of_known(y - operator.forward(denoised))
+    return _Posterior(eps, denoised, gap, sigma, lambda x: square * pull(x)[0])
+
+
+def _variance(sigma: jax.Array, sigma_data: float) -> jax.Array:
+    """r^2 = sigma^2 s^2 / (sigma^2 + s^2)."""
+    return jnp.square(sigma * sigma_data) / (jnp.square(sigma) + sigma_data**2)
+
+
+def _inner(a: jax.Array, b: jax.Array) -> jax.Array:
+    """The inner product of each example, (B,)."""
+    return jnp.sum(a * b, axis=tuple(range(1, a.ndim)))
+
+
+def _ratio(a: jax.Array, b: jax.Array) -> jax.Array:
+    """a / b where both are positive, 0 elsewhere."""
+    fits = (a > 0) & (b > 0)
+    return jnp.where(fits, a / jnp.where(fits, b, 1), 0)
+
+
+def _measurement(operator: Operator, measured: jax.Array, noise: float, sigma_data: float = 1.0) -> jax.Array:
+    """The measurement, float32, with 0 for values that do not exist; checks what the methods have in common."""
+    measured = jnp.asarray(measured)
+    require_data("measured", measured)
+    shape = operator.measured_shape
+    require(measured.shape[1:] == shape, "measured", measured.shape, f"of shape (B, {', '.join(map(str, shape))})")
+    if operator.known is not None:
+        fits = len(operator.known) in (1, len(measured))
+        require(fits, "measured", measured.shape, f"a batch of {len(operator.known)}, as the mask")
+    require(bool(np.isfinite(noise)) and noise >= 0, "noise", noise, "0 or positive")
+    require(bool(np.isfinite(sigma_data)) and sigma_data > 0, "sigma_data", sigma_data, "positive")
+    return operator.of_known(measured.astype(jnp.float32))
+
+
+def _require_state(operator: Operator, y: jax.Array, u: jax.Array) -> None:
+    shape = (*u.shape[:-2], u.shape[-1])
+    wanted = (len(y), *operator.data_shape)
+    require(shape == wanted, "the shape of the samples", shape, f"{wanted}: the operator's data, one for a measurement")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,313 @@
+"""Linear measurements y = A x + noise of data, each with its transpose A' and the solution of (a A A' + b I) v = y.
+
+    from hold_jax import operators
+
+    operator = operators.superresolution(pictures.shape[1:], factor=4)     # data of shape (H, W, C)
+    measured = operator.measure(pictures, noise=0.05, key=key)             # (B, H / 4, W / 4, C)
+
+A A' is diagonal in a basis that is cheap to change to (pixels, Fourier modes, singular vectors), so `Operator.solve` is
+exact. `inverse` samples the data given such a measurement. All arrays are float32 with the batch first.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy import fft
+
+from hold_jax.errors import require, require_data
+
+__all__ = [
+    "OPERATORS",
+    "Operator",
+    "colorization",
+    "compressed_sensing",
+    "deblurring",
+    "inpainting",
+    "linear",
+    "superresolution",
+]
+
+Map = Callable[[jax.Array], jax.Array]
+
+
+def _same(x: jax.Array) -> jax.Array:
+    return x
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Operator:
+    """A linear map A of data.
+
+    Attributes:
+      data_shape: (*S, C) of one example.
+      measured_shape: of its measurement.
+      forward: A, from (B, *data_shape) to (B, *measured_shape), linear.
+      eigenvalues: of A A', float32, with a batch axis: they broadcast against `rotate(y)`.
+      rotate: from (B, *measured_shape) to the basis of the eigenvectors of A A'.
+      unrotate: the inverse of `rotate`.
+      known: (1 or B, *measured_shape) bool, which values of a measurement exist; None: all.
+    """
+
+    data_shape: tuple[int, ...]
+    measured_shape: tuple[int, ...]
+    forward: Map
+    eigenvalues: np.ndarray
+    rotate: Map = _same
+    unrotate: Map = _same
+    known: np.ndarray | None = None
+
+    def transpose(self, y: jax.Array) -> jax.Array:
+        """A' y (B, *data_shape) of y (B, *measured_shape)."""
+        x = jax.ShapeDtypeStruct((len(y), *self.data_shape), jnp.float32)
+        return jax.linear_transpose(self.forward, x)(y)[0]
+
+    def solve(self, y: jax.Array, signal: jax.Array | float, noise: jax.Array | float) -> jax.Array:
+        """(signal A A' + noise I)^-1 y, the pseudo-inverse where that matrix is singular.
+
+        Args:
+          y: (B, *measured_shape).
+          signal: () or (B,), >= 0.
+          noise: () or (B,), >= 0.
+
+        Returns:
+          (B, *measured_shape).
+        """
+        rotated = self.rotate(y)
+        values = _expanded(signal, rotated) * self.eigenvalues + _expanded(noise, rotated)
+        inverse = jnp.where(values > 0, 1 / jnp.where(values > 0, values, 1), 0)
+        return self.unrotate(rotated * inverse)
+
+    def measure(self, x: jax.Array, noise: float = 0.0, key: jax.Array | None = None) -> jax.Array:
+        """A x + noise xi, xi ~ N(0, I), with 0 where no measurement exists.
+
+        Args:
+          x: (B, *data_shape), floating, in the model's range.
+          noise: standard deviation, >= 0.
+          key: of xi; None: without noise, whatever `noise` is.
+
+        Returns:
+          (B, *measured_shape).
+
+        Raises:
+          UserError: for data of another shape or type, or a negative noise.
+        """
+        x = jnp.asarray(x)
+        require_data("x", x)
+        require(x.shape[1:] == self.data_shape, "x", x.shape, f"of shape (B, {_listed(self.data_shape)})")
+        require(noise >= 0, "noise", noise, "0 or positive")
+        y = self.forward(x.astype(jnp.float32))
+        if key is not None:
+            y = y + noise * jax.random.normal(key, y.shape)
+        return self.of_known(y)
+
+    def of_known(self, y: jax.Array) -> jax.Array:
+        """The values of y (B, *measured_shape) that exist, 0 in place of the others, whatever they are."""
+        return y if self.known is None else jnp.where(self.known, y, 0)
+
+    @property
+    def num_known(self) -> np.ndarray:
+        """The number of values that a measurement has, (1,), or (B,) where it differs among examples."""
+        if self.known is None:
+            return np.array([float(np.prod(self.measured_shape))], np.float32)
+        return self.known.reshape(len(self.known), -1).sum(axis=1).astype(np.float32)
+
+
+def inpainting(data_shape: tuple[int, ...], mask: np.ndarray) -> Operator:
+    """Some of the values themselves: A x = mask x.
+
+    Args:
+      data_shape: (*S, C).
+      mask: 1 where known, 0 where unknown; boolean or numbers. It broadcasts to data_shape, or to (B, *data_shape) for
+        a mask of each example.
+
+    Raises:
+      UserError: for a mask that does not broadcast, or without a known value.
+    """
+    mask = np.asarray(mask) != 0
+    batch = len(mask) if mask.ndim > len(data_shape) else 1
+    full = (batch, *data_shape)
+    pairs = zip(mask.shape[::-1], full[::-1], strict=False)
+    fits = mask.ndim <= len(full) and all(a in (1, b) for a, b in pairs)
+    require(fits, "mask", mask.shape, f"broadcastable to the data's shape, {data_shape}")
+    known = np.broadcast_to(mask, full)
+    require(bool(known.any()), "mask", "zero everywhere", "1 where the data are known")
+
+    def forward(x: jax.Array) -> jax.Array:
+        return jnp.where(known, x, 0)
+
+    return Operator(data_shape, data_shape, forward, known.astype(np.float32), known=known)
+
+
+def superresolution(data_shape: tuple[int, ...], factor: int = 4) -> Operator:
+    """Means over blocks of `factor` pixels along each axis of S.
+
+    Args:
+      data_shape: (*S, C), S of at least one axis.
+      factor: divides every axis of S; 2 or more.
+
+    Raises:
+      UserError: for data without axes S, or a factor that does not divide them.
+    """
+    sizes = _spatial(data_shape, "superresolution")
+    whole = isinstance(factor, int) and factor >= 2 and all(size % factor == 0 for size in sizes)
+    require(whole, "factor", factor, f"2 or more and a divisor of {_listed(sizes)}")
+    measured = (*(size // factor for size in sizes), data_shape[-1])
+    blocks = [part for size in sizes for part in (size // factor, factor)]
+
+    def forward(x: jax.Array) -> jax.Array:
+        axes = tuple(range(2, 2 + len(blocks), 2))
+        return jnp.mean(x.reshape(len(x), *blocks, data_shape[-1]), axis=axes)
+
+    return Operator(data_shape, measured, forward, _constant(measured, factor ** -len(sizes)))
+
+
+def colorization(data_shape: tuple[int, ...]) -> Operator:
+    """The mean of the channels, (*S, 1).
+
+    Args:
+      data_shape: (*S, C), C of 2 or more.
+
+    Raises:
+      UserError: for data of one channel.
+    """
+    channels = data_shape[-1]
+    require(channels >= 2, "channels", channels, "2 or more to colorize")
+    measured = (*data_shape[:-1], 1)
+    return Operator(
+        data_shape, measured, lambda x: jnp.mean(x, axis=-1, keepdims=True), _constant(measured, 1 / channels)
+    )
+
+
+def deblurring(data_shape: tuple[int, ...], blur: float | np.ndarray = 1.0) -> Operator:
+    """A blur of every channel, periodic at the edges: the convolution with a kernel, a product in Fourier space.
+
+    Args:
+      data_shape: (*S, C), S of at least one axis.
+      blur: the standard deviation, in pixels, of a Gaussian kernel of sum 1 (of the sampled Gaussian, cut off at half
+        of each axis), or a kernel of as many axes as S, each at most as long as that of S; its middle (the entry at
+        `size // 2`) is where a pixel stays.
+
+    Raises:
+      UserError: for data without axes S, a deviation that is not positive, or a kernel that does not fit.
+    """
+    sizes = _spatial(data_shape, "deblurring")
+    if np.ndim(blur) == 0:
+        std = float(blur)
+        require(np.isfinite(std) and std > 0, "blur", std, "positive")
+        kernel = np.ones([1] * len(sizes))
+        for i, size in enumerate(sizes):
+            half = (size - 1) // 2
+            profile = np.exp(-0.5 * np.square(np.arange(-half, half + 1) / std))
+            kernel = kernel * (profile / profile.sum()).reshape([-1 if j == i else 1 for j in range(len(sizes))])
+    else:
+        kernel = np.asarray(blur, np.float64)
+        fits = kernel.ndim == len(sizes) and all(k <= s for k, s in zip(kernel.shape, sizes, strict=False))
+        require(fits, "blur", kernel.shape, f"a number, or a kernel of at most {_listed(sizes)} values")
+        require(bool(np.isfinite(kernel).all()), "blur", "not finite", "finite")
+    padded = np.zeros(sizes)
+    padded[tuple(slice(k) for k in kernel.shape)] = kernel
+    padded = np.roll(padded, [-(k // 2) for k in kernel.shape], axis=range(len(sizes)))
+    axes = tuple(range(1, 1 + len(sizes)))
+    factors = np.fft.rfftn(padded)[None, ..., None]
+
+    def forward(x: jax.Array) -> jax.Array:
+        return jnp.fft.irfftn(jnp.fft.rfftn(x, axes=axes) * jnp.asarray(factors, jnp.complex64), s=sizes, axes=axes)
+
+    return Operator(
+        data_shape,
+        data_shape,
+        forward,
+        np.square(np.abs(factors)).astype(np.float32),
+        rotate=lambda y: jnp.fft.rfftn(y, axes=axes),
+        unrotate=lambda y: jnp.fft.irfftn(y, s=sizes, axes=axes),
+    )
+
+
+def compressed_sensing(data_shape: tuple[int, ...], share: float = 0.25, seed: int = 0) -> Operator:
+    """Random projections: some rows of a cosine transform of the values, permuted and with random signs.
+
+    The rows are orthonormal, A A' = I, and are never stored: a fast transform stands for a Gaussian matrix.
+
+    Args:
+      data_shape: (*S, C).
+      share: measurements per value, in (0, 1].
+      seed: of the permutation, the signs and the rows.
+
+    Raises:
+      UserError: for a share that leaves no measurement, or above 1.
+    """
+    size = int(np.prod(data_shape))
+    num = round(share * size) if 0 < share <= 1 else 0
+    require(num >= 1, "share", share, f"at most 1 and at least {1 / size:.3g}: one of the {size} values")
+    rng = np.random.default_rng(seed)
+    order, signs = rng.permutation(size), rng.choice([-1.0, 1.0], size).astype(np.float32)[None]
+    rows = np.sort(rng.permutation(size)[:num])
+
+    def forward(x: jax.Array) -> jax.Array:
+        return fft.dct(x.reshape(len(x), size)[:, order] * signs, norm="ortho")[:, rows]
+
+    return Operator(data_shape, (num,), forward, _constant((num,), 1.0))
+
+
+def linear(data_shape: tuple[int, ...], matrix: np.ndarray) -> Operator:
+    """Any matrix, by its singular values, which are computed on the host in float64.
+
+    Args:
+      data_shape: (*S, C), of d values in all.
+      matrix: (m, d), finite; the data are flattened.
+
+    Raises:
+      UserError: for a matrix of another shape, or that is not finite.
+    """
+    matrix, size = np.asarray(matrix, np.float64), int(np.prod(data_shape))
+    require(matrix.ndim == 2 and matrix.shape[1:] == (size,), "matrix", matrix.shape, f"of shape (m, {size})")
+    require(bool(np.isfinite(matrix).all()), "matrix", "not finite", "finite")
+    left, values, _ = np.linalg.svd(matrix)
+    squares = np.zeros((1, len(matrix)))
+    squares[0, : len(values)] = np.where(values > 1e-6 * values[0], values, 0) ** 2
+    basis, weights = (jnp.asarray(a, jnp.float32) for a in (left, matrix.T))
+    times = lambda x, a: jnp.matmul(x, a, precision=jax.lax.Precision.HIGHEST)  # noqa: E731
+    return Operator(
+        data_shape,
+        (len(matrix),),
+        lambda x: times(x.reshape(len(x), size), weights),
+        squares.astype(np.float32),
+        rotate=lambda y: times(y, basis),
+        unrotate=lambda y: times(y, basis.T),
+    )
+
+
+OPERATORS: dict[str, Callable[..., Operator]] = {
+    "colorization": colorization,
+    "compressed_sensing": compressed_sensing,
+    "deblurring": deblurring,
+    "inpainting": inpainting,
+    "linear": linear,
+    "superresolution": superresolution,
+}
+
+
+def _expanded(value: jax.Array | float, like: jax.Array) -> jax.Array:
+    """A value () or (B,) as an array that broadcasts against `like` (B, ...), with as many axes."""
+    value = jnp.asarray(value, jnp.float32)
+    return value.reshape(*(value.shape or (1,)), *(1,) * (like.ndim - 1))
+
+
+def _spatial(data_shape: tuple[int, ...], name: str) -> tuple[int, ...]:
+    require(len(data_shape) >= 2, "data_shape", data_shape, f"(*S, C) with axes S for {name}, such as (H, W, C)")
+    return data_shape[:-1]
+
+
+def _constant(shape: tuple[int, ...], value: float) -> np.ndarray:
+    return np.full((1, *shape), value, np.float32)
+
+
+def _listed(sizes: tuple[int, ...]) -> str:
+    return ", ".join(map(str, sizes))
+
+
+def __dir__() -> list[str]:
+    return __all__
