@@ -310,7 +310,7 @@ def _measurement(operator: Operator, measured: jax.Array, noise: float, sigma_da
 def _require_state(operator: Operator, y: jax.Array, u: jax.Array) -> None:
     shape = (*u.shape[:-2], u.shape[-1])
     wanted = (len(y), *operator.data_shape)
-    require(shape == wanted, "the shape of the samples", shape, f"{wanted}: the operator's data, one for a measurement")
+    require(shape == wanted, "shape", shape, f"{wanted}: the operator's data, one example a measurement")
 
 
 def __dir__() -> list[str]:

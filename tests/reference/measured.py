@@ -51,10 +51,10 @@ class Gaussians(NamedTuple):
         )
 
         def denoise(y, sigma):
-            variance = values + jnp.square(sigma)
+            variance = values[None] + jnp.square(sigma).reshape(-1, 1, 1)
             turned = jnp.einsum("bkd,kde->bke", y[:, None] - means[None], vectors, precision="highest")
-            log = logs[None] - 0.5 * jnp.sum(jnp.square(turned) / variance[None] + jnp.log(variance)[None], axis=-1)
-            shrunk = turned * (values / variance)[None]
+            log = logs[None] - 0.5 * jnp.sum(jnp.square(turned) / variance + jnp.log(variance), axis=-1)
+            shrunk = turned * (values[None] / variance)
             each = means[None] + jnp.einsum("bke,kde->bkd", shrunk, vectors, precision="highest")
             return jnp.sum(jax.nn.softmax(log, axis=1)[..., None] * each, axis=1)
 
