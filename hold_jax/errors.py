@@ -29,7 +29,13 @@ def require(condition: bool, argument: str, value: Any, allowed: str) -> None:
       UserError: if the condition does not hold.
     """
     if not condition:
-        raise UserError(f"`{argument}` is {value!r}; it must be {allowed}")
+        raise UserError(f"`{argument}` is {_shown(value)}; it must be {allowed}")
+
+
+def _shown(value: Any) -> str:
+    """`repr` on one line, cut where an array or a long text would fill the screen."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 200 else f"{text[:120]} ... {text[-40:]}"
 
 
 def require_given(argument: str, value: T | None, allowed: str) -> T:
@@ -54,7 +60,7 @@ def require_choice(argument: str, value: Any, allowed: Iterable[str]) -> None:
         return
     near = difflib.get_close_matches(str(value), names, n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
-    raise UserError(f"`{argument}` is {value!r}{hint}; it must be one of: {', '.join(names)}")
+    raise UserError(f"`{argument}` is {_shown(value)}{hint}; it must be one of: {', '.join(names)}")
 
 
 def require_data(argument: str, x: Any) -> None:

@@ -1,0 +1,233 @@
+"""Fills the tables and figures of README.md and docs/ from docs/results/*.json: python -m docs.tables [--check].
+
+A table stands between `<!-- table: NAME -->` and `<!-- end -->`, a number of the text between `<!-- value: NAME -->` and
+`<!-- end -->`; NAME is a function of this file. `--check` (a test runs it) changes nothing and fails where a page differs
+from its results, so no page can say what no result file holds.
+"""
+
+import argparse
+import functools
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+MARK = re.compile(r"<!-- (table|value): (\w+) -->.*?<!-- end -->", re.S)
+ORDERS = (1, 2, 3, 4)
+SHOWN = {
+    "euler_maruyama": "Euler-Maruyama",
+    "lie_trotter": "Lie-Trotter",
+    "sscs (strang, start)": "SSCS",
+    "ancestral": "ancestral",
+    "ddim": "DDIM",
+    "heun": "Heun (EDM)",
+    "dpmpp_2m": "DPM-Solver++(2M)",
+    "unipc": "UniPC",
+    "gaussian_fitted (churn=0)": "`gaussian_fitted`, `churn=0`",
+    "gaussian_fitted": "`gaussian_fitted` (default)",
+}
+
+
+@functools.cache
+def results(name: str) -> Any:
+    """The content of docs/results/NAME.json."""
+    return json.loads((ROOT / "docs" / "results" / f"{name}.json").read_text())
+
+
+def table(head: Iterable[Any], rows: Iterable[Iterable[Any]]) -> str:
+    """A Markdown table."""
+    head = list(head)
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+
+
+def short(x: float) -> str:
+    """Two digits, in scientific notation without padding."""
+    return f"{x:.1e}".replace("e-0", "e-").replace("e+0", "e+").replace("e+", "e")
+
+
+def error(x: float, e: float, digits: int = 3) -> str:
+    """A value with its standard error."""
+    return f"{x:.{digits}f} ± {e:.{digits}f}"
+
+
+def only(rows: list[dict[str, Any]], **want: Any) -> dict[str, Any]:
+    """The one row that has these values."""
+    found = [row for row in rows if all(row.get(key) == value for key, value in want.items())]
+    if len(found) != 1:
+        raise ValueError(f"{len(found)} rows have {want}")
+    return found[0]
+
+
+# --- samplers on exact problems -------------------------------------------------------------------
+
+
+def _worst(sampler: str, order: int, calls: int) -> float:
+    """KL of a sampler on its best grid for each width, the worst of the widths."""
+    rows = [r for r in results("samplers_gaussian") if (r["sampler"], r["order"], r["calls"]) == (sampler, order, calls)]
+    grids = {row["grid"] for row in rows}
+    return min(max(row["kl"] for row in rows if row["grid"] == grid) for grid in grids)
+
+
+def samplers_gaussian() -> str:
+    """KL at order 3 against calls."""
+    calls = (10, 20, 35, 50, 100)
+    rows = ([name, *(short(_worst(key, 3, c)) for c in calls)] for key, name in SHOWN.items())
+    return table(["calls", *calls], rows)
+
+
+def samplers_mixture() -> str:
+    """Sliced Wasserstein distance over that of a second draw of data."""
+    rows = results("samplers_mixture")
+    kinds, calls = ("8 unequal modes", "25-mode grid"), (10, 20, 50)
+    names = [key for key in SHOWN if any(row["sampler"] == key for row in rows)]
+    cells = (
+        [SHOWN[key]]
+        + [f"{only(rows, sampler=key, data=k, calls=c)['sliced_wasserstein_over_floor']:.1f}" for k in kinds for c in calls]
+        for key in names
+    )
+    return table(["", *(f"{k.split('-')[0].split(' ')[0]} modes, {c}" for k in kinds for c in calls)], cells)
+
+
+def samplers_digits() -> str:
+    """Squared Frechet distance of pixels, order 3."""
+    rows = results("samplers_digits")
+    calls = (10, 20, 50)
+    names = [key for key in SHOWN if any(row["sampler"] == key for row in rows)]
+    cells = (
+        [SHOWN[key], *(f"{only(rows, sampler=key, order=n, calls=c)['frechet']:.2f}" for n in (1, 3) for c in calls)]
+        for key in names
+    )
+    return table(["calls", *(f"order {n}, {c}" for n in (1, 3) for c in calls)], cells)
+
+
+# --- orders, parameterizations, likelihood --------------------------------------------------------
+
+
+def _parameterization(name: str, field: str, digits: int) -> list[str]:
+    rows = results("parameterizations")["rows"]
+    cells = (only(rows, parameterization=name, order=n, time_law="log_normal", seed=0)[field] for n in ORDERS)
+    return [f"{cell:.{digits}f}" for cell in cells]
+
+
+def parameterizations() -> str:
+    """Held-out error of the denoiser over EDM's c_out^2, then the distance of samples."""
+    names = ("eps", "mixed", "gaussian", "sufficient")
+    head = ["", *(f"error, n = {n}" for n in ORDERS), *(f"distance, n = {n}" for n in ORDERS)]
+    return table(
+        head, ([f"`{k}`", *_parameterization(k, "edm", 3), *_parameterization(k, "pixels", 2)] for k in names)
+    )
+
+
+def cross_order() -> str:
+    """One denoiser trained at order 1, sampled at orders 1 to 4."""
+    rows, out = results("cross_order"), []
+    shown = {"gaussian_fitted": "`gaussian_fitted`", "lie_trotter": "Lie-Trotter"}
+    for problem, title in (("digits", "digits"), ("mixture", "Gaussians")):
+        for sampler, name in shown.items():
+            for calls in (10, 20, 50):
+                cells = (only(rows, problem=problem, sampler=sampler, order=n, calls=calls) for n in ORDERS)
+                out.append([f"{title}, {name}", calls, *(f"{cell['distance']:.2f}" for cell in cells)])
+    return table(["", "calls", *(f"n = {n}" for n in ORDERS)], out)
+
+
+def cross_order_same() -> str:
+    """Distance of the samples of each order to a second draw of order 1."""
+    found = [row for row in results("cross_order") if "to_order_1" in row]
+    return ", ".join(f"{row['to_order_1']:.3f}" for row in found)
+
+
+def swissroll_orders() -> str:
+    """Sliced Wasserstein distance over that of a second draw of data."""
+    rows = results("swissroll_orders")["rows"]
+    return table(["order", *(r["order"] for r in rows)], [["distance / floor", *(f"{r['ratio']:.2f}" for r in rows)]])
+
+
+def likelihood_swissroll() -> str:
+    """Bits per dimension of a trained model at each order, beside the exact density's."""
+    rows = results("likelihood_swissroll")
+    return table(
+        ["order", *(row["order"] for row in rows)],
+        [
+            ["model (a bound for n > 1)", *(f"{row['bits']:.3f}" for row in rows)],
+            ["exact density", *(f"{row['exact_bits']:.3f}" for row in rows)],
+            ["difference", *(error(row["excess"], row["excess_error"]) for row in rows)],
+        ],
+    )
+
+
+def likelihood_gap() -> str:
+    """The gap of the papers' bound on Gaussian data, bits per dimension."""
+    rows, sigmas = results("likelihood_gap"), (0.02, 0.005, 0.002, 1e-3, 1e-4, 1e-5)
+    cases = ((2, 0.08), (3, 0.08), (4, 0.08), (3, 1e-4), (4, 1e-4))
+    return table(
+        ["noise level at t_min", *(f"{sigma:g}" for sigma in sigmas)],
+        (
+            [f"n = {n}, alpha = {alpha:g}", *(f"{only(rows, order=n, alpha=alpha, sigma=s)['gap_bits']:.2g}" for s in sigmas)]
+            for n, alpha in cases
+        ),
+    )
+
+
+def swissroll_told() -> str:
+    """Table I of TOLD++: squared Frechet distance, with standard errors over seeds."""
+    data = results("swissroll_told")
+    scale = data["settings"]["scales"][0]
+    columns = [("linear", "prior"), ("exact", "prior"), ("1,000", "prior"), ("5,000", "prior"), ("5,000", "true")]
+
+    def cell(model: str, kind: str, start: str) -> str:
+        values = np.array(only(data["rows"], scale=scale, model=model, kind=kind, start=start)["values"])
+        if len(values) == 1:
+            return f"{values[0]:.3f}"
+        return error(values.mean(), values.std(ddof=1) / np.sqrt(len(values)), 4 if start == "true" else 3)
+
+    def published(model: str) -> str:
+        return ", ".join(f"{value:.3f}" for value in data["paper"].get(model, {}).values())
+
+    head = ["", "linear score", "exact score", "1,000 steps", "5,000 steps", "5,000 steps, true start", "published"]
+    return table(head, ([m, *(cell(m, *c) for c in columns), published(m)] for m in data["settings"]["models"]))
+
+
+# --- the program ----------------------------------------------------------------------------------
+
+
+def fill(text: str, makers: dict[str, Callable[[], str]]) -> str:
+    """`text` with every marked table and value made again."""
+
+    def one(match: re.Match[str]) -> str:
+        kind, name = match.groups()
+        made = makers[name]()
+        made = f"\n\n{made}\n\n" if kind == "table" else made
+        return f"<!-- {kind}: {name} -->{made}<!-- end -->"
+
+    return MARK.sub(one, text)
+
+
+def main(check: bool) -> list[Path]:
+    """Fills every page (or with `check` only compares) and returns the pages that differed."""
+    makers = {name: value for name, value in globals().items() if callable(value) and not name.startswith("_")}
+    changed = []
+    for page in PAGES:
+        old = page.read_text()
+        new = fill(old, makers)
+        if new != old:
+            changed.append(page)
+            if not check:
+                page.write_text(new)
+    return changed
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="change nothing; fail if a page differs from its results")
+    only_check = parser.parse_args().check
+    differ = main(only_check)
+    for path in differ:
+        print(f"{path.relative_to(ROOT)}: {'differs from its results' if only_check else 'filled'}")
+    sys.exit(1 if only_check and differ else 0)
