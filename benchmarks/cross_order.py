@@ -2,7 +2,7 @@
 
 python -m benchmarks.parameterizations --workdir=runs/parameterizations --orders 1 --parameterizations sufficient
 python -m benchmarks.cross_order --workdir=runs/parameterizations/sufficient_n1_log_normal_seed0 \
-  --output=docs/results/cross_order.json --plot=docs/results/cross_order.png
+  --output=docs/results/cross_order.json
 
 What u_t says of the data is y = q0 + sigma_eff eps, whatever the order (docs/method.md, section 3): with the
 parameterization `sufficient` a network sees y and sigma_eff alone, so that the same parameters are a model of every
@@ -39,8 +39,6 @@ from hold_jax.errors import require
 from hold_jax.metrics.frechet import frechet_distance, frechet_jackknife, moments
 from hold_jax.metrics.sliced_wasserstein import sliced_wasserstein
 from hold_jax.model import Model
-
-COLORS = {1: "tab:gray", 2: "tab:orange", 3: "tab:blue", 4: "tab:red", 5: "tab:green", 6: "tab:purple"}
 
 
 def digits(args: argparse.Namespace) -> list[dict[str, Any]]:
@@ -102,7 +100,7 @@ def mixture(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    """Prints a table; writes JSON and a plot."""
+    """Prints a table; writes JSON; `python -m docs.plots` draws it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workdir", type=Path, default=None, help="of a model of order 1")
     parser.add_argument("--orders", type=int, nargs="+", default=[1, 2, 3, 4])
@@ -114,7 +112,6 @@ def main() -> None:
     parser.add_argument("--mixture_num", type=int, default=20_000, help="samples of the mixture")
     parser.add_argument("--draws", type=int, default=8, help="how often they are drawn")
     parser.add_argument("--output", type=Path, default=None, help="JSON file")
-    parser.add_argument("--plot", type=Path, default=None, help="PNG file")
     args = parser.parse_args()
 
     logging.set_verbosity(logging.ERROR)  # Orbax tells of reading
@@ -124,8 +121,6 @@ def main() -> None:
     print(f"\n{time.monotonic() - began:.0f} s on {jax.devices()[0].device_kind}")
     if args.output:
         args.output.write_text(json.dumps(rows, indent=0) + "\n")
-    if args.plot:
-        plot(rows, args).savefig(args.plot, dpi=110)
 
 
 def _find(rows: list[dict[str, Any]], **where: Any) -> list[dict[str, Any]]:
@@ -155,46 +150,6 @@ def table(rows: list[dict[str, Any]], args: argparse.Namespace) -> None:
 
 def _floor(rows: list[dict[str, Any]]) -> float:
     return next(r["floor"] for r in rows if "floor" in r)
-
-
-def plot(rows: list[dict[str, Any]], args: argparse.Namespace) -> Any:
-    """Distance against calls: a line of panels a problem, a panel a sampler, a color an order."""
-    from matplotlib.figure import Figure
-
-    problems = list(dict.fromkeys(r["problem"] for r in rows))
-    width = len(args.samplers)
-    figure = Figure(figsize=(3.6 * width + 0.6, 3.1 * len(problems)), layout="constrained")
-    panels = figure.subplots(len(problems), width, squeeze=False, sharex=True, sharey="row")
-    for line, problem in zip(panels, problems, strict=True):
-        for axes, label in zip(line, args.samplers, strict=True):
-            for i, order in enumerate(args.orders):
-                found = [_find(rows, problem=problem, sampler=label, order=order, calls=c)[0] for c in args.calls]
-                axes.errorbar(
-                    # Side by side, so that equal values stay visible.
-                    np.asarray(args.calls) * 1.03 ** (i - (len(args.orders) - 1) / 2),
-                    [r["distance"] for r in found],
-                    [r["error"] for r in found],
-                    fmt="o-",
-                    ms=4,
-                    lw=1.2,
-                    capsize=2,
-                    color=COLORS[order],
-                    label=f"order {order}",
-                )
-            axes.set(xscale="log", yscale="log", title=label)
-            axes.set_xticks(args.calls, [str(c) for c in args.calls])
-            axes.set_yticks([0.05, 0.1, 0.2, 0.5, 1, 2, 5], ["0.05", "0.1", "0.2", "0.5", "1", "2", "5"])
-            axes.minorticks_off()
-            axes.grid(alpha=0.25, lw=0.5)
-            floor = _floor(rows) if problem == "digits" else 1.0
-            axes.axhline(floor, color="black", lw=0.8, ls=":")
-            largest = max(r["distance"] for r in rows if r["problem"] == problem and "distance" in r)
-            axes.set_ylim(0.8 * floor, 1.2 * largest)
-        line[0].set_ylabel(TITLES[problem].replace(": ", ":\n"), fontsize=8)
-    for axes in panels[-1]:
-        axes.set_xlabel("network calls")
-    panels[0, 0].legend(fontsize=8, frameon=False)
-    return figure
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """What each parameterization and each order buys at equal cost: one network, one budget, one objective, every cell.
 
 python -m benchmarks.parameterizations --workdir=runs/parameterizations --seeds 0 1 \
-  --output=docs/results/parameterizations.json --plot=docs/results/parameterizations.png
+  --output=docs/results/parameterizations.json
 
 Trains `eps`, `mixed`, `gaussian`, `sufficient` at orders 1 to 4, on the digits as vectors with a small perceptron, with
 times log-normal in the effective noise (EDM's, the default) and uniform in t (the papers'), and reports of each:
@@ -64,7 +64,6 @@ from hold_jax.training.state import init_state
 
 BINS = 8
 PARAMETERIZATIONS = ("eps", "mixed", "gaussian", "sufficient")
-COLORS = {"eps": "tab:gray", "mixed": "tab:orange", "gaussian": "tab:blue", "sufficient": "tab:red"}
 
 
 def digits_as_vectors(folder: Path) -> ml_collections.ConfigDict:
@@ -303,7 +302,7 @@ def paired(args: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
 
 
 def main() -> None:
-    """Prints a table; writes JSON and a plot."""
+    """Prints a table; writes JSON; `python -m docs.plots` draws it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default=None, help="an experiment; None: the digits as vectors")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="keys of the config")
@@ -325,7 +324,6 @@ def main() -> None:
     parser.add_argument("--calls", type=int, default=20, help="network calls of the default sampler")
     parser.add_argument("--likelihood", type=int, default=0, help="test examples whose likelihood is computed")
     parser.add_argument("--output", type=Path, default=None, help="JSON file")
-    parser.add_argument("--plot", type=Path, default=None, help="PNG file")
     args = parser.parse_args()
 
     logging.set_verbosity(logging.ERROR)  # Orbax tells of every write, and warns of reading
@@ -345,8 +343,6 @@ def main() -> None:
     table(rows, args, networks)
     if args.output:
         args.output.write_text(json.dumps({"device": jax.devices()[0].device_kind, "rows": rows}, indent=1) + "\n")
-    if args.plot:
-        plot(rows, args, networks).savefig(args.plot, dpi=110)
 
 
 def _cell(rows: list[dict[str, Any]], figure: str, name: str, order: int, law: str) -> tuple[float, float, int]:
@@ -381,56 +377,6 @@ def table(rows: list[dict[str, Any]], args: argparse.Namespace, networks: list[F
                 f"{v * scale:.4g} +- {e * scale:.1g}" + (f" ({k})" if k > 1 else "") if k else "-" for v, e, k in found
             )
             print(f"{f'{name}, {law}':<24}" + "".join(f"{text:>20}" for text in texts))
-
-
-def plot(rows: list[dict[str, Any]], args: argparse.Namespace, networks: list[FeatureNetwork]) -> Any:
-    """A line of panels a law of times: the denoiser's error by noise at each order, then what it costs in samples."""
-    from matplotlib.figure import Figure
-
-    shown, width = networks[0], len(args.orders) + 1
-    figure = Figure(figsize=(2.9 * width, 3.0 * len(args.time_laws) + 0.2), layout="constrained")
-    lines = figure.subplots(len(args.time_laws), width, squeeze=False)
-    config = configured(args, "eps", 1, args.time_laws[0], 0)
-    sigmas = np.sort(noises(args.repeats, len(build.dataset(config, "test"))).ravel())
-    centers = [float(np.exp(np.log(part).mean())) for part in np.array_split(sigmas, BINS)]
-    floor = min(min(row["curve"]) for row in rows)
-    for law, panels in zip(args.time_laws, lines, strict=True):
-        for axes, order in zip(panels, args.orders, strict=False):
-            for name in args.parameterizations:
-                for row in rows:
-                    if (row["parameterization"], row["order"], row["time_law"]) == (name, order, law):
-                        label = name if row["seed"] == args.seeds[0] else None
-                        axes.loglog(centers, row["curve"], "o-", ms=3, lw=1, color=COLORS[name], label=label)
-            axes.set(title=f"order {order}, times {law}", ylim=(0.8 * floor, 4.0))
-            axes.title.set_fontsize(9)
-            axes.set_yticks([0.4, 0.6, 1, 2, 4], ["0.4", "0.6", "1", "2", "4"] if order == args.orders[0] else [])
-            axes.minorticks_off()
-            axes.grid(alpha=0.25, lw=0.5)
-        panels[0].set_ylabel(r"held-out $|D - q_0|^2 / c_\mathrm{out}^2$")
-        for i, name in enumerate(args.parameterizations):
-            found = [_cell(rows, shown.name, name, n, law) for n in args.orders]
-            panels[-1].errorbar(
-                # Side by side, so that equal values stay visible.
-                np.asarray(args.orders) + 0.07 * (i - 0.5 * (len(args.parameterizations) - 1)),
-                [v for v, _, _ in found],
-                [e for _, e, _ in found],
-                fmt="o-",
-                ms=4,
-                lw=1,
-                capsize=2,
-                color=COLORS[name],
-            )
-        panels[-1].set(yscale="log", title=f"Frechet distance, {shown.name}")
-        panels[-1].title.set_fontsize(9)
-        panels[-1].set_xticks(args.orders)
-        panels[-1].set_yticks([3, 5, 10, 20, 50], ["3", "5", "10", "20", "50"])
-        panels[-1].minorticks_off()
-        panels[-1].grid(alpha=0.25, lw=0.5)
-    for axes in lines[-1][:-1]:
-        axes.set_xlabel("effective noise")
-    lines[-1][-1].set_xlabel("order")
-    lines[0][min(1, width - 2)].legend(fontsize=8, frameon=False, loc="upper left")
-    return figure
 
 
 if __name__ == "__main__":

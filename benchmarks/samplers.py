@@ -1,9 +1,7 @@
 """Every sampler's quality against network calls, where the truth is known exactly.
 
-python -m benchmarks.samplers gaussian --output=docs/results/samplers_gaussian.json \\
-  --plot=docs/results/samplers_gaussian.png
-python -m benchmarks.samplers mixture --output=docs/results/samplers_mixture.json \\
-  --plot=docs/results/samplers_mixture.png
+python -m benchmarks.samplers gaussian --output=docs/results/samplers_gaussian.json
+python -m benchmarks.samplers mixture --output=docs/results/samplers_mixture.json
 
 - gaussian: data N(0, std^2). Every sampler is affine, so the law of its x is propagated exactly through its own step,
   without Monte Carlo; its KL for every sampler and grid, orders 1 to 4, std 0.5, 0.1, 0.02. The calls include the
@@ -23,7 +21,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import matplotlib.pyplot as plt
 import numpy as np
 
 from hold_jax import kernels, samplers, sde
@@ -63,20 +60,19 @@ SUITE: dict[str, tuple[Any, float]] = {
     "gaussian_fitted (cholesky, churn=0)": (samplers.gaussian_fitted(churn=0.0, gauge="cholesky"), 1),
 }
 GRIDS = ("uniform", "quadratic", "karras", "log")
-# What the plots show: one line a family.
-SHOWN = {
-    "euler_maruyama": "tab:gray",
-    "lie_trotter": "tab:brown",
-    "sscs (strang, start)": "tab:olive",
-    "ancestral": "tab:pink",
-    "ddim": "tab:cyan",
-    "heun": "tab:purple",
-    "dpmpp_2m": "tab:orange",
-    "dpmpp_3m": "tab:green",
-    "unipc": "tab:blue",
-    "gaussian_fitted": "tab:red",
-    "gaussian_fitted (churn=0)": "black",
-}
+MIXTURE = (
+    "euler_maruyama",
+    "lie_trotter",
+    "sscs (strang, start)",
+    "ancestral",
+    "ddim",
+    "heun",
+    "dpmpp_2m",
+    "dpmpp_3m",
+    "unipc",
+    "gaussian_fitted",
+    "gaussian_fitted (churn=0)",
+)
 
 
 def steps_for(calls: int, per_step: float) -> int:
@@ -143,24 +139,6 @@ def table_gaussian(rows: list[dict[str, Any]], args: argparse.Namespace) -> None
         for label in args.samplers:
             grid = best_grid(rows, label, args.orders)
             print(f"{label:<37}{grid:<11}" + "".join(f"{v:>10.1e}" for v in worst(rows, label, order, grid)))
-
-
-def plot_gaussian(rows: list[dict[str, Any]], args: argparse.Namespace) -> plt.Figure:
-    """One panel an order."""
-    figure, axes = plt.subplots(1, len(args.orders), figsize=(4 * len(args.orders), 4), sharey=True, squeeze=False)
-    for axis, order in zip(axes[0], args.orders, strict=True):
-        for label, color in SHOWN.items():
-            if label in args.samplers:
-                grid = best_grid(rows, label, args.orders)
-                axis.loglog(CALLS, worst(rows, label, order, grid), "o-", ms=3, color=color, label=f"{label}, {grid}")
-        axis.axhline(1e-3, color="black", lw=0.5, ls=":")
-        axis.set(title=f"order {order}", xlabel="network calls", ylim=(1e-6, 1e2))
-        axis.set_xticks(CALLS, [str(c) for c in CALLS])
-        axis.minorticks_off()
-    axes[0, 0].set_ylabel("KL, worst of std 0.5, 0.1, 0.02")
-    axes[0, -1].legend(fontsize=6, loc="upper right")
-    figure.tight_layout()
-    return figure
 
 
 # --- Mixtures: exact denoiser, many samples ----------------------------------------------------------------
@@ -254,56 +232,29 @@ def table_mixture(rows: list[dict[str, Any]], args: argparse.Namespace) -> None:
             print(f"{label:<37}" + "".join(f"{v:>10.2f}" for v in cells))
 
 
-def plot_mixture(rows: list[dict[str, Any]], args: argparse.Namespace) -> plt.Figure:
-    """A row of panels a data set, one an order."""
-    figure, axes = plt.subplots(
-        len(MIXTURES), len(args.orders), figsize=(4 * len(args.orders), 7), sharey=True, squeeze=False
-    )
-    for line, data in zip(axes, MIXTURES, strict=True):
-        for axis, order in zip(line, args.orders, strict=True):
-            for label, color in SHOWN.items():
-                if label in args.samplers:
-                    cells = [
-                        min(_ratio(rows, data=data, sampler=label, grid=g, order=order, calls=c) for g in MIXTURE_GRIDS)
-                        for c in (10, 20, 50)
-                    ]
-                    axis.loglog((10, 20, 50), cells, "o-", ms=3, color=color, label=label)
-            axis.axhline(1, color="black", lw=0.5, ls=":")
-            axis.set(title=f"{data}, order {order}", xlabel="network calls")
-            axis.set_xticks((10, 20, 50), ["10", "20", "50"])
-            axis.minorticks_off()
-        line[0].set_ylabel("sliced Wasserstein / floor")
-    axes[0, -1].legend(fontsize=6)
-    figure.tight_layout()
-    return figure
-
-
 PARTS = {
-    "gaussian": (gaussian, table_gaussian, plot_gaussian),
-    "mixture": (mixture, table_mixture, plot_mixture),
+    "gaussian": (gaussian, table_gaussian),
+    "mixture": (mixture, table_mixture),
 }
 
 
 def main() -> None:
-    """Prints a table; writes JSON and a plot."""
+    """Prints a table; writes JSON; `python -m docs.plots` draws it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=PARTS)
     parser.add_argument("--orders", type=int, nargs="+", default=list(ORDERS))
     parser.add_argument("--samplers", nargs="+", default=None, choices=SUITE, metavar="NAME")
     parser.add_argument("--num", type=int, default=100_000, help="mixture: samples")
     parser.add_argument("--output", type=Path, default=None, help="JSON file")
-    parser.add_argument("--plot", type=Path, default=None, help="PNG file")
     args = parser.parse_args()
-    run, table, plot = PARTS[args.part]
-    args.samplers = args.samplers or (list(SHOWN) if args.part == "mixture" else list(SUITE))
+    run, table = PARTS[args.part]
+    args.samplers = args.samplers or (list(MIXTURE) if args.part == "mixture" else list(SUITE))
     began = time.monotonic()
     rows = run(args)
     table(rows, args)
     print(f"\n{time.monotonic() - began:.0f} s on {jax.devices()[0].device_kind}")
     if args.output:
         args.output.write_text(json.dumps(rows, indent=0) + "\n")
-    if args.plot:
-        plot(rows, args).savefig(args.plot, dpi=120)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ for n in 1 2 3 4; do
   python main.py --config=configs/digits_hold.py --mode=train --workdir=runs/digits$n --config.sde.order=$n
 done
 python -m benchmarks.samplers_trained --config=configs/digits_hold.py --workdirs runs/digits1 runs/digits2 ... \
-  --output=docs/results/samplers_digits.json --plot=docs/results/samplers_digits.png
+  --output=docs/results/samplers_digits.json
 
 Squared Frechet distance between raw pixels of samples and the training pictures; the floor is what as many training
 pictures drawn with replacement give. Every sampler starts from the same prior draws. About 30 minutes for four digits
@@ -20,10 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import matplotlib.pyplot as plt
 import numpy as np
 
-from benchmarks.samplers import SHOWN, SUITE, steps_for
+from benchmarks.samplers import SUITE, steps_for
 from hold_jax import samplers
 from hold_jax.app import build
 from hold_jax.app.config import read
@@ -69,7 +68,7 @@ def trained(path: Path, config_file: str) -> tuple[Model, Any, np.ndarray]:
 
 
 def main() -> None:
-    """Prints a table; writes JSON and a plot."""
+    """Prints a table; writes JSON; `python -m docs.plots` draws it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", required=True)
     parser.add_argument("--workdirs", type=Path, nargs="+", required=True)
@@ -78,7 +77,6 @@ def main() -> None:
     parser.add_argument("--calls", type=int, nargs="+", default=list(CALLS))
     parser.add_argument("--num", type=int, default=1500, help="samples, drawn at once")
     parser.add_argument("--output", type=Path, default=None, help="JSON file")
-    parser.add_argument("--plot", type=Path, default=None, help="PNG file")
     args = parser.parse_args()
 
     began, rows = time.monotonic(), []
@@ -111,8 +109,6 @@ def main() -> None:
     print(f"\n{time.monotonic() - began:.0f} s on {jax.devices()[0].device_kind}")
     if args.output:
         args.output.write_text(json.dumps(rows, indent=0) + "\n")
-    if args.plot:
-        _plot(rows, args).savefig(args.plot, dpi=120)
 
 
 def draw(sampler: Any, model: Model, params: Any, key: jax.Array, *, num: int, options: dict[str, Any]) -> Any:
@@ -137,24 +133,6 @@ def _table(rows: list[dict[str, Any]], args: argparse.Namespace) -> None:
             of = functools.partial(_values, rows, sampler=label, grid=grid)
             print(f"{label:<28}{grid:<10}" + "".join(f"{of(order=n, calls=c)[0]:>10.3f}" for n, c in cells))
     print(f"{'floor':<38}" + "".join(f"{_values(rows, order=n, sampler='floor')[0]:>10.3f}" for n, _ in cells))
-
-
-def _plot(rows: list[dict[str, Any]], args: argparse.Namespace) -> plt.Figure:
-    """One panel an order; each sampler at the better of the grids."""
-    orders = _orders(rows)
-    figure, axes = plt.subplots(1, len(orders), figsize=(4 * len(orders), 4), sharey=True, squeeze=False)
-    for axis, order in zip(axes[0], orders, strict=True):
-        for label in args.samplers:
-            best = [min(_values(rows, order=order, sampler=label, calls=c)) for c in args.calls]
-            axis.loglog(args.calls, best, "o-", ms=3, color=SHOWN.get(label, "black"), label=label)
-        axis.axhline(_values(rows, order=order, sampler="floor")[0], color="black", lw=0.5, ls=":")
-        axis.set(title=f"order {order}", xlabel="network calls")
-        axis.set_xticks(args.calls, [str(c) for c in args.calls])
-        axis.minorticks_off()
-    axes[0, 0].set_ylabel("squared Frechet distance, raw pixels")
-    axes[0, -1].legend(fontsize=6)
-    figure.tight_layout()
-    return figure
 
 
 if __name__ == "__main__":

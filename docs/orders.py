@@ -2,8 +2,8 @@
 
 python -m docs.orders        # docs/images/orders.png, orders_dark.png, orders.gif; seconds
 
-Data are two narrow peaks at -1 and 1. A path starts at one of them and runs forward by the exact transition kernel; from
-where it ends, the reverse process with the exact denoiser leads back to a peak.
+Data are two narrow peaks at -1 and 1. A path starts at one of them and runs forward by the exact transition kernel;
+from where it ends, the reverse process with the exact denoiser leads back to a peak.
 """
 
 from pathlib import Path

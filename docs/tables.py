@@ -1,8 +1,8 @@
-"""Fills the tables and figures of README.md and docs/ from docs/results/*.json: python -m docs.tables [--check].
+"""Fills the tables and numbers of README.md and docs/ from docs/results/*.json: python -m docs.tables [--check].
 
-A table stands between `<!-- table: NAME -->` and `<!-- end -->`, a number of the text between `<!-- value: NAME -->` and
-`<!-- end -->`; NAME is a function of this file. `--check` (a test runs it) changes nothing and fails where a page differs
-from its results, so no page can say what no result file holds.
+A table stands between `<!-- table: NAME -->` and `<!-- end -->`, a number of the text between `<!-- value: NAME -->`
+and `<!-- end -->`; NAME is a function of this file. `--check` (a test runs it) changes nothing and fails where a page
+differs from its results, so that no page says what no result file holds.
 """
 
 import argparse
@@ -68,9 +68,11 @@ def only(rows: list[dict[str, Any]], **want: Any) -> dict[str, Any]:
 # --- samplers on exact problems -------------------------------------------------------------------
 
 
-def _worst(sampler: str, order: int, calls: int) -> float:
+def worst(sampler: str, order: int, calls: int) -> float:
     """KL of a sampler on its best grid for each width, the worst of the widths."""
-    rows = [r for r in results("samplers_gaussian") if (r["sampler"], r["order"], r["calls"]) == (sampler, order, calls)]
+    rows = [
+        r for r in results("samplers_gaussian") if (r["sampler"], r["order"], r["calls"]) == (sampler, order, calls)
+    ]
     grids = {row["grid"] for row in rows}
     return min(max(row["kl"] for row in rows if row["grid"] == grid) for grid in grids)
 
@@ -78,7 +80,7 @@ def _worst(sampler: str, order: int, calls: int) -> float:
 def samplers_gaussian() -> str:
     """KL at order 3 against calls."""
     calls = (10, 20, 35, 50, 100)
-    rows = ([name, *(short(_worst(key, 3, c)) for c in calls)] for key, name in SHOWN.items())
+    rows = ([name, *(short(worst(key, 3, c)) for c in calls)] for key, name in SHOWN.items())
     return table(["calls", *calls], rows)
 
 
@@ -89,7 +91,11 @@ def samplers_mixture() -> str:
     names = [key for key in SHOWN if any(row["sampler"] == key for row in rows)]
     cells = (
         [SHOWN[key]]
-        + [f"{only(rows, sampler=key, data=k, calls=c)['sliced_wasserstein_over_floor']:.1f}" for k in kinds for c in calls]
+        + [
+            f"{only(rows, sampler=key, data=k, calls=c)['sliced_wasserstein_over_floor']:.1f}"
+            for k in kinds
+            for c in calls
+        ]
         for key in names
     )
     return table(["", *(f"{k.split('-')[0].split(' ')[0]} modes, {c}" for k in kinds for c in calls)], cells)
@@ -120,9 +126,7 @@ def parameterizations() -> str:
     """Held-out error of the denoiser over EDM's c_out^2, then the distance of samples."""
     names = ("eps", "mixed", "gaussian", "sufficient")
     head = ["", *(f"error, n = {n}" for n in ORDERS), *(f"distance, n = {n}" for n in ORDERS)]
-    return table(
-        head, ([f"`{k}`", *_parameterization(k, "edm", 3), *_parameterization(k, "pixels", 2)] for k in names)
-    )
+    return table(head, ([f"`{k}`", *_parameterization(k, "edm", 3), *_parameterization(k, "pixels", 2)] for k in names))
 
 
 def cross_order() -> str:
@@ -169,7 +173,10 @@ def likelihood_gap() -> str:
     return table(
         ["noise level at t_min", *(f"{sigma:g}" for sigma in sigmas)],
         (
-            [f"n = {n}, alpha = {alpha:g}", *(f"{only(rows, order=n, alpha=alpha, sigma=s)['gap_bits']:.2g}" for s in sigmas)]
+            [
+                f"n = {n}, alpha = {alpha:g}",
+                *(f"{only(rows, order=n, alpha=alpha, sigma=s)['gap_bits']:.2g}" for s in sigmas),
+            ]
             for n, alpha in cases
         ),
     )

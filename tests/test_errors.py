@@ -14,5 +14,7 @@ def test_an_array_or_a_long_text_is_shown_on_one_short_line():
 def test_a_short_value_is_shown_whole():
     with pytest.raises(UserError, match=r"^`order` is 12; it must be 1 to 6$"):
         require(False, "order", 12, "1 to 6")
-    with pytest.raises(UserError, match=r"^`name` is 'unipd' \(did you mean 'unipc'\?\); it must be one of: heun, unipc$"):
+    with pytest.raises(
+        UserError, match=r"^`name` is 'unipd' \(did you mean 'unipc'\?\); it must be one of: heun, unipc$"
+    ):
         require_choice("name", "unipd", ["unipc", "heun"])
