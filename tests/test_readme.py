@@ -33,7 +33,7 @@ def test_the_readme_names_configs_that_exist():
 
 
 def test_what_it_says_of_samplers_holds_in_the_result_file():
-    """The default beats three samplers, and its deterministic form DPM-Solver++(2M), at every order and number of calls."""
+    """The default beats three samplers, and its deterministic form DPM-Solver++(2M), at every order and budget."""
     for order in tables.ORDERS:
         for calls in (10, 20, 35, 50, 100):
             default = tables.worst("gaussian_fitted", order, calls)
