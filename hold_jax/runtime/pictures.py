@@ -42,8 +42,8 @@ def image_grid(images_u8: ArrayLike, columns: int | None = None, scale: int | No
     Args:
         images_u8: `(N, H, W, C)`, uint8, C = 1 (gray) or 3 (RGB).
         columns: images in a row; by default the number that makes the grid nearly square.
-        scale: each pixel is drawn as `scale` x `scale` pixels; by default the largest scale for which the grid is at
-            most 800 pixels wide, so that small images are visible.
+        scale: how many times larger each image is drawn, by cubic interpolation; by default the largest number for
+            which the grid is at most 800 pixels wide, so that small images are visible.
 
     Raises:
         UserError: on another shape or dtype, or a count below 1.
@@ -64,9 +64,12 @@ def image_grid(images_u8: ArrayLike, columns: int | None = None, scale: int | No
     rows = math.ceil(n / columns)
     cell_h, cell_w = h * scale + _MARGIN_PX, w * scale + _MARGIN_PX
     canvas = np.full((rows * cell_h + _MARGIN_PX, columns * cell_w + _MARGIN_PX, c), 255, np.uint8)
-    for i, image in enumerate(images.repeat(scale, axis=1).repeat(scale, axis=2)):
+    for i, image in enumerate(images):
         top, left = (i // columns) * cell_h + _MARGIN_PX, (i % columns) * cell_w + _MARGIN_PX
-        canvas[top : top + h * scale, left : left + w * scale] = image
+        larger = PIL.Image.fromarray(image[..., 0] if c == 1 else image).resize(
+            (w * scale, h * scale), PIL.Image.Resampling.BICUBIC
+        )
+        canvas[top : top + h * scale, left : left + w * scale] = np.asarray(larger).reshape(h * scale, w * scale, c)
     return PIL.Image.fromarray(canvas[..., 0] if c == 1 else canvas)
 
 
