@@ -8,6 +8,7 @@ import argparse
 import contextlib
 import errno
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -48,7 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         options, rest = _parser().parse_known_args(arguments)
         given = flags.read(options.config, rest)
-        _run(options, given)
+        words = sys.argv[1:] if arguments is None else arguments
+        _run(options, given, shlex.join(["python", "main.py", *words]))
     except UserError as error:
         _fail(str(error), _EXIT_USER_ERROR)
     except KeyboardInterrupt:
@@ -64,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _fail("standard output was closed; the same command goes on from the newest checkpoint", _EXIT_USER_ERROR)
 
 
-def _run(options: argparse.Namespace, given: flags.Given) -> None:
+def _run(options: argparse.Namespace, given: flags.Given, command: str) -> None:
     # Heavy imports come after the flags are known to be right.
     import jax
     from absl import logging
@@ -76,7 +78,7 @@ def _run(options: argparse.Namespace, given: flags.Given) -> None:
     jax.config.update("jax_logging_level", "WARNING")
     try:
         distributed.initialize(options.coordinator, options.num_processes, options.process_id)
-        modes.run(options.mode, given, options.workdir, options.compilation_cache)
+        modes.run(options.mode, given, options.workdir, options.compilation_cache, command)
     except distributed.AgreedError:
         raise
     except Exception as error:

@@ -93,6 +93,12 @@ def resolve(config: Config) -> Config:
     return config.changed(unset)
 
 
+def differences(config: Config) -> list[str]:
+    """The keys of resolved settings whose value is not the default."""
+    values, defaults = config.flat(), resolve(Config().changed({"data.name": config.data.name})).flat()
+    return [key for key in KEYS if values[key] != defaults[key]]
+
+
 def without_options_of(config: Config, changes: Mapping[str, Any]) -> dict[str, Any]:
     """The keys that lose their value when `changes` choose another constructor: those of the one chosen before."""
     flat, lost = config.flat(), {}

@@ -10,41 +10,50 @@ from typing import Any
 import jax
 import numpy as np
 
-from hold_jax.app import build, experiment
+from hold_jax.app import build, card, experiment
 from hold_jax.app.config import KEYS, Config
 from hold_jax.app.experiment import Experiment
 from hold_jax.app.flags import Given
 from hold_jax.data import Dataset, Statistics
 from hold_jax.errors import require
-from hold_jax.evaluation import figures, reference
+from hold_jax.evaluation import reference, report
 from hold_jax.evaluation.feature_network import FeatureNetwork
 from hold_jax.loops.draw import make_draw
+from hold_jax.loops.evaluate import FOLDER as EVALUATION_FOLDER
 from hold_jax.loops.evaluate import EvalSettings, Evaluator
 from hold_jax.loops.generate import generate
+from hold_jax.loops.introduction import introduce
 from hold_jax.loops.train import Trainer
 from hold_jax.model import Model
 from hold_jax.runtime import distributed, schema, storage, workdir
-from hold_jax.runtime.log import METRICS_FILE, read_jsonl
+from hold_jax.runtime.log import METRICS_FILE, RESULTS_FILE, read_jsonl
 from hold_jax.runtime.mesh import Devices
 from hold_jax.runtime.storage import Path
 from hold_jax.training.checkpoint import Checkpoints, abstract_state
 from hold_jax.training.state import init_state
 
 
-def run(mode: str, given: Given, folder: str | None, cache: str = "off") -> None:
-    """Runs one mode of `main.py`.
+def run(mode: str, given: Given, folder: str | None, cache: str = "off", command: str | None = None) -> None:
+    """Runs one mode of `main.py`, then writes the model card.
 
     Args:
       mode: a key of `MODES`.
       given: the config file and flags.
       folder: the work directory; None: runs/NAME of the config file.
       cache: where compiled programs are kept, as `cache_compilations` takes it.
+      command: what the user typed; the work directory keeps it.
     """
     found = experiment.find(given, folder, to_train=mode == "train")
     # Stops all processes before they wait for each other with different programs.
     distributed.require_same({"workdir": str(found.path), **found.config.flat()})
     cache_compilations(cache, found.path)
     MODES[mode](found)
+    if mode in _WRITING and distributed.is_main():
+        if command is not None:
+            card.remember(found.path, command)
+        written = card.write(found.path)
+        if written is not None:
+            print(f"model card: {written}", flush=True)
 
 
 def train(this: Experiment) -> None:
@@ -127,7 +136,7 @@ class _Report:
         """Draws the samples and computes the figures of averaged parameters; call it after `prepare`."""
         assert self._evaluator is not None
         _announce(generate(self._model, params, self._sampling, self._path, step=step, reference=_vectors(self._data)))
-        _print_results(self._evaluator.evaluate(params, step=step))
+        _print_results(self._evaluator.evaluate(params, step=step), self._path)
 
 
 def draw(this: Experiment) -> None:
@@ -138,6 +147,7 @@ def draw(this: Experiment) -> None:
     make_draw(model, sampling, Devices.all())
     chosen = config.sampling.checkpoint
     for step, params in _averages(config, model, path, None if chosen is None else [chosen]):
+        introduce(model, None, path, step=step)
         _announce(generate(model, params, sampling, path, step=step))
 
 
@@ -156,7 +166,8 @@ def score(this: Experiment) -> None:
     evaluator = Evaluator(model, loss, held_out, load_train, networks, settings, sampling, path)
     evaluator.check()
     for step, params in itertools.chain([first], averages):
-        _print_results(evaluator.evaluate(params, step=step))
+        introduce(model, held_out, path, step=step)
+        _print_results(evaluator.evaluate(params, step=step), path)
 
 
 def stats(this: Experiment) -> None:
@@ -177,8 +188,8 @@ def show(this: Experiment) -> None:
 
 def lines(config: Config) -> list[str]:
     """`section.key = value  # note; range` for every key; * before those whose value is not the default."""
-    values, defaults = config.flat(), build.resolve(Config().changed({"data.name": config.data.name})).flat()
-    heads = {key: f"{' *'[values[key] != defaults[key]]} {key} = {schema.shown(values[key])}" for key in KEYS}
+    values, changed = config.flat(), set(build.differences(config))
+    heads = {key: f"{' *'[key in changed]} {key} = {schema.shown(values[key])}" for key in KEYS}
     width = min(max(map(len, heads.values())), 48)
     return [f"{heads[key]:<{width}}  # {KEYS[key].note}; {KEYS[key].allowed}" for key in KEYS]
 
@@ -217,6 +228,7 @@ MODES: dict[str, Callable[[Experiment], None]] = {
     "stats": stats,
     "show": show,
 }
+_WRITING = ("train", "sample", "eval")  # modes that change what the model card says
 
 
 def _model(config: Config, data_shape: tuple[int, ...], num_classes: int, statistics: Statistics) -> Model:
@@ -266,10 +278,19 @@ def _vectors(data: Dataset) -> np.ndarray | None:
     return some.gather(np.arange(len(some)))["x"]
 
 
-def _announce(folder: Any) -> None:
-    distributed.say(f"samples: {folder}")
+def _announce(folder: Path) -> None:
+    distributed.say(f"samples: {folder / 'grid.png'}")
 
 
-def _print_results(results: dict[str, float]) -> None:
+def _print_results(results: dict[str, float], path: Path) -> None:
+    """Prints the most important figures, and where the others are."""
     if distributed.is_main():
-        print(figures.table(results), flush=True)
+        num = f", {results['num_samples']:,.0f} samples" if "num_samples" in results else ""
+        step = int(results["step"])
+        print(
+            f"step {step:,}{num}:",
+            *report.lines(report.rows(results)),
+            f"all figures: {path / RESULTS_FILE}; pictures: {path / EVALUATION_FOLDER / f'step_{step}'}",
+            sep="\n",
+            flush=True,
+        )

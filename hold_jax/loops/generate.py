@@ -135,7 +135,7 @@ def draw_rows(
         return
     main = distributed.is_main()
     with Progress(len(index), rows.count, 1, main, unit="sample") as progress:
-        progress.update(rows.count)
+        progress.write(f"drawing {rows.missing:,} samples...")
         for block in draw_blocks(model, params, settings, devices, index[rows.count :]):
             if rows.count == 0 and main:
                 begin(block)

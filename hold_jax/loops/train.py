@@ -17,8 +17,8 @@ from hold_jax.data import Dataset, batches, prefetch
 from hold_jax.errors import require, require_choice
 from hold_jax.loops.draw import SampleSettings, make_draw
 from hold_jax.loops.generate import picture
+from hold_jax.loops.introduction import introduce
 from hold_jax.model import Model
-from hold_jax.numerics import exact
 from hold_jax.runtime import distributed, pictures, storage
 from hold_jax.runtime.log import METRICS_FILE, MetricLog, NullLog, read_jsonl
 from hold_jax.runtime.mesh import Devices
@@ -162,7 +162,7 @@ class Trainer:
             state = program.start() if saved is None else program.from_tree(saved)
             del saved
             if main:
-                self._introduce(program.abstract_tree().params, devices, start, workdir)
+                self._introduce(program.abstract_tree().params, start, workdir)
                 print("compiling the training step...", flush=True)
 
             feed = self._feed(devices, start)
@@ -276,14 +276,13 @@ class Trainer:
         stacked = ({name: np.stack([b[name] for b in group]) for name in group[0]} for group in grouped)
         return prefetch(stacked, functools.partial(devices.put, axis=1))
 
-    def _introduce(self, params: Any, devices: Devices, start: int, workdir: Path) -> None:
+    def _introduce(self, params: Any, start: int, workdir: Path) -> None:
         """Prints what is trained, on what and where, and a warning if the data do not fit `sigma_data`.
 
         The table of parameters goes to `workdir`/parameters.txt.
 
         Args:
           params: abstract parameters of the network.
-          devices: devices of the run.
           start: step from which the run continues; 0 for a new run.
           workdir: work directory of the run.
         """
@@ -294,22 +293,15 @@ class Trainer:
         model, dataset = self.model, self.dataset
         some = dataset.subset(10_000)
         deviation = float(np.std(model.to_model(some.gather(np.arange(len(some)))["x"])))
-        ends = model.sde.schedule.integral(0.0, np.array([model.sde.t_min, model.sde.T]))
-        low, high = exact.effective_noise(model.sde.F, model.sde.G, model.sde.cov0, ends)
         leaves = jax.tree.leaves(params)
-        lines = [
-            f"process: order {model.sde.order}, t from {model.sde.t_min:.4g} to {model.sde.T:.4g}, effective noise "
-            f"from {low:.3g} to {high:.3g}",
-            f"data: {dataset.name}, {len(dataset):,} {dataset.split} examples of {'x'.join(map(str, dataset.shape))}, "
-            f"standard deviation {deviation:.3f} in the model's range (model.sigma_data is {model.sigma_data:g})"
-            + (", mirrored left to right at random (data.flip)" if self.settings.flip else ""),
-            f"devices: {devices.mesh.size} x {jax.devices()[0].device_kind}"
-            + (f" in {jax.process_count()} processes" if jax.process_count() > 1 else ""),
-            f"work directory: {workdir}" + (f", going on from step {start:,}" if start else ""),
+        introduce(model, dataset, workdir, step=start)
+        print(
             f"network: {sum(leaf.size for leaf in leaves):,} parameters, "
-            f"{sum(leaf.size * leaf.dtype.itemsize for leaf in leaves) / 1e6:,.3g} MB, listed in {PARAMETERS_FILE}",
-        ]
-        print("\n".join(lines), flush=True)
+            f"{sum(leaf.size * leaf.dtype.itemsize for leaf in leaves) / 1e6:,.3g} MB, listed in {PARAMETERS_FILE}; "
+            f"model.sigma_data is {model.sigma_data:g}, the data's standard deviation {deviation:.3f}"
+            + ("; pictures are mirrored at random" if self.settings.flip else ""),
+            flush=True,
+        )
         if not model.sigma_data / 2 <= deviation <= 2 * model.sigma_data:
             distributed.say(
                 f"warning: the data's standard deviation is {deviation:.3g} in the model's range and model.sigma_data "

@@ -14,7 +14,7 @@ class Progress:
     """Shows step, loss, examples per second and the time left.
 
     On a terminal this is a tqdm bar. Elsewhere (a log file, a notebook, the output of a scheduler) a plain line is
-    printed at the first update, then at most one every `line_every_s` seconds, and a last one at `close`.
+    printed at most every `line_every_s` seconds, a first one with the first loss, and a last one at `close`.
 
     The first update only starts the clock, so that compilation does not count in the rate. Later pauses (evaluation,
     checkpoints) do count, since they affect the time left.
@@ -54,7 +54,7 @@ class Progress:
         self._loss: float | None = None
         self._first: tuple[int, float] | None = None  # step and time of the first update
         self._now = self._began = clock()
-        self._last_line = -math.inf
+        self._last_line = self._began
         self._open = enabled
         self._bar = None
         if enabled and self._stream.isatty():
@@ -87,6 +87,8 @@ class Progress:
         """Reports that `step` steps are done. Without `loss` the last loss stays shown, which saves a transfer."""
         self._step, self._now = step, self._clock()
         if loss is not None:
+            if self._loss is None:
+                self._last_line = -math.inf
             self._loss = float(loss)
         if self._first is None:
             self._first = (step, self._now)

@@ -80,9 +80,10 @@ def test_train_sample_eval_and_train_again(tmp_path):
 
     on = command(*tiny("train", "run"), cwd=tmp_path, cache=cache)  # the report comes too
     assert on.returncode == 0, on.stderr
-    assert "going on from step 10" in on.stdout and "test_loss" in on.stdout
+    assert "checkpoint of step 10" in on.stdout and "test loss" in on.stdout
     assert [line["step"] for line in lines(run / "metrics.jsonl")] == [5, 10, 15, 20]
-    files = [".lock", "config.json", "loss.png", "metrics.jsonl", "parameters.txt", "results.jsonl"]
+    files = [".lock", "README.md", "commands.txt", "config.json", "loss.png", "metrics.jsonl", "parameters.txt"]
+    files += ["results.jsonl"]
     folders = ["checkpoints", "eval", "grids", "samples", "stats", "tensorboard"]
     assert sorted(p.name for p in run.iterdir()) == sorted(files + folders)
     report = np.load(run / "samples" / "step_20_strang4" / "samples.npz")["x"]
@@ -110,6 +111,8 @@ def test_train_sample_eval_and_train_again(tmp_path):
     again = command(*tiny("train", "run", training__report=False), cwd=tmp_path, cache=cache)
     assert again.returncode == 0, again.stderr
     assert "already trained" in again.stderr and small.contents(run / "checkpoints") == before
+    kept = (run / "commands.txt").read_text().splitlines()
+    assert len(kept) == 5 and all(f": python main.py --config={ROOT / ROLL} --mode=" in line for line in kept)
 
 
 WRONG = {

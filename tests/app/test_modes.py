@@ -78,7 +78,7 @@ def results(folder):
 
 
 def test_training_ends_with_a_report(trained):
-    files = [".lock", "config.json", "loss.png", "metrics.jsonl", "parameters.txt", "results.jsonl"]
+    files = [".lock", "README.md", "config.json", "loss.png", "metrics.jsonl", "parameters.txt", "results.jsonl"]
     folders = [FOLDER, "eval", "grids", "samples", "stats", "tensorboard"]
     assert sorted(p.name for p in trained.iterdir()) == sorted(files + folders)
     folder = trained / "samples" / "step_10_strang4"
@@ -95,15 +95,23 @@ def test_sampling_and_evaluating_later_give_the_report_again(trained, capsys):
     run_eval(config_of(), str(trained))
     assert results(trained)[-1] == results(trained)[0]
     printed = capsys.readouterr()
-    assert f"samples: {trained}/samples/step_10_strang4" in printed.err
-    assert "test_loss " in printed.out and "sliced_wasserstein_floor " in printed.out
+    assert f"samples: {trained}/samples/step_10_strang4/grid.png\n" in printed.err
+    assert "process: order 2, " in printed.out and f"work directory: {trained}, checkpoint of step 10\n" in printed.out
+    assert "sliced Wasserstein distance " in printed.out and f"model card: {trained}/README.md\n" in printed.out
 
 
-def test_a_figure_is_printed_with_its_error_or_its_interval(capsys):
-    modes._print_results(
-        {"step": 10, "fid": 3.14159265, "fid_error": 0.0123, "recall": 0.5, "recall_low": 0.25, "recall_high": 0.75}
-    )
-    assert capsys.readouterr().out == "step    10\nfid     3.14159 +- 0.012\nrecall  0.5  [0.25, 0.75]\n"
+def test_the_printed_report_is_twelve_lines_and_says_where_the_rest_is(capsys, tmp_path):
+    networks = [("inception", "fid"), ("classifier", "frechet_classifier_distance"), ("pixels", "frechet_raw")]
+    found = {"step": 1000, "num_samples": 297, "test_loss": 0.08439, "test_loss_error": 0.00076, "floor_examples": 297}
+    for network, distance in networks:
+        found |= {distance: 0.7415, f"{distance}_error": 0.184, f"{distance}_floor": 0.8947, f"{network}_kid": -0.01}
+        found |= {f"{network}_{name}": 0.5 for name in ("precision", "recall", "score")}
+    modes._print_results(found, tmp_path)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 12 and lines[0] == "step 1,000, 297 samples:"
+    assert lines[1].split("  ")[0] == "test loss" and lines[1].endswith("  0.08439 +- 0.00076  lower is better")
+    assert lines[2].startswith("FID  ") and lines[2].endswith("lower is better; 297 test examples give 0.895")
+    assert lines[-1] == f"all figures: {tmp_path}/results.jsonl; pictures: {tmp_path}/eval/step_1000"
 
 
 def test_an_older_checkpoint_is_drawn_by_its_step(trained):

@@ -79,14 +79,14 @@ def test_a_run_leaves_its_files(straight):
 def test_the_first_lines_say_what_is_trained_and_the_table_goes_to_a_file(tmp_path, capsys):
     trainer = Trainer(MODEL, small.LOSS, OPTIMIZER, DATA, small.train_settings(), SAMPLING)
     params = jax.eval_shape(MODEL.init, jax.random.key(0))
-    trainer._introduce(params, small.devices(8), 5, tmp_path)
+    trainer._introduce(params, 5, tmp_path)
     said = capsys.readouterr().out.splitlines()
     size = sum(leaf.size for leaf in jax.tree.leaves(params))
     assert [line.partition(":")[0] for line in said] == ["process", "data", "devices", "work directory", "network"]
     assert said[0].startswith("process: order 2, t from ") and said[0].endswith("effective noise from 0.002 to 80")
-    assert said[1].startswith("data: gaussians8, 200 train examples of 2, standard deviation ")
-    assert said[2:4] == ["devices: 8 x cpu", f"work directory: {tmp_path}, going on from step 5"]
-    assert said[4] == f"network: {size:,} parameters, {4e-6 * size:.3g} MB, listed in parameters.txt"
+    assert said[1:3] == ["data: gaussians8, 200 train examples of 2", "devices: 8 x cpu"]
+    assert said[3] == f"work directory: {tmp_path}, checkpoint of step 5"
+    assert said[4].startswith(f"network: {size:,} parameters, {4e-6 * size:.3g} MB, listed in parameters.txt; model.")
     assert f"Total: {size:,}" in (tmp_path / "parameters.txt").read_text()
 
 

@@ -1,0 +1,80 @@
+"""The figures that a person reads first, in words: value, error, and what it means."""
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping
+
+MOST = 9  # figures in a report
+_LOWER, _HIGHER = "lower is better", "higher is better"
+_DISTANCES = {
+    "fid": "FID",
+    "frechet_classifier_distance": "Frechet distance, classifier",
+    "frechet_raw": "Frechet distance, pixels",
+}
+_NETWORKS = {"fid": "inception", "frechet_classifier_distance": "classifier", "frechet_raw": "pixels"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A figure in words.
+
+    Attributes:
+      name: what it is called.
+      value: with its error or its 95 % interval.
+      meaning: which way is better, and what to compare it with.
+    """
+
+    name: str
+    value: str
+    meaning: str
+
+
+def rows(results: Mapping[str, float], most: int = MOST) -> list[Row]:
+    """Returns the most important figures of `Evaluator.evaluate`, the most important first.
+
+    Args:
+      results: figures by name.
+      most: the largest number of rows.
+    """
+    return list(_all(results))[:most]
+
+
+def lines(found: list[Row]) -> list[str]:
+    """Returns rows as lines in columns."""
+    names, values = (max((len(getattr(row, name)) for row in found), default=0) for name in ("name", "value"))
+    return [f"{row.name:<{names}}  {row.value:<{values}}  {row.meaning}" for row in found]
+
+
+def _all(results: Mapping[str, float]) -> Iterator[Row]:
+    def row(key: str, name: str, meaning: str) -> Iterator[Row]:
+        if key in results:
+            floor = results.get(f"{key}_floor")
+            examples = f"; {results['floor_examples']:,.0f} test examples give " if floor is not None else ""
+            yield Row(name, _value(results, key), meaning + examples + ("" if floor is None else f"{floor:.3g}"))
+
+    for split in ("test", "train"):
+        yield from row(f"{split}_loss", f"{split} loss", _LOWER)
+    for split, prefix in (("test", ""), ("train", "train_")):
+        bound = results.get(f"{prefix}bits_per_dim_is_bound")
+        yield from row(
+            f"{prefix}bits_per_dim", f"bits per dimension, {split}", f"{'an upper bound; ' if bound else ''}{_LOWER}"
+        )
+    for key, name in _DISTANCES.items():
+        yield from row(key, name, _LOWER)
+    yield from row("sliced_wasserstein", "sliced Wasserstein distance", _LOWER)
+    for network in (_NETWORKS[key] for key in _DISTANCES if key in results):
+        yield from row(f"{network}_precision", f"precision, {network}", f"share of samples near data; {_HIGHER}")
+        yield from row(f"{network}_recall", f"recall, {network}", f"share of data near samples; {_HIGHER}")
+        yield from row(f"{network}_score", f"{network} score", _HIGHER)
+        yield from row(f"{network}_kid", f"KID, {network}", f"{_LOWER}; 0 for samples like the data")
+
+
+def _value(results: Mapping[str, float], key: str) -> str:
+    value = results[key]
+    error = results.get(f"{key}_error", results.get(f"{key}_std"))
+    if f"{key}_low" in results:
+        return f"{value:.3f} [{results[f'{key}_low']:.3f}, {results[f'{key}_high']:.3f}]"
+    if error is None or not math.isfinite(error) or not math.isfinite(value) or error <= 0:
+        return f"{value:.4g}"
+    digits = max(0, 1 - math.floor(math.log10(error)))  # two digits of the error
+    return f"{value:,.{digits}f} +- {error:,.{digits}f}"
