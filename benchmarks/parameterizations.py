@@ -155,25 +155,29 @@ def errors(
     The state is put together from its sufficient statistic and the rest (`kernels.state_of`), so that the first, all
     that an optimal denoiser looks at, is the same at every order.
     """
-    m, count = model.sde, len(data)
+    count = len(data)
     x = jnp.asarray(to_model_range(data.gather(np.arange(count))["x"]))
     labels = jnp.asarray(data.gather(np.arange(count))["label"]) if model.takes_labels else None
-
-    @jax.jit
-    def of_repeat(params: Any, sigma: jax.Array, key: jax.Array) -> jax.Array:
-        key_y, key_rest = jax.random.split(key)
-        t = kernels.time_of_noise(m, sigma)
-        y = x + kernels.append_dims(sigma, x) * jax.random.normal(key_y, x.shape)
-        rest = jax.random.normal(key_rest, (*x.shape[:-1], m.order - 1, x.shape[-1]))
-        u = kernels.state_of(m, y, rest, t)
-        denoised = kernels.denoiser(m, u, t, model.eps_fn(params, labels=labels)(u, t))
-        error = jnp.mean(jnp.square(denoised - x), axis=tuple(range(1, x.ndim)))
-        c_out = sigma * model.sigma_data / jnp.sqrt(sigma**2 + model.sigma_data**2)
-        return jnp.stack([error, error / c_out**2], axis=-1)
-
+    of_repeat = jax.jit(lambda params, sigma, key: errors_at(model, params, x, sigma, key, labels=labels))
     sigmas = noises(repeats, count, mean=mean, std=std)
     keys = jax.random.split(jax.random.key(0), repeats)
     return np.stack([of_repeat(params, s, k) for s, k in zip(sigmas, keys, strict=True)]).astype(np.float64)
+
+
+def errors_at(
+    model: Model, params: Any, x: jax.Array, sigma: jax.Array, key: jax.Array, *, labels: jax.Array | None = None
+) -> jax.Array:
+    """The two errors of `errors`, (N, 2), of examples x (N, *S) in the model's range at effective noises sigma (N,)."""
+    m = model.sde
+    key_y, key_rest = jax.random.split(key)
+    t = kernels.time_of_noise(m, sigma)
+    y = x + kernels.append_dims(sigma, x) * jax.random.normal(key_y, x.shape)
+    rest = jax.random.normal(key_rest, (*x.shape[:-1], m.order - 1, x.shape[-1]))
+    u = kernels.state_of(m, y, rest, t)
+    denoised = kernels.denoiser(m, u, t, model.eps_fn(params, labels=labels)(u, t))
+    error = jnp.mean(jnp.square(denoised - x), axis=tuple(range(1, x.ndim)))
+    c_out = sigma * model.sigma_data / jnp.sqrt(sigma**2 + model.sigma_data**2)
+    return jnp.stack([error, error / c_out**2], axis=-1)
 
 
 def noises(repeats: int, count: int, *, mean: float = -1.2, std: float = 1.2) -> np.ndarray:

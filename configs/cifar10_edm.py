@@ -41,6 +41,7 @@ def get_config():
     c.optimizer.learning_rate = 1e-3
     c.optimizer.warmup_steps = 19_531  # 10 million pictures
     c.optimizer.clip_norm = 0.0
+    c.optimizer.eps = 1e-8 / 3072  # theirs sums the loss over the 3,072 values of a picture, ours is their mean
     c.training.batch_size = 512
     c.training.num_steps = 390_625  # 200 million pictures
     c.training.ema_decay = 0.9992905  # half-life of half a million pictures

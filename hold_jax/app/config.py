@@ -242,6 +242,7 @@ class SamplingConfig:
         None, "[0, 1000]", "reduced_splitting: lambda_s, of the position's noise (1.16 at 50 calls)"
     )
     lam: float | None = real(None, "[-1e4, 1e4]", "conjugate: lambda, per unit of t (0)")
+    form: str | None = choice(None, ("identity", "ones"), "conjugate: matrix that lambda multiplies (identity)")
     K: int | None = whole(None, "[1, 10000]", "poisson_midpoint: sub-steps (16)")
     base: str | None = choice(None, ("denoiser", "noise", "score"), "poisson_midpoint: what is held during a step")
     spacing: str | None = choice(

@@ -105,7 +105,7 @@ def test_weak_order_of_data_prediction(n, name):
         )
     ]
     + [("psld", samplers.unipc()), ("psld", PoissonMidpoint(K=4)), ("psld", PredictorCorrector(snr=0.01))]
-    + [("psld", samplers.Conjugate(lam=0.2))]
+    + [("psld", samplers.Conjugate(lam=0.2)), ("psld", samplers.Conjugate(lam=0.2, form="ones"))]
     + [(k, s) for k in ("vp", "ve", "cld", "told") for s in (Strang(), samplers.unipc())],
 )
 def test_every_sde_converges(name, sampler):
