@@ -177,6 +177,7 @@ def main() -> None:
         for i, change in enumerate(CHANGES):
             config, kept = configured(data, change, args.workdir), args.workdir / f"{data}_{i}.json"
             identity = build.as_json(config) | {"seeds": args.seeds, "num": args.num, "repeats": args.repeats}
+            identity["data"] = data  # the file's path is no part of it
             found = json.loads(kept.read_text()) if kept.exists() else {}
             if found.get("settings") != identity:
                 if args.most == 0:
