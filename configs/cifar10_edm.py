@@ -51,4 +51,5 @@ def get_config():
     c.sampling.grid = "karras"
     c.sampling.batch_size = 128
     c.eval.features = "inception"
+    c.eval.likelihood = True
     return c.lock()

@@ -31,4 +31,5 @@ def get_config():
     c.sampling.batch_size = 500
     c.eval.batch_size = 500
     c.eval.num_samples = 10_000
+    c.likelihood.num_examples = 1_000
     return c.lock()

@@ -29,4 +29,5 @@ def get_config():
     c.training.report = False  # 50,000 samples take hours: --mode=eval
     c.sampling.batch_size = 128
     c.eval.features = "inception"
+    c.eval.likelihood = True
     return c.lock()

@@ -1,7 +1,7 @@
 """HOLD++ (2506.21741) on CIFAR-10 at order 4, critically damped, as its authors' public code trains.
 
 python main.py --config=configs/cifar10_hold4.py --mode=train --workdir=DIR
-python main.py --config=configs/cifar10_hold4.py --mode=eval  --workdir=DIR --config.eval.inception=PATH
+python main.py --config=configs/cifar10_hold4.py --mode=eval --workdir=DIR
 
 Any other order, 1 to 6, on the same network: --config.sde.order=5.
 

@@ -1,7 +1,7 @@
 """HOLD (2404.12814) on CIFAR-10, as far as its paper could be read: published FID 1.85.
 
 python main.py --config=configs/cifar10_hold_paper.py --mode=train --workdir=DIR
-python main.py --config=configs/cifar10_hold_paper.py --mode=eval  --workdir=DIR --config.eval.inception=PATH
+python main.py --config=configs/cifar10_hold_paper.py --mode=eval --workdir=DIR
 
 The figure is from HOLD's abstract; nobody is known to have reproduced it. As published: third order with gamma = sqrt
 10, xi = 6; block coordinate score matching of the last block; NCSN++ with 4 BigGAN blocks a level and attention at

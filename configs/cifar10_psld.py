@@ -1,7 +1,7 @@
 """Phase space Langevin diffusion (PSLD; Pandey and Mandt, ICCV 2023) on CIFAR-10: order 2, noise in both blocks.
 
 python main.py --config=configs/cifar10_psld.py --mode=train --workdir=DIR
-python main.py --config=configs/cifar10_psld.py --mode=eval  --workdir=DIR --config.eval.inception=PATH
+python main.py --config=configs/cifar10_psld.py --mode=eval --workdir=DIR
 
 Published FID: 2.10 (the authors' README; their scripts sample it with Gamma = 0.02, nu = 4.02, by RK45 at tolerances
 1e-4 or by Euler-Maruyama, uniform in t: --config.sde.Gamma=0.02 --config.sde.nu=4.02). By calls, with the Gamma = 0.01

@@ -23,4 +23,5 @@ def get_config():
     c.training.checkpoint_every = 1000
     c.training.sample_every = 1000
     c.sampling.num_steps = 50
+    c.likelihood.num_examples = 1_000
     return c.lock()

@@ -1,7 +1,7 @@
 """HOLD's third order (TOLD, 2404.12814) on CIFAR-10, as its one outside re-run trained it (TOLD++, 2409.07697).
 
 python main.py --config=configs/cifar10_told.py --mode=train --workdir=DIR
-python main.py --config=configs/cifar10_told.py --mode=eval  --workdir=DIR --config.eval.inception=PATH
+python main.py --config=configs/cifar10_told.py --mode=eval --workdir=DIR
 
 Published FID of the re-run: 8.23 after 300,000 and 7.48 after 700,000 steps, of 10,000 samples by 200 Euler-Maruyama
 steps (TOLD++, table II), which is what this config repeats: NCSN++ with 4 BigGAN blocks a level, attention at 16x16,

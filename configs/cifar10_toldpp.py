@@ -1,7 +1,7 @@
 """TOLD++ (2409.07697) on CIFAR-10: third order, critically damped.
 
 python main.py --config=configs/cifar10_toldpp.py --mode=train --workdir=DIR
-python main.py --config=configs/cifar10_toldpp.py --mode=eval  --workdir=DIR --config.eval.inception=PATH
+python main.py --config=configs/cifar10_toldpp.py --mode=eval --workdir=DIR
 
 Published FID: 7.52 after 300,000 and 6.50 after 700,000 steps (table II; TOLD beside it 8.23 and 7.48), of 10,000
 samples by 200 Euler-Maruyama steps. FIDs of 10,000 samples lie above those of 50,000: compare at equal numbers only.

@@ -43,4 +43,5 @@ def get_config():
     c.sampling.t_min = 1e-3
     c.sampling.batch_size = 128
     c.eval.features = "inception"
+    c.eval.likelihood = True
     return c.lock()

@@ -1,6 +1,6 @@
 """Frechet inception distance, kernel distance, precision and recall between two sets of pictures.
 
-    python -m hold_jax.fid SAMPLES DATA --inception=FILE [--cache=FOLDER] [--crop=PIXELS] [--features=inception]
+    python -m hold_jax.fid SAMPLES DATA [--inception=FILE] [--cache=FOLDER] [--crop=PIXELS] [--features=inception]
 
 Each set is a folder of pictures; an .npz of statistics (pytorch-fid's, score_sde's or our own) or of samples (uint8,
 N x H x W x C); or a data source by name with its split, such as digits:test or tfds:cifar10:train.
@@ -28,6 +28,7 @@ from hold_jax.evaluation import figures, reference
 from hold_jax.evaluation.feature_network import FeatureNetwork, Features
 from hold_jax.evaluation.features import PER_DEVICE, features_of
 from hold_jax.evaluation.inception import inception
+from hold_jax.evaluation.inception_weights import published
 from hold_jax.evaluation.picture_files import digest, pictures
 from hold_jax.evaluation.pixels import pixels
 from hold_jax.evaluation.reference import Reference
@@ -56,7 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("data", metavar="DATA", help="what they are compared with")
     parser.add_argument("--features", default="inception", choices=("inception", "pixels"), help="what is compared")
     parser.add_argument(
-        "--inception", metavar="FILE", help="weights: pytorch-fid's .pth, an .npz of it, or TorchScript"
+        "--inception",
+        metavar="FILE",
+        help="weights: pytorch-fid's .pth, an .npz of it, or TorchScript; without it the .pth is fetched on first use",
     )
     parser.add_argument("--crop", type=int, metavar="PIXELS", help="scale and center crop, instead of stretching")
     parser.add_argument("--cache", metavar="FOLDER", help="keep features here, by the pictures and the weights")
@@ -84,9 +87,7 @@ def _figures(args: argparse.Namespace) -> dict[str, float]:
         if args.features == "pixels":
             network = pixels()
         else:
-            allowed = "the path of the weights: pytorch-fid's .pth, an .npz of it, or a TorchScript archive"
-            require(args.inception is not None, "inception", args.inception, allowed)
-            network = inception(args.inception, "inception")
+            network = inception(args.inception or published("--inception"), "inception")
     a, b = (_reference(side, network, args) for side in sides.values())
     width = b.moments.mean.size
     require(a.moments.mean.size == width, "samples", args.samples, f"of {width} features, as `data` is")

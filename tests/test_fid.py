@@ -7,7 +7,7 @@ from PIL import Image
 from training.small import quick_compilation  # noqa: F401
 
 from hold_jax import fid
-from hold_jax.evaluation import picture_files, reference
+from hold_jax.evaluation import inception_weights, picture_files, reference
 from hold_jax.evaluation.inception_network import resize
 from hold_jax.evaluation.reference import Reference
 from hold_jax.metrics.frechet import frechet_distance, moments
@@ -105,13 +105,15 @@ def test_mixed_sizes_are_stretched_as_the_network_stretches(tmp_path):
     np.testing.assert_array_equal(found.gather(np.array([0]))["x"][0], picture_files.stretched(X[0]))
 
 
-def test_mistakes(tmp_path, capsys):
+def test_mistakes(tmp_path, capsys, monkeypatch):
     a = folder(tmp_path / "a", X[:3])
     (tmp_path / "none").mkdir()
     np.savez(tmp_path / "floats.npz", x=X / 255)
     np.savez(tmp_path / "small.npz", mu=np.zeros(3), sigma=np.eye(3))
     (tmp_path / "bad.npz").write_bytes(b"PK")
-    weights = "`inception` is None; it must be the path of the weights: pytorch-fid's .pth"
+    monkeypatch.setattr(inception_weights, "FILE_URL", "http://127.0.0.1:9/pt_inception.pth")
+    monkeypatch.setenv("HOLD_JAX_CACHE", str(tmp_path / "cache"))
+    weights = "cannot be fetched from http://127.0.0.1:9/pt_inception.pth: 127.0.0.1:9 cannot be reached"
     assert weights in fails(capsys, a, a)
     pixels = "--features=pixels"
     assert "none has 0 pictures (.bmp, .jpeg" in fails(capsys, tmp_path / "none", a, pixels)

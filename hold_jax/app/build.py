@@ -9,6 +9,7 @@ import functools
 import inspect
 import json
 import math
+import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -23,6 +24,7 @@ from hold_jax.errors import UserError, require
 from hold_jax.evaluation.classifier import classifier
 from hold_jax.evaluation.feature_network import FeatureNetwork
 from hold_jax.evaluation.inception import inception
+from hold_jax.evaluation.inception_weights import published
 from hold_jax.evaluation.pixels import pixels
 from hold_jax.loops.draw import SampleSettings
 from hold_jax.loops.evaluate import EvalSettings
@@ -345,14 +347,11 @@ def feature_networks(config: Config, load_train: Callable[[], Dataset], folder: 
     return [known[name]() for name in names(config.eval.features)]
 
 
-def _inception_weights(config: Config) -> str:
+def _inception_weights(config: Config) -> str | pathlib.Path:
+    """The path of the FID network's weights, which are fetched unless the user has them."""
     path = config.eval.inception
     if path is None:
-        raise UserError(
-            "`eval.inception` is None; it must be the path of pt_inception-2015-12-05-6726825d.pth "
-            "(github.com/mseitzer/pytorch-fid/releases) or of the .npz that python -m hold_jax.convert makes of it; "
-            "without it take --config.eval.features=classifier"
-        )
+        return published("--config.eval.inception", ", or take --config.eval.features=classifier")
     storage.require_local(path, "eval.inception")
     return path
 

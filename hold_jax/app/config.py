@@ -305,7 +305,9 @@ class EvalConfig:
         "inception | classifier | pixels, comma-separated: what they are compared in",
         empty=True,
     )
-    inception: str | None = path(None, "path of the Inception weights (.pth of pytorch-fid, or .npz)")
+    inception: str | None = path(
+        None, "path of the FID network's weights (.pth of pytorch-fid, or .npz); None: fetched once"
+    )
     stats: str | None = path(None, "reference statistics in a file (--mode=stats); None: of the training data")
     neighbors: int = whole(10, "[0, 1000]", "samples shown beside the training pictures nearest to them; 0: none")
     likelihood: bool = switch(False, "bits per dimension of the test data too")

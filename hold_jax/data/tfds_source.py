@@ -5,10 +5,7 @@ TFDS is imported inside the functions, because the import is slow and no other s
 
 import logging
 import os
-import socket
-import threading
-import urllib.parse
-import urllib.request
+import sys
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -18,8 +15,8 @@ import numpy as np
 from hold_jax.data.dataset import Dataset, array_dataset
 from hold_jax.data.images import fit_array
 from hold_jax.errors import UserError
+from hold_jax.runtime import fetch
 
-CONNECT_TIMEOUT_SECONDS = 4.0
 _FALLBACK_URL = "https://storage.googleapis.com"
 _ELSEWHERE = "or use pictures you have with folder:PATH or npz:PATH"
 _CHUNK = 256
@@ -90,29 +87,11 @@ def require_reachable(name: str, urls: Iterable[str]) -> None:
     Raises:
       UserError: if no connection is accepted within seconds.
     """
-    url = next(iter(urls), _FALLBACK_URL)
-    parts = urllib.parse.urlsplit(url)
-    proxy = urllib.request.getproxies().get(parts.scheme)
-    if proxy and not urllib.request.proxy_bypass(parts.hostname or ""):
-        parts = urllib.parse.urlsplit(proxy if "://" in proxy else f"http://{proxy}")
-    port = parts.port or (443 if parts.scheme == "https" else 80)
-    failure: list[str] = [f"no answer in {CONNECT_TIMEOUT_SECONDS:.0f} s"]
-
-    def connect() -> None:
-        try:
-            socket.create_connection((parts.hostname, port), CONNECT_TIMEOUT_SECONDS).close()
-            failure.clear()
-        except OSError as error:
-            failure[0] = str(error)
-
-    # In a thread, because the name look-up has no timeout.
-    thread = threading.Thread(target=connect, daemon=True)
-    thread.start()
-    thread.join(CONNECT_TIMEOUT_SECONDS + 0.5)
-    if failure:
+    reason = fetch.unreachable(next(iter(urls), _FALLBACK_URL))
+    if reason is not None:
         raise UserError(
-            f"`name` is {name!r}; it is not prepared in the data_dir, and {parts.hostname}:{port} cannot be reached to "
-            f"download it ({failure[0]}): give the data_dir that has it, {_ELSEWHERE}"
+            f"`name` is {name!r}; it is not prepared in the data_dir, and it cannot be downloaded, because {reason}: "
+            f"give the data_dir that has it, {_ELSEWHERE}"
         )
 
 
@@ -149,7 +128,11 @@ def _check_features(name: str, features: dict[str, Any], image_size: int | None,
 def _prepare(name: str, builder: Any) -> None:
     from tensorflow_datasets.core.download import download_manager, util
 
-    require_reachable(name, builder.url_infos or {})
+    urls = list(builder.url_infos or {})
+    require_reachable(name, urls)
+    more = f" and {len(urls) - 1} more" if len(urls) > 1 else ""
+    # TFDS shows the progress itself.
+    print(f"fetching {name}: {''.join(urls[:1])}{more} -> {builder.data_path}", file=sys.stderr, flush=True)
     try:
         builder.download_and_prepare()
     except ImportError as error:

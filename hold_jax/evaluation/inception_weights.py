@@ -16,6 +16,7 @@ from flax import traverse_util
 from hold_jax.errors import UserError, require
 from hold_jax.evaluation import inception_script
 from hold_jax.evaluation.inception_network import SIZE, Inception
+from hold_jax.runtime import fetch
 from hold_jax.runtime.npz import Npz
 from hold_jax.runtime.storage import open_regular
 from hold_jax.weights import torch_file
@@ -24,12 +25,28 @@ from hold_jax.weights.match import require_shapes
 
 FILE = "pt_inception-2015-12-05-6726825d.pth"
 URL = "https://github.com/mseitzer/pytorch-fid/releases"
+FILE_URL = f"{URL}/download/fid_weights/{FILE}"
+_SHA256 = "6726825d"  # by PyTorch's convention the name of a published file ends with the first digits
 _BATCH_NORM_EPS = 1e-3
 _BATCH_NORM = ("weight", "bias", "running_mean", "running_var")
 _WHOSE = "the FID's Inception network"
 
 Params = dict[str, Any]
 _Shapes = dict[str, tuple[int, ...]]
+
+
+def published(argument: str, otherwise: str = "") -> Path:
+    """Returns pytorch-fid's file in the user's cache folder; fetches it from its release on first use.
+
+    Args:
+      argument: what the user sets to give a file of their own, for the errors.
+      otherwise: what else the user can do, for the errors.
+
+    Raises:
+      UserError: if it cannot be fetched.
+    """
+    advice = f"get {FILE} on a machine with a network, and set {argument} to its path{otherwise}"
+    return fetch.fetch(FILE_URL, _SHA256, "the FID's Inception network", advice)
 
 
 def load(path: str | Path, argument: str = "weights") -> tuple[Params, str]:

@@ -105,7 +105,9 @@ def test_experiments_build_with_every_process(name):
     assert "classifier" not in features or num_classes >= 2
     # A report at the end of the training needs no file that must be fetched first.
     assert not (config.training.report and "inception" in features)
-    assert build.checkpoint_steps(typed(config)) is None and build.evaluation(typed(config)).likelihood is None
+    assert build.checkpoint_steps(typed(config)) is None
+    # Evaluated with the FID, CIFAR-10 and ImageNet have bits per dimension too: published figures to compare with.
+    assert config.eval.likelihood == ("inception" in features and shape == (32, 32, 3))
     config.eval.likelihood = True
     assert build.evaluation(typed(config)).likelihood.solver.adaptive
     own = (*BASELINES, "celebahq256_cld", "cifar10_edm", "cifar10_ve")

@@ -1,6 +1,7 @@
 import functools
 import json
 import os
+import re
 import shutil
 
 import jax
@@ -15,7 +16,7 @@ from hold_jax.app import config as base
 from hold_jax.app import modes
 from hold_jax.app.flags import Given
 from hold_jax.errors import UserError
-from hold_jax.evaluation import classifier, reference
+from hold_jax.evaluation import classifier, inception_weights, reference
 from hold_jax.runtime.mesh import Devices
 from hold_jax.training.checkpoint import FOLDER
 
@@ -178,23 +179,31 @@ def test_a_classifier_is_trained_once_for_a_run(copied, monkeypatch):
     ]
 
 
+@pytest.fixture
+def offline(tmp_path, monkeypatch):
+    """The FID network is neither in the cache nor at a server that answers."""
+    monkeypatch.setattr(inception_weights, "FILE_URL", "http://127.0.0.1:9/pt_inception.pth")
+    monkeypatch.setenv("HOLD_JAX_CACHE", str(tmp_path / "cache"))
+
+
 def assert_asks_for_weights(mode, config, folder):
     with small.compilations() as found, pytest.raises(UserError) as caught:
         mode(config, str(folder))
-    assert str(caught.value).startswith("`eval.inception` is None; it must be the path of pt_inception-2015-12-05-67")
-    assert "--config.eval.features=classifier" in str(caught.value) and "\n" not in str(caught.value)
-    assert sum(found) < 2.0
+    wanted = r"the FID's Inception network cannot be fetched from http://127.0.0.1:9/.*: 127.0.0.1:9 cannot be reached"
+    assert re.match(wanted, str(caught.value)), caught.value
+    assert "set --config.eval.inception to its path, or take --config.eval.features=classifier" in str(caught.value)
+    assert "\n" not in str(caught.value) and sum(found) < 2.0
 
 
 @pytest.mark.parametrize("module", [cifar10_hold, cifar10_small_hold])
-def test_inception_without_weights_is_one_line_before_anything_is_computed(module, tmp_path):
+def test_inception_without_weights_is_one_line_before_anything_is_computed(module, offline, tmp_path):
     picture(tmp_path / "data" / "train" / "a.png")
     config = config_of(module, data__name=f"folder:{tmp_path}/data")
     assert_asks_for_weights(run_stats, config, tmp_path / "new")
     assert not (tmp_path / "new").exists()
 
 
-def test_inception_without_weights_is_one_line_before_the_training_that_it_is_to_report(tmp_path):
+def test_inception_without_weights_is_one_line_before_the_training_that_it_is_to_report(offline, tmp_path):
     assert_asks_for_weights(run_train, config_of(eval__features="inception"), tmp_path / "new")
     assert not (tmp_path / "new" / FOLDER).exists()
 
@@ -326,7 +335,7 @@ NOT_THIS_RUN = {
         "`eval.checkpoints` is 'last'; it must be newest, all, or steps like 10000,20000",
     ),
     "features": (run_eval, dict(eval__features="pixels,inceptoin"), r"`eval.features` is 'inceptoin' .did you"),
-    "Inception's weights": (run_eval, dict(eval__features="inception"), "`eval.inception` is None; it must be"),
+    "Inception's weights": (run_eval, dict(eval__features="inception"), "Inception network cannot be fetched from"),
     "statistics": (run_eval, dict(eval__stats="/none.npz"), "`eval.stats` is '/none.npz': no such file; make it"),
     "two networks with statistics": (
         run_eval,
@@ -357,7 +366,7 @@ NOT_THIS_RUN = {
 
 
 @pytest.mark.parametrize(("mode", "changes", "message"), NOT_THIS_RUN.values(), ids=NOT_THIS_RUN)
-def test_what_does_not_fit_a_run_leaves_it_as_it_was(mode, changes, message, trained):
+def test_what_does_not_fit_a_run_leaves_it_as_it_was(mode, changes, message, trained, offline):
     before = small.contents(trained)
     with small.compilations() as found, pytest.raises(UserError, match=message) as caught:
         mode(config_of(**changes), str(trained))

@@ -15,6 +15,7 @@ from tensorflow_datasets.core.download import checksums, downloader
 
 from hold_jax import data
 from hold_jax.data import cifar10_builder, tfds_source
+from hold_jax.runtime import fetch
 
 
 @pytest.fixture
@@ -83,6 +84,14 @@ def test_cifar10_is_prepared_without_tensorflow(tmp_path, fake_cifar):
     for a, b in zip(*both, strict=True):
         np.testing.assert_array_equal(a["x"], b["x"])
         np.testing.assert_array_equal(a["label"], b["label"])
+
+
+def test_a_download_is_announced_with_its_places(tmp_path, fake_cifar, capsys):
+    data.load("tfds:cifar10", split="train", data_dir=str(tmp_path / "d"))
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("fetching")]
+    assert said == [f"fetching tfds:cifar10: {cifar10_builder.URL} -> {tmp_path}/d/hold_cifar10/1.0.0"]
+    data.load("tfds:cifar10", split="train", data_dir=str(tmp_path / "d"))
+    assert "fetching" not in capsys.readouterr().err
 
 
 def test_a_wrong_archive_is_refused(tmp_path, fake_cifar):
@@ -158,7 +167,7 @@ def test_no_network_fails_in_seconds(tmp_path, monkeypatch):
 
 
 def test_name_lookup_that_hangs_is_cut_off(monkeypatch):
-    monkeypatch.setattr(tfds_source, "CONNECT_TIMEOUT_SECONDS", 0.2)
+    monkeypatch.setattr(fetch, "CONNECT_SECONDS", 0.2)
 
     def hang(address, timeout):
         time.sleep(3)

@@ -11,7 +11,7 @@ from weights.torch_bytes import RECORD, inception_state, write_state_dict
 
 from hold_jax.convert import __main__ as command
 from hold_jax.errors import UserError
-from hold_jax.evaluation import inception_script
+from hold_jax.evaluation import inception_script, inception_weights
 from hold_jax.evaluation.inception import inception
 from hold_jax.evaluation.inception_weights import from_state_dict, load, save_npz
 
@@ -52,6 +52,17 @@ def test_pth_and_the_npz_made_of_it_are_one(pth, params, tmp_path, monkeypatch, 
     b["fc"]["bias"][7] = np.nextafter(b["fc"]["bias"][7], np.float32(9))
     save_npz(b, npz)
     assert load(npz)[1] != name_a
+
+
+def test_the_published_file_is_asked_of_pytorch_fids_release(monkeypatch):
+    asked = []
+    monkeypatch.setattr(inception_weights.fetch, "fetch", lambda *args: asked.append(args))
+    inception_weights.published("--inception", ", or do without")
+    ((url, sha256, what, otherwise),) = asked
+    # pytorch_fid/inception.py, FID_WEIGHTS_URL; the name ends with the first digits of the SHA-256.
+    release = "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/"
+    assert url == f"{release}pt_inception-2015-12-05-{sha256}.pth" and sha256 == "6726825d"
+    assert what == "the FID's Inception network" and otherwise.endswith(" --inception to its path, or do without")
 
 
 def test_folded_convolution_is_convolution_and_batch_normalization(state, params):
