@@ -201,6 +201,42 @@ def swissroll_told() -> str:
     return table(head, ([m, *(cell(m, *c) for c in columns), published(m)] for m in data["settings"]["models"]))
 
 
+# --- numerics and speed ---------------------------------------------------------------------------
+
+
+def kernels() -> str:
+    """Largest error of the float32 kernels against 60-digit arithmetic."""
+    rows = results("kernels")
+    return table(
+        ["", *rows], ([name, *(short(row[name]) if row[name] else "0" for row in rows.values())] for name in rows["VP"])
+    )
+
+
+def step_over_torch() -> str:
+    """Processor time of a training step over eager PyTorch's."""
+    return f"{only(results('train_step_speed')['rows'], part='step', who='hold_jax')['cpu_over_torch']:.2f}"
+
+
+def overhead_training() -> str:
+    """The part of a training step that is around the loss."""
+    return f"{100 * results('overhead_cifar10_small')['training_overhead']:.1f} %"
+
+
+def overhead_sampling() -> str:
+    """A Strang step over bare network calls."""
+    return f"{100 * results('overhead_cifar10_small')['sampling_overhead']:.1f} %"
+
+
+def metrics_seconds() -> str:
+    """All metrics of 50,000 samples."""
+    return f"{results('metrics_speed')['rows']['all']['seconds']:.0f}"
+
+
+def metrics_memory() -> str:
+    """Memory of the same."""
+    return f"{results('metrics_speed')['rows']['all']['peak_gb']:.1f}"
+
+
 # --- the program ----------------------------------------------------------------------------------
 
 
