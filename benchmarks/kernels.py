@@ -2,7 +2,8 @@
 
 python -m benchmarks.kernels --output=docs/results/kernels.json
 
-Each entry relative to the norm of its row, the largest over 25 values of B from 1e-5 to 10. Seconds; `tests/test_kernels.py` asserts 3e-6.
+Each entry relative to the norm of its row, the largest over 25 values of B from 1e-5 to 10. Seconds;
+`tests/test_kernels.py` asserts 3e-6.
 """
 
 import argparse
