@@ -195,9 +195,11 @@ class Program:
         parts = shardings(tree, devices).params
         running = shardings(jax.eval_shape(packing.pack_state, tree), devices)
 
+        @jax.named_scope("gather")
         def unpack(params: Any) -> Any:
             return packing.unpack(constrain(params, devices.replicated))
 
+        @jax.named_scope("collect")
         def collect(gradient: Any) -> Any:
             # First sum over the devices, then split. With the split alone, the partitioner would split the products of
             # the backward pass by channel, and gather the activations that they read.

@@ -2,7 +2,8 @@
 
 import jax
 import pytest
-from aot import topologies
+
+from benchmarks import topologies
 
 topologies.prepare()
 

@@ -2,9 +2,9 @@
 
 import jax
 import pytest
-from aot import hlo, topologies
 from aot.programs import PROGRAMS
 
+from benchmarks import hlo, topologies
 from hold_jax.samplers import SAMPLERS
 
 pytestmark = pytest.mark.slow
@@ -46,7 +46,7 @@ def check(program, topology):
 def test_it_compiles_without_float64_host_traffic_or_bfloat16_sums(program, topology):
     text = check(program, topology)
     kinds = hlo.products(text)
-    assert not hlo.collectives(text)
+    assert not hlo.cost(text)["collectives"]
     bfloat16 = program in ("step bfloat16", "step accumulated", "step remat")
     # Float32 factors are never rounded. In a bfloat16 step XLA for GPUs casts bfloat16 factors of a float32 result to
     # float32: the 28 convolutions' kernel gradients, and the gradients of queries and keys of three attentions. TF32
@@ -63,7 +63,7 @@ def test_it_compiles_without_float64_host_traffic_or_bfloat16_sums(program, topo
 
 @cases(SHARDED, MANY)
 def test_a_mesh_adds_float32_sums_of_gradients_and_gathers_of_parameters(program, topology):
-    found = hlo.collectives(check(program, topology))
+    found = hlo.cost(check(program, topology))["collectives"]
     if program.startswith("step"):
         # With accumulation or without, gradients are summed in float32. The state is spread, parameters are gathered;
         # kernels that the network casts to bfloat16 may be cast before they are sent, which gives the same numbers.

@@ -10,13 +10,13 @@ from jax.sharding import Mesh
 
 from hold_jax.runtime.mesh import Devices
 
-HOW = "pip install --target DIR --no-deps $(python tests/aot/packages.py), and PYTHONPATH=DIR"
+HOW = "pip install --target DIR --no-deps $(python benchmarks/packages.py), and PYTHONPATH=DIR"
 _PACKAGES = {"tpu": "libtpu", "cuda": "jax_cuda12_plugin"}
 _H100 = Path(__file__).parent / "h100.txtpb"  # XLA's GpuTargetConfigProto, of an H100 with 80 GB
 
 
 def prepare() -> None:
-    """Sets what the compilers read from the environment; before JAX's first use of a backend."""
+    """Sets what the compilers read from the environment. Must be called before JAX's first use of a backend."""
     for name, value in {
         "TPU_SKIP_MDS_QUERY": "1",  # no metadata server
         "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # several processes
@@ -32,7 +32,7 @@ def prepare() -> None:
 
 
 def platform(name: str) -> str:
-    """ "cuda" or "tpu"."""
+    """What the programs for a topology are lowered for: "cuda" or "tpu"."""
     return "cuda" if name.startswith("h100") else "tpu"
 
 
@@ -46,7 +46,10 @@ def devices(name: str) -> Devices:
 
     Args:
       name: KIND:SHAPE, "h100:1x1x8" (partitions x hosts x cards) or, say, "v5e:4x4" (chips); "@N": its first N devices.
+        "local": the devices of this machine.
     """
+    if name == "local":
+        return Devices.all()
     name, _, count = name.partition("@")
     kind, shape = name.split(":")
     if kind == "h100":

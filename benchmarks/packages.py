@@ -1,6 +1,6 @@
 """Prints the packages that compile for TPUs and NVIDIA GPUs, of the versions that fit the installed jax.
 
-    pip install --target DIR --no-deps $(python tests/aot/packages.py)
+    pip install --target DIR --no-deps $(python benchmarks/packages.py)
     PYTHONPATH=DIR python -m pytest tests/aot --all
 
 `--target`, because the CUDA plugin beside jax would be loaded by every program, and `--no-deps`, because its

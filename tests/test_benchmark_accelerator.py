@@ -1,0 +1,78 @@
+"""`benchmarks.accelerator`: failures, the end of the time, and every stage at toy size."""
+
+import gzip
+import json
+import lzma
+import os
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+import hold_jax
+from benchmarks import accelerator
+
+PASS, FAIL, SLEEP = ["-c", "print('here')"], ["-c", "raise SystemExit(3)"], ["-c", "import time; time.sleep(60)"]
+
+
+def test_a_failed_command_costs_only_itself_and_a_done_one_is_not_run_again(tmp_path):
+    stage = accelerator.Stage("some", 60, [PASS, FAIL, [*PASS, "twice"]])
+    for _ in range(2):
+        session = accelerator.Session(tmp_path, minutes=9)
+        session.run(stage, session.end)
+        found = json.loads((tmp_path / "summary.json").read_text())["some"]
+        assert found["status"] == "failed with 3" and len(found["done"]) == 2
+    assert (tmp_path / "some.log").read_text() == "here\nhere\n"
+    session.run(stage._replace(commands=[PASS], again=True), session.end)
+    assert (tmp_path / "some.log").read_text() == "here\nhere\nhere\n"
+
+
+def test_a_stage_ends_at_its_share_of_the_time_and_at_the_deadline(tmp_path):
+    session = accelerator.Session(tmp_path, minutes=0.9)
+    began = time.monotonic()
+    session.run(accelerator.Stage("share", 10, [SLEEP]), session.end)  # a tenth of nine minutes: one second
+    session.run(accelerator.Stage("late", 540, [SLEEP]), began)
+    assert time.monotonic() - began < 30
+    assert session.found["share"]["status"] == "stopped" and session.found["late"]["status"] == "no time left"
+
+
+def test_top_operations_are_sums_over_the_devices_events(tmp_path):
+    def event(pid, name, us):
+        return {"ph": "X", "pid": pid, "name": name, "dur": us}
+
+    named = [
+        {"name": "process_name", "pid": pid, "args": {"name": of}}
+        for pid, of in ((1, "/host:CPU"), (2, "/device:TPU:0"))
+    ]
+    events = [*named, event(2, "conv", 2000), event(2, "conv", 1000), event(2, "copy", 500), event(1, "python", 9000)]
+    (tmp_path / "t.trace.json.gz").write_bytes(gzip.compress(json.dumps({"traceEvents": events}).encode()))
+    assert accelerator.top_operations(tmp_path) == [
+        {"name": "conv", "ms": 3.0, "calls": 2},
+        {"name": "copy", "ms": 0.5, "calls": 1},
+    ]
+
+
+@pytest.mark.slow
+def test_every_stage_runs_at_toy_size_and_a_second_call_goes_on(tmp_path):
+    output = tmp_path / "accelerator"
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+
+    def run():
+        command = [sys.executable, "-m", "benchmarks.accelerator", "--toy", "--minutes=60", f"--output={output}"]
+        subprocess.run(command, check=True, env=environment)
+        return json.loads((output / "summary.json").read_text())
+
+    first = run()
+    logs = {name: (output / f"{name}.log").read_text()[-2000:] for name in first}
+    assert {name: stage["status"] for name, stage in first.items()} == dict.fromkeys(first, "done"), logs
+    assert list(first) == ["modes", "compile", "speed", "sampling", "inception", "profile", "train", "weights", "fid"]
+    assert json.loads((output / "sampling.json").read_text())["likelihood_images_per_second"] > 0
+    assert json.loads((output / "profile.json").read_text())
+    file = tmp_path / "weights.safetensors"
+    file.write_bytes(lzma.decompress((output / "weights.safetensors.xz").read_bytes()))
+    assert json.loads((output / "weights.json").read_text())["step"] == 20
+    x = hold_jax.load(file).sample(1, seed=0)
+    assert np.isfinite(x).all()
+    assert "already trained" in (run(), (output / "train.log").read_text())[1]
