@@ -11,10 +11,12 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-from hold_jax.app import flags
 from hold_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from hold_jax.app import flags
 
 _MODES = {
     "train": "train; then sample and evaluate (training.report)",
@@ -46,27 +48,29 @@ class _Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs one mode; a mistake of the user is one line on standard error and exit code 2."""
+    usual, sys.unraisablehook = sys.unraisablehook, _unraisable
     try:
-        options, rest = _parser().parse_known_args(arguments)
-        given = flags.read(options.config, rest)
         words = sys.argv[1:] if arguments is None else arguments
-        _run(options, given, shlex.join(["python", "main.py", *words]))
+        _require_text(words)
+        options, rest = _parser().parse_known_args(words)
+        # Imported here, as in _run, because Ctrl-C during an import at the top of the file would be a traceback.
+        from hold_jax.app import flags
+
+        _run(options, flags.read(options.config, rest), shlex.join(["python", "main.py", *words]))
     except UserError as error:
         _fail(str(error), _EXIT_USER_ERROR)
     except KeyboardInterrupt:
-        # Not sys.exit: where XLA still compiles in its own threads, the interpreter's end crashes (SIGSEGV).
-        with contextlib.suppress(OSError):
-            print(_line("interrupted; the same command goes on from what is saved"), file=sys.stderr, flush=True)
-            sys.stdout.flush()
-        os._exit(_EXIT_INTERRUPTED)
+        _interrupted()
     except BrokenPipeError:
         # What reads the output has ended: nothing more can be printed there, not even at the exit.
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         _fail("standard output was closed; the same command goes on from the newest checkpoint", _EXIT_USER_ERROR)
+    finally:
+        sys.unraisablehook = usual
 
 
-def _run(options: argparse.Namespace, given: flags.Given, command: str) -> None:
+def _run(options: argparse.Namespace, given: "flags.Given", command: str) -> None:
     # Heavy imports come after the flags are known to be right.
     import jax
     from absl import logging
@@ -94,6 +98,19 @@ def _run(options: argparse.Namespace, given: flags.Given, command: str) -> None:
         if several and not isinstance(error, BrokenPipeError):
             distributed.leave_after(error)
         raise
+
+
+def _require_text(arguments: Sequence[str]) -> None:
+    """Raises `UserError` for an argument that Python cannot decode: its bytes are not of the system's encoding."""
+    for argument in arguments:
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            name = f"{argument.partition('=')[0]} is" if argument.startswith("--") else "an argument is"
+            raise UserError(
+                f"{name} not text in {sys.getfilesystemencoding()}, the encoding of this system: set PYTHONUTF8=1 or "
+                f"LC_ALL=C.UTF-8, or use other letters ({argument})"
+            ) from None
 
 
 def _of_the_disk(error: OSError) -> UserError:
@@ -140,6 +157,21 @@ def _parser() -> argparse.ArgumentParser:
 
 def _listed(modes: dict[str, str]) -> str:
     return "; ".join(f"{mode}: {text}" for mode, text in modes.items())
+
+
+def _unraisable(lost: "sys.UnraisableHookArgs") -> None:
+    """Ends the process at a Ctrl-C where Python cannot raise it, e.g. in JAX's callback of the garbage collector."""
+    if issubclass(lost.exc_type, KeyboardInterrupt):
+        _interrupted()
+    sys.__unraisablehook__(lost)
+
+
+def _interrupted() -> NoReturn:
+    # Not sys.exit: where XLA still compiles in its own threads, the interpreter's end crashes (SIGSEGV).
+    with contextlib.suppress(OSError):
+        print(_line("interrupted; the same command goes on from what is saved"), file=sys.stderr, flush=True)
+        sys.stdout.flush()
+    os._exit(_EXIT_INTERRUPTED)
 
 
 def _fail(message: str, code: int) -> NoReturn:

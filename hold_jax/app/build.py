@@ -201,6 +201,7 @@ def model(
     )
     images = {"ncsnpp": True, "mlp": False}[c.name]
     require(images == (len(data_shape) == 3), "model.name", c.name, f"a network for data of shape {data_shape}")
+    require(c.standardize is None or not images, "model.standardize", c.standardize, "None for pictures")
     if images:
         check_image_shape(data_shape[0], data_shape[1], len(network.channel_multipliers))
     equation = process(config)
@@ -263,7 +264,7 @@ def any_process(config: Config) -> bool:
 
 
 def loss(config: Config) -> ScoreLoss:
-    """The per-example loss with its options bound."""
+    """The per-example loss with its options bound; `sigma_data` is the model's."""
     c = config.loss
     law = TIME_LAWS[c.time_law](**given(c, "name", "weighting", "time_law", "stratified", "t_min"))
     if c.t_min is not None:
@@ -272,7 +273,6 @@ def loss(config: Config) -> ScoreLoss:
     return functools.partial(
         losses.LOSSES[c.name],
         weighting=losses.WEIGHTINGS[c.weighting],
-        sigma_data=sigma_data(config),
         time_law=law,
         stratified=c.stratified,
         t_min=c.t_min,

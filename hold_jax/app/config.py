@@ -96,7 +96,7 @@ class ModelConfig:
         None, "(0, 1e6]", "standard deviation of the data in the model's range; None: measured on the training data"
     )
     standardize: bool | None = switch(
-        None, "vectors enter as (x - mean) / std, with sigma_data 1, measured on the training data (True)"
+        None, "vectors: subtract the training data's mean, divide by its standard deviation (True)"
     )
     dtype: str = choice("float32", ("float32", "bfloat16"), "compute type; parameters are float32")
     class_conditional: bool = switch(False, "feed the data's labels to the network")

@@ -182,7 +182,8 @@ def _loss_of_batch(
         repeated = jax.tree.map(lambda a: jnp.broadcast_to(a, (settings.repeats, *a.shape)), example)
         eps_fn = model.eps_fn(params, labels=repeated["label"])
         x = model.to_model(repeated["x"])
-        values = loss(model.sde, eps_fn, x, jax.random.fold_in(key, example["index"]))
+        key_example = jax.random.fold_in(key, example["index"])
+        values = loss(model.sde, eps_fn, x, key_example, sigma_data=model.sigma_data)
         return jnp.mean(values) / np.prod(model.data_shape)
 
     @functools.partial(jax.jit, out_shardings=devices.replicated)

@@ -14,7 +14,7 @@ import numpy as np
 import optax
 
 from hold_jax.data import Dataset, batches, prefetch
-from hold_jax.errors import require, require_choice
+from hold_jax.errors import UserError, require, require_choice
 from hold_jax.loops.draw import SampleSettings, make_draw
 from hold_jax.loops.generate import picture
 from hold_jax.loops.introduction import introduce
@@ -23,7 +23,7 @@ from hold_jax.runtime import distributed, pictures, storage
 from hold_jax.runtime.log import METRICS_FILE, MetricLog, NullLog, read_jsonl
 from hold_jax.runtime.mesh import Devices
 from hold_jax.runtime.progress import Progress
-from hold_jax.runtime.storage import Path
+from hold_jax.runtime.storage import LostFileError, Path
 from hold_jax.training.checkpoint import Checkpoints
 from hold_jax.training.preemption import Preemption
 from hold_jax.training.profile import Profile
@@ -128,7 +128,7 @@ class Trainer:
         """Trains to step `settings.num_steps`, from the newest intact checkpoint in `workdir` if there is one.
 
         An interrupted run continues from its last checkpoint when it is called again, and gives the same numbers as a
-        run without interruption. On SIGTERM or Ctrl-C it writes a checkpoint and returns early.
+        run without interruption. On SIGTERM, Ctrl-C or SIGHUP it writes a checkpoint and returns early.
 
         Args:
           workdir: folder that receives checkpoints/, metrics.jsonl, parameters.txt, tensorboard/, grids/ and loss.png.
@@ -139,7 +139,8 @@ class Trainer:
 
         Raises:
           UserError: before compilation, if a setting cannot work; later, if more than `settings.skip_limit`
-            consecutive steps are not finite or a checkpoint cannot be written. The last good checkpoint is kept.
+            consecutive steps are not finite or a checkpoint cannot be written (the last good checkpoint is kept), or if
+            the work directory was deleted or moved (the state is saved there again).
         """
         began = time.monotonic()
         devices, settings = Devices.all(), self.settings
@@ -219,6 +220,8 @@ class Trainer:
                 state = program.to_tree(state)
                 checkpoints.save(state)
                 checkpoints.wait()
+            except LostFileError as error:
+                raise UserError(f"{error}; {checkpoints.rescue(program.to_tree(state))}") from None
             finally:
                 profile.close()
                 feed.close()

@@ -33,6 +33,10 @@ class BucketError(OSError, UserError):
     """A failed object-storage request, in one line; both an `OSError` and a `UserError`."""
 
 
+class LostFileError(UserError):
+    """A file was deleted, moved or replaced while lines were appended to it."""
+
+
 def path(text: str | os.PathLike[str], argument: str = "workdir") -> Path:
     """Returns a local path, made absolute and with ~ expanded, or gs://BUCKET/PATH unchanged.
 
@@ -214,13 +218,26 @@ class Lines:
             self._text = read(path)
 
     def append(self, line: str) -> None:
-        """Appends a line, given without its newline."""
+        """Appends a line, given without its newline.
+
+        Raises:
+          LostFileError: if the path no longer names the file that was opened; the line would be lost with that file.
+        """
         if self._file is not None:
+            self._require_there(self._file.fileno())
             self._file.write(line + "\n")
             self._file.flush()
         else:
             self._text += line.encode("ascii") + b"\n"
             self._pending = True
+
+    def _require_there(self, descriptor: int) -> None:
+        try:
+            there = os.path.samestat(os.fstat(descriptor), os.stat(self._path))
+        except OSError:
+            there = False
+        if not there:
+            raise LostFileError(f"{self._path} was deleted, moved or replaced while a run appended lines to it")
 
     def flush(self) -> None:
         """Writes pending lines to the bucket."""

@@ -21,7 +21,7 @@ from hold_jax.training.state import TrainState
 
 FOLDER = "checkpoints"
 DAMAGED_FOLDER = "damaged"
-_RUN = "run"  # the key of the run's identity beside the fingerprints
+_RUN, _STATISTICS = "run", "statistics"  # keys beside the fingerprints: fields of the run's record
 _SHOWN = 4  # largest number of array names in a message
 
 
@@ -38,8 +38,9 @@ class Checkpoints:
     """The checkpoints of one work directory; a context manager that waits for pending writes."""
 
     manager: ocp.CheckpointManager
-    run: str | None = None
-    """Identifier of the run in the work directory, saved with each checkpoint; None for a run without one."""
+    record: work_directory.Record | None = None
+    """Record of the run; its identity and its statistics of the training data are saved with each checkpoint. None if
+    there is no record, or one of a version without identities."""
 
     @classmethod
     def open(cls, workdir: Path, *, keep_last: int = 1, keep_every: int | None = None) -> "Checkpoints":
@@ -53,17 +54,18 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep_last, keep_period=keep_every, cleanup_tmp_directories=True
         )
-        return cls(
-            ocp.CheckpointManager(workdir / FOLDER, options=options, item_handlers=_handlers()), _run_of(workdir)
-        )
+        return cls._open(workdir, options)
+
+    @classmethod
+    def _open(cls, workdir: Path, options: ocp.CheckpointManagerOptions) -> "Checkpoints":
+        record = work_directory.find(workdir)
+        manager = ocp.CheckpointManager(workdir / FOLDER, options=options, item_handlers=_handlers())
+        return cls(manager, None if record is None or record.run is None else record)
 
     @classmethod
     def open_to_read(cls, workdir: Path) -> "Checkpoints":
         """Opens `workdir`/checkpoints read-only, also while a run writes there; creates and deletes nothing."""
-        options = ocp.CheckpointManagerOptions(read_only=True)
-        return cls(
-            ocp.CheckpointManager(workdir / FOLDER, options=options, item_handlers=_handlers()), _run_of(workdir)
-        )
+        return cls._open(workdir, ocp.CheckpointManagerOptions(read_only=True))
 
     def latest(self) -> int | None:
         """Returns the newest step, or None if there is no checkpoint."""
@@ -83,13 +85,42 @@ class Checkpoints:
         if step in self.manager.all_steps():
             return
         marks: dict[str, Any] = {name: int(mark) for name, mark in jax.jit(fingerprints)(state).items()}
-        if self.run is not None:
-            marks[_RUN] = self.run
+        if self.record is not None:
+            marks |= {_RUN: self.record.run, _STATISTICS: self.record.statistics}
         with self._writing():
             self.manager.save(
                 step,
                 args=ocp.args.Composite(state=ocp.args.StandardSave(state), fingerprints=ocp.args.JsonSave(marks)),
             )
+
+    def rescue(self, state: TrainState) -> str:
+        """Writes `state` and the record again, after the work directory of a running program was deleted or moved.
+
+        Without this the steps since the last checkpoint would be lost, or all of them. Nothing is written in a run of
+        several processes, nor if another run has begun in the folder since.
+
+        Returns:
+          What was done, as the second half of an error message.
+        """
+        workdir, step = self.manager.directory.parent, int(state.step)
+        if jax.process_count() > 1:
+            return "start all processes again with the same command, to go on from the newest checkpoint"
+        with contextlib.suppress(Exception):  # a write into the folder that is gone may fail in any way
+            self.manager.wait_until_finished()
+        try:
+            found = work_directory.find(workdir)
+            if found is not None and (self.record is None or found.run != self.record.run):
+                return f"{workdir} holds another run now, so step {step:,} is not saved"
+            if self.record is not None:
+                work_directory.write(workdir, self.record)
+            with self._open(workdir, ocp.CheckpointManagerOptions(cleanup_tmp_directories=True)) as checkpoints:
+                checkpoints.save(state)
+        except (OSError, UserError) as error:
+            return f"step {step:,} cannot be saved again: {error}"
+        return (
+            f"step {step:,} is saved in {workdir} again, and the same command goes on from it. If you moved the "
+            "folder, --workdir=DIR goes on from the newest checkpoint in it"
+        )
 
     def wait(self) -> None:
         """Waits until all checkpoints are written.
@@ -183,10 +214,8 @@ class Checkpoints:
         if int(state.step) != step:
             raise UnusableCheckpointError(f"it holds step {int(state.step)}: its folder was renamed")
         written = self._on_all(lambda: self._fingerprints(step))
-        if self.run is not None and written is None:
-            raise UnusableCheckpointError("its fingerprints are missing")
-        if self.run is not None and written is not None and written.get(_RUN) != self.run:
-            raise UnusableCheckpointError(f"another run wrote it, not that of {work_directory.RECORD_FILE}")
+        if self.record is not None:
+            self._require_of_the_run(self.record, step, written)
         if written is None:
             distributed.say(f"checkpoint {step} has no fingerprints: damage to it would not be noticed")
         else:
@@ -195,6 +224,19 @@ class Checkpoints:
             if bad:
                 raise UnusableCheckpointError(f"changed since it was written: {_some(bad)}")
         return state
+
+    def _require_of_the_run(self, record: work_directory.Record, step: int, written: dict[str, Any] | None) -> None:
+        """Raises `UnusableCheckpointError` for the checkpoint of another run, `UserError` for a record that changed."""
+        if written is None:
+            raise UnusableCheckpointError("its fingerprints are missing")
+        if written.get(_RUN) != record.run:
+            raise UnusableCheckpointError(f"another run wrote it, not that of {work_directory.RECORD_FILE}")
+        # Samples are mapped back by the mean and standard deviation that the network was trained with.
+        if written.get(_STATISTICS, record.statistics) != record.statistics:
+            raise UserError(
+                f"the statistics of the training data in {self.manager.directory.parent / work_directory.RECORD_FILE} "
+                f"are not those of checkpoint {step}: restore that file"
+            )
 
     def _of_another(self, step: int, error: UnusableCheckpointError) -> str:
         return (
@@ -255,11 +297,6 @@ class Checkpoints:
                 f"a checkpoint in {self.manager.directory} could not be written ({fault}); {kept}. Make "
                 "room there, and run the same command again: it goes on from that step"
             ) from None
-
-
-def _run_of(folder: Path) -> str | None:
-    record = work_directory.find(folder)
-    return None if record is None else record.run
 
 
 def abstract_state(state_fn: Any, sharding: jax.sharding.Sharding) -> TrainState:

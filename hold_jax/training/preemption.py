@@ -1,5 +1,6 @@
-"""Stop requests during training: SIGTERM from a scheduler, or Ctrl-C."""
+"""Stop requests during training: SIGTERM from a scheduler, Ctrl-C, or a terminal that closes."""
 
+import os
 import signal
 import sys
 import threading
@@ -8,12 +9,18 @@ from typing import Any, Self
 import jax
 from jax.experimental import multihost_utils
 
+_AGAIN_AT_ONCE = (signal.SIGTERM, signal.SIGINT)
+# Windows has no SIGHUP.
+_SIGNALS = (*_AGAIN_AT_ONCE, signal.SIGHUP) if hasattr(signal, "SIGHUP") else _AGAIN_AT_ONCE
+
 
 class Preemption:
-    """Context manager in which SIGTERM and Ctrl-C do not end the process; `reached` returns whether one arrived.
+    """Context manager in which SIGTERM, Ctrl-C and SIGHUP do not end the process; `reached` returns whether one came.
 
     In a run of several processes, a SIGTERM to any of them stops all of them at the same call of `reached` (JAX's
-    preemption service), and Ctrl-C ends the process as usual. In a run of one process a second signal ends it as usual.
+    preemption service), and the other two end the process as usual. In a run of one process a second SIGTERM or Ctrl-C
+    ends it as usual; a second SIGHUP does not, because a terminal that closes may send two. A SIGHUP that is ignored,
+    as under nohup, stays ignored.
     """
 
     def __init__(self) -> None:
@@ -32,8 +39,9 @@ class Preemption:
         # Python sets signal handlers in the main thread only; in any other thread signals keep their effect. With
         # several processes JAX has installed its own handler.
         if jax.process_count() == 1 and threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._before[number] = signal.signal(number, self._note)
+            for number in _SIGNALS:
+                if signal.getsignal(number) != signal.SIG_IGN:
+                    self._before[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -42,7 +50,20 @@ class Preemption:
         self._before.clear()
 
     def _note(self, number: int, frame: object) -> None:
+        again = " (again: at once)" if number in _AGAIN_AT_ONCE else ""
+        if not self._stop_requested:
+            _tell(f"\n{signal.Signals(number).name}: stopping after this step with a checkpoint{again}")
         self._stop_requested = True
-        name = signal.Signals(number).name
-        print(f"\n{name}: stopping after this step with a checkpoint (again: at once)", file=sys.stderr, flush=True)
-        self.__exit__()  # a second signal has its usual effect
+        for other in _AGAIN_AT_ONCE:
+            if other in self._before:
+                signal.signal(other, self._before[other])
+
+
+def _tell(message: str) -> None:
+    """Prints a line on standard error; if the terminal is gone, this and later output there is discarded."""
+    try:
+        print(message, file=sys.stderr, flush=True)
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 2)
+        os.close(nowhere)

@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -24,8 +24,15 @@ from hold_jax.training.packing import Packing
 from hold_jax.training.state import TrainState, init_state, shardings
 
 Batch = dict[str, jax.Array]
-ScoreLoss = Callable[[LinearSDE, EpsFn, jax.Array, jax.Array], jax.Array]
-"""loss(sde, eps_fn, x (B, *S, C), key) -> (B,), with its options bound."""
+
+
+class ScoreLoss(Protocol):
+    """A per-example loss with its options bound, except the standard deviation of the data, which the model has."""
+
+    def __call__(self, sde: LinearSDE, eps_fn: EpsFn, x: jax.Array, key: jax.Array, *, sigma_data: float) -> jax.Array:
+        """Returns the losses (B,) of x (B, *S, C); see `losses.score_matching_loss`."""
+        ...
+
 
 GRADIENT_DTYPES = ("float32", "bfloat16")
 _FEATURES = 32
@@ -47,7 +54,7 @@ def mean_loss(model: Model, loss: ScoreLoss, params: Any, batch: Batch, key: jax
     key_loss, key_dropout = jax.random.split(key)
     x = model.to_model(batch["x"])
     eps_fn = model.eps_fn(params, labels=batch["label"], dropout=key_dropout if train else None)
-    return jnp.mean(loss(model.sde, eps_fn, x, key_loss)) / math.prod(model.data_shape)
+    return jnp.mean(loss(model.sde, eps_fn, x, key_loss, sigma_data=model.sigma_data)) / math.prod(model.data_shape)
 
 
 @jax.named_scope("update")

@@ -1,3 +1,4 @@
+import jax
 import numpy as np
 import pytest
 
@@ -21,6 +22,7 @@ from hold_jax.loops.likelihood import LikelihoodSettings
 from hold_jax.nn import MLP, NCSNpp
 from hold_jax.numerics import ode
 from hold_jax.samplers import EulerMaruyama, Strang, gaussian_fitted, grids
+from hold_jax.training.step import mean_loss
 
 PICTURE, POINT = ((8, 8, 1), 10), ((2,), 4)
 
@@ -162,9 +164,7 @@ def test_own_couplings_arrive():
 def test_the_loss_has_its_options():
     loss = build.loss(config_of(loss__name="dsm", loss__weighting="q0", loss__time_law="uniform", loss__t_min=0.25))
     assert loss.func is losses.dsm_loss
-    assert loss.keywords == dict(
-        weighting=losses.q0_weight, sigma_data=0.5, time_law=losses.uniform, stratified=True, t_min=0.25
-    )
+    assert loss.keywords == dict(weighting=losses.q0_weight, time_law=losses.uniform, stratified=True, t_min=0.25)
     m, quantile = sde.hold(), np.linspace(0.1, 0.9, 5, dtype=np.float32)
     law = build.loss(config_of(loss__time_mean=0.5, loss__time_std=0.7)).keywords["time_law"]
     want = losses.log_normal(0.5, 0.7)
@@ -299,6 +299,7 @@ def bits(**changes):
         # The wrong network or data.
         ({"data__image_size": 9}, "`height` is 9; it must be a multiple of 2 = 2**(num_levels - 1)"),
         ({"data__name": "gaussians8"}, "`model.name` is 'ncsnpp'; it must be a network for data of shape (2,)"),
+        ({"model__standardize": True}, "`model.standardize` is True; it must be None for pictures"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_built_is_one_line_that_names_it(changes, message):
@@ -358,3 +359,19 @@ def test_standardized_vectors_have_deviation_one_whatever_sigma_data_is():
     x = np.array([[1047.0, 44.0]], np.float32)
     np.testing.assert_allclose(model.to_model(x), [[1.0, 1.0]], rtol=1e-6)
     assert model.sigma_data == 1.0
+
+
+def test_the_loss_weighs_standardized_vectors_by_their_deviation_of_one():
+    """EDM's weight makes every noise level's error 1 for Gaussian data and a network that is zero, as at the start."""
+    mean, std = np.array([1000.0, -3.0]), np.array([47.0, 0.1])
+    config = config_of(
+        swissroll_hold, model__parameterization="sufficient", model__sigma_data=0.3, model__init_scale=0.0,
+        model__width=2, model__hidden_layers=1, loss__weighting="edm", sde__order=1,
+    )  # fmt: skip
+    model = build.model(config, *POINT, build.Statistics(mean=tuple(mean), std=tuple(std)))
+    x = (mean + std * np.random.default_rng(0).standard_normal((4096, 2))).astype(np.float32)
+    batch = {"x": x, "label": np.zeros(len(x), np.int32)}
+    params = model.init(jax.random.key(0))
+    value = jax.jit(lambda batch: mean_loss(model, build.loss(config), params, batch, jax.random.key(1), train=False))
+    # 2 * 4096 squares of normal numbers: the standard error is sqrt(2 / 8192) = .016.
+    assert float(value(batch)) == pytest.approx(1.0, abs=0.05)

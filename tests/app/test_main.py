@@ -141,17 +141,30 @@ def test_a_mistake_is_one_line_and_exit_code_two(arguments, message, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_an_interruption_is_one_line_that_claims_no_step():
-    # Raised before the first step, by a second Ctrl-C in training, and in every other mode.
-    program = (
-        "import main\n"
-        "def interrupted(*_): raise KeyboardInterrupt\n"
-        "main._run = interrupted\n"
+@pytest.mark.parametrize("where", ["in the program", "where Python ignores exceptions"])
+def test_an_interruption_is_one_line_that_claims_no_step(where):
+    # Raised before the first step, by a second Ctrl-C in training, and in every other mode; JAX's callback of the
+    # garbage collector is a place where Python ignores exceptions, and so is __del__.
+    in_the_program = (
+        "import main\nclass Interrupted:\n    def __init__(self, *_): raise KeyboardInterrupt\n    __del__ = __init__\n"
+    )
+    program = in_the_program + (
+        f"main._run = {'Interrupted' if where == 'in the program' else 'lambda *_: Interrupted.__new__(Interrupted)'}\n"
         f"main.main(['--config={ROLL}', '--mode=train'])"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 130
     assert done.stderr == "error: interrupted; the same command goes on from what is saved\n" and done.stdout == ""
+
+
+@pytest.mark.parametrize("flag", ["--workdir={}/λ", "--config=λ.py", "--config.data.name=folder:λ"])
+def test_an_argument_that_python_cannot_decode_is_one_line(flag, tmp_path, monkeypatch):
+    for name, value in {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}.items():
+        monkeypatch.setenv(name, value)
+    done = command("--mode=show", flag.format(tmp_path), cwd=tmp_path)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and done.stdout == ""
+    assert done.stderr.startswith(f"error: {flag.partition('=')[0]} is not text in ascii, the encoding of this")
+    assert "set PYTHONUTF8=1" in done.stderr and list(tmp_path.iterdir()) == []
 
 
 def test_the_required_flags_are_named():

@@ -113,7 +113,7 @@ def weight_of_time(sde, times):
 def test_the_loss_of_each_example_is_over_all_times(repeats, tolerance):
     """The mean of a loss that is w(t) itself: E w = 1, exactly 1 where each of 8 strata has its time."""
 
-    def loss(sde, eps_fn, x, key):
+    def loss(sde, eps_fn, x, key, **_):
         times = losses.draw_times(sde, losses.uniform, key, len(x), t_min=1e-6)
         return 2 * weight_of_time(sde, times)  # over 2 dimensions
 
@@ -206,7 +206,7 @@ def test_figures_that_are_not_finite_are_strict_json(params, tmp_path):
     def reject(word):
         raise AssertionError(f"{word} is not JSON")
 
-    def loss(sde, eps_fn, x, key):
+    def loss(sde, eps_fn, x, key, **_):
         return jnp.full(len(x), jnp.nan)
 
     score(params, tmp_path, loss=loss, num_samples=0)
@@ -569,7 +569,7 @@ def test_dropout_is_off_and_pictures_are_rescaled():
     test = array_dataset("pictures", "test", x, None, 0)
     seen = []
 
-    def loss(sde, eps_fn, x, key):
+    def loss(sde, eps_fn, x, key, **_):
         seen.append((x.dtype, x.shape))
         u = jnp.stack([x, x], axis=-2)
         del key

@@ -2,6 +2,7 @@ import dataclasses
 import functools
 import os
 import re
+import shutil
 import signal
 
 import jax
@@ -19,6 +20,7 @@ from hold_jax.loops.draw import draw_many
 from hold_jax.loops.train import Trainer
 from hold_jax.metrics.sliced_wasserstein import sliced_wasserstein
 from hold_jax.numerics import exact
+from hold_jax.runtime import workdir as work_directory
 from hold_jax.runtime.log import read_jsonl
 from hold_jax.runtime.mesh import Devices
 from hold_jax.training.checkpoint import FOLDER, Checkpoints, abstract_state
@@ -49,9 +51,9 @@ def straight(tmp_path_factory):
     """20 steps at once, with pictures and every checkpoint."""
     traces = []
 
-    def counted(*args):
+    def counted(*args, **options):
         traces.append(None)
-        return small.LOSS(*args)
+        return small.LOSS(*args, **options)
 
     workdir = tmp_path_factory.mktemp("straight")
     state = run(workdir, loss=counted, sample_every=10, keep_every=5)
@@ -233,6 +235,56 @@ def test_told_to_stop_it_writes_a_checkpoint_and_the_same_call_goes_on_bitwise(s
     assert [line for line in lines(tmp_path) if line["step"] > 10] == [
         line for line in lines(workdir) if line["step"] > 10
     ]
+
+
+def disturbed(workdir, disturb):
+    """A run of 20 steps; `disturb` is called while the eighth batch is read."""
+    calls = []
+
+    def gather(rows):
+        calls.append(None)
+        if len(calls) == 8:
+            disturb()
+        return DATA.gather(rows)
+
+    dataset = dataclasses.replace(DATA)
+    object.__setattr__(dataset, "gather", gather)
+    work_directory.write(workdir, RECORD)
+    with pytest.raises(UserError) as caught:
+        run(workdir, dataset=dataset, log_every=1)
+    return str(caught.value)
+
+
+RECORD = work_directory.Record({}, (2,), 0, run="this")
+
+
+def test_a_work_directory_deleted_under_a_run_costs_no_step(straight, tmp_path):
+    workdir = tmp_path / "run"
+    message = disturbed(workdir, lambda: shutil.rmtree(workdir))
+    assert message.startswith(
+        f"{workdir}/metrics.jsonl was deleted, moved or replaced while a run appended lines to it"
+    )
+    (step,) = map(int, re.findall(r"step (\d+) is saved in .*/run again, and the same command goes on", message))
+    assert work_directory.find(workdir) == RECORD
+    assert int(restored(workdir).step) == step and 1 <= step <= 8
+    small.assert_bitwise(run(workdir), straight[1])
+
+
+def test_a_work_directory_moved_under_a_run_goes_on_in_both_places(straight, tmp_path):
+    old, new = tmp_path / "old", tmp_path / "new"
+    message = disturbed(old, lambda: os.rename(old, new))
+    assert "If you moved the folder, --workdir=DIR goes on from the newest checkpoint in it" in message
+    for workdir in (old, new):
+        small.assert_bitwise(run(workdir), straight[1])
+
+
+def test_a_run_that_was_replaced_by_another_writes_nothing(tmp_path):
+    def disturb():
+        shutil.rmtree(tmp_path)
+        work_directory.write(tmp_path, dataclasses.replace(RECORD, run="other"))
+
+    assert re.search(r"holds another run now, so step \d+ is not saved", disturbed(tmp_path, disturb))
+    assert work_directory.read(tmp_path).run == "other" and not (tmp_path / FOLDER).exists()
 
 
 @pytest.mark.slow

@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 import resource
 import shutil
@@ -327,3 +328,16 @@ def test_an_old_checkpoint_without_fingerprints_is_taken_and_said(tmp_path, caps
     with Checkpoints.open(tmp_path) as checkpoints:
         small.assert_bitwise(checkpoints.resume(abstract()), state_at(4))
     assert "checkpoint 4 has no fingerprints: damage to it would not be noticed" in capsys.readouterr().err
+
+
+def test_a_record_whose_statistics_changed_is_an_error_and_costs_no_checkpoint(tmp_path):
+    """Samples are mapped back by the mean and deviation of the record: those of the training, or wrong in silence."""
+    run = workdir.Record({}, (2,), 0, {"mean": [1.5, 2.5], "std": [1.0, 0.1]}, "a1")
+    workdir.write(tmp_path, run)
+    write(tmp_path, steps=(3, 5))
+    small.assert_bitwise(resume(tmp_path)[0], state_at(5))
+    workdir.write(tmp_path, dataclasses.replace(run, statistics={"mean": [1.5, 2.5], "std": [1.0, 0.2]}))
+    before = small.contents(tmp_path)
+    with pytest.raises(UserError, match=r"statistics .* in .*/config\.json are not those of checkpoint 5: restore"):
+        resume(tmp_path)
+    assert small.contents(tmp_path) == before

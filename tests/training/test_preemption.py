@@ -1,3 +1,5 @@
+import errno
+import io
 import os
 import signal
 import subprocess
@@ -8,17 +10,57 @@ import pytest
 
 from hold_jax.training.preemption import Preemption
 
+STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+
+@pytest.fixture(autouse=True)
+def usual_handlers():
+    """Whatever started the tests may ignore SIGHUP (nohup) or SIGINT (a shell's background job)."""
+    before = {number: signal.getsignal(number) for number in STOPS}
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", STOPS)
 def test_a_signal_is_noted_and_the_handlers_come_back(number, capsys):
-    before = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)]
+    before = [signal.getsignal(n) for n in STOPS]
     with Preemption() as preemption:
         assert not preemption.reached()
         os.kill(os.getpid(), number)
         assert preemption.reached() and preemption.reached()
-    assert [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)] == before
+    assert [signal.getsignal(n) for n in STOPS] == before
     said = capsys.readouterr().err.strip()
-    assert said == f"{number.name}: stopping after this step with a checkpoint (again: at once)"
+    again = "" if number == signal.SIGHUP else " (again: at once)"
+    assert said == f"{number.name}: stopping after this step with a checkpoint{again}"
+
+
+def test_a_terminal_that_closes_may_send_two_signals_and_take_no_more_output(capfd, monkeypatch):
+    class Closed(io.StringIO):
+        def write(self, text):
+            raise OSError(errno.EIO, "Input/output error")
+
+    kept = os.dup(2)
+    try:
+        monkeypatch.setattr(sys, "stderr", Closed())
+        with Preemption() as preemption:
+            for _ in range(2):
+                os.kill(os.getpid(), signal.SIGHUP)
+            assert preemption.reached()
+        os.write(2, b"said later")  # does not fail either
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+    assert capfd.readouterr().err == ""
+
+
+def test_a_hangup_that_is_ignored_stays_ignored():
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    with Preemption() as preemption:
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert not preemption.reached()
 
 
 def test_a_second_signal_ends_the_process():

@@ -57,9 +57,9 @@ def take_steps(count, loss=small.FULL_LOSS, steps_per_call=1):
 def on_eight():
     traces = []
 
-    def counted(*args):
+    def counted(*args, **options):
         traces.append(None)
-        return small.FULL_LOSS(*args)
+        return small.FULL_LOSS(*args, **options)
 
     return take_steps(8, counted) | {"traces": traces}
 
@@ -141,7 +141,7 @@ def test_accumulation_is_the_mean_over_the_parts():
 
 
 def test_every_step_has_keys_of_its_own():
-    def loss(sde, eps_fn, x, key):
+    def loss(sde, eps_fn, x, key, **_):
         del sde, eps_fn
         return jax.random.uniform(key, x.shape[:1])
 
@@ -164,7 +164,7 @@ def test_dropout_acts_in_training_alone():
     params = jax.jit(model.init)(jax.random.key(0))
     batch = {"x": jnp.zeros((4, 8, 8, 1), jnp.uint8), "label": jnp.zeros(4, jnp.int32)}
 
-    def loss(sde, eps_fn, x, key):
+    def loss(sde, eps_fn, x, key, **_):
         del x, key  # nothing but dropout is random
         u = jnp.ones((4, 8, 8, 2, 1))
         return jnp.sum(jnp.square(eps_fn(u, jnp.float32(sde.T / 2))), axis=(1, 2, 3, 4))
@@ -194,7 +194,7 @@ def test_the_null_class_learns_where_labels_are_dropped():
 
 
 def test_labels_are_dropped_in_training_alone_and_anew_at_every_step():
-    def loss(sde, eps_fn, x, key):
+    def loss(sde, eps_fn, x, key, **_):
         del x, key  # nothing but the labels is random
         return jnp.sum(jnp.square(eps_fn(jnp.ones((BATCH, 2, 2)), jnp.float32(sde.T / 2))), axis=(1, 2))
 
