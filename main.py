@@ -32,8 +32,14 @@ _USED_MOST = (
 
 _EXIT_USER_ERROR = 2
 _EXIT_INTERRUPTED = 130  # as a shell reports SIGINT
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
-_GONE = (errno.ENOENT, errno.ENOTDIR, errno.ESTALE)
+# What to do about an error of the file system; any other error is a defect of the package.
+_ADVICE = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "make room"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "make it writable"),
+    **dict.fromkeys((errno.EEXIST, errno.EISDIR, errno.ENOTDIR), "remove what is in its place"),
+    **dict.fromkeys((errno.ENOENT, errno.ESTALE), "do not delete or move it while a run uses it"),
+    errno.EIO: "check the disk",
+}
 # Packages of the extras of pyproject.toml.
 _EXTRAS = {
     "data": ("tensorflow_datasets", "importlib_resources", "array_record", "grain", "sklearn"),
@@ -48,7 +54,7 @@ class _Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs one mode; a mistake of the user is one line on standard error and exit code 2."""
-    usual, sys.unraisablehook = sys.unraisablehook, _unraisable
+    sys.unraisablehook = _unraisable
     try:
         words = sys.argv[1:] if arguments is None else arguments
         _require_text(words)
@@ -66,8 +72,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         _fail("standard output was closed; the same command goes on from the newest checkpoint", _EXIT_USER_ERROR)
-    finally:
-        sys.unraisablehook = usual
 
 
 def _run(options: argparse.Namespace, given: "flags.Given", command: str) -> None:
@@ -87,7 +91,7 @@ def _run(options: argparse.Namespace, given: "flags.Given", command: str) -> Non
         raise
     except Exception as error:
         several = jax.distributed.is_initialized() and jax.process_count() > 1
-        if isinstance(error, OSError) and error.errno in (*_NO_ROOM, *_GONE) and error.filename:
+        if isinstance(error, OSError) and error.errno in _ADVICE and error.filename:
             error = _of_the_disk(error)
         if isinstance(error, ModuleNotFoundError):
             error = _of_an_extra(error)
@@ -114,11 +118,11 @@ def _require_text(arguments: Sequence[str]) -> None:
 
 
 def _of_the_disk(error: OSError) -> UserError:
-    """The one line for a full disk, or a folder that was deleted under the run."""
-    advice = "make room" if error.errno in _NO_ROOM else "do not delete or move it while a run uses it"
+    """The one line for a full disk, a folder that was deleted under the run, and the like."""
+    assert error.errno is not None
     return UserError(
-        f"cannot read or write {error.filename}: {error.strerror}; {advice}, and run the same command again: it goes "
-        "on from the newest checkpoint"
+        f"cannot read or write {error.filename}: {error.strerror}; {_ADVICE[error.errno]}, and run the same command "
+        "again: it goes on from the newest checkpoint"
     )
 
 
@@ -163,7 +167,9 @@ def _unraisable(lost: "sys.UnraisableHookArgs") -> None:
     """Ends the process at a Ctrl-C where Python cannot raise it, e.g. in JAX's callback of the garbage collector."""
     if issubclass(lost.exc_type, KeyboardInterrupt):
         _interrupted()
-    sys.__unraisablehook__(lost)
+    # TensorStore's threads report to an event loop, which ends with the first array that cannot be read.
+    if str(lost.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(lost)
 
 
 def _interrupted() -> NoReturn:

@@ -142,6 +142,7 @@ class _Report:
 def draw(this: Experiment) -> None:
     """Draws samples from a checkpoint."""
     config, path, found = this.config, this.path, this.model_run
+    workdir.require_writable(path)
     sampling = build.sampling(config)
     model = _model(config, found.data_shape, found.num_classes, build.statistics(found))
     make_draw(model, sampling, Devices.all())
@@ -154,6 +155,7 @@ def draw(this: Experiment) -> None:
 def score(this: Experiment) -> None:
     """Reports the test loss, distances of samples to the data and, if chosen, bits per dimension."""
     config, path, found = this.config, this.path, this.model_run
+    workdir.require_writable(path)
     loss, settings = build.loss(config), build.evaluation(config)
     sampling = dataclasses.replace(build.sampling(config), frames=0)
     model = _model(config, found.data_shape, found.num_classes, build.statistics(found))

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import json
 import os
 import platform
@@ -116,13 +117,24 @@ def write(workdir: Path, record: Record) -> None:
         storage.write(workdir / RECORD_FILE, record.to_json().encode())
 
 
+def require_writable(workdir: Path) -> None:
+    """Checks, before work is done, that its result can be written.
+
+    Raises:
+      UserError: if a folder that exists does not allow it.
+    """
+    if storage.is_local(workdir) and workdir.exists() and not os.access(workdir, os.W_OK | os.X_OK):
+        with _writing(workdir):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+
 @contextlib.contextmanager
 def _writing(workdir: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         raise UserError(
-            f"`workdir` {workdir} cannot be written: {error.strerror or error}; make room there, or choose another "
+            f"`workdir` {workdir} cannot be written: {error.strerror or error}; make it writable, or choose another "
             "--workdir"
         ) from None
 

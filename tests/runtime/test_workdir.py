@@ -102,7 +102,7 @@ def test_a_system_without_locks_says_so(tmp_path, monkeypatch, capsys):
 def test_a_place_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("x")
     for path in (tmp_path / "file", tmp_path / "file" / "below", tmp_path.__class__("/proc/nothing/here")):
-        with pytest.raises(UserError, match=f"`workdir` {path} cannot be written: .*; make room there, or choose"):
+        with pytest.raises(UserError, match=f"`workdir` {path} cannot be written: .*; make it writable, or choose"):
             workdir.write(path, record())
     assert (tmp_path / "file").read_text() == "x"
 
