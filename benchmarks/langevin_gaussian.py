@@ -2,7 +2,7 @@
 
     python -m benchmarks.langevin_gaussian bias       # bias against step size, fitted orders; the claim of 2405.17068
     python -m benchmarks.langevin_gaussian cost       # gradients for one e-fold of contraction at a bias; rates
-    python -m benchmarks.langevin_gaussian plot       # figures and tables from the JSON files
+    python -m benchmarks.langevin_gaussian tables     # printed from the JSON file; the figures: python -m docs.plots
 
 Bias is the largest relative error of the position's stationary variance over the target's directions. Cost is the
 number of gradients in which the mean of the slowest direction shrinks by e. Files: docs/results/langevin_*.
@@ -155,55 +155,16 @@ def tables(results: dict[str, Any]) -> None:
         print(f"n = {row['order']}, condition {row['condition']}: {gaps}")
 
 
-def plot(bias_results: dict[str, Any], cost_results: dict[str, Any]) -> None:
-    """langevin_bias.png and langevin_cost.png."""
-    from matplotlib.figure import Figure
-
-    colors = dict(zip(CASES, [f"C{i}" for i in range(len(CASES))], strict=True))
-    figure = Figure(figsize=(13, 3.6), layout="constrained")
-    panels = figure.subplots(1, 4, sharex=True, sharey=True)
-    for axes, order in zip(panels, ORDERS, strict=True):
-        for row in bias_results["methods"]:
-            if row["order"] == order:
-                h = np.array(row["h"]) / row["gradients"]
-                axes.loglog(h, row["bias"], "o-", ms=3, lw=1.2, color=colors[row["case"]], label=row["case"])
-        axes.set(title=f"order {order}", xlabel="time for each gradient", ylim=(1e-10, 3))
-        axes.grid(alpha=0.25, lw=0.5)
-    panels[0].set_ylabel("relative bias of the variance")
-    panels[-1].legend(fontsize=6, frameon=False, loc="lower right")
-    figure.savefig(RESULTS / "langevin_bias.png", dpi=110)
-
-    figure = Figure(figsize=(13, 3.6), layout="constrained")
-    panels = figure.subplots(1, 4, sharex=True, sharey=True)
-    for axes, order in zip(panels, ORDERS, strict=True):
-        for label in CASES:
-            rows = [
-                r
-                for r in cost_results["cost"]
-                if (r["case"], r["order"], r["tolerance"], r["tuned"]) == (label, order, 0.01, True)
-            ]
-            x, y = [r["condition"] for r in rows], [r["gradients"] for r in rows]
-            axes.loglog(x, y, "o-", ms=3, lw=1.2, color=colors[label], label=label)
-        axes.set(title=f"order {order}", xlabel="condition number", xlim=(0.8, 1300))
-        axes.grid(alpha=0.25, lw=0.5)
-    panels[0].set_ylabel("gradients for one e-fold, bias at most 0.01")
-    panels[-1].legend(fontsize=6, frameon=False, loc="upper left")
-    figure.savefig(RESULTS / "langevin_cost.png", dpi=110)
-
-
 def main() -> None:
     """Runs what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("bias", "cost", "plot"))
+    parser.add_argument("what", choices=("bias", "cost", "tables"))
     what = parser.parse_args().what
     RESULTS.mkdir(exist_ok=True)
-    if what != "plot":
-        results = {"bias": bias, "cost": cost}[what]()
-        (RESULTS / f"langevin_{what}.json").write_text(json.dumps(results, indent=1) + "\n")
-        return
-    found = [json.loads((RESULTS / f"langevin_{name}.json").read_text()) for name in ("bias", "cost")]
-    tables(found[1])
-    plot(*found)
+    if what == "tables":
+        return tables(json.loads((RESULTS / "langevin_cost.json").read_text()))
+    results = {"bias": bias, "cost": cost}[what]()
+    (RESULTS / f"langevin_{what}.json").write_text(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

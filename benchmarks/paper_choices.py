@@ -18,9 +18,7 @@ About 15 minutes of processor time. A row that is done is kept in --workdir and 
 
 import argparse
 import functools
-import json
 import math
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,7 +27,6 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-from matplotlib.figure import Figure
 
 from benchmarks import report
 from benchmarks.parameterizations import digits_as_vectors, errors_at, noises
@@ -160,14 +157,12 @@ def mean_and_error(values: list[float]) -> tuple[float, float]:
 
 
 def main() -> None:
-    """Prints a table; writes JSON and a figure."""
-    parser = report.parser(__doc__)
+    """Prints a table; writes JSON."""
+    parser = report.parser(__doc__, parts=True)
     parser.add_argument("--data", nargs="+", default=list(DATA), choices=DATA)
     parser.add_argument("--seeds", type=int, default=4, help="2 or more")
     parser.add_argument("--num", type=int, default=2000, help="samples")
     parser.add_argument("--repeats", type=int, default=16, help="noises of each held-out example")
-    parser.add_argument("--workdir", type=Path, default=Path("runs/choices"), help="where rows are kept")
-    parser.add_argument("--most", type=int, default=None, help="stop after so many new rows")
     args = parser.parse_args()
     args.workdir.mkdir(parents=True, exist_ok=True)
     rows: report.Rows = []
@@ -175,41 +170,16 @@ def main() -> None:
         train, test, distance = setting(data, args.workdir, args.num)
         print(f"\n{data + ', mean (standard error)':<34}{'held-out error':>20}{'samples':>20}")
         for i, change in enumerate(CHANGES):
-            config, kept = configured(data, change, args.workdir), args.workdir / f"{data}_{i}.json"
-            identity = build.as_json(config) | {"seeds": args.seeds, "num": args.num, "repeats": args.repeats}
-            identity["data"] = data  # the file's path is no part of it
-            found = json.loads(kept.read_text()) if kept.exists() else {}
-            if found.get("settings") != identity:
-                if args.most == 0:
-                    return
-                args.most = None if args.most is None else args.most - 1
-                began = time.process_time()
-                found = measured(config, data, train, test[:400], distance, args)
-                found = {"settings": identity, "seconds": round(time.process_time() - began), **found}
-                kept.write_text(json.dumps(found, indent=1) + "\n")
-            values = {column: found[column] for column in ("error", "samples")}
-            rows.append({"data": data, "change": change, "processor_seconds": found["seconds"], **values})
+            config = configured(data, change, args.workdir)
+            settings = build.as_json(config) | {"seeds": args.seeds, "num": args.num, "repeats": args.repeats}
+            settings["data"] = data  # the file's path is no part of it
+            make = functools.partial(measured, config, data, train, test[:400], distance, args)
+            values = report.kept(args, f"choices_{data}_{i}", settings, make)
+            rows.append({"data": data, "change": change, **values})
             cells = (f"{m:.4g} ({e:.1g})" for m, e in map(mean_and_error, values.values()))
             print(f"{change:<34}" + "".join(f"{cell:>20}" for cell in cells), flush=True)
 
-    def plot(figure: Figure) -> None:
-        figure.set_size_inches(10, 3.2 * len(args.data) + 0.6)
-        titles = {"error": r"held-out $|D - q_0|^2 / c_\mathrm{out}^2$", "samples": "samples, over the floor"}
-        panels = figure.subplots(len(args.data), 2, squeeze=False, sharey=True)
-        for data, line in zip(args.data, panels, strict=True):
-            for axes, (column, title) in zip(line, titles.items(), strict=True):
-                for i, change in enumerate(CHANGES):
-                    value, error = mean_and_error(report.value(rows, column, data=data, change=change))
-                    color = "tab:red" if i >= len(CHANGES) - NUM_OURS else "tab:blue"
-                    axes.errorbar(value, i, xerr=error, fmt="o", ms=4, capsize=3, color=color)
-                base = np.mean(report.value(rows, column, data=data, change="base"))
-                axes.axvline(base, color="black", lw=0.8, ls=":")
-                axes.set(xscale="log", title=f"{data}: {title}")
-                axes.set_yticks(range(len(CHANGES)), list(CHANGES), fontsize=8)
-                axes.grid(alpha=0.25, lw=0.5, axis="x", which="both")
-        panels[0, 0].invert_yaxis()
-
-    report.finish(args, "paper_choices", rows, sentence(rows, args.data), plot)
+    report.finish(args, "paper_choices", rows, sentence(rows, args.data))
 
 
 def sentence(rows: report.Rows, names: list[str]) -> str:

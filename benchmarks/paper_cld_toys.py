@@ -13,7 +13,6 @@ import math
 
 import jax
 import numpy as np
-from matplotlib.figure import Figure
 
 from benchmarks import report
 from benchmarks.samplers import draw_mixture, mixture_eps, sliced
@@ -44,12 +43,11 @@ def rolls() -> tuple[np.ndarray, np.ndarray, float]:
 
 
 def main() -> None:
-    """Prints a table; writes JSON and a figure."""
+    """Prints a table; writes JSON."""
     parser = report.parser(__doc__)
     parser.add_argument("--num", type=int, default=5000, help="samples")
     args = parser.parse_args()
     m, rows = sde.cld(), []
-    drawn = {}
     for data, law in {"diamond9": diamond(), "swissroll5": rolls()}.items():
         target = draw_mixture(law, args.num, 1)
         floor = np.mean([sliced(draw_mixture(law, args.num, 2 + i), target) for i in range(4)])
@@ -59,9 +57,7 @@ def main() -> None:
                 options = {"shape": (args.num, 2), "num_steps": calls - 1, "grid": grid}
                 options |= {"t_min": 1e-3} if grid == "quadratic" else {}
                 draw = jax.jit(functools.partial(samplers.sample, sampler, m, mixture_eps(m, law), **options))
-                x = np.asarray(draw(key=jax.random.key(0)).x)
-                drawn[data, name, calls] = x
-                ratio = float(sliced(x, target) / floor)
+                ratio = float(sliced(np.asarray(draw(key=jax.random.key(0)).x), target) / floor)
                 rows.append({"data": data, "sampler": name, "calls": calls, "ratio": ratio})
             print(f"{name:<24}" + "".join(f"{r['ratio']:>8.2f}" for r in rows[-len(CALLS) :]), flush=True)
     of = functools.partial(report.value, rows, "ratio", data="diamond9")
@@ -71,21 +67,7 @@ def main() -> None:
         f"{of(sampler='gaussian_fitted, log', calls=50):.2f}."
     )
 
-    def plot(figure: Figure) -> None:
-        figure.set_size_inches(12, 6)
-        panels = figure.subplots(2, len(SAMPLERS) + 1)
-        for line, data in zip(panels, ("diamond9", "swissroll5"), strict=True):
-            for name in SAMPLERS:
-                ys = [report.value(rows, "ratio", data=data, sampler=name, calls=c) for c in CALLS]
-                line[0].loglog(CALLS, ys, "o-", label=name)
-            line[0].axhline(1, color="black", lw=0.8, ls=":")
-            line[0].set(title=data, xlabel="network calls", ylabel="sliced Wasserstein / floor")
-            line[0].legend(fontsize=6)
-            for axes, name in zip(line[1:], SAMPLERS, strict=True):
-                axes.plot(*drawn[data, name, 50].T, ",")
-                axes.set(title=f"{name}, 50", xlim=(-2.5, 2.5), ylim=(-2.5, 2.5))
-
-    report.finish(args, "paper_cld_toys", rows, sentence, plot)
+    report.finish(args, "paper_cld_toys", rows, sentence)
 
 
 if __name__ == "__main__":

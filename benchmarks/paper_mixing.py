@@ -10,7 +10,6 @@ friction xi, at the couplings of critical damping, for n = 2, 3 and 4. Seconds.
 """
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from benchmarks import gaussian, report
 from hold_jax import sde
@@ -56,7 +55,7 @@ def sampler_steps(m: LinearSDE) -> int:
 
 
 def main() -> None:
-    """Prints a table; writes JSON and a figure."""
+    """Prints a table; writes JSON."""
     args = report.parser(__doc__).parse_args()
     rows: report.Rows = []
     print(f"{'process':<18}{'gap':>7}{'B(1e-2)':>9}{'B(1e-4)':>9}{'over B(sigma=1)':>17}{'EM steps':>10}")
@@ -83,20 +82,7 @@ def main() -> None:
         f"{', '.join(f'{r:.1f}' for r in ratios)}: higher orders go faster from clean data to noise."
     )
 
-    def plot(figure: Figure) -> None:
-        figure.set_size_inches(11, 4)
-        left, right = figure.subplots(1, 2)
-        for name, m in PROCESSES.items():
-            left.semilogy(TIMES, divergence(m, TIMES), label=name)
-        left.set(xlabel="B", ylabel="KL from the prior", ylim=(1e-8, 1e3), xlim=(0, 12))
-        left.legend(fontsize=7)
-        for n in (2, 3, 4):
-            right.plot(FRICTIONS, [r["mixed_1e-4"] for r in rows if r.get("order") == n], label=f"n = {n}")
-        right.axvline(1, color="black", lw=0.8, ls=":")
-        right.set(xlabel="friction over the critical one", ylabel="B at which the KL is 1e-4")
-        right.legend()
-
-    report.finish(args, "paper_mixing", rows, sentence, plot)
+    report.finish(args, "paper_mixing", rows, sentence)
 
 
 if __name__ == "__main__":

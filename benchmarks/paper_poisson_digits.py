@@ -13,7 +13,6 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from matplotlib.figure import Figure
 
 from benchmarks import report
 from benchmarks.samplers import steps_for
@@ -34,7 +33,7 @@ SUITE = {
 
 
 def main() -> None:
-    """Prints a table; writes JSON and a figure."""
+    """Prints a table; writes JSON."""
     parser = report.parser(__doc__)
     parser.add_argument("--config", default="configs/digits_hold.py")
     parser.add_argument("--workdir", type=Path, required=True)
@@ -65,17 +64,7 @@ def main() -> None:
         f"DDIM at 50 {of(sampler='ddim', calls=50):.3f}, the default {of(sampler='gaussian_fitted', calls=50):.3f}."
     )
 
-    def plot(figure: Figure) -> None:
-        axes = figure.subplots()
-        for label, (_, _, counts) in SUITE.items():
-            ys = [of(sampler=label, calls=calls) for calls in counts]
-            es = [report.value(rows, "error", sampler=label, calls=calls) for calls in counts]
-            axes.errorbar(counts, ys, yerr=es, fmt="o-", capsize=3, label=label)
-        axes.axhline(rows[0]["distance"], color="black", lw=0.8, ls=":", label="floor")
-        axes.set(xscale="log", xlabel="network calls", ylabel="squared Frechet distance, pixels")
-        axes.legend(fontsize=7)
-
-    report.finish(args, "paper_poisson_digits", rows, sentence, plot)
+    report.finish(args, "paper_poisson_digits", rows, sentence)
 
 
 if __name__ == "__main__":

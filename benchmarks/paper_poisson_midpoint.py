@@ -8,7 +8,8 @@ python -m benchmarks.paper_poisson_midpoint --output=docs/results
 - mixture: eight unequal modes on a circle and 25 on a square with their exact denoisers: sliced Wasserstein distance of
   20,000 samples to data over that of a second draw of data (1 is indistinguishable), orders 1 and 3.
 
-About 5 minutes of processor time; on a trained network: benchmarks/paper_poisson_digits.py.
+About 8 minutes of processor time; what is done is kept in --workdir. On a trained network:
+benchmarks/paper_poisson_digits.py.
 """
 
 import functools
@@ -16,7 +17,6 @@ import itertools
 
 import jax
 import numpy as np
-from matplotlib.figure import Figure
 
 from benchmarks import gaussian, report
 from benchmarks.samplers import MIXTURES, draw_mixture, mixture_eps, sliced, steps_for
@@ -41,53 +41,52 @@ ON_MIXTURES = {
 }
 
 
-def exact(orders: tuple[int, ...]) -> report.Rows:
-    """Worst KL over the widths."""
+def exact(n: int) -> report.Rows:
+    """Worst KL over the widths at one order."""
 
-    def worst(n: int, sampler: object, num: int) -> float:
+    def worst(sampler: object, num: int) -> float:
         m = sde.hold(order=n)
         return max(gaussian.kl(m, sampler, grids.log(m, m.t_min, num), std) for std in STDS)
 
     rows = []
-    for n in orders:
-        for calls in (*CALLS, 1000):
-            kl = worst(n, samplers.Ancestral(), calls - 1)
-            rows.append({"data": "gaussian", "order": n, "sampler": "ancestral", "calls": calls, "kl": kl})
-        for base, spacing, k, calls in itertools.product(BASES, SPACINGS, SUB_STEPS, CALLS):
-            sampler = PoissonMidpoint(K=k, base=base, spacing=spacing)
-            row = {"data": "gaussian", "order": n, "sampler": "poisson_midpoint", "base": base, "spacing": spacing}
-            rows.append(row | {"K": k, "calls": calls, "kl": worst(n, sampler, steps_for(calls, 2 - 1 / k))})
-        noise = worst(n, PoissonMidpoint(K=40, base="noise"), 25)
-        row = {"data": "gaussian", "order": n, "sampler": "poisson_midpoint", "base": "noise", "spacing": "uniform"}
-        rows.append(row | {"K": 40, "calls": 50, "kl": noise})
-    return rows
+    for calls in (*CALLS, 1000):
+        kl = worst(samplers.Ancestral(), calls - 1)
+        rows.append({"data": "gaussian", "order": n, "sampler": "ancestral", "calls": calls, "kl": kl})
+    for base, spacing, k, calls in itertools.product(BASES, SPACINGS, SUB_STEPS, CALLS):
+        sampler = PoissonMidpoint(K=k, base=base, spacing=spacing)
+        row = {"data": "gaussian", "order": n, "sampler": "poisson_midpoint", "base": base, "spacing": spacing}
+        rows.append(row | {"K": k, "calls": calls, "kl": worst(sampler, steps_for(calls, 2 - 1 / k))})
+    noise = worst(PoissonMidpoint(K=40, base="noise"), 25)
+    row = {"data": "gaussian", "order": n, "sampler": "poisson_midpoint", "base": "noise", "spacing": "uniform"}
+    return [*rows, row | {"K": 40, "calls": 50, "kl": noise}]
 
 
-def mixtures(orders: tuple[int, ...], num: int) -> report.Rows:
-    """Sliced Wasserstein distance over the floor."""
+def mixtures(data: str, n: int, label: str, num: int) -> report.Rows:
+    """Sliced Wasserstein distance over the floor of one sampler."""
+    (sampler, per_step, counts), law, m = ON_MIXTURES[label], MIXTURES[data](), sde.hold(order=n)
+    target = draw_mixture(law, num, 1)
+    floor = np.mean([sliced(draw_mixture(law, num, 2 + i), target) for i in range(4)])
     rows = []
-    for data, n in itertools.product(MIXTURES, orders):
-        law, m = MIXTURES[data](), sde.hold(order=n)
-        target = draw_mixture(law, num, 1)
-        floor = np.mean([sliced(draw_mixture(law, num, 2 + i), target) for i in range(4)])
-        for label, (sampler, per_step, counts) in ON_MIXTURES.items():
-            for calls in counts:
-                options = {"shape": (num // BATCHES, 2), "num_steps": steps_for(calls, per_step), "grid": "log"}
-                draw = functools.partial(samplers.sample, sampler, m, mixture_eps(m, law), **options)
-                keys = jax.random.split(jax.random.key(0), BATCHES)
-                out = jax.jit(lambda keys, draw=draw: jax.lax.map(lambda key: draw(key=key)[::2], keys))(keys)
-                row = {"data": data, "order": n, "sampler": label, "calls": calls, "nfe": float(np.mean(out[1]))}
-                rows.append(row | {"ratio": float(sliced(np.asarray(out[0]).reshape(num, 2), target) / floor)})
+    for calls in counts:
+        options = {"shape": (num // BATCHES, 2), "num_steps": steps_for(calls, per_step), "grid": "log"}
+        draw = functools.partial(samplers.sample, sampler, m, mixture_eps(m, law), **options)
+        keys = jax.random.split(jax.random.key(0), BATCHES)
+        out = jax.jit(lambda keys, draw=draw: jax.lax.map(lambda key: draw(key=key)[::2], keys))(keys)
+        row = {"data": data, "order": n, "sampler": label, "calls": calls, "nfe": float(np.mean(out[1]))}
+        rows.append(row | {"ratio": float(sliced(np.asarray(out[0]).reshape(num, 2), target) / floor)})
     return rows
 
 
 def main() -> None:
-    """Prints tables; writes JSON and a figure."""
-    parser = report.parser(__doc__)
+    """Prints tables; writes JSON."""
+    parser = report.parser(__doc__, parts=True)
     parser.add_argument("--orders", type=int, nargs="+", default=ORDERS)
     parser.add_argument("--num", type=int, default=20_000, help="mixtures: samples")
     args = parser.parse_args()
-    rows = exact(tuple(args.orders))
+    rows: report.Rows = []
+    for n in args.orders:
+        settings = {"stds": STDS, "calls": CALLS, "K": SUB_STEPS, "bases": BASES, "spacings": sorted(SPACINGS)}
+        rows += report.kept(args, f"poisson_gaussian_{n}", settings, lambda n=n: exact(n))
     kl = functools.partial(report.value, rows, "kl", data="gaussian")
     print(f"{'Gaussian, worst KL':<34}" + "".join(f"{f'n={n}, {c}':>11}" for n in args.orders for c in CALLS))
     print(
@@ -101,7 +100,12 @@ def main() -> None:
     for n in args.orders:
         thousand, noise = kl(order=n, sampler="ancestral", calls=1000), kl(order=n, base="noise")
         print(f"n={n}: ancestral at 1,000 {thousand:.1e}; noise, K = 40, at 50 {noise:.1e}")
-    found = mixtures(tuple(n for n in args.orders if n in (1, 3)), args.num)
+    found: report.Rows = []
+    orders = [n for n in args.orders if n in (1, 3)]
+    for i, (data, n, label) in enumerate(itertools.product(MIXTURES, orders, ON_MIXTURES)):
+        settings = {"data": data, "order": n, "sampler": repr(ON_MIXTURES[label]), "num": args.num, "batches": BATCHES}
+        make = functools.partial(mixtures, data, n, label, args.num)
+        found += report.kept(args, f"poisson_mixture_{i}", settings, make)
     rows += found
     for data in MIXTURES:
         print(f"\n{data}: sliced Wasserstein over the floor")
@@ -116,24 +120,7 @@ def main() -> None:
         f"{kl(order=n, base='score', spacing='uniform', K=40, calls=50):.1e}."
     )
 
-    def plot(figure: Figure) -> None:
-        figure.set_size_inches(4 * len(args.orders), 4)
-        for axes, n in zip(
-            figure.subplots(1, len(args.orders), sharey=True, squeeze=False)[0], args.orders, strict=True
-        ):
-            for base, k in itertools.product(BASES, SUB_STEPS):
-                ys = [kl(order=n, base=base, spacing="uniform", K=k, calls=c) for c in CALLS]
-                axes.loglog(CALLS, ys, "o-" if base == "denoiser" else "s--", label=f"{base} held, K = {k}")
-            axes.loglog(CALLS, [kl(order=n, sampler="ancestral", calls=c) for c in CALLS], "k.-", label="ancestral")
-            axes.axhline(kl(order=n, sampler="ancestral", calls=1000), color="black", ls=":", label="ancestral, 1,000")
-            axes.set(
-                title=f"order {n}", xlabel="network calls", ylabel="worst KL of std 0.5, 0.1, 0.02", ylim=(1e-7, 1e3)
-            )
-            axes.set_xticks(CALLS, [str(c) for c in CALLS])
-            axes.minorticks_off()
-        axes.legend(fontsize=6)
-
-    report.finish(args, "paper_poisson_midpoint", rows, sentence, plot)
+    report.finish(args, "paper_poisson_midpoint", rows, sentence)
 
 
 if __name__ == "__main__":

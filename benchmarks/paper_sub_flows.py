@@ -9,8 +9,6 @@ palindromes; data N(0, std^2), grid `log`, 50 and 100 calls, orders 2 to 4: the 
 
 import itertools
 
-from matplotlib.figure import Figure
-
 from benchmarks import gaussian, report
 from hold_jax import samplers, sde
 from hold_jax.samplers import Splitting, grids
@@ -20,7 +18,7 @@ SEQUENCES = (*("".join(s) for s in itertools.permutations("OHB")), "HBHO", "OBHO
 
 
 def main() -> None:
-    """Prints a table; writes JSON and a figure."""
+    """Prints a table; writes JSON."""
     args = report.parser(__doc__).parse_args()
     suite = {s: Splitting(sequence=s, pieces=True) for s in SEQUENCES} | {"lie_trotter": samplers.LieTrotter()}
     rows: report.Rows = []
@@ -39,15 +37,7 @@ def main() -> None:
         f"best of all is {best} with {at[best]:.1e}; one exact flow for O and H has {at['lie_trotter']:.1e}."
     )
 
-    def plot(figure: Figure) -> None:
-        axes = figure.subplots()
-        for n in ORDERS:
-            axes.semilogy(list(suite), [report.value(rows, "kl", sequence=s, order=n, calls=100) for s in suite], "o-")
-        axes.set(ylabel="worst KL, 100 calls")
-        axes.tick_params(axis="x", rotation=60)
-        axes.legend([f"n = {n}" for n in ORDERS])
-
-    report.finish(args, "paper_sub_flows", rows, sentence, plot)
+    report.finish(args, "paper_sub_flows", rows, sentence)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ variation distance are integrals. Order 1 and CLD's order 2 (critical) beside th
 """
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from benchmarks import report
 from hold_jax import sde
@@ -34,7 +33,7 @@ def density(m: sde.LinearSDE, t: float) -> np.ndarray:
 
 
 def main() -> None:
-    """Prints a table; writes JSON and a figure."""
+    """Prints a table; writes JSON."""
     args = report.parser(__doc__).parse_args()
     prior = np.exp(-(GRID**2) / 2) / np.sqrt(2 * np.pi)
     rows: report.Rows = []
@@ -53,17 +52,7 @@ def main() -> None:
     at = [f"{plus[i]:.3g} against {told[i]:.3g} at t = {TIMES[i]:g}" for i in (1, 2, 3)]
     sentence = f"KL of the position from the prior, TOLD++ against TOLD: {'; '.join(at)}."
 
-    def plot(figure: Figure) -> None:
-        figure.set_size_inches(11, 5)
-        panels = figure.subplots(2, 2, sharex=True, sharey=True).ravel()
-        times = np.linspace(1e-3, 3, 150)
-        for axes, (name, m) in zip(panels, MODELS.items(), strict=True):
-            picture = np.stack([density(m, t) for t in times], axis=1)
-            axes.imshow(np.sqrt(picture), aspect="auto", origin="lower", extent=(0, 3, GRID[0], GRID[-1]), cmap="magma")
-            axes.axvline(1.0, color="white", lw=0.8, ls="--")
-            axes.set(title=name, ylim=(-8, 8), xlabel="t", ylabel="position")
-
-    report.finish(args, "paper_told_densities", rows, sentence, plot)
+    report.finish(args, "paper_told_densities", rows, sentence)
 
 
 if __name__ == "__main__":

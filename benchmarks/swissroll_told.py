@@ -48,6 +48,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from benchmarks import report
 from hold_jax import kernels, losses, parameterization, samplers, sde
 from hold_jax.data import toy
 from hold_jax.metrics.frechet import Moments, frechet_distance, moments
@@ -105,20 +106,19 @@ class Mixture(NamedTuple):
 def main() -> None:
     """Prints a table; writes JSON and a plot."""
     args = _arguments()
-    began, rows = time.monotonic(), []
+    rows = []
     for scale in args.scales:
         data = scale * toy.sample("swissroll", DATA_POINTS, seed=301)
         floors = [frechet_distance(moments(_fresh(scale, args.samples, i)), moments(data)) for i in range(args.seeds)]
         rows.append({"scale": scale, "model": "data", "kind": "second draw", "start": "", "values": floors})
         for name in args.models:
-            rows += _measure(name, scale, data, args)
+            make = functools.partial(_measure, name, scale, data, args)
+            rows += report.kept(args, f"told_{args.reading}_{scale:g}_{name}", _settings(args) | {"models": name}, make)
     curves = _curves(args) if args.output or args.plot else []
-    seconds = time.monotonic() - began
     _table(rows, args)
-    print(f"\n{seconds:.0f} s on {jax.devices()[0].device_kind}")
+    print(f"\n{args.seconds:.0f} s of processor time")
     if args.output:
-        settings = {k: v for k, v in vars(args).items() if k not in ("output", "plot")}
-        result = {"settings": settings, "seconds": seconds, "paper": PAPER, "rows": rows}
+        result = {"settings": _settings(args), "processor_seconds": args.seconds, "paper": PAPER, "rows": rows}
         result |= {"end_times": END_TIMES.tolist(), "curves": curves}
         args.output.write_text(json.dumps(result, indent=1) + "\n")
     if args.plot:
@@ -126,7 +126,7 @@ def main() -> None:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = report.parser(__doc__, parts=True, output="JSON file")
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
     parser.add_argument("--scales", type=float, nargs="+", default=[1.8], help="of the data, standard deviations")
     parser.add_argument("--T", type=float, default=1.0, help="end time; beta is 1")
@@ -136,9 +136,13 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--samples", type=int, default=4096, help="of each network and start")
     parser.add_argument("--parameterization", default="eps", choices=parameterization.PARAMETERIZATIONS)
     parser.add_argument("--reading", default="block", choices=("block", "literal"), help="of algorithm 1")
-    parser.add_argument("--output", type=Path, default=None, help="JSON file")
     parser.add_argument("--plot", type=Path, default=None, help="PNG file")
     return parser.parse_args()
+
+
+def _settings(args: argparse.Namespace) -> dict[str, Any]:
+    """What the figures depend on."""
+    return {k: v for k, v in vars(args).items() if k not in ("output", "plot", "workdir", "most", "seconds")}
 
 
 def _curves(args: argparse.Namespace) -> list[dict]:

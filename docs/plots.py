@@ -6,8 +6,11 @@ One scale a row, one legend below the panels, so that it covers nothing; a line 
 import matplotlib.pyplot as plt
 import numpy as np
 
+from benchmarks import paper_choices as choices
+from benchmarks import paper_mixing as mixing
+from benchmarks import paper_told_densities as told_densities
 from benchmarks.parameterizations import BINS, noises
-from docs.tables import ORDERS, ROOT, SHOWN, results, worst
+from docs.tables import ORDERS, ROOT, SHOWN, only, results, worst
 
 FOLDER = ROOT / "docs" / "results"
 STYLES = {
@@ -146,9 +149,222 @@ def parameterizations() -> None:
     finish(figure, "parameterizations", 4)
 
 
+# --- docs/results/papers.md ------------------------------------------------------------------------
+
+
+def paper_poisson_midpoint() -> None:
+    """KL against calls: what is held, and K."""
+    rows, calls = results("paper_poisson_midpoint")["rows"], (25, 50, 80)
+    figure, axes = panels(len(ORDERS))
+    shades = {"denoiser": ("#9ec3e6", "#2d6cb5", "#123a6b"), "score": ("#edb0ab", "#c1272d", "#6e1014")}
+    for n, panel in zip(ORDERS, axes[0], strict=True):
+        of = {"data": "gaussian", "order": n}
+        for base, colors in shades.items():
+            for k, color in zip((4, 16, 40), colors, strict=True):
+                own = of | {"base": base, "spacing": "uniform", "K": k}
+                style = (color, "-", "o") if base == "denoiser" else (color, "--", "s")
+                line(panel, calls, [only(rows, **own, calls=c)["kl"] for c in calls], style, f"{base} held, K = {k}")
+        ancestral = {c: only(rows, **of, sampler="ancestral", calls=c)["kl"] for c in (*calls, 1000)}
+        line(panel, calls, [ancestral[c] for c in calls], ("black", "-.", "D"), "ancestral")
+        panel.axhline(ancestral[1000], color="black", lw=0.8, ls=":", label="ancestral, 1,000 calls")
+        calls_axis(panel, calls, f"order {n}", "worst KL, std 0.5, 0.1, 0.02" if n == 1 else "")
+        panel.set(yscale="log", ylim=(1e-7, 1e4))
+    finish(figure, "paper_poisson_midpoint", 4)
+
+
+def categories(axes, names, title: str) -> None:
+    """Names on the vertical axis, the first on top."""
+    axes.set_yticks(range(len(names)), names)
+    axes.set(title=title, ylim=(len(names) - 0.5, -0.5))
+    axes.grid(alpha=0.25, axis="x")
+
+
+def paper_poisson_digits() -> None:
+    """Frechet distance of a trained network's samples, with errors."""
+    floor, *rows = results("paper_poisson_digits")["rows"]
+    figure, axes = plt.subplots(figsize=(6, 3.2), layout="constrained")
+    colors = {"poisson_midpoint": "#2d6cb5", "ancestral": "black"}
+    for i, row in enumerate(rows):
+        color = colors.get(row["sampler"].split(",")[0], "#8c8c8c")
+        axes.errorbar(row["distance"], i, xerr=row["error"], fmt="o", ms=4, capsize=3, color=color)
+    axes.axvline(floor["distance"], color="black", lw=0.8, ls=":", label="as many training pictures")
+    categories(axes, [f"{row['sampler'].replace('_', ' ')}, {row['calls']}" for row in rows], "digits, order 3")
+    axes.set_xlabel("squared Frechet distance of pixels")
+    finish(figure, "paper_poisson_digits")
+
+
+def paper_mixing() -> None:
+    """KL from the prior against B; and the B at which it is 1e-4 against the friction."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+    colors = plt.cm.viridis(np.linspace(0, 0.9, 6))
+    styles = {f"critical, n = {n}": (colors[n - 1], "-") for n in range(1, 7)}
+    styles |= {"TOLD": ("#c1272d", "--"), "CLD": ("black", ":")}
+    times = mixing.TIMES
+    for name, m in mixing.PROCESSES.items():
+        left.plot(times, mixing.divergence(m, times), styles[name][1], color=styles[name][0], label=name)
+    left.set(title="given one data point", xlabel="B", ylabel="KL from the prior", yscale="log")
+    left.set(ylim=(1e-8, 1e2), xlim=(0, 12))
+    rows = [row for row in results("paper_mixing")["rows"] if "friction" in row]
+    for n in (2, 3, 4):
+        found = np.array([(r["friction"], r["mixed_1e-4"]) for r in rows if r["order"] == n])
+        found[found[:, 1] >= times[-1], 1] = np.nan  # not reached
+        right.plot(*found.T, color=colors[n - 1])
+    right.axvline(1, color="black", lw=0.8, ls=":")
+    right.set(
+        title="couplings of critical damping", xlabel="friction over the critical one", ylabel="B at a KL of 1e-4"
+    )
+    for axes in (left, right):
+        axes.grid(alpha=0.25)
+    finish(figure, "paper_mixing", 4)
+
+
+def paper_told_densities() -> None:
+    """Square root of the density of the position against time, from TOLD++'s mixture."""
+    figure, axes = plt.subplots(2, 2, figsize=(9, 4.4), sharex=True, sharey=True, layout="constrained")
+    times, grid = np.linspace(1e-3, 3, 150), told_densities.GRID
+    for panel, (name, m) in zip(axes.ravel(), told_densities.MODELS.items(), strict=True):
+        picture = np.sqrt(np.stack([told_densities.density(m, t) for t in times], axis=1))
+        shown = panel.imshow(picture, aspect="auto", origin="lower", extent=(0, 3, grid[0], grid[-1]), cmap="magma")
+        panel.axvline(1.0, color="white", lw=0.8, ls="--")
+        panel.set(title=name, ylim=(-8, 8), xlabel="t", ylabel="position")
+        panel.label_outer()
+    figure.colorbar(shown, ax=axes, label="root of the density")
+    figure.savefig(FOLDER / "paper_told_densities.png", dpi=150)
+    plt.close(figure)
+
+
+def paper_psld_samplers() -> None:
+    """Distance of Gaussian widths against calls."""
+    rows, calls = results("paper_psld_samplers")["rows"], (50, 100, 200)
+    colors = {"ROBA": "#2d6cb5", "RBAO": "#e07b00", "ROBAB": "#7a5ab5", "lambda-DDIM": "#2a8c4a"}
+    figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
+    for name in dict.fromkeys(row["sampler"] for row in rows):
+        dash, marker = (":", "v") if "unset" in name else ("--", "s") if "best" in name else ("-", "o")
+        if name.startswith("lambda-DDIM-II"):
+            marker = "D"
+        if name == "lambda-DDIM, lambda = 0":
+            dash, marker = ":", "v"
+        own = {"euler_maruyama": "#8c8c8c", "sscs": "#b8a500", "gaussian_fitted, log": "#c1272d"}
+        color = own.get(name) or next(c for k, c in reversed(colors.items()) if name.startswith(k))
+        y = [only(rows, sampler=name, calls=c)["distance"] for c in calls]
+        line(
+            axes,
+            calls,
+            y,
+            (color, dash, marker),
+            SHOWN.get(name, name.replace("sscs", "SSCS")).split(" (")[0].replace("`", ""),
+        )
+    calls_axis(axes, calls, "PSLD, data of std 0.5, 0.1 and 0.02", "sum of (std' - std)²")
+    axes.set(yscale="log")
+    finish(figure, "paper_psld_samplers", 3)
+
+
+def paper_sub_flows() -> None:
+    """Worst KL of each order of the sub-flows."""
+    rows = results("paper_sub_flows")["rows"]
+    names = list(dict.fromkeys(row["sequence"] for row in rows))
+    figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
+    for n in (2, 3, 4):
+        color, _, marker = BY_ORDER[n]
+        x = [only(rows, sequence=name, order=n, calls=100)["kl"] for name in names]
+        axes.plot(x, range(len(names)), marker, color=color, ms=5, label=f"order {n}")
+    categories(axes, [name.replace("lie_trotter", "O and H in one") for name in names], "100 calls")
+    axes.set(xscale="log", xlabel="worst KL, std 0.5, 0.1, 0.02")
+    finish(figure, "paper_sub_flows")
+
+
+def paper_cld_toys() -> None:
+    """Distance over the floor against calls."""
+    rows, calls = results("paper_cld_toys")["rows"], (20, 50, 100, 200)
+    styles = {"euler_maruyama": "euler_maruyama", "sscs": "sscs (strang, start)", "strang": "dpmpp_2m"}
+    styles |= {"gaussian_fitted, log": "gaussian_fitted"}
+    shown = {"euler_maruyama": "Euler-Maruyama", "sscs": "SSCS", "strang": "strang, score at the midpoint"}
+    figure, axes = panels(2, width=7)
+    for data, panel in zip(("diamond9", "swissroll5"), axes[0], strict=True):
+        for name, style in styles.items():
+            y = [only(rows, data=data, sampler=name, calls=c)["ratio"] for c in calls]
+            line(panel, calls, y, STYLES[style], shown.get(name, "gaussian_fitted"))
+        panel.axhline(1, color="black", lw=0.7, ls=":")
+        calls_axis(panel, calls, data, "distance / floor" if data == "diamond9" else "")
+    finish(figure, "paper_cld_toys", 4)
+
+
+def paper_choices() -> None:
+    """Held-out error and samples for each choice, mean and standard error over the seeds."""
+    rows = results("paper_choices")["rows"]
+    names = list(choices.CHANGES)
+    titles = {"error": "held-out error / EDM's c_out²", "samples": "samples: distance / floor"}
+    figure, axes = plt.subplots(2, 2, figsize=(9, 6.4), sharey=True, layout="constrained")
+    for data, panels_of in zip(choices.DATA, axes, strict=True):
+        for panel, (column, title) in zip(panels_of, titles.items(), strict=True):
+            for i, name in enumerate(names):
+                value, spread = choices.mean_and_error(only(rows, data=data, change=name)[column])
+                color = "#c1272d" if i >= len(names) - choices.NUM_OURS else "#2d6cb5"
+                panel.errorbar(value, i, xerr=spread, fmt="o", ms=4, capsize=3, color=color)
+                if name == "base":
+                    panel.axvline(value, color="black", lw=0.8, ls=":")
+            categories(panel, names, f"{data}: {title}")
+            panel.set(xscale="log")
+    figure.savefig(FOLDER / "paper_choices.png", dpi=150)
+    plt.close(figure)
+
+
+# --- docs/langevin.md ------------------------------------------------------------------------------
+
+LANGEVIN = {
+    "euler_maruyama": ("#8c8c8c", ":", "v"),
+    "exponential_euler": ("#b58b52", ":", "^"),
+    "strang": ("#e07b00", "-", "s"),
+    "baoab": ("#c1272d", "-", "o"),
+    "obabo": ("#7a5ab5", "--", "D"),
+    "randomized_midpoint": ("#000000", "-", "v"),
+    "poisson_midpoint, K = 4": ("#9ec3e6", "-.", "s"),
+    "poisson_midpoint, K = 16": ("#2d6cb5", "-.", "o"),
+    "picard_lagrange": ("#2a8c4a", "--", "^"),
+}
+
+
+def langevin_bias() -> None:
+    """Relative bias of the variance against the step size over its gradients, orders 1 to 4."""
+    rows = results("langevin_bias")["methods"]
+    figure, axes = panels(len(ORDERS))
+    for n, panel in zip(ORDERS, axes[0], strict=True):
+        for name, style in LANGEVIN.items():
+            row = next((r for r in rows if (r["case"], r["order"]) == (name, n)), None)
+            if row:
+                line(panel, np.array(row["h"]) / row["gradients"], row["bias"], style, name)
+        panel.set(xscale="log", yscale="log", ylim=(1e-10, 3), title=f"order {n}", xlabel="time for each gradient")
+        panel.grid(alpha=0.25)
+    axes[0][0].set_ylabel("relative bias of the variance")
+    finish(figure, "langevin_bias")
+
+
+def langevin_cost() -> None:
+    """Gradients for one e-fold of contraction at a bias of at most 0.01 against the condition number."""
+    rows = results("langevin_cost")["cost"]
+    figure, axes = panels(len(ORDERS))
+    for n, panel in zip(ORDERS, axes[0], strict=True):
+        for name, style in LANGEVIN.items():
+            own = (name, n, 0.01, True)
+            found = [r for r in rows if (r["case"], r["order"], r["tolerance"], r["tuned"]) == own]
+            line(panel, [r["condition"] for r in found], [r["gradients"] for r in found], style, name)
+        panel.set(xscale="log", yscale="log", title=f"order {n}", xlabel="condition number", xlim=(0.8, 1300))
+        panel.grid(alpha=0.25)
+    axes[0][0].set_ylabel("gradients for one e-fold")
+    finish(figure, "langevin_cost")
+
+
 if __name__ == "__main__":
     samplers_gaussian()
     samplers_mixture()
     samplers_digits()
     cross_order()
     parameterizations()
+    paper_poisson_midpoint()
+    paper_poisson_digits()
+    paper_mixing()
+    paper_told_densities()
+    paper_sub_flows()
+    paper_cld_toys()
+    langevin_bias()
+    langevin_cost()

@@ -7,6 +7,7 @@ differs from its results, so that no page says what no result file holds.
 
 import argparse
 import functools
+import itertools
 import json
 import re
 import sys
@@ -235,6 +236,165 @@ def metrics_seconds() -> str:
 def metrics_memory() -> str:
     """Memory of the same."""
     return f"{results('metrics_speed')['rows']['all']['peak_gb']:.1f}"
+
+
+# --- the papers -----------------------------------------------------------------------------------
+
+
+def paper_poisson_midpoint() -> str:
+    """Worst KL of what is held, and of ancestral sampling, orders 1 and 3."""
+    rows, calls, orders = results("paper_poisson_midpoint")["rows"], (25, 50, 80), (1, 3)
+
+    def cells(**own: Any) -> list[str]:
+        of = ([short(only(rows, data="gaussian", order=n, calls=c, **own)["kl"]) for c in calls] for n in orders)
+        return [", ".join(line) for line in of]
+
+    lines = [["ancestral", *cells(sampler="ancestral")]]
+    for base, k in itertools.product(("denoiser", "score"), (4, 16, 40)):
+        note = {("denoiser", 16): " (the default)", ("score", 4): " (what bae213e had)"}.get((base, k), "")
+        lines.append([f"{base} held, K = {k}{note}", *cells(base=base, spacing="uniform", K=k)])
+    return table(["", *(f"n = {n}: {', '.join(map(str, calls))} calls" for n in orders)], lines)
+
+
+def paper_poisson_mixtures() -> str:
+    """Sliced Wasserstein distance over the floor, order 1."""
+    rows = [row for row in results("paper_poisson_midpoint")["rows"] if "ratio" in row and row["order"] == 1]
+    data = ("8 unequal modes", "25-mode grid")
+    shown = {"poisson_midpoint": "Poisson midpoint, denoiser held, K = 16"}
+    shown |= {"poisson_midpoint, score": "Poisson midpoint, score held, K = 16"}
+    lines = []
+    for name in dict.fromkeys(row["sampler"] for row in rows):
+        own = [row for row in rows if row["sampler"] == name]
+        for calls in ((50, 80), (1000,)):
+            if only_calls := [c for c in calls if any(row["calls"] == c for row in own)]:
+                label = shown.get(name, SHOWN.get(name, name)) + (", 1,000 calls" if calls == (1000,) else "")
+                lines.append(
+                    [
+                        label,
+                        *(", ".join(f"{only(own, data=d, calls=c)['ratio']:.2f}" for c in only_calls) for d in data),
+                    ]
+                )
+    return table(["", *(f"{d}: 50, 80 calls" for d in data)], lines)
+
+
+def paper_poisson_digits() -> str:
+    """Squared Frechet distance of pixels, with jackknife errors."""
+    floor, *rows = results("paper_poisson_digits")["rows"]
+    lines = [[f"`{row['sampler']}`", row["calls"], error(row["distance"], row["error"], 2)] for row in rows]
+    return table(["", "calls", "distance"], [*lines, ["training pictures", "", f"{floor['distance']:.2f}"]])
+
+
+def paper_mixing() -> str:
+    """Spectral gap, and the B at which the KL from the prior is 1e-4."""
+    rows = [row for row in results("paper_mixing")["rows"] if "process" in row]
+    shown = {"critical, n = 3": "critical, n = 3 (TOLD++)", "CLD": "CLD (its own time)"}
+    lines = (
+        [shown.get(r["process"], r["process"]), f"{r['gap']:.2f}", f"{r['mixed_1e-4']:.2f}", f"{r['relative']:.1f}"]
+        for r in rows
+    )
+    return table(["", "spectral gap", "B at KL 1e-4", "over B(sigma_eff = 1)"], lines)
+
+
+def paper_told_densities() -> str:
+    """KL of the position from the prior, and total variation."""
+    rows, times = results("paper_told_densities")["rows"], (1.0, 2.0, 3.0, 4.0)
+    cells = (
+        [m, *(f"{r['kl']:.3g} ({r['variation']:.3f})" for r in (only(rows, model=m, t=t) for t in times))]
+        for m in dict.fromkeys(row["model"] for row in rows)
+    )
+    return table(["", *(f"t = {t:g}" for t in times)], cells)
+
+
+def told_readings() -> str:
+    """Table I of TOLD++ with the network as score: both readings of algorithm 1, paired by seed."""
+    kinds, lines = ("1,000", "2,000"), []
+    published = results("swissroll_told_literal")["paper"]
+    lines.append(
+        [
+            "published, 1,000 and 5,000",
+            *(", ".join(f"{v:.3f}" for v in published[m].values()) for m in ("TOLD", "TOLD++")),
+        ]
+    )
+    theirs, ours = (list(published[m].values()) for m in ("TOLD", "TOLD++"))
+    lines[0].append(", ".join(f"{b - a:+.2f}" for a, b in zip(theirs, ours, strict=True)))
+    for reading in ("literal", "block"):
+        data = results(f"swissroll_told_{reading}")
+        of = {
+            m: [np.array(only(data["rows"], model=m, kind=k, start="prior")["values"]) for k in kinds]
+            for m in published
+        }
+        gaps = [b - a for a, b in zip(of["TOLD"], of["TOLD++"], strict=True)]
+        cells = [", ".join(f"{v.mean():.3f}" for v in of[m]) for m in ("TOLD", "TOLD++")]
+        spread = ", ".join(f"{g.mean():+.3f} ({g.std(ddof=1) / np.sqrt(len(g)):.3f})" for g in gaps)
+        lines.append([f"{reading}, 1,000 and 2,000 ({len(gaps[0])} seeds)", *cells, spread])
+    for kind in ("exact", "linear"):
+        both = [only(data["rows"], model=m, kind=kind, start="prior")["values"][0] for m in ("TOLD", "TOLD++")]
+        lines.append([f"{kind} score, no network", *(f"{v:.3f}" for v in both), f"{both[1] - both[0]:+.3f}"])
+    return table(["", "TOLD", "TOLD++", "difference"], lines)
+
+
+def paper_psld_samplers() -> str:
+    """Over Euler-Maruyama's distance at 50 calls, beside the published FID over its own."""
+    rows, calls = results("paper_psld_samplers")["rows"], (50, 100, 200)
+    unit = only(rows, sampler="euler_maruyama", calls=50)
+    shown = {
+        "euler_maruyama": "Euler-Maruyama",
+        "sscs": "SSCS",
+        "gaussian_fitted, log": "`gaussian_fitted`, grid `log`",
+    }
+    lines = []
+    for name in dict.fromkeys(row["sampler"] for row in rows):
+        own = [only(rows, sampler=name, calls=c) for c in calls]
+        values = ", ".join(f"{row['lam']:.2f}" for row in own if "lam" in row)
+        label = shown.get(name, f"{name}, published lambda_s" if name in ("ROBA", "RBAO", "ROBAB") else name)
+        line = [label + (f" ({values})" if values else "")]
+        for row in own:
+            line += [
+                f"{row['distance'] / unit['distance']:.2g}",
+                f"{row['fid'] / unit['fid']:.2f}" if row["fid"] else "",
+            ]
+        lines.append(line)
+    return table(["", *(cell for c in calls for cell in (f"{c} calls", "FID"))], lines)
+
+
+def paper_sub_flows() -> str:
+    """Worst KL of every order of the sub-flows."""
+    rows = results("paper_sub_flows")["rows"]
+    shown = {"BOH": "BOH (`lie_trotter_split`)", "lie_trotter": "O and H as one exact flow (`lie_trotter`)"}
+    lines = (
+        [
+            shown.get(s, s),
+            *(", ".join(short(only(rows, sequence=s, order=n, calls=c)["kl"]) for c in (50, 100)) for n in (2, 3, 4)),
+        ]
+        for s in dict.fromkeys(row["sequence"] for row in rows)
+    )
+    return table(["", *(f"n = {n}: 50, 100 calls" for n in (2, 3, 4))], lines)
+
+
+def paper_cld_toys() -> str:
+    """Sliced Wasserstein distance over the floor."""
+    rows, calls = results("paper_cld_toys")["rows"], (20, 50, 100, 200)
+    shown = {"euler_maruyama": "Euler-Maruyama", "sscs": "SSCS", "strang": "`strang`, score at the midpoint"}
+    shown |= {"gaussian_fitted, log": "`gaussian_fitted`, grid `log`"}
+    data = {"diamond9": "diamond", "swissroll5": "five rolls"}
+    lines = (
+        [label, *(", ".join(f"{only(rows, data=d, sampler=name, calls=c)['ratio']:.2f}" for c in calls) for d in data)]
+        for name, label in shown.items()
+    )
+    return table(["", *data.values()], lines)
+
+
+def paper_choices() -> str:
+    """Held-out error and samples for each choice, mean and standard error over the seeds."""
+    rows = results("paper_choices")["rows"]
+    columns = list(itertools.product(("digits", "rolls"), ("error", "samples")))
+
+    def cell(data: str, change: str, column: str) -> str:
+        values = np.array(only(rows, data=data, change=change)[column])
+        return f"{values.mean():.3g} ({values.std(ddof=1) / np.sqrt(len(values)):.1g})"
+
+    changes = dict.fromkeys(row["change"] for row in rows)
+    return table(["", *(f"{d}: {c}" for d, c in columns)], ([k, *(cell(d, k, c) for d, c in columns)] for k in changes))
 
 
 # --- the program ----------------------------------------------------------------------------------

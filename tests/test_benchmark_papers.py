@@ -8,7 +8,7 @@ from reference import oracle
 from reference.propagate import denoised, gaussian_row, propagate, propagate_poisson
 from samplers.suite import hold
 
-from benchmarks import gaussian, swissroll_told
+from benchmarks import gaussian, paper_choices, report, swissroll_told
 from hold_jax import kernels, samplers, sde
 
 SAMPLERS = {
@@ -46,3 +46,26 @@ def test_the_literal_reading_of_algorithm_1_is_its_law():
     np.testing.assert_allclose(u.T @ u / num, want, atol=4e-3 * want[0, 0])
     last = float(kernels.marginal(m, jnp.float32(t)).chol[-1, -1])
     np.testing.assert_allclose(target @ u / num, [0, 0, last], atol=0.01)
+
+
+@pytest.mark.parametrize("data", paper_choices.DATA)
+def test_a_choice_changes_its_own_keys_and_no_others(data, tmp_path):
+    base = paper_choices.configured(data, "base", tmp_path).flat()
+    for change, keys in paper_choices.CHANGES.items():
+        flat = paper_choices.configured(data, change, tmp_path).flat()
+        of_the_law = {"loss.time_mean", "loss.time_std"} if "loss.time_law" in keys else set()
+        assert {key for key in flat if flat[key] != base[key]} == set(keys) | of_the_law, change
+
+
+def test_a_part_is_kept_while_its_settings_are_the_same(tmp_path):
+    made = []
+
+    def part(num, most=None):
+        args = report.parser("", parts=True).parse_args([f"--workdir={tmp_path}"])
+        args.most = most
+        return report.kept(args, "part", {"num": num, "stds": (0.5, 0.1)}, lambda: made.append(num) or [num])
+
+    assert part(1) == part(1) == part(1, most=0) == [1] and made == [1]
+    assert part(2) == [2] and made == [1, 2]
+    with pytest.raises(SystemExit, match="the same command goes on"):
+        part(3, most=0)

@@ -10,9 +10,12 @@ from hold_jax.sde import LinearSDE
 
 @dataclasses.dataclass(frozen=True)
 class LieTrotter(linear.LinearSampler):
-    """One step is S, then A (HOLD 2404.12814): S is explicit in the score, A is exact. Weak order 1.
+    """One step is S, then A: S is explicit in the score, A is exact. Weak order 1.
 
     A: du = (-F - G G' Sigma_inf^-1) u dB + G dw.  S: du = G G' (score + Sigma_inf^-1 u) dB.
+
+    HOLD (2404.12814) announces a Lie-Trotter sampler of one Ornstein-Uhlenbeck process and two Hamiltonians, which make
+    up A. Its equations are in no source that could be read: `lie_trotter_split` runs the parts of A one by one.
     """
 
     def coefficients(self, sde: LinearSDE, times: np.ndarray) -> tuple[linear.Stage, ...]:
