@@ -19,16 +19,20 @@ if TYPE_CHECKING:
     from hold_jax.app import flags
 
 _MODES = {
-    "train": "train; then sample and evaluate (training.report)",
+    "train": "train, or go on from the newest checkpoint; then sample and evaluate (training.report)",
     "sample": "draw samples from a checkpoint",
     "eval": "test loss, distances of samples to the data, bits per dimension (eval.likelihood)",
-    "stats": "keep reference statistics of the training data",
+    "plot": "draw what training logged, and the figures of each evaluated checkpoint",
     "show": "print every key of the config with its value, range and note",
+    "stats": "compute and keep the reference statistics of the training data",
 }
 _USED_MOST = (
-    "training.num_steps", "training.batch_size", "optimizer.learning_rate", "sde.order", "model.sigma_data",
-    "data.name", "sampling.name", "sampling.num_steps", "sampling.num_samples", "eval.likelihood",
+    "data.name", "data.image_size", "sde.name", "sde.order", "model.dtype", "training.num_steps", "training.batch_size",
+    "optimizer.learning_rate", "sampling.name", "sampling.num_steps", "sampling.num_samples", "sampling.label",
+    "sampling.guidance", "eval.features", "eval.num_samples", "eval.likelihood", "seed",
 )  # fmt: skip
+
+_FEW = 8  # names that --help lists
 
 _EXIT_USER_ERROR = 2
 _EXIT_INTERRUPTED = 130  # as a shell reports SIGINT
@@ -50,6 +54,10 @@ _EXTRAS = {
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise UserError(message)
+
+    def format_help(self) -> str:
+        self.epilog = _epilog()
+        return super().format_help()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -136,14 +144,15 @@ def _of_an_extra(error: ModuleNotFoundError) -> Exception:
 
 
 def _parser() -> argparse.ArgumentParser:
+    doc = (__doc__ or "").splitlines()
     parser = _Parser(
         prog="python main.py",
-        description=(__doc__ or "").splitlines()[0],
-        epilog="Every key of the config is a flag, --config.section.key=value. Used most: " + ", ".join(_USED_MOST)
-        + ". --mode=show prints all of them.",
+        usage="\n  ".join(["", *doc[2:]]),
+        description=doc[0],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
-    )  # fmt: skip
-    parser.add_argument("--mode", required=True, choices=_MODES, metavar="MODE", help=_listed(_MODES))
+    )
+    parser.add_argument("--mode", required=True, choices=_MODES, metavar="MODE", help="what to do; see below")
     parser.add_argument("--config", metavar="FILE", help="experiment, e.g. configs/digits_hold.py; default: the run's")
     parser.add_argument("--workdir", metavar="DIR", help="folder of the run; default: runs/NAME of the config file")
     parser.add_argument(
@@ -159,8 +168,17 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _listed(modes: dict[str, str]) -> str:
-    return "; ".join(f"{mode}: {text}" for mode, text in modes.items())
+def _epilog() -> str:
+    """The modes and the flags that are used most, in columns."""
+    from hold_jax.app.config import KEYS  # only here, because the import takes a while
+
+    modes = [f"  {mode:<8}{text}" for mode, text in _MODES.items()]
+    names = {key: KEYS[key].choices for key in _USED_MOST}
+    listed = {key: f": {' | '.join(found)}" if 0 < len(found) < _FEW else "" for key, found in names.items()}
+    flags_ = [f"  {f'--config.{key}=':<36}{KEYS[key].note}{listed[key]}" for key in _USED_MOST]
+    return "\n".join(
+        ["modes:", *modes, "", "the flags used most (every key is a flag; --mode=show prints all of them):", *flags_]
+    )
 
 
 def _unraisable(lost: "sys.UnraisableHookArgs") -> None:

@@ -320,6 +320,7 @@ def evaluation(config: Config) -> EvalSettings:
     return EvalSettings(
         batch_size=c.batch_size,
         repeats=c.repeats,
+        split=c.split,
         num_samples=c.num_samples,
         neighbors=c.neighbors,
         seed=config.seed,

@@ -292,6 +292,9 @@ class EvalConfig:
     """Figures: `hold_jax/loops/evaluate.py`."""
 
     batch_size: int = whole(128, _COUNT, "test examples at once over all devices")
+    split: str = choice(
+        "test", ("test", "train", "both"), "whose loss and likelihood; train: as many random examples as test has"
+    )
     repeats: int = whole(1, "[1, 1e5]", "perturbations of each test example")
     num_samples: int | None = whole(
         50_000,

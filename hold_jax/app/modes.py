@@ -25,7 +25,7 @@ from hold_jax.loops.generate import generate
 from hold_jax.loops.introduction import introduce
 from hold_jax.loops.train import Trainer
 from hold_jax.model import Model
-from hold_jax.runtime import distributed, schema, storage, workdir
+from hold_jax.runtime import curves, distributed, pictures, schema, storage, workdir
 from hold_jax.runtime.log import METRICS_FILE, RESULTS_FILE, read_jsonl
 from hold_jax.runtime.mesh import Devices
 from hold_jax.runtime.storage import Path
@@ -188,6 +188,28 @@ def show(this: Experiment) -> None:
         print("\n".join(lines(this.config)), flush=True)
 
 
+def plot(this: Experiment) -> None:
+    """Draws what training logged, and the figures of every evaluated checkpoint, over the steps."""
+    path = this.path
+    if not distributed.is_main():
+        return
+    found = {METRICS_FILE: "training.png", RESULTS_FILE: "figures.png"}
+    there = {name: picture for name, picture in found.items() if storage.is_file(path / name)}
+    require(bool(there), "workdir", str(path), f"a folder with {METRICS_FILE}, which --mode=train writes")
+    for name, picture in there.items():
+        drawn = _headline(read_jsonl(path / name)) if name == RESULTS_FILE else read_jsonl(path / name)
+        if name == RESULTS_FILE and len(drawn) < 2:
+            continue  # the figures of one step are no curve
+        pictures.write_png(curves.draw(curves.grouped(drawn)), path / picture)
+        print(f"{name}: {path / picture}", flush=True)
+
+
+def _headline(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The latest figures of each step, by step; of figures only those of the report."""
+    latest = {line["step"]: line for line in results}
+    return [{"step": step} | report.values(latest[step]) for step in sorted(latest)]
+
+
 def lines(config: Config) -> list[str]:
     """`section.key = value  # note; range` for every key; * before those whose value is not the default."""
     values, changed = config.flat(), set(build.differences(config))
@@ -229,6 +251,7 @@ MODES: dict[str, Callable[[Experiment], None]] = {
     "eval": score,
     "stats": stats,
     "show": show,
+    "plot": plot,
 }
 _WRITING = ("train", "sample", "eval")  # modes that change what the model card says
 

@@ -19,11 +19,13 @@ class Row:
     """A figure in words.
 
     Attributes:
+      key: its name among the results.
       name: what it is called.
       value: with its error or its 95 % interval.
       meaning: which way is better, and what to compare it with.
     """
 
+    key: str
     name: str
     value: str
     meaning: str
@@ -39,6 +41,11 @@ def rows(results: Mapping[str, float], most: int = MOST) -> list[Row]:
     return list(_all(results))[:most]
 
 
+def values(results: Mapping[str, float]) -> dict[str, float]:
+    """Returns all figures that a report could have, by the names that it gives them."""
+    return {row.name: results[row.key] for row in _all(results)}
+
+
 def lines(found: list[Row]) -> list[str]:
     """Returns rows as lines in columns."""
     names, values = (max((len(getattr(row, name)) for row in found), default=0) for name in ("name", "value"))
@@ -50,7 +57,7 @@ def _all(results: Mapping[str, float]) -> Iterator[Row]:
         if key in results:
             floor = results.get(f"{key}_floor")
             examples = f"; {results['floor_examples']:,.0f} test examples give " if floor is not None else ""
-            yield Row(name, _value(results, key), meaning + examples + ("" if floor is None else f"{floor:.3g}"))
+            yield Row(key, name, _value(results, key), meaning + examples + ("" if floor is None else f"{floor:.3g}"))
 
     for split in ("test", "train"):
         yield from row(f"{split}_loss", f"{split} loss", _LOWER)

@@ -12,7 +12,7 @@ import numpy as np
 
 from hold_jax.data import Dataset, eval_batches
 from hold_jax.data.dataset import array_dataset
-from hold_jax.errors import require
+from hold_jax.errors import require, require_choice
 from hold_jax.evaluation import figures, reference
 from hold_jax.evaluation.feature_network import FeatureNetwork
 from hold_jax.evaluation.features import features_of
@@ -32,6 +32,7 @@ from hold_jax.samplers.grids import times_of
 from hold_jax.training.step import ScoreLoss
 
 FOLDER = "eval"
+SPLITS = ("test", "train", "both")
 _NEIGHBORS = 7
 
 
@@ -47,6 +48,8 @@ class EvalSettings:
       neighbors: samples to show beside the training pictures nearest to them; 0: none.
       likelihood: how bits per dimension are computed; None: not.
       seed: of times and noise.
+      split: whose loss and likelihood are computed, one of `SPLITS`; of the training split, as many random examples as
+        the test split has.
     """
 
     batch_size: int
@@ -56,12 +59,14 @@ class EvalSettings:
     neighbors: int
     likelihood: LikelihoodSettings | None
     seed: int
+    split: str = "test"
 
     def __post_init__(self):
         require(self.repeats >= 1, "eval.repeats", self.repeats, "1 or more")
         enough = self.num_samples is None or self.num_samples == 0 or self.num_samples >= 2
         require(enough, "eval.num_samples", self.num_samples, "None, 0, or 2 or more")
         require(self.neighbors >= 0, "eval.neighbors", self.neighbors, "0 or more")
+        require_choice("eval.split", self.split, SPLITS)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -130,7 +135,9 @@ class Evaluator:
         made: dict[str, Any] = {"step": step, "checkpoint": weights}
         results: dict[str, float] = {"step": step}
         images: dict[str, Any] = {}
-        results |= test_loss(self.model, self.loss, params, self.test, settings, devices)
+        splits = self._splits()
+        for split, data in splits.items():
+            results |= _of(split, test_loss(self.model, self.loss, params, data, settings, devices))
         num = len(self.test) if settings.num_samples is None else settings.num_samples
         if num:
             began = time.monotonic()
@@ -141,13 +148,31 @@ class Evaluator:
             )
             results |= found
         if settings.likelihood is not None:
-            results |= _likelihood(self.model, params, self.test, settings.likelihood, devices, folder, weights)
+            for split, data in splits.items():
+                found = _likelihood(self.model, params, data, settings.likelihood, devices, folder, weights)
+                results |= _of(split, found)
         if distributed.is_main():
             folder.mkdir(parents=True, exist_ok=True)  # also where there is no picture; in a bucket it does nothing
             for name, image in images.items():
                 pictures.write_png(image, folder / f"{name}.png")
             log_results(workdir, results, images, {"versions": origin.versions(), **made})
         return results
+
+    def _splits(self) -> dict[str, Dataset]:
+        """The examples whose loss and likelihood are computed, by split."""
+        found = {}
+        if self.settings.split in ("test", "both"):
+            found["test"] = self.test
+        if self.settings.split in ("train", "both"):
+            found["train"] = self.load_train().subset(len(self.test))
+        return found
+
+
+def _of(split: str, results: dict[str, float]) -> dict[str, float]:
+    """Returns figures of the test split under their names for `split`: test_loss is train_loss there."""
+    if split == "test":
+        return results
+    return {f"{split}_{name.removeprefix('test_')}": value for name, value in results.items()}
 
 
 def test_loss(

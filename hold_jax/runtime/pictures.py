@@ -209,7 +209,7 @@ def scatter(
             )
     if title:
         figure.text(0.5, 1 - 0.2 / height, title, ha="center", va="center", fontsize=13, color=_INK)
-    return _to_pil(figure)
+    return to_image(figure)
 
 
 def histogram_limits(values: ArrayLike) -> Limits:
@@ -263,7 +263,7 @@ def histogram(
         axes.legend(frameon=False, fontsize=9)
     if title:
         figure.text(0.5, 0.95, title, ha="center", va="center", fontsize=13, color=_INK)
-    return _to_pil(figure)
+    return to_image(figure)
 
 
 def _draw_cloud(axes: Axes, cloud: np.ndarray, color: str, limits: Limits, as_density: bool) -> None:
@@ -399,7 +399,8 @@ def smooth(values: ArrayLike, half_width: int | None = None) -> np.ndarray:
     return np.where(finite, mean, np.nan)
 
 
-def _to_pil(figure: Figure) -> PIL.Image.Image:
+def to_image(figure: Figure) -> PIL.Image.Image:
+    """Returns a matplotlib figure as a picture."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     canvas = FigureCanvasAgg(figure)

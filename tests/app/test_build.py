@@ -6,7 +6,6 @@ from configs import (
     cifar10_cld,
     cifar10_edm,
     cifar10_hold,
-    cifar10_small_hold,
     cifar10_ve,
     cifar10_vp,
     digits_hold,
@@ -16,6 +15,7 @@ from hold_jax import losses, sde
 from hold_jax.app import build
 from hold_jax.app import config as base
 from hold_jax.errors import UserError
+from hold_jax.evaluation import inception_weights
 from hold_jax.evaluation.feature_network import FeatureNetwork
 from hold_jax.loops.evaluate import EvalSettings
 from hold_jax.loops.likelihood import LikelihoodSettings
@@ -125,15 +125,17 @@ def test_a_feature_network_that_is_unknown_is_named_before_any_is_made(features,
     )
 
 
-@pytest.mark.parametrize("module", [cifar10_hold, cifar10_small_hold])
-def test_inception_without_its_weights_says_where_they_are(module, tmp_path):
+def test_inceptions_weights_are_the_published_ones_or_the_users_own(tmp_path, monkeypatch):
+    # Neither a file nor a server that answers.
+    monkeypatch.setattr(inception_weights, "FILE_URL", "http://127.0.0.1:9/pt_inception.pth")
+    monkeypatch.setenv("HOLD_JAX_CACHE", str(tmp_path / "cache"))
     with pytest.raises(UserError) as caught:
-        build.feature_networks(config_of(module), never, tmp_path)
+        build.feature_networks(config_of(cifar10_hold), never, tmp_path)
     message = str(caught.value)
-    assert message.startswith("`eval.inception` is None; it must be the path of pt_inception-2015-12-05-6726825d.pth")
-    assert "without it take --config.eval.features=classifier" in message and "\n" not in message
+    assert message.startswith("the FID's Inception network cannot be fetched from http://127.0.0.1:9/")
+    assert message.endswith("or take --config.eval.features=classifier") and "\n" not in message
     with pytest.raises(UserError, match=r"`eval.inception` is '.*none\.pth'; there is no such file"):
-        build.feature_networks(config_of(module, eval__inception=str(tmp_path / "none.pth")), never, tmp_path)
+        build.feature_networks(config_of(cifar10_hold, eval__inception=str(tmp_path / "none.pth")), never, tmp_path)
 
 
 def test_checkpoints_are_the_newest_all_or_a_list():

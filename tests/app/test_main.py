@@ -10,6 +10,9 @@ import numpy as np
 import pytest
 from training import small
 
+import main
+from hold_jax.app import modes
+
 ROOT = Path(__file__).parents[2]
 ROLL = "configs/swissroll_hold.py"
 # The first lines stand for what compiles in a third of the time: fewer kernels.
@@ -171,3 +174,14 @@ def test_the_required_flags_are_named():
     done = command(f"--config={ROLL}")
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert "--mode" in done.stderr or "--workdir" in done.stderr
+
+
+def test_help_names_every_mode_and_the_flags_used_most(capsys):
+    assert main._MODES.keys() == modes.MODES.keys()
+    with pytest.raises(SystemExit) as done:
+        main.main(["--help"])
+    assert done.value.code == 0
+    text = capsys.readouterr().out
+    assert all(f"\n  {mode:<8}{what}\n" in text for mode, what in main._MODES.items())
+    assert "\n  --config.sde.name=                  family: hold | vp | ve | cld | psld\n" in text
+    assert max(map(len, text.splitlines())) <= 120

@@ -143,6 +143,22 @@ def test_each_checkpoint_that_is_named_is_evaluated_in_turn(copied, trained):
     assert sorted(p.name for p in (copied / "eval").iterdir()) == ["step_10", "step_5"]
 
 
+def test_what_was_logged_is_drawn(copied, trained, capsys):
+    run = functools.partial(modes.run, "plot", Given(None, {}), str(copied))
+    line = (trained / "results.jsonl").read_text().splitlines()[0]
+    run()  # without results
+    (copied / "results.jsonl").write_text(f"{line}\n")
+    run()  # figures of one step are no curve
+    assert capsys.readouterr().out == 2 * f"metrics.jsonl: {copied}/training.png\n"
+    (copied / "results.jsonl").write_text(line.replace('"step": 10', '"step": 5') + f"\n{line}\n")
+    run()
+    for name in ("training.png", "figures.png"):
+        PIL.Image.open(copied / name).verify()
+    (copied / "results.jsonl").unlink(), (copied / "metrics.jsonl").unlink()
+    with pytest.raises(UserError, match=r"`workdir` is .*; it must be a folder with metrics.jsonl"):
+        run()
+
+
 def test_statistics_made_before_give_the_same_figures(copied, tmp_path, capsys):
     run_stats(config_of(), str(tmp_path / "new"))
     path = tmp_path / "new" / "stats" / "pixels_gaussians8_train.npz"

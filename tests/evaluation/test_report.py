@@ -40,8 +40,9 @@ def test_losses_and_distances_come_before_the_rest_and_what_is_not_there_is_left
     assert names == ["test loss", "FID", "Frechet distance, pixels", "KID, inception", "recall, pixels"]
     assert [row.name for row in report.rows(found, most=2)] == names[:2]
     assert report.rows({"step": 3}) == []
+    assert report.values(found) == dict(zip(names, [0.1, 2.0, 0.5, 1e-3, 0.4], strict=True))
 
 
 def test_lines_are_columns():
-    lines = report.lines([report.Row("a", "1.0", "low"), report.Row("abc", "1.25", "high")])
+    lines = report.lines([report.Row("x", "a", "1.0", "low"), report.Row("y", "abc", "1.25", "high")])
     assert lines == ["a    1.0   low", "abc  1.25  high"] and report.lines([]) == []

@@ -136,6 +136,18 @@ def test_the_loss_depends_on_an_examples_number_and_not_on_those_beside_it(param
     np.testing.assert_allclose(each(8), each(20)[:8], rtol=1e-5)
 
 
+def test_the_training_split_has_its_figures_under_its_own_names(params, tmp_path):
+    """As many training examples as test examples, drawn at random."""
+    some = TRAIN.subset(len(TEST))
+    test, train = loss_of(params), loss_of(params, test=some)
+    common = dict(num_samples=0, networks=())
+    both = score(params, tmp_path, split="both", **common)
+    assert both == {"step": 1} | test | {name.replace("test", "train"): value for name, value in train.items()}
+    assert score(params, tmp_path, split="train", **common).keys() == {"step", "train_loss", "train_loss_error"}
+    with pytest.raises(UserError, match=r"`eval.split` is 'all'; it must be one of: both, test, train"):
+        EvalSettings(**SETTINGS | dict(split="all"))
+
+
 @pytest.fixture(scope="module")
 def straight(params, tmp_path_factory):
     """An evaluation that nothing stopped, and its work directory."""

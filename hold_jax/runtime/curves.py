@@ -1,0 +1,98 @@
+"""A page of plots of logged values over the training steps.
+
+matplotlib is imported inside the functions, because the import takes a second.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import PIL.Image
+
+from hold_jax.errors import UserError
+from hold_jax.runtime.pictures import smooth, to_image
+
+Curves = dict[str, dict[str, tuple[np.ndarray, np.ndarray]]]
+"""Panel -> curve -> (steps, values)."""
+
+_FIRST = "loss"
+_COLUMNS = 3
+_FEW = 30  # values; more are drawn faintly under their running mean
+_MARKED = 15  # values; fewer are marked by dots
+_COLORS = ("#1f5fa8", "#c1442e", "#3a8f5c", "#8a5aa8", "#c48a1a", "#4aa3a8", "#8f6a4a", "#7a7a7a", "#b84a8a", "#5a6ac1")
+
+
+def grouped(lines: Iterable[Mapping[str, Any]]) -> Curves:
+    """Returns the curves of a log's lines.
+
+    `train/loss` and `test/loss` are curves of one panel, "loss", which comes first; a name without a slash has a panel
+    of its own.
+
+    Args:
+      lines: each with "step" and numbers by name.
+    """
+    values: dict[str, list[tuple[int, float]]] = {}
+    for line in lines:
+        for name, value in line.items():
+            if name != "step" and isinstance(value, int | float):
+                values.setdefault(name, []).append((line["step"], value))
+    found: Curves = {}
+    for name, pairs in values.items():
+        where, _, rest = name.partition("/")
+        panel, _, more = rest.partition("/")
+        steps, numbers = np.array(pairs, np.float64).T
+        found.setdefault(panel or where, {})[f"{where} {more}".strip()] = steps, numbers
+    return dict(sorted(found.items(), key=lambda item: item[0] != _FIRST))
+
+
+def draw(curves: Curves) -> PIL.Image.Image:
+    """Returns a page with one panel for each group of curves.
+
+    A curve of many values is drawn faintly, with its running mean. The vertical axis is logarithmic where all values
+    are positive and span more than a decade.
+
+    Raises:
+      UserError: if there is no curve.
+    """
+    from matplotlib.figure import Figure
+
+    if not curves:
+        raise UserError("there are no logged values to draw")
+    columns = min(_COLUMNS, len(curves))
+    rows = math.ceil(len(curves) / columns)
+    figure = Figure(figsize=(4.6 * columns, 3.2 * rows), dpi=110, layout="constrained")
+    for place, (panel, found) in enumerate(curves.items(), start=1):
+        _panel(figure.add_subplot(rows, columns, place), panel, found)
+    return to_image(figure)
+
+
+def _panel(axes: Any, panel: str, curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:
+    from matplotlib.ticker import EngFormatter
+
+    for i, (name, (steps, values)) in enumerate(curves.items()):
+        color = _COLORS[i % len(_COLORS)]
+        many = len(values) > _FEW
+        if many:
+            axes.plot(steps, values, color=color, alpha=0.25, linewidth=0.8)
+        line = smooth(values) if many else values
+        marker = "o" if len(values) <= _MARKED else None
+        axes.plot(steps, line, color=color, linewidth=1.8, marker=marker, markersize=3.5, label=name)
+    if _spans_a_decade([values for _, values in curves.values()]):
+        axes.set_yscale("log")
+    axes.set_title(panel.replace("_", " "), fontsize=11, loc="left", color="#333333")
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.set_xlabel("step", fontsize=9, color="#555555")
+    axes.grid(color="#e8e8e8", linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.tick_params(labelsize=8, colors="#555555", which="both")
+    for side, spine in axes.spines.items():
+        spine.set_visible(side in ("left", "bottom"))
+        spine.set_color("#aaaaaa")
+    if len(curves) > 1:
+        axes.legend(frameon=False, fontsize=8)
+
+
+def _spans_a_decade(values: Sequence[np.ndarray]) -> bool:
+    finite = np.concatenate([v[np.isfinite(v)] for v in values])
+    return finite.size > 0 and finite.min() > 0 and finite.max() > 10 * finite.min()

@@ -1,0 +1,52 @@
+"""Pages of plots; what is drawn is read from the figure's own lines."""
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from hold_jax.errors import UserError
+from hold_jax.runtime import curves
+
+
+def test_names_that_end_alike_share_a_panel():
+    lines = [
+        {"step": 1, "train/rate": 0.1, "train/loss": 2.0, "plain": 5.0, "made_by": {"x": 1}},
+        {"step": 2, "train/loss": 1.0, "test/loss": 1.5, "train/by_noise/0": 3.0, "train/by_noise/1": 4.0},
+    ]
+    found = curves.grouped(lines)
+    assert {panel: list(curve) for panel, curve in found.items()} == {
+        "loss": ["train", "test"], "rate": ["train"], "plain": ["plain"], "by_noise": ["train 0", "train 1"],
+    }  # fmt: skip
+    assert next(iter(found)) == "loss"
+    np.testing.assert_array_equal(found["loss"]["train"], [[1, 2], [2.0, 1.0]])
+    np.testing.assert_array_equal(found["loss"]["test"], [[2], [1.5]])
+
+
+def axes_of(values):
+    axes = Figure().add_subplot()
+    curves._panel(axes, "loss", {"train": (np.arange(len(values)), np.asarray(values, np.float64))})
+    return axes
+
+
+def test_few_values_are_drawn_as_they_are_and_many_with_their_mean():
+    (line,) = axes_of([3.0, 2.0, 1.0]).get_lines()
+    assert line.get_ydata().tolist() == [3.0, 2.0, 1.0] and line.get_marker() == "o"
+    noisy = 1 + np.random.default_rng(0).normal(size=200) / 10
+    raw, mean = axes_of(noisy).get_lines()
+    np.testing.assert_array_equal(raw.get_ydata(), noisy)
+    assert mean.get_ydata().std() < 0.5 * noisy.std()
+
+
+@pytest.mark.parametrize(
+    ("values", "scale"), [([1, 20], "log"), ([1, 5], "linear"), ([-1, 20], "linear"), ([np.nan], "linear")]
+)
+def test_the_axis_is_logarithmic_where_that_helps(values, scale):
+    assert axes_of(values).get_yscale() == scale
+
+
+def test_a_page_has_room_for_all_panels():
+    one = {"a": {"train": (np.arange(3), np.arange(3.0))}}
+    small, large = curves.draw(one), curves.draw({f"panel {i}": one["a"] for i in range(4)})
+    assert large.width > 2.5 * small.width and large.height == 2 * small.height
+    with pytest.raises(UserError, match="no logged values"):
+        curves.draw({})
