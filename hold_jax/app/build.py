@@ -295,7 +295,7 @@ def optimizer(config: Config) -> optax.GradientTransformation:
 
 def training(config: Config) -> TrainSettings:
     """How long and how often."""
-    return TrainSettings(seed=config.seed, flip=config.data.flip, **given(config.training, "report"))
+    return TrainSettings(seed=config.seed, flip=config.data.flip, **given(config.training, "report", "init_from"))
 
 
 def sampling(config: Config) -> SampleSettings:

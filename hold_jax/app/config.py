@@ -182,6 +182,9 @@ class TrainingConfig:
     gradient_dtype: str | None = choice(
         None, ("float32", "bfloat16"), "in which devices sum the convolutions' gradients (float32)"
     )
+    init_from: str | None = path(
+        None, "a run, a .safetensors file or 'digits': training starts from its averaged weights (fine-tuning)"
+    )
     ema_decay: float = real(0.9999, "[0, 1)", "of the averaged parameters, a step")
     log_every: int = whole(100, _STEPS, "steps between lines of the log")
     sample_every: int = whole(10_000, _EVERY, "steps between grids of samples; 0: never")

@@ -22,8 +22,11 @@ _OF_THE_MODEL = {
     "sde": "the network was trained for this process",
     "model": "the network's shape and the meaning of its output are in the checkpoint",
 }
-_OF_THE_TRAINING = _OF_THE_MODEL | {"seed": "it made the initial parameters and the order of the data"}
-_FREE = ("model.dtype", "model.dropout", "model.label_dropout", "model.remat")
+_OF_THE_TRAINING = _OF_THE_MODEL | {
+    "seed": "it made the initial parameters and the order of the data",
+    "training.init_from": "the run has begun, and goes on from its own weights",
+}
+FREE = ("model.dtype", "model.dropout", "model.label_dropout", "model.remat")
 # What makes the data; it may change where the data stay the same.
 _OF_THE_DATA = ("name", "image_size", "channels", "bits", "data_dir", "size", "seed")
 _SIGMA_DATA = "model.sigma_data"
@@ -116,7 +119,7 @@ class Experiment:
         return dataclasses.replace(run, config=build.as_json(self.config), data=data.digest_of_some, history=history)
 
 
-def find(given: Given, folder: str | None, *, to_train: bool) -> Experiment:
+def find(given: Given, folder: str | None, *, to_train: bool, base: Config | None = None) -> Experiment:
     """The settings of a command.
 
     A config file gives all of them. Without one they are those of the run in the work directory, resolved, changed by
@@ -126,6 +129,7 @@ def find(given: Given, folder: str | None, *, to_train: bool) -> Experiment:
       given: the config file and flags.
       folder: the work directory; None: runs/NAME of the config file.
       to_train: whether training goes on from the run's checkpoints, which then fix its data and seed too.
+      base: the settings that the flags change where there is neither a config file nor a run.
 
     Raises:
       UserError: if neither a config file nor a run is given, and for a change that the run's checkpoints do not allow.
@@ -140,13 +144,14 @@ def find(given: Given, folder: str | None, *, to_train: bool) -> Experiment:
             f"{path} holds checkpoints and no {workdir.RECORD_FILE}, which says what they are of: restore it, or "
             "choose another --workdir"
         )
-    if run is None and given.name is None:
+    if run is None and given.name is None and base is None:
         raise UserError(f"no run in {path} (no {workdir.RECORD_FILE}): pass --config=FILE, e.g. configs/digits_hold.py")
     before = None if run is None else of_record(run, path / workdir.RECORD_FILE)
-    if before is None or given.name is not None:
+    start = base if before is None else before
+    if start is None or given.name is not None:
         config = build.resolve(Config().changed(given.values))
     else:
-        config = build.resolve(before.changed(build.without_options_of(before, given.values) | given.values))
+        config = build.resolve(start.changed(build.without_options_of(start, given.values) | given.values))
     if run is None or before is None:
         return Experiment(config, path, None)
     if step is None:
@@ -208,7 +213,7 @@ def _require_allowed(changes: dict[str, tuple[Any, Any]], path: Path, fixed: dic
     wrong: dict[str, list[str]] = {}  # by reason
     for key, (old, new) in changes.items():
         reason = fixed.get(key, fixed.get(key.partition(".")[0]))
-        if reason is not None and key not in _FREE:
+        if reason is not None and key not in FREE:
             wrong.setdefault(reason, []).append(f"{key} = {schema.shown(old)} there, {schema.shown(new)} here")
     if wrong:
         reasons = "; ".join(f"{'; '.join(keys)}: {reason}" for reason, keys in wrong.items())

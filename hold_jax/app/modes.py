@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from hold_jax.app import build, card, experiment
+from hold_jax.app import build, card, experiment, initial, packed
 from hold_jax.app.config import KEYS, Config
 from hold_jax.app.experiment import Experiment
 from hold_jax.app.flags import Given
@@ -43,7 +43,9 @@ def run(mode: str, given: Given, folder: str | None, cache: str = "off", command
       cache: where compiled programs are kept, as `cache_compilations` takes it.
       command: what the user typed; the work directory keeps it.
     """
-    found = experiment.find(given, folder, to_train=mode == "train")
+    to_train = mode == "train"
+    base = initial.settings(given) if to_train else None
+    found = experiment.find(given, folder, to_train=to_train, base=base)
     # Stops all processes before they wait for each other with different programs.
     distributed.require_same({"workdir": str(found.path), **found.config.flat()})
     cache_compilations(cache, found.path)
@@ -63,11 +65,18 @@ def train(this: Experiment) -> None:
         with distributed.together():
             settings, sampling, optimizer = build.training(config), build.sampling(config), build.optimizer(config)
             data = build.dataset(config, "train")
+            where = config.training.init_from if this.run is None else None
+            source = None if where is None else packed.find(where, initial.KEY)
+            if source is not None and config.model.sigma_data is None:
+                # The network's output was trained for this number.
+                scale = build.sigma_data(source.config)
+                this = dataclasses.replace(this, config=config.changed({"model.sigma_data": scale}))
             record = this.record(data)
             config = experiment.of_record(record, path / workdir.RECORD_FILE)
             loss = build.loss(config)
             model = _model(config, data.shape, data.num_classes, build.statistics(record))
-            trainer = Trainer(model, loss, optimizer, data, settings, sampling)
+            start = None if source is None else initial.parameters(source, config, model)
+            trainer = Trainer(model, loss, optimizer, data, settings, sampling, start)
             trainer.check()
             if storage.exists(path / METRICS_FILE):
                 read_jsonl(path / METRICS_FILE)  # a damaged log is an error now, not after the compilation

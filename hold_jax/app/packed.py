@@ -17,8 +17,12 @@ from flax import traverse_util
 from hold_jax.app import build, experiment
 from hold_jax.app.config import Config
 from hold_jax.errors import UserError
-from hold_jax.runtime import schema
+from hold_jax.runtime import schema, storage
+from hold_jax.runtime import workdir as work_directory
+from hold_jax.runtime.mesh import Devices
 from hold_jax.runtime.workdir import Record
+from hold_jax.training.checkpoint import Checkpoints, abstract_state
+from hold_jax.training.state import init_state
 from hold_jax.weights import safetensors
 
 _KEY = "hold_jax"
@@ -32,7 +36,7 @@ class Packed:
 
     Attributes:
       record: the resolved config, and what the run wrote about its data.
-      params: averaged parameters, float32, nested.
+      params: averaged parameters, float32, nested; arrays of NumPy or JAX.
       step: optimizer steps taken.
     """
 
@@ -44,6 +48,57 @@ class Packed:
     def config(self) -> Config:
         """The resolved settings."""
         return experiment.of_record(self.record, "the model's config")
+
+
+def of_run(workdir: storage.Path, checkpoint: int | None = None) -> Packed:
+    """The averaged parameters of a checkpoint in a work directory.
+
+    Args:
+      workdir: the folder.
+      checkpoint: the step; None: the newest.
+
+    Returns:
+      The model, its parameters replicated on all devices.
+
+    Raises:
+      UserError: if the folder holds no run, or no such checkpoint.
+    """
+    record = work_directory.read(workdir)
+    config = experiment.of_record(record, workdir / work_directory.RECORD_FILE)
+    model = build.model(config, record.data_shape, record.num_classes, build.statistics(record))
+    optimizer = build.optimizer(config)
+    abstract = abstract_state(lambda: init_state(model, optimizer, 0), Devices.all().replicated)
+    with Checkpoints.open_to_read(workdir) as checkpoints:
+        state = checkpoints.restore(abstract, checkpoint)
+    return Packed(record, state.ema, int(state.step))
+
+
+def find(where: str, argument: str) -> Packed:
+    """The averaged parameters that a name stands for.
+
+    Args:
+      where: a work directory, a .safetensors file of `write`, or one of `SHIPPED`.
+      argument: what errors call it.
+
+    Raises:
+      UserError: if there is no model there.
+    """
+    if is_file(where):
+        return read(shipped(where) if where in SHIPPED else Path(where), argument)
+    return of_run(build.workdir(where))
+
+
+def is_file(where: str) -> bool:
+    """Whether a name stands for a model in one file, as `find` takes it, and not for a work directory."""
+    return where in SHIPPED or where.endswith(".safetensors")
+
+
+def config_of(where: str, argument: str) -> Config:
+    """The settings of the model that `find` would return, without its parameters."""
+    if is_file(where):
+        return find(where, argument).config
+    folder = build.workdir(where)
+    return experiment.of_record(work_directory.read(folder), folder / work_directory.RECORD_FILE)
 
 
 def write(path: Path, packed: Packed, dtype: str = "float32") -> None:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from hold_jax.app import build, experiment, packed
+from hold_jax.app import build, packed
 from hold_jax.app.config import Config
 from hold_jax.convert import diffusers, edm, score_sde
 from hold_jax.convert.score_sde import Weights
@@ -18,8 +18,8 @@ from hold_jax.model import Model
 from hold_jax.nn import NCSNpp
 from hold_jax.runtime import storage, workdir
 from hold_jax.runtime.mesh import Devices
-from hold_jax.training.checkpoint import FOLDER, Checkpoints, abstract_state
-from hold_jax.training.state import TrainState, init_state
+from hold_jax.training.checkpoint import FOLDER, Checkpoints
+from hold_jax.training.state import TrainState
 from hold_jax.weights import safetensors, state_file, torch_save
 
 
@@ -110,22 +110,17 @@ def export_run(target: Callable[..., dict[str, np.ndarray]] | None, path: storag
     allowed = f"a file whose name ends in {state_file.ENDING}"
     require(target is not None or as_safetensors, "output", str(output), allowed)
     folder = build.workdir(str(path))
-    record = workdir.read(folder)
-    config = experiment.of_record(record, folder / workdir.RECORD_FILE)
-    model = build.model(config, record.data_shape, record.num_classes, build.statistics(record))
-    optimizer = build.optimizer(config)
-    network = None if target is None else _ncsnpp(config, model)
-    abstract = abstract_state(lambda: init_state(model, optimizer, 0), Devices.all().replicated)
-    with Checkpoints.open_to_read(folder) as checkpoints:
-        state = checkpoints.restore(abstract)
-    params, step = jax.tree.map(np.asarray, state.ema), int(state.step)
+    found = packed.of_run(folder)
     if target is None:
-        packed.write(output, packed.Packed(record, params, step))
-        return f"the averaged weights of step {step}, {sum(leaf.size for leaf in jax.tree.leaves(params)):,} parameters"
-    arrays = target(params, network, model.input_shape)
+        packed.write(output, found)
+        count = sum(leaf.size for leaf in jax.tree.leaves(found.params))
+        return f"the averaged weights of step {found.step}, {count:,} parameters"
+    config, record = found.config, found.record
+    model = build.model(config, record.data_shape, record.num_classes, build.statistics(record))
+    arrays = target(jax.tree.map(np.asarray, found.params), _ncsnpp(config, model), model.input_shape)
     write = safetensors.write if as_safetensors else torch_save.write
     write(output, arrays)
-    return f"the averaged weights of step {step}, {len(arrays)} tensors"
+    return f"the averaged weights of step {found.step}, {len(arrays)} tensors"
 
 
 def _ncsnpp(config: Config, model: Model) -> NCSNpp:

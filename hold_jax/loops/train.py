@@ -5,13 +5,14 @@ import functools
 import itertools
 import sys
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax import traverse_util
 
 from hold_jax.data import Dataset, batches, prefetch
 from hold_jax.errors import UserError, require, require_choice
@@ -99,6 +100,8 @@ class Trainer:
       dataset: training data.
       settings: length, batches and intervals of the run.
       sampling: how the sample grids are drawn.
+      initial: parameters that a new run starts from, by path such as conv_in/kernel, averages too; those that are not
+        among them are initialized at random. None: all are.
     """
 
     model: Model
@@ -107,6 +110,7 @@ class Trainer:
     dataset: Dataset
     settings: TrainSettings
     sampling: SampleSettings
+    initial: Mapping[str, Any] | None = None
 
     def check(self) -> None:
         """Traces the training step and the sampler without compiling them, to find invalid settings in seconds.
@@ -160,7 +164,7 @@ class Trainer:
                 return saved
             whole = start % per_call == 0
             require(whole, "training.steps_per_call", per_call, f"a divisor of {start}, the step to go on from")
-            state = program.start() if saved is None else program.from_tree(saved)
+            state = self._start(program) if saved is None else program.from_tree(saved)
             del saved
             if main:
                 self._introduce(program.abstract_tree().params, start, workdir)
@@ -233,6 +237,18 @@ class Trainer:
                 [line["step"] for line in lines], [line["train/loss"] for line in lines], workdir / "loss.png"
             )
         return state
+
+    def _start(self, program: Program) -> TrainState:
+        """Returns the running state at step 0."""
+        state = program.start()
+        if self.initial is None:
+            return state
+        tree = program.to_tree(state)
+        given = {path: jnp.asarray(value, jnp.float32) for path, value in self.initial.items()}
+        flat: Any = traverse_util.flatten_dict(tree.params, sep="/")
+        flat = {path: jax.device_put(given.get(path, value), value.sharding) for path, value in flat.items()}
+        params = traverse_util.unflatten_dict(flat, sep="/")
+        return program.from_tree(dataclasses.replace(tree, params=params, ema=params))
 
     def _abstract_batch(self, devices: Devices) -> dict[str, jax.ShapeDtypeStruct]:
         """Returns the shapes, dtypes and shardings of the batches of `_feed`."""

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from hold_jax.errors import require
 from hold_jax.nn.layers import dense
 
+LABELS = "labels"  # name of the class vectors among the parameters
 EmbeddingKind = Literal["fourier", "positional"]
 EMBEDDINGS: tuple[EmbeddingKind, ...] = ("fourier", "positional")
 LabelPlace = Literal["embedding", "features"]
@@ -118,7 +119,7 @@ class ConditionEmbedding(nn.Module):
 
     def _table(self, size: int) -> nn.Embed:
         # One row more than classes, for the null class. A larger index gives NaN, not a wrong class.
-        return nn.Embed(self.num_classes + 1, size, embedding_init=nn.initializers.normal(0.02), name="labels")
+        return nn.Embed(self.num_classes + 1, size, embedding_init=nn.initializers.normal(0.02), name=LABELS)
 
     def _features(self, t: jax.Array) -> jax.Array:
         if self.kind == "fourier":

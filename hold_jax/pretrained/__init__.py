@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hold_jax import kernels, likelihood, samplers
-from hold_jax.app import build, experiment, packed
+from hold_jax.app import build, packed
 from hold_jax.app.config import Config
 from hold_jax.app.config import read as read_config
 from hold_jax.convert import diffusers
@@ -22,11 +22,7 @@ from hold_jax.model import Model
 from hold_jax.nn import NCSNpp
 from hold_jax.numerics import programs
 from hold_jax.parameterization import EpsFn
-from hold_jax.runtime import workdir as work_directory
-from hold_jax.runtime.mesh import Devices
 from hold_jax.sde import LinearSDE
-from hold_jax.training.checkpoint import Checkpoints, abstract_state
-from hold_jax.training.state import init_state
 
 __all__ = ["Pretrained", "load"]
 
@@ -208,12 +204,9 @@ def load(workdir: str | Path, checkpoint: int | None = None) -> Pretrained:
       UserError: if there is no model there, or it cannot be read.
     """
     name = str(workdir)
-    if name in packed.SHIPPED or name.endswith(".safetensors"):
+    if packed.is_file(name):
         require(checkpoint is None, "checkpoint", checkpoint, "None for a model in one file")
-        found = packed.read(packed.shipped(name) if name in packed.SHIPPED else Path(name), "workdir")
-        model = _model(found.config, found.record)
-        params = jax.tree.map(jnp.asarray, found.params)
-        return Pretrained(model, params, found.config, build.sampling(found.config), found.step)
+        return _pretrained(packed.find(name, "workdir"))
     folder = Path(name)
     if diffusers.is_pipeline(folder):
         require(checkpoint is None, "checkpoint", checkpoint, "None for a folder of diffusers")
@@ -223,18 +216,13 @@ def load(workdir: str | Path, checkpoint: int | None = None) -> Pretrained:
         assert isinstance(model.network, NCSNpp)
         weights = diffusers.read(folder, model.network, model.input_shape, f"`workdir` is {name!r}")
         return Pretrained(model, jax.tree.map(jnp.asarray, weights.params), config, build.sampling(config), 0)
-    path = build.workdir(name)
-    record = work_directory.read(path)
-    config = experiment.of_record(record, path)
-    model, optimizer = _model(config, record), build.optimizer(config)
-    abstract = abstract_state(lambda: init_state(model, optimizer, 0), Devices.all().replicated)
-    with Checkpoints.open_to_read(path) as checkpoints:
-        state = checkpoints.restore(abstract, checkpoint)
-    return Pretrained(model, state.ema, config, build.sampling(config), int(state.step))
+    return _pretrained(packed.of_run(build.workdir(name), checkpoint))
 
 
-def _model(config: Config, record: work_directory.Record) -> Model:
-    return build.model(config, record.data_shape, record.num_classes, build.statistics(record))
+def _pretrained(found: packed.Packed) -> Pretrained:
+    config, record = found.config, found.record
+    model = build.model(config, record.data_shape, record.num_classes, build.statistics(record))
+    return Pretrained(model, jax.tree.map(jnp.asarray, found.params), config, build.sampling(config), found.step)
 
 
 def __dir__() -> list[str]:

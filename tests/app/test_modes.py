@@ -13,7 +13,7 @@ from training.small import quick_compilation  # noqa: F401
 
 from configs import cifar10_hold, cifar10_small_hold, digits_hold, swissroll_hold
 from hold_jax.app import config as base
-from hold_jax.app import modes
+from hold_jax.app import flags, modes
 from hold_jax.app.flags import Given
 from hold_jax.errors import UserError
 from hold_jax.evaluation import classifier, inception_weights, reference
@@ -449,6 +449,20 @@ def test_where_compiled_programs_are_kept(tmp_path, monkeypatch, where, backend,
 
 
 @pytest.mark.slow
+@pytest.mark.slow
+def test_a_run_starts_from_another_ones_averages(trained, tmp_path, capsys):
+    """With a rate of about zero the parameters and the averages stay those of the first run."""
+    given = flags.read(None, [
+        f"--config.training.init_from={trained}", "--config.data.name=checkerboard", "--config.training.report=False",
+        "--config.optimizer.learning_rate=1e-20", "--config.training.sample_every=0",
+    ])  # fmt: skip
+    run_train(given, str(tmp_path / "run"))
+    assert f"starting from {trained}, step 10: 8 of 8 arrays\n" in capsys.readouterr().err
+    found, before = (modes.packed.of_run(folder) for folder in (tmp_path / "run", trained))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), found.params, before.params)
+    assert found.config.data.name == "checkerboard" and found.record.run != before.record.run
+
+
 def test_a_run_keeps_what_it_measured_of_its_data(tmp_path):
     """Points at 1,000 with deviations 50 and 0.1, the second class three times as frequent as the first."""
     rng = np.random.default_rng(0)
