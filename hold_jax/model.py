@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hold_jax.data.dataset import Statistics
+from hold_jax.data.dataset import Statistics, default_kind
 from hold_jax.data.transfer import from_model_range, to_model_range
 from hold_jax.errors import require, require_given
 from hold_jax.parameterization import Coefficients, EpsFn, eps_function
@@ -27,14 +27,15 @@ class Model:
     Attributes:
       sde: the process.
       network: a Flax module called as network(inputs, noise_cond, labels, train).
-      data_shape: of one example, (H, W, C) or (d,).
+      data_shape: of one example: (H, W, C) of a picture or an array, (d,) of a vector, (length, C) of a signal.
       parameterization: one of `parameterization.PARAMETERIZATIONS`' values.
       conditioning: one of `parameterization.CONDITIONINGS`' values.
       sigma_data: standard deviation of the data in the model's range.
       label_dropout: probability of training an example with the null class in place of its own, which makes one
         network conditional and unconditional (2207.12598, algorithm 1); 0: never, and then without guidance.
-      statistics: of the training data. Vectors with a mean and standard deviation here are standardized: the model's
-        range is sigma_data (x - mean) / std, coordinate by coordinate. Without, vectors are taken as they are.
+      statistics: of the training data. With a mean and a standard deviation here, vectors are standardized by
+        coordinate, signals and arrays by channel: the model's range is sigma_data (x - mean) / std. Without, data that
+        are not pictures are taken as they are.
 
     Raises:
       UserError: for a label_dropout outside [0, 1), or of a network without classes.
@@ -55,12 +56,17 @@ class Model:
         require(usable, "label_dropout", self.label_dropout, "0 or None unless class_conditional is True")
 
     @property
+    def kind(self) -> str:
+        """What an example is, one of `data.dataset.KINDS`."""
+        return self.statistics.kind or default_kind(self.data_shape)
+
+    @property
     def takes_labels(self) -> bool:
         """Whether the network is conditioned on class labels."""
         return self.network.num_classes > 0
 
     def to_model(self, x: jax.Array | np.ndarray) -> jax.Array:
-        """Returns data (B, *data_shape), uint8 pictures or float32 vectors, in the model's range, float32."""
+        """Returns data (B, *data_shape), uint8 pictures or float32, in the model's range, float32."""
         x = to_model_range(x)
         if not self.statistics.mean:
             return x
@@ -68,8 +74,8 @@ class Model:
         return (x - mean) / scale
 
     def to_data(self, x: jax.Array | np.ndarray) -> jax.Array:
-        """Returns x (..., *data_shape) in the model's range as data: uint8 pictures, rounded, or float32 vectors."""
-        if len(self.data_shape) == 3:
+        """Returns x (..., *data_shape) in the model's range as data: uint8 pictures, rounded, or float32."""
+        if self.kind == "picture":
             return from_model_range(x)
         if not self.statistics.mean:
             return jnp.asarray(x)
@@ -82,7 +88,7 @@ class Model:
         return float(np.mean(np.log2(np.array(self.statistics.std) / self.sigma_data))) if self.statistics.std else 0.0
 
     def _affine(self, ndim: int) -> tuple[jax.Array, jax.Array]:
-        """Returns mean and scale of each coordinate, of shape (1, ..., 1, d) with `ndim` axes."""
+        """Returns mean and scale of each coordinate or channel, of shape (1, ..., 1, C) with `ndim` axes."""
         mean, scale = np.array(self.statistics.mean), np.array(self.statistics.std) / self.sigma_data
         shape = (1,) * (ndim - 1) + (-1,)
         return jnp.asarray(mean.reshape(shape), jnp.float32), jnp.asarray(scale.reshape(shape), jnp.float32)

@@ -20,6 +20,7 @@ import optax
 from hold_jax import kernels, losses, parameterization, samplers, sde
 from hold_jax.app.config import KEYS, Config, names
 from hold_jax.data import Dataset, Statistics, load
+from hold_jax.data.dataset import default_kind
 from hold_jax.errors import UserError, require
 from hold_jax.evaluation.classifier import classifier
 from hold_jax.evaluation.feature_network import FeatureNetwork
@@ -31,7 +32,7 @@ from hold_jax.loops.evaluate import EvalSettings
 from hold_jax.loops.likelihood import LikelihoodSettings
 from hold_jax.loops.train import TrainSettings
 from hold_jax.model import Model
-from hold_jax.nn import MLP, NCSNpp, check_image_shape
+from hold_jax.nn import MLP, NCSNpp, check_sides
 from hold_jax.numerics import ode
 from hold_jax.runtime import schema, storage
 from hold_jax.runtime.storage import Path
@@ -144,7 +145,8 @@ def construct(
 
 def statistics(record: Record) -> Statistics:
     """The statistics of the training data that a run's record keeps."""
-    return Statistics(**{name: tuple(values) for name, values in record.statistics.items()})
+    kept: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in record.statistics.items()}
+    return Statistics(**kept)
 
 
 def as_json(config: Config) -> dict[str, Any]:
@@ -176,10 +178,10 @@ def model(
 
     Args:
       config: the settings.
-      data_shape: (H, W, C) of a picture or (d,) of a vector.
+      data_shape: (H, W, C) of a picture or an array, (d,) of a vector, (length, C) of a signal.
       num_classes: of the training data.
-      statistics: of the training data; without their mean, or where `model.standardize` is False, vectors are taken as
-        they are.
+      statistics: of the training data; without their mean, or where `model.standardize` is False, data that are not
+        pictures are taken as they are.
     """
     c = config.model
     if c.standardize is False:
@@ -199,11 +201,12 @@ def model(
         num_classes=num_classes if c.class_conditional else 0,
         dtype=DTYPES[c.dtype],
     )
-    images = {"ncsnpp": True, "mlp": False}[c.name]
-    require(images == (len(data_shape) == 3), "model.name", c.name, f"a network for data of shape {data_shape}")
-    require(c.standardize is None or not images, "model.standardize", c.standardize, "None for pictures")
-    if images:
-        check_image_shape(data_shape[0], data_shape[1], len(network.channel_multipliers))
+    suits = "mlp" if len(data_shape) == 1 else "ncsnpp"
+    require(c.name == suits, "model.name", c.name, f"{suits!r} for data of shape {data_shape}")
+    is_picture = (statistics.kind or default_kind(data_shape)) == "picture"
+    require(c.standardize is None or not is_picture, "model.standardize", c.standardize, "None for pictures")
+    if len(data_shape) > 1:
+        check_sides(data_shape[:-1], len(network.channel_multipliers))
     equation = process(config)
     _require_conditioned(c.parameterization, equation)
     return construct(

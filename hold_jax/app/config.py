@@ -11,9 +11,10 @@ from typing import Any
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
+from hold_jax.data.dataset import KINDS
 from hold_jax.errors import UserError, require
 from hold_jax.runtime import schema
-from hold_jax.runtime.schema import choice, numbers, path, real, section, several, switch, text, whole
+from hold_jax.runtime.schema import choice, numbers, path, real, section, several, switch, text, whole, whole_or_name
 
 _SEED = "[0, 2^32)"
 _COUNT = "[1, 1e6]"  # of what is computed at once
@@ -22,7 +23,10 @@ _EVERY = "[0, 1e9]"
 _POSITIVE = "(0, 1e6]"
 _TIME = "(0, 1e6)"
 
-_DATA = "digits | swissroll | swissroll5 | gaussians8 | diamond9 | checkerboard | tfds:NAME | folder:PATH | npz:PATH"
+_DATA = (
+    "digits | swissroll | swissroll5 | gaussians8 | diamond9 | checkerboard | damped_sines | tfds:NAME | folder:PATH | "
+    "npz:PATH"
+)
 FEATURES = ("inception", "classifier", "pixels")
 _ODE_SOLVERS = ("tsit5", "dopri5", "dopri8", "bosh3", "heun", "midpoint", "euler")
 _EMBEDDINGS = ("fourier", "positional")
@@ -58,11 +62,14 @@ class DataConfig:
     """The data: `hold_jax/data`."""
 
     name: str = path("", "the data set", _DATA, empty=True)
-    image_size: int | None = whole(None, "[1, 4096]", "pixels; shorter side is scaled, center cropped")
+    kind: str | None = choice(None, KINDS, "what an example is; None: by docs/your_data.md's rule")
+    image_size: int | tuple[int, ...] | None = several(
+        None, int, "[1, 4096]", "[2, 2]", "pixels, or (height, width); scaled to cover it, center cropped", or_one=True
+    )
     channels: int | None = whole(None, "[1, 3]", "1 or 3")
-    bits: int | None = whole(None, "[9, 16]", "folder: bits that the grays of 16-bit files use, e.g. 12")
+    bits: int | None = whole(None, "[9, 16]", "bits that 16-bit pictures use, e.g. 12")
     data_dir: str | None = path(None, "root of relative paths and of TFDS")
-    size: int | None = whole(None, "[1, 1e8]", "toys: points in the split")
+    size: int | None = whole(None, "[1, 1e8]", "toys: examples in the split")
     seed: int | None = whole(None, _SEED, "toys: which draw")
     memory_limit_gib: float | None = real(None, "(0, 1e6]", "decoded sets above this stay on disk (4)")
     flip: bool = switch(False, "mirror pictures left to right at random")
@@ -96,7 +103,7 @@ class ModelConfig:
         None, "(0, 1e6]", "standard deviation of the data in the model's range; None: measured on the training data"
     )
     standardize: bool | None = switch(
-        None, "vectors: subtract the training data's mean, divide by its standard deviation (True)"
+        None, "not for pictures: subtract the data's mean, divide by their standard deviation, by channel (True)"
     )
     dtype: str = choice("float32", ("float32", "bfloat16"), "compute type; parameters are float32")
     class_conditional: bool = switch(False, "feed the data's labels to the network")
@@ -268,7 +275,9 @@ class SamplingConfig:
     batch_size: int = whole(64, _COUNT, "samples at once over all devices")
     frames: int = whole(0, "[0, 1e5]", "states kept for the film; divides num_steps; 0: no film")
     save_pngs: bool = switch(False, "one file a sample")
-    label: int | None = whole(None, "[0, 1e6]", "class to draw; None: all, as often as sampling.classes says")
+    label: int | str | None = whole_or_name(
+        None, "[0, 1e6]", "class to draw, its name or number; None: all, as often as sampling.classes says"
+    )
     classes: str = choice(
         "data", ("data", "uniform"), "how often each class is drawn: as in the training data, or equally often"
     )

@@ -144,7 +144,8 @@ class _Report:
     def make(self, step: int, params: Any) -> None:
         """Draws the samples and computes the figures of averaged parameters; call it after `prepare`."""
         assert self._evaluator is not None
-        _announce(generate(self._model, params, self._sampling, self._path, step=step, reference=_vectors(self._data)))
+        beside = _reference(self._data)
+        _announce(generate(self._model, params, self._sampling, self._path, step=step, reference=beside))
         _print_results(self._evaluator.evaluate(params, step=step), self._path)
 
 
@@ -304,11 +305,11 @@ def _averages(config: Config, model: Model, path: Path, steps: list[int] | None)
             yield int(state.step), state.ema
 
 
-def _vectors(data: Dataset) -> np.ndarray | None:
-    """Data to draw beside samples: vectors only, a grid of pictures speaks for itself."""
-    if data.is_image:
+def _reference(data: Dataset) -> np.ndarray | None:
+    """Data to plot beside samples of vectors and signals; none for pictures and arrays."""
+    if data.kind not in ("vector", "signal"):
         return None
-    some = data.subset(20_000)
+    some = data.subset(20_000 if data.kind == "vector" else 64)
     return some.gather(np.arange(len(some)))["x"]
 
 

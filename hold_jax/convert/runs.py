@@ -65,8 +65,11 @@ def import_run(source: Source, path: Path, output: storage.Path, config: Config)
     require(not taken, "output", str(output), f"a new folder, not one that holds a run ({' and '.join(taken)})")
     size = config.data.image_size
     if size is None:
-        raise UserError("`config.data.image_size` is None; it must be the side of the network's pictures, in pixels")
-    shape = (size, size, config.data.channels or 3)
+        raise UserError(
+            "`config.data.image_size` is None; it must be the side of the network's pictures, or (height, width)"
+        )
+    height, width = (size, size) if isinstance(size, int) else size
+    shape = (height, width, config.data.channels or 3)
     num_classes = source.num_classes(path) if config.model.class_conditional else 0
     config = build.resolve(config).changed({"model.sigma_data": build.sigma_data(config)})
     model = build.model(config, shape, num_classes)

@@ -10,6 +10,12 @@ import numpy as np
 from hold_jax.numerics import random
 
 SPLITS = ("test", "train")
+KINDS = ("picture", "vector", "signal", "array")
+_KIND_OF_RANK = {1: "vector", 2: "signal", 3: "picture"}
+# Without a test split, one example in ten is held out.
+HOLDOUT_DIVISOR = 10
+# Labels are numbers from 0. Each class has a count in the record and a row in the network, so larger labels are errors.
+MAX_CLASSES = 1 << 16
 # Number of examples from which a set that is not in memory is measured.
 _MEASURED = 10_000
 # `deviation` reads as many examples as have this many values, but at least 1,000 and at most `_MEASURED`.
@@ -29,18 +35,24 @@ class RandomAccess(Protocol):
         ...
 
 
+def default_kind(shape: tuple[int, ...]) -> str:
+    """Returns what an example of a shape is taken for: `(d,)` vector, `(length, C)` signal, `(H, W, C)` picture."""
+    return _KIND_OF_RANK[len(shape)]
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
-    """One split of a data set: uint8 pictures (channels last) or float32 vectors.
+    """One split of a data set: uint8 pictures, or float32 vectors, signals or arrays; channels are last.
 
     Attributes:
       name: the name given to `load`, e.g. "digits" or "folder:/x".
       split: "train" or "test".
       source: an array `(N, *shape)`, or a `RandomAccess` object.
       labels: `(N,)` int32; None if unlabeled, or if the labels are only in a `RandomAccess` source.
-      shape: `(H, W, C)` of a picture or `(d,)` of a vector.
+      shape: `(H, W, C)` of a picture or an array, `(d,)` of a vector, `(length, C)` of a signal.
       num_classes: 0 if unlabeled; all labels in batches are then 0.
       class_names: one per class; empty if the classes have no names.
+      kind: one of `KINDS`; `default_kind` unless it is given.
     """
 
     name: str
@@ -50,6 +62,10 @@ class Dataset:
     shape: tuple[int, ...]
     num_classes: int
     class_names: tuple[str, ...] = ()
+    kind: str = ""
+
+    def __post_init__(self):
+        object.__setattr__(self, "kind", self.kind or default_kind(self.shape))
 
     def __len__(self) -> int:
         return len(self.source)
@@ -61,8 +77,13 @@ class Dataset:
 
     @property
     def is_image(self) -> bool:
-        """True if an example is a uint8 picture `(H, W, C)`, False if it is a float32 vector."""
-        return len(self.shape) == 3
+        """True if an example is a uint8 picture `(H, W, C)`, False if it is float32."""
+        return self.kind == "picture"
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Type of the examples: uint8 or float32."""
+        return np.dtype(np.uint8 if self.is_image else np.float32)
 
     @functools.cached_property
     def digest(self) -> str:
@@ -136,20 +157,23 @@ class Statistics:
     Attributes:
       class_counts: number of training examples of each class; empty if unlabeled.
       class_names: one per class; empty if the classes have no names.
-      mean: of each coordinate of vectors, in data units; empty for pictures.
-      std: standard deviation of each coordinate of vectors, in data units; empty for pictures.
+      mean: of each coordinate of vectors, or each channel of signals and arrays, in data units; empty for pictures.
+      std: their standard deviations, in data units; empty for pictures.
+      kind: one of `KINDS`; empty in records of earlier versions, for `default_kind`.
     """
 
     class_counts: tuple[int, ...] = ()
     class_names: tuple[str, ...] = ()
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    kind: str = ""
 
 
 def measure(data: Dataset) -> Statistics:
     """Returns the statistics of `data`; a set that is not in memory is measured on 10,000 random examples.
 
-    A coordinate that is constant up to float32 rounding gets standard deviation 1.
+    Means and standard deviations are over the examples and, for signals and arrays, over all positions. A coordinate or
+    channel that is constant up to float32 rounding gets standard deviation 1.
     """
     counts: tuple[int, ...] = ()
     batch = None
@@ -160,12 +184,14 @@ def measure(data: Dataset) -> Statistics:
         labels = data.labels if batch is None else batch["label"]
         assert labels is not None, "a labeled set in memory has its labels"
         counts = tuple(np.bincount(labels, minlength=data.num_classes).tolist())
-    if data.is_image:
-        return Statistics(counts, data.class_names)
-    x = np.asarray(data.source if batch is None else batch["x"], np.float64)
-    mean, std = x.mean(axis=0), x.std(axis=0)
+    found = Statistics(counts, data.class_names, kind=data.kind)
+    if data.kind == "picture":
+        return found
+    x = np.asarray(data.source if batch is None else batch["x"])
+    axes = tuple(range(x.ndim - 1))
+    mean, std = x.mean(axes, np.float64), x.std(axes, np.float64)
     std = np.where(std > 1e-6 * np.abs(mean), std, 1.0)
-    return Statistics(counts, data.class_names, tuple(mean.tolist()), tuple(std.tolist()))
+    return dataclasses.replace(found, mean=tuple(mean.tolist()), std=tuple(std.tolist()))
 
 
 def deviation(data: Dataset) -> float:
@@ -198,9 +224,15 @@ def array_dataset(
     num_classes: int,
     class_names: tuple[str, ...] = (),
 ) -> Dataset:
-    """Returns the in-memory `Dataset` of `x` `(N, *shape)` and optional `labels` `(N,)`."""
+    """Returns the in-memory `Dataset` of `x` `(N, *shape)`, uint8 or float32, and optional `labels` `(N,)`."""
     labels = None if labels is None else np.ascontiguousarray(labels, np.int32)
-    return Dataset(name, split, np.ascontiguousarray(x), labels, x.shape[1:], num_classes, class_names)
+    kind = "array" if x.ndim == 4 and x.dtype != np.uint8 else default_kind(x.shape[1:])
+    return Dataset(name, split, np.ascontiguousarray(x), labels, x.shape[1:], num_classes, class_names, kind)
+
+
+def hold_out(num: int, split: str) -> np.ndarray:
+    """Returns the sorted indices of `split` in a set without a test split: a tenth, rounded up, is held out."""
+    return split_by_permutation(num, -(-num // HOLDOUT_DIVISOR), split)
 
 
 def split_by_permutation(num: int, num_test: int, split: str) -> np.ndarray:

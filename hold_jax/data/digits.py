@@ -5,12 +5,12 @@ from typing import Any
 import numpy as np
 
 from hold_jax.data.dataset import Dataset, array_dataset, split_by_permutation
-from hold_jax.data.images import fit_arrays
+from hold_jax.data.images import Size, fit_arrays
 
 NUM_TEST = 297
 
 
-def load(name: str, *, split: str, image_size: int | None = None, channels: int | None = None) -> Dataset:
+def load(name: str, *, split: str, image_size: Size = None, channels: int | None = None) -> Dataset:
     """Returns 1,500 training or 297 test digits, uint8 `(8, 8, 1)` unless resized, 10 classes.
 
     Pixels of the source are counts 0..16; here they are `round(255 * count / 16)`. The split is a fixed permutation,

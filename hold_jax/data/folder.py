@@ -1,21 +1,29 @@
-"""`folder:PATH`: pictures in PATH/train and PATH/test, in any format that Pillow reads."""
+"""`folder:PATH`: pictures in a folder, a zip archive or a bucket, in any format that Pillow reads, or as .npy files."""
 
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from typing import BinaryIO, NamedTuple, TypeVar, cast
 
 import numpy as np
 
 from hold_jax.data import images
-from hold_jax.data.dataset import SPLITS, Dataset, array_dataset
-from hold_jax.data.paths import local_path
-from hold_jax.errors import UserError
+from hold_jax.data.dataset import MAX_CLASSES, Dataset, array_dataset, hold_out
+from hold_jax.data.files import Archive, Bucket, File, Folder, Root, is_url, local_path, system
+from hold_jax.data.images import Size
+from hold_jax.errors import UserError, require
+from hold_jax.runtime import schema, storage
+
+T = TypeVar("T")
+Read = Callable[[File], np.ndarray]
 
 # Damaged files are skipped with a warning up to this share of all files; more are an error.
 MAX_UNREADABLE_FRACTION = 0.01
+# The labels of EDM's data sets (2206.00364, code): {"labels": [["00000/img00000000.png", 6], ...]}; null: no labels.
+LABELS_FILE = "dataset.json"
+_TESTS = ("test", "val", "validation")
 _NAMES_SHOWN = 5
 _CHUNK = 256
 
@@ -24,51 +32,57 @@ def load(
     name: str,
     *,
     split: str,
-    image_size: int | None = None,
-    channels: int = 3,
+    kind: str = "picture",
+    image_size: Size = None,
+    channels: int | None = None,
     bits: int | None = None,
     data_dir: str | None = None,
     memory_limit_bytes: int,
 ) -> Dataset:
-    """Loads the pictures below PATH/`split`, sorted by path. The first folder level, if any, is the class.
+    """Loads the pictures below PATH, sorted by path. PATH is a folder or a zip archive, on a disk or a URL for fsspec.
 
-    The class numbers follow the sorted names of the folders in PATH/train. Ignored are hidden files, files with another
-    extension than those of pictures, and files without an extension that contain no picture. Pictures that cannot be
-    read, also pipes and devices, are skipped with a warning, up to 1 % of all.
+    If there is a folder PATH/train, it holds the training split, and PATH/test, PATH/val or PATH/validation the test
+    split. Otherwise a tenth of all pictures is held out as the test split (`dataset.hold_out`). The first folder level
+    below, if any, is the class; the numbers of the classes follow the sorted names of the training split's. If there is
+    a `dataset.json`, as EDM's tools write it, the labels are those in it.
+
+    Ignored are hidden files, files with another extension than those of pictures, and files without an extension that
+    contain no picture. Pictures that cannot be read, also pipes and devices, are skipped with a warning, up to 1 % of
+    all.
 
     Args:
       name: "folder:PATH".
       split: "train" or "test".
-      image_size: side of the square pictures; None: the size of the files, which must then be the same for all.
-      channels: 1 or 3.
-      bits: see `images.read_picture`.
+      kind: "picture"; or "array": the values of the files without conversion, with any number of channels, as float32.
+      image_size: of pictures; None, and for arrays: the size of the files, which must then be the same for all.
+      channels: of pictures: 1 or 3; None: 3.
+      bits: of pictures: see `images.read_picture`.
       data_dir: root of a relative PATH.
       memory_limit_bytes: larger sets are not read into memory; a picture is decoded each time it is used.
 
     Raises:
       UserError: if the folders or the pictures cannot be used.
     """
-    root = local_path(name, data_dir)
-    files = _files(name, root, split)
-    classes = _classes(root / split, files)
-    known = _classes(root / "train", _files(name, root, "train")) if (root / "train").is_dir() else classes
-    if extra := sorted(set(classes) - set(known)):
-        raise UserError(f"`name` is {name!r}; classes of {root / split} that {root / 'train'} lacks: {extra[:5]}")
-    if known and not classes:
-        raise UserError(f"`name` is {name!r}; {root / 'train'} has class folders and {root / split} has none")
-    number = {label: i for i, label in enumerate(known)}
-    labels = np.array([number[str(_class_of(root / split, f))] for f in files], np.int32) if classes else None
-    names = tuple(known) if classes else ()
+    require(kind in ("picture", "array"), "kind", kind, "picture or array for files of pictures")
+    files, labels, names, num_classes = _split(name, _root(name, data_dir), split)
+    if kind == "array":
+        for argument, value in (("image_size", image_size), ("channels", channels), ("bits", bits)):
+            require(value is None, argument, value, "None for kind = 'array', which keeps the values of the files")
+        read, dtype = images.read_values, np.dtype(np.float32)
+        shape = _first(name, files, lambda file: read(file).shape)
+    else:
+        depth, dtype = channels or 3, np.dtype(np.uint8)
+        read = lambda file: images.read_picture(file, image_size, depth, bits)  # noqa: E731
+        shape = (*(images.sides(image_size) or _first(name, files, images.picture_size)), depth)
 
-    shape = (*((image_size, image_size) if image_size else _first_size(name, files)), channels)
-    if len(files) * int(np.prod(shape)) > memory_limit_bytes:
+    if len(files) * int(np.prod(shape)) * dtype.itemsize > memory_limit_bytes:
         if image_size is None:
-            keep = _probe(name, files, shape[:2])
+            keep = _scan(name, files, lambda i: _require_size(files, i, images.picture_size(files[i]), shape[:2]))
             files, labels = [files[i] for i in keep], None if labels is None else labels[keep]
-        source = LazyPictures(name, files, labels, image_size, channels, bits)
-        return Dataset(name, split, source, labels, shape, len(names), names)
-    x, keep = _decode(name, files, shape, image_size, bits)
-    return array_dataset(name, split, x, None if labels is None else labels[keep], len(names), names)
+        source = LazyPictures(name, files, labels, read, shape)
+        return Dataset(name, split, source, labels, shape, num_classes, names, kind)
+    x, keep = _decode(name, files, read, np.empty((len(files), *shape), dtype))
+    return array_dataset(name, split, x, None if labels is None else labels[keep], num_classes, names)
 
 
 class LazyPictures:
@@ -78,17 +92,9 @@ class LazyPictures:
     the same. More than 1 % of damaged files are an error.
     """
 
-    def __init__(
-        self,
-        name: str,
-        files: list[Path],
-        labels: np.ndarray | None,
-        image_size: int | None,
-        channels: int,
-        bits: int | None = None,
-    ):
+    def __init__(self, name: str, files: list[File], labels: np.ndarray | None, read: Read, shape: tuple[int, ...]):
         self._name, self._files, self._labels = name, files, labels
-        self._options = (image_size, channels, bits)
+        self._read, self._shape = read, shape
         self._bad: dict[int, str] = {}
         self._lock = threading.Lock()
 
@@ -98,7 +104,10 @@ class LazyPictures:
     def __getitem__(self, index: int, /) -> dict:
         while True:
             try:
-                x = images.read_picture(self._files[index], *self._options)
+                x = self._read(self._files[index])
+                _require_shape(x, self._shape)
+            except UserError:
+                raise
             except images.UNREADABLE as error:
                 self._note(index, error)
                 index = (index + 1) % len(self)
@@ -113,69 +122,140 @@ class LazyPictures:
             _check_unreadable(self._name, self._files, self._bad)
 
 
-def _files(name: str, root: Path, split: str) -> list[Path]:
-    """Returns the sorted picture files below root/split."""
-    if not root.is_dir():
-        raise UserError(f"`name` is {name!r}; there is no folder {root}")
-    top = root / split
-    if not top.is_dir():
-        found = sorted(entry.name for entry in root.iterdir())
-        shown = ", ".join(found[:_NAMES_SHOWN]) + (", ..." if len(found) > _NAMES_SHOWN else "")
+class _Split(NamedTuple):
+    """Files of a split with their labels `(N,)` int32, None without labels; names of the classes, if they have any."""
+
+    files: list[File]
+    labels: np.ndarray | None
+    class_names: tuple[str, ...]
+    num_classes: int
+
+
+def _root(name: str, data_dir: str | None) -> Root:
+    """Opens the folder, archive or bucket of a name."""
+    text = name.partition(":")[2]
+    if is_url(name):
+        if not text.lower().endswith(".zip"):
+            return Bucket(text)
+        found, path = system(text)
+        with storage.bucket_errors(text):
+            require(found.exists(path), "name", name, "the URL of a file that exists")
+            return Archive(text, cast(BinaryIO, found.open(path, "rb")))
+    path = local_path(name, data_dir)
+    if path.is_dir():
+        return Folder(path)
+    if not path.exists():
+        raise UserError(f"`name` is {name!r}; there is no folder {path}")
+    if path.suffix in (".npz", images.ARRAY_SUFFIX):
+        raise UserError(f"`name` is {name!r}; {path} is a file of arrays: write npz:{text}")
+    try:
+        return Archive(str(path), storage.open_regular(path))
+    except OSError as error:
+        raise UserError(f"`name` is {name!r}; {path} cannot be opened: {error.strerror or error}") from None
+
+
+def _split(name: str, root: Root, split: str) -> _Split:
+    """Finds the pictures of a split by the rules of `load`."""
+    tops = root.folders()
+    if "train" not in tops:
+        if "test" in tops:
+            raise UserError(f"`name` is {name!r}; {root} has a folder test and no folder train")
+        every = _labeled(name, root, "", None)
+        if len(every.files) < 2:
+            raise UserError(f"`name` is {name!r}; {root} must hold two pictures or more: one is held out for the test")
+        rows = hold_out(len(every.files), split)
+        labels = None if every.labels is None else every.labels[rows]
+        return every._replace(files=[every.files[i] for i in rows], labels=labels)
+    train = _labeled(name, root, "train", None)
+    if split == "train":
+        return train
+    test = next((top for top in _TESTS if top in tops), None)
+    if test is None:
         raise UserError(
-            f"`name` is {name!r}; {root} must have the sub-folders {' and '.join(SPLITS)}, "
-            f"and has no {split!r}; it holds {shown or 'nothing'}"
+            f"`name` is {name!r}; {root} has a folder train and none of {', '.join(_TESTS)}: add one, or write "
+            f"{name.rstrip('/')}/train, of which a tenth is then held out"
         )
-    endings = images.suffixes()
-    files = sorted(
-        (
-            f
-            for f in _walk(top)
-            if not f.name.startswith(".") and (f.suffix.lower() in endings or (not f.suffix and images.is_picture(f)))
-        ),
-        key=lambda f: f.as_posix(),
-    )
+    return _labeled(name, root, test, train)
+
+
+def _labeled(name: str, root: Root, top: str, train: _Split | None) -> _Split:
+    """Returns the pictures below folder `top` with their labels; the classes are those of `train`, if it is given."""
+    prefix = f"{top}/" if top else ""
+    entries = root.names(top)
+    files = _pictures(root, entries)
+    names = [file.name.removeprefix(prefix) for file in files]
     if not files:
-        raise UserError(f"`name` is {name!r}; {top} holds no picture that Pillow reads (png, jpg, webp, ...)")
-    return files
+        found = sorted({entry.removeprefix(prefix).partition("/")[0] for entry in entries})
+        shown = ", ".join(found[:_NAMES_SHOWN]) + (", ..." if len(found) > _NAMES_SHOWN else "")
+        where = f"{root}/{top}" if top else f"{root}"
+        raise UserError(
+            f"`name` is {name!r}; {where} holds no picture that Pillow reads (png, jpg, webp, ...), and no .npy; it "
+            f"holds {shown or 'nothing'}"
+        )
+    if f"{prefix}{LABELS_FILE}" in entries:
+        labels = _listed_labels(
+            File(root, f"{prefix}{LABELS_FILE}"), [file.name.removeprefix(prefix) for file in files]
+        )
+        num_classes = 0 if labels is None else int(labels.max()) + 1
+        if train is not None and num_classes > train.num_classes:
+            raise UserError(f"`name` is {name!r}; {root}/{top} has classes that {root}/train lacks")
+        return _Split(files, labels, (), num_classes if train is None else train.num_classes)
+    of_file = [name.partition("/")[0] if "/" in name else "" for name in names]
+    classes = sorted(set(of_file))
+    if "" in classes and len(classes) > 1:
+        raise UserError(
+            f"{root}/{top} holds class folders and also pictures outside them, such as "
+            f"{names[of_file.index('')]}: move those"
+        )
+    classes = [] if classes == [""] else classes
+    known = classes if train is None else list(train.class_names)
+    if extra := sorted(set(classes) - set(known)):
+        raise UserError(f"`name` is {name!r}; classes of {root}/{top} that {root}/train lacks: {extra[:5]}")
+    if known and not classes:
+        raise UserError(f"`name` is {name!r}; {root}/train has class folders and {root}/{top} has none")
+    number = {label: i for i, label in enumerate(known)}
+    labels = np.array([number[label] for label in of_file], np.int32) if classes else None
+    return _Split(files, labels, tuple(known), len(known))
 
 
-def _walk(top: Path) -> Iterator[Path]:
-    """Yields the files below `top`; follows links to folders, and visits each real folder once."""
-    seen = set()
-    for folder, folders, names in os.walk(top, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(f for f in folders if not f.startswith("."))
-        yield from (Path(folder, n) for n in names)
+def _pictures(root: Root, names: list[str]) -> list[File]:
+    """Returns the picture files among `names`."""
+    endings = images.suffixes()
+    files = (File(root, name) for name in names)
+    return [f for f in files if f.suffix in endings or (not f.suffix and images.is_picture(f))]
 
 
-def _class_of(top: Path, file: Path) -> str | None:
-    parts = file.relative_to(top).parts
-    return parts[0] if len(parts) > 1 else None
+def _listed_labels(file: File, names: list[str]) -> np.ndarray | None:
+    """Returns the labels `(N,)` of files in the order of their names from EDM's `dataset.json`; None if it has none."""
+    try:
+        with file.open() as stream:
+            found = schema.json_object(stream.read()).get("labels")
+        if found is None:
+            return None
+        listed = {name: label for name, label in found}
+        labels = [listed[name] for name in names]
+    except KeyError as error:
+        raise UserError(f"{file} has no label of {error}, which is there: it must have one of each picture") from None
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{file} cannot be used as a list of labels: {error}") from None
+    whole = all(type(label) is int and 0 <= label < MAX_CLASSES for label in labels)
+    require(whole, f"{file}: labels", schema.shown(labels), f"whole numbers from 0 to {MAX_CLASSES - 1}")
+    return np.array(labels, np.int32)
 
 
-def _classes(top: Path, files: list[Path]) -> list[str]:
-    """Returns the sorted class names; none if all pictures are directly in `top`; a mixture is an error."""
-    names = {_class_of(top, f) for f in files}
-    if None in names and len(names) > 1:
-        stray = next(f for f in files if _class_of(top, f) is None)
-        raise UserError(f"{top} holds class folders and also pictures outside them, such as {stray.name}: move those")
-    return sorted(name for name in names if name is not None)
-
-
-def _first_size(name: str, files: list[Path]) -> tuple[int, int]:
+def _first(name: str, files: list[File], measure: Callable[[File], T]) -> T:
+    """Returns `measure` of the first file that can be read."""
     for file in files:
         try:
-            return images.picture_size(file)
+            return measure(file)
+        except UserError:
+            raise
         except images.UNREADABLE:
             continue
-    raise UserError(f"`name` is {name!r}; Pillow can read none of its {len(files)} pictures, such as {files[0]}")
+    raise UserError(f"`name` is {name!r}; none of its {len(files)} pictures can be read, such as {files[0]}")
 
 
-def _scan(name: str, files: list[Path], visit: Callable[[int], None]) -> np.ndarray:
+def _scan(name: str, files: list[File], visit: Callable[[int], None]) -> np.ndarray:
     """Calls `visit(i)` for each file, in threads; returns the indices of the files that could be read."""
 
     def visit_chunk(start: int) -> dict[int, str]:
@@ -198,7 +278,7 @@ def _scan(name: str, files: list[Path], visit: Callable[[int], None]) -> np.ndar
     return np.array([i for i in range(len(files)) if i not in bad], np.int64)
 
 
-def _check_unreadable(name: str, files: list[Path], bad: dict[int, str]) -> None:
+def _check_unreadable(name: str, files: list[File], bad: dict[int, str]) -> None:
     """Warns about unreadable files; raises `UserError` if they are more than `MAX_UNREADABLE_FRACTION` of all."""
     shown = "; ".join(f"{files[i]} ({bad[i]})" for i in list(bad)[:_NAMES_SHOWN])
     text = f"{name}: {len(bad)} of {len(files)} pictures cannot be read: {shown}"
@@ -207,7 +287,7 @@ def _check_unreadable(name: str, files: list[Path], bad: dict[int, str]) -> None
     logging.getLogger(__name__).warning("%s; skipped", text)
 
 
-def _require_size(files: list[Path], i: int, size: tuple[int, int], expected: tuple[int, int]) -> None:
+def _require_size(files: list[File], i: int, size: tuple[int, int], expected: tuple[int, int]) -> None:
     if size != expected:
         other = next((f for f in files if f != files[i] and _size_or_none(f) == expected), files[0])
         raise UserError(
@@ -216,27 +296,25 @@ def _require_size(files: list[Path], i: int, size: tuple[int, int], expected: tu
         )
 
 
-def _size_or_none(file: Path) -> tuple[int, int] | None:
+def _size_or_none(file: File) -> tuple[int, int] | None:
     try:
         return images.picture_size(file)
     except images.UNREADABLE:
         return None
 
 
-def _probe(name: str, files: list[Path], expected: tuple[int, int]) -> np.ndarray:
-    """Checks that all headers have the size `expected`; returns the indices of the files with a readable header."""
-    return _scan(name, files, lambda i: _require_size(files, i, images.picture_size(files[i]), expected))
+def _require_shape(x: np.ndarray, shape: tuple[int, ...]) -> None:
+    if x.shape != shape:
+        raise ValueError(f"its shape is {x.shape}, and that of the others {shape}")
 
 
-def _decode(
-    name: str, files: list[Path], shape: tuple[int, ...], image_size: int | None, bits: int | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the readable pictures, `(n, *shape)` uint8, and their indices in `files`."""
-    x = np.empty((len(files), *shape), np.uint8)
+def _decode(name: str, files: list[File], read: Read, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Reads pictures into `x`, `(N, *shape)`; returns those that could be read, and their indices in `files`."""
 
     def visit(i: int) -> None:
-        picture = images.read_picture(files[i], image_size, shape[-1], bits)
-        _require_size(files, i, picture.shape[:2], (shape[0], shape[1]))
+        picture = read(files[i])
+        _require_size(files, i, picture.shape[:2], (x.shape[1], x.shape[2]))
+        _require_shape(picture, x.shape[1:])
         x[i] = picture
 
     keep = _scan(name, files, visit)

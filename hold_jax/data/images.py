@@ -1,4 +1,4 @@
-"""Conversion of pictures to uint8 arrays: decoding, channels, size."""
+"""Conversion of picture files to arrays: decoding, channels, size."""
 
 import contextlib
 import struct
@@ -8,36 +8,48 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+from hold_jax.data.files import File, opened
 from hold_jax.errors import UserError
-from hold_jax.runtime.storage import open_regular
+from hold_jax.runtime import npz
 
 # Errors that Pillow raises for files that are damaged, truncated, or not pictures.
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+ARRAY_SUFFIX = ".npy"
+Size = int | tuple[int, int] | None
+"""Size of pictures: the side of a square, (height, width), or None for their own."""
 _MODES = {1: "L", 3: "RGB"}
 _EXIF_ORIENTATION, _SIDEWAYS = 0x0112, (5, 6, 7, 8)
+_LARGEST_ARRAY_BYTES = 1 << 30  # of one picture
 
 
 def suffixes() -> frozenset[str]:
-    """Returns the file name extensions, in lower case, of the formats that Pillow reads."""
+    """Returns the file name extensions, in lower case, of what `read_picture` reads."""
     known = _formats()
-    return frozenset(end for end, format_ in Image.registered_extensions().items() if format_ in known)
+    return frozenset(end for end, format_ in Image.registered_extensions().items() if format_ in known) | {ARRAY_SUFFIX}
 
 
-def is_picture(path: Path) -> bool:
+def is_picture(file: File | Path) -> bool:
     """Returns whether the content of a file begins like that of a picture; the name does not matter."""
     try:
-        with _opened(path):
+        with _opened(file):
             return True
     except UNREADABLE:
         return False
 
 
-def read_picture(path: Path, size: int | None, channels: int, bits: int | None = None) -> np.ndarray:
-    """Decodes a picture file, in the orientation of its EXIF data, with transparent pixels on white.
+def sides(size: Size) -> tuple[int, int] | None:
+    """Returns a size as (height, width)."""
+    return (size, size) if isinstance(size, int) else size
+
+
+def read_picture(file: File | Path, size: Size, channels: int, bits: int | None = None) -> np.ndarray:
+    """Reads a picture file, in the orientation of its EXIF data, with transparent pixels on white.
+
+    Floating-point pictures, in a TIFF or .npy file, must have values in [0, 1]; they become `round(255 x)`.
 
     Args:
-      path: a regular file with one picture.
-      size: side of the square to which the picture is scaled and cropped; None: its own size.
+      file: a regular file with one picture; with the extension .npy, an array (H, W), (H, W, 1) or (H, W, 3).
+      size: size to which the picture is scaled, so that it covers it, and cropped around its center.
       channels: 1 or 3.
       bits: number of bits that the gray values of a 16-bit file use.
 
@@ -45,25 +57,73 @@ def read_picture(path: Path, size: int | None, channels: int, bits: int | None =
       uint8 `(H, W, channels)`.
 
     Raises:
-      UserError: for a 16-bit file if `bits` is None or its values use more bits.
-      UNREADABLE: if it is not a regular file, holds several pictures, or Pillow cannot decode it.
+      UserError: for a 16-bit file if `bits` is None or its values use more bits, and for floats outside [0, 1].
+      UNREADABLE: if it is not a regular file, holds several pictures, or cannot be decoded.
     """
-    with _opened(path) as picture:
-        pages = getattr(picture, "n_frames", 1)
-        if pages > 1:
-            raise ValueError(f"it holds {pages} pictures; a file must hold one")
-        ImageOps.exif_transpose(picture, in_place=True)
-        if picture.mode.startswith("I;16"):
-            picture = _eight_bits(path, np.asarray(picture), bits)
+    if file.suffix == ARRAY_SUFFIX:
+        x = _npy(file)
+        if x.ndim not in (2, 3) or x.shape[2:] not in ((), (1,), (3,)):
+            raise ValueError(f"its shape is {x.shape}; it must be (H, W), (H, W, 1) or (H, W, 3)")
+        return fit_array(eight_bits(file, x if x.ndim == 3 else x[..., None], bits), size, channels)
+    with _decoded(file) as picture:
+        if picture.mode.startswith("I;16") or picture.mode == "F":
+            picture = Image.fromarray(eight_bits(file, np.asarray(picture), bits))
         return _to_array(_fit(_to_channels(picture, channels), size))
 
 
-def picture_size(path: Path) -> tuple[int, int]:
+def read_values(file: File | Path) -> np.ndarray:
+    """Reads a picture file without conversion: the values as they are, of any type and number of channels.
+
+    Args:
+      file: a regular file with one picture; with the extension .npy, an array (H, W) or (H, W, C).
+
+    Returns:
+      float32 `(H, W, C)`.
+
+    Raises:
+      UNREADABLE: as in `read_picture`; also for values that are not finite.
+    """
+    if file.suffix == ARRAY_SUFFIX:
+        x = _npy(file)
+    else:
+        with _decoded(file) as picture:
+            palette = picture.mode in ("P", "PA", "CMYK", "YCbCr", "LAB", "HSV")
+            x = np.asarray(picture.convert("RGB") if palette else picture)
+    if x.ndim not in (2, 3) or x.size == 0 or x.dtype.kind not in "uifb":
+        raise ValueError(f"it holds {x.dtype} of shape {x.shape}; it must hold numbers of shape (H, W) or (H, W, C)")
+    return as_float32(x if x.ndim == 3 else x[..., None])
+
+
+def as_float32(x: np.ndarray) -> np.ndarray:
+    """Returns numbers as float32.
+
+    Raises:
+      ValueError: if one is not finite as float32.
+    """
+    with np.errstate(over="ignore"):
+        x = x.astype(np.float32)
+    if not np.isfinite(x).all():
+        raise ValueError("it has values that are not finite as float32")
+    return x
+
+
+def picture_size(file: File | Path) -> tuple[int, int]:
     """Returns the (height, width) of `read_picture` without a `size`, from the header of the file alone."""
-    with _opened(path) as opened:
-        width, height = opened.size
-        sideways = opened.getexif().get(_EXIF_ORIENTATION) in _SIDEWAYS
+    if file.suffix == ARRAY_SUFFIX:
+        with opened(file) as stream:
+            shape = npz.npy_shape(stream)
+        if len(shape) < 2:
+            raise ValueError(f"its shape is {shape}; it must be (H, W) or (H, W, C)")
+        return shape[0], shape[1]
+    with _opened(file) as picture:
+        width, height = picture.size
+        sideways = picture.getexif().get(_EXIF_ORIENTATION) in _SIDEWAYS
     return (width, height) if sideways else (height, width)
+
+
+def _npy(file: File | Path) -> np.ndarray:
+    with opened(file) as stream:
+        return npz.read_npy(stream, _LARGEST_ARRAY_BYTES)
 
 
 def _formats() -> frozenset[str]:
@@ -73,33 +133,61 @@ def _formats() -> frozenset[str]:
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
-    with open_regular(path) as file, Image.open(file, formats=sorted(_formats())) as picture:
+def _opened(file: File | Path) -> Iterator[Image.Image]:
+    with opened(file) as stream, Image.open(stream, formats=sorted(_formats())) as picture:
         yield picture
 
 
-def _eight_bits(path: Path, grays: np.ndarray, bits: int | None) -> Image.Image:
-    """Converts 16-bit gray values to 8 bits by their number of used bits, which the file does not contain."""
-    used = int(grays.max()).bit_length()
+@contextlib.contextmanager
+def _decoded(file: File | Path) -> Iterator[Image.Image]:
+    """The one picture of a file, upright."""
+    with _opened(file) as picture:
+        pages = getattr(picture, "n_frames", 1)
+        if pages > 1:
+            raise ValueError(f"it holds {pages} pictures; a file must hold one")
+        ImageOps.exif_transpose(picture, in_place=True)
+        yield picture
+
+
+def eight_bits(where: object, x: np.ndarray, bits: int | None) -> np.ndarray:
+    """Converts pixels to uint8: 16-bit ones by their number of used bits, which a file does not say, floats by 255 x.
+
+    Raises:
+      UserError: for values that this cannot convert.
+    """
+    if x.dtype == np.uint8:
+        return x
+    if x.dtype.kind == "f":
+        low, high = float(x.min()), float(x.max())
+        if not 0 <= low <= high <= 1:
+            raise UserError(
+                f"{where} has floating-point pixels from {low:.4g} to {high:.4g}; those of pictures must be in [0, 1]: "
+                "rescale them, or set data.kind=array to keep the values as they are"
+            )
+        return np.rint(255 * x).astype(np.uint8)
+    if x.dtype.kind not in "ui" or int(x.min()) < 0 or int(x.max()) >= 1 << 16:
+        raise ValueError(f"pixels of type {x.dtype} have no fixed range; convert the picture to 8 bits")
+    used = int(x.max()).bit_length()
     if bits is None or used > bits:
         raise UserError(
-            f"`bits` is {bits}; {path} has 16-bit grays up to {grays.max()}: set it to the bits that all of the "
-            f"pictures use, such as {max(used, 9)}, so that they keep their contrast in 8 bits"
+            f"`bits` is {bits}; {where} has 16-bit grays up to {x.max()}: set it to the bits that all of the "
+            f"pictures use, such as {max(used, 9)}, so that they keep their contrast in 8 bits, or set data.kind=array "
+            "to keep the values as they are"
         )
-    return Image.fromarray((grays >> (bits - 8)).astype(np.uint8))
+    return (x >> (bits - 8)).astype(np.uint8)
 
 
-def fit_arrays(x: np.ndarray, size: int | None, channels: int | None) -> np.ndarray:
+def fit_arrays(x: np.ndarray, size: Size, channels: int | None) -> np.ndarray:
     """Returns uint8 pictures `(N, H, W, 1 or 3)` fitted to `size` and `channels`; None keeps either as it is."""
-    same_size = size is None or x.shape[1:3] == (size, size)
+    same_size = size is None or x.shape[1:3] == sides(size)
     if same_size and channels in (None, x.shape[-1]):
         return x
     return np.stack([fit_array(picture, size, channels) for picture in x])
 
 
-def fit_array(x: np.ndarray, size: int | None, channels: int | None) -> np.ndarray:
+def fit_array(x: np.ndarray, size: Size, channels: int | None) -> np.ndarray:
     """Returns one uint8 picture `(H, W, 1 or 3)` fitted to `size` and `channels`; None keeps either as it is."""
-    if (size is None or x.shape[:2] == (size, size)) and channels in (None, x.shape[-1]):
+    if (size is None or x.shape[:2] == sides(size)) and channels in (None, x.shape[-1]):
         return x
     picture = Image.fromarray(x[..., 0] if x.shape[-1] == 1 else x)
     return _to_array(_fit(_to_channels(picture, channels or x.shape[-1]), size))
@@ -114,11 +202,13 @@ def _to_channels(picture: Image.Image, channels: int) -> Image.Image:
     return picture if picture.mode == _MODES[channels] else picture.convert(_MODES[channels])
 
 
-def _fit(picture: Image.Image, size: int | None) -> Image.Image:
-    """Scales the shorter side to `size` and crops the central square."""
-    if size is None or picture.size == (size, size):
+def _fit(picture: Image.Image, size: Size) -> Image.Image:
+    """Scales a picture so that it covers `size`, and crops it around its center."""
+    if size is None:
         return picture
-    return ImageOps.fit(picture, (size, size), Image.Resampling.LANCZOS)
+    height, width = (size, size) if isinstance(size, int) else size
+    same = picture.size == (width, height)
+    return picture if same else ImageOps.fit(picture, (width, height), Image.Resampling.LANCZOS)
 
 
 def _to_array(picture: Image.Image) -> np.ndarray:

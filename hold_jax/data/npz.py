@@ -1,72 +1,106 @@
-"""`npz:PATH`: pictures or vectors in one NumPy archive."""
+"""`npz:PATH`: pictures, vectors, signals or arrays in one .npz or .npy file of NumPy."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import BinaryIO, cast
 
 import numpy as np
 
-from hold_jax.data.dataset import Dataset, array_dataset, split_by_permutation
-from hold_jax.data.images import fit_arrays
-from hold_jax.data.paths import local_path
-from hold_jax.errors import UserError
-from hold_jax.runtime.npz import Npz, NpzError
-from hold_jax.runtime.storage import open_regular
+from hold_jax.data.dataset import MAX_CLASSES, Dataset, array_dataset, hold_out
+from hold_jax.data.files import is_url, local_path, system
+from hold_jax.data.images import Size, as_float32, eight_bits, fit_arrays
+from hold_jax.errors import UserError, require
+from hold_jax.runtime import storage
+from hold_jax.runtime.npz import Npy, Npz, NpzError
 
 _X = {"train": ("x", "images", "x_train", "arr_0"), "test": ("x_test", "images_test")}
 _Y = {"train": ("y", "labels", "y_train"), "test": ("y_test", "labels_test")}
-# Without a test array, one row in ten is held out as the test split.
-HOLDOUT_DIVISOR = 10
-# Labels are numbers from 0. Each class has a count in the record and a row in the network, so larger labels are errors.
-_MAX_CLASSES = 1 << 16
+# kind -> the shapes that it may have
+_SHAPES = {
+    "picture": "[N, H, W] or [N, H, W, 1 or 3], uint8, uint16 with data.bits, or floats in [0, 1]",
+    "vector": "[N, d] or [N]",
+    "signal": "[N, length] or [N, length, C]",
+    "array": "[N, H, W] or [N, H, W, C]",
+}
+_RANKS = {"picture": (3, 4), "vector": (1, 2), "signal": (2, 3), "array": (3, 4)}
+_KINDS_OF_FLOATS = {1: "vector", 2: "vector", 3: "signal", 4: "array"}  # by rank
 
 
 def load(
     name: str,
     *,
     split: str,
-    image_size: int | None = None,
+    kind: str | None = None,
+    image_size: Size = None,
     channels: int | None = None,
+    bits: int | None = None,
     data_dir: str | None = None,
     memory_limit_bytes: int,
 ) -> Dataset:
-    """Loads uint8 pictures `(N, H, W, C)` or `(N, H, W)`, or floating-point vectors `(N, d)`, converted to float32.
+    """Loads the arrays of a file, by this rule where `kind` is None; channels are last:
 
-    The array is named `x`, `images`, `x_train` or `arr_0`; optional integer labels are `y`, `labels` or `y_train`. The
-    test split is `x_test` or `images_test`, with labels `y_test` or `labels_test`. Without a test array, a tenth of the
-    rows (rounded up, by a fixed permutation) is the test split.
+    - uint8 `(N, H, W)` or `(N, H, W, 1 or 3)`: pictures;
+    - floats `(N, d)`: vectors, and `(N,)`: vectors of one coordinate;
+    - floats `(N, length, C)`: signals of C channels;
+    - floats `(N, H, W, C)`: arrays of C channels, unless H <= 4 and C >= 8: channels that are first, an error.
+
+    With a `kind` floats in [0, 1] can be pictures, `(N, length)` signals of one channel, `(N, H, W)` arrays of one
+    channel, and integers of any type vectors, signals or arrays. All but pictures become float32.
+
+    In a .npz file the array is named `x`, `images`, `x_train` or `arr_0`; optional integer labels are `y`, `labels` or
+    `y_train`. The test split is `x_test` or `images_test`, with labels `y_test` or `labels_test`. Without a test array,
+    as in a .npy file, a tenth of the rows is the test split (`dataset.hold_out`).
 
     Args:
-      name: "npz:PATH".
+      name: "npz:PATH"; PATH may be a URL that fsspec reads.
       split: "train" or "test".
-      image_size: side of the square pictures; None: as in the archive.
-      channels: 1 or 3; None: as in the archive.
+      kind: one of `dataset.KINDS`, or None.
+      image_size: of pictures: side of square ones, or (height, width); None: as in the file.
+      channels: of pictures: 1 or 3; None: as in the file.
+      bits: of uint16 pictures: the number of bits that their values use.
       data_dir: root of a relative PATH.
       memory_limit_bytes: a larger array is an error, raised before it is decompressed.
 
     Raises:
-      UserError: if the archive or one of its arrays cannot be used.
+      UserError: if the file or one of its arrays cannot be used.
     """
-    path = local_path(name, data_dir)
-    if not path.is_file():
-        raise UserError(f"`name` is {name!r}; there is no file {path}")
-    with open_regular(path) as file:
-        if file.read(6) == np.lib.format.MAGIC_PREFIX:
-            raise UserError(f"`name` is {name!r}; {path} holds a single array: save it with np.savez(path, x=array)")
+    with _opened(name, data_dir) as file:
         try:
-            reader = _Reader(name, Npz(file, memory_limit_bytes))
+            single = file.read(6) == np.lib.format.MAGIC_PREFIX
+            archive = Npy(file, memory_limit_bytes) if single else Npz(file, memory_limit_bytes)
         except NpzError as error:
-            raise UserError(f"`name` is {name!r}; {path} is not a readable .npz archive: {error}") from None
-        x, labels, num_classes = reader.split(split)
-    if x.ndim == 4:
+            raise UserError(f"`name` is {name!r}; it is not a readable .npz archive: {error}") from None
+        x, labels, num_classes = _Reader(name, archive, kind, bits).split(split)
+    if x.dtype == np.uint8:
         x = fit_arrays(x, image_size, channels)
-    elif image_size or channels:
-        raise UserError(f"`image_size` and `channels` must be None: {name!r} holds vectors, not pictures")
+    elif image_size or channels or bits:
+        raise UserError(f"`image_size`, `channels` and `bits` must be None: {name!r} holds floats, not pictures")
     return array_dataset(name, split, x, labels, num_classes)
 
 
-class _Reader:
-    """Finds and checks the arrays of an open archive; each error lists the arrays of the archive."""
+@contextlib.contextmanager
+def _opened(name: str, data_dir: str | None) -> Iterator[BinaryIO]:
+    text = name.partition(":")[2]
+    if is_url(name):
+        found, path = system(text)
+        with storage.bucket_errors(text):
+            require(found.isfile(path), "name", name, "the URL of a file that exists")
+            stream = cast(BinaryIO, found.open(path, "rb"))
+    else:
+        local = local_path(name, data_dir)
+        if not local.is_file():
+            hint = f": write folder:{text}" if local.is_dir() else ""
+            raise UserError(f"`name` is {name!r}; there is no file {local}{hint}")
+        stream = storage.open_regular(local)
+    with stream:
+        yield stream
 
-    def __init__(self, name: str, archive: Npz):
-        self._name = name
-        self._archive = archive
+
+class _Reader:
+    """Finds and checks the arrays of an open file; each error lists the arrays of the file."""
+
+    def __init__(self, name: str, archive: Npz | Npy, kind: str | None, bits: int | None):
+        self._name, self._archive, self._kind, self._bits = name, archive, kind, bits
 
     def split(self, split: str) -> tuple[np.ndarray, np.ndarray | None, int]:
         """Returns (x, labels or None, num_classes) of `split`."""
@@ -84,11 +118,11 @@ class _Reader:
         self._check_rows(x, y, keys["train"])
         if len(x) < 2:
             raise self._error("it needs at least two rows, since one is held out for the test split")
-        rows = split_by_permutation(len(x), -(-len(x) // HOLDOUT_DIVISOR), split)
+        rows = hold_out(len(x), split)
         return x[rows], None if y is None else y[rows], num_classes
 
     def _error(self, problem: str) -> UserError:
-        return UserError(f"`name` is {self._name!r}; {problem}; the archive holds {self._archive.describe()}")
+        return UserError(f"`name` is {self._name!r}; {problem}; the file holds {self._archive.describe()}")
 
     def _find(self, keys: tuple[str, ...]) -> str | None:
         return next((key for key in keys if key in self._archive), None)
@@ -100,21 +134,35 @@ class _Reader:
             raise UserError(f"`name` is {self._name!r}; array {key} cannot be read: {error}") from None
 
     def _x(self, key: str) -> np.ndarray:
+        """Returns uint8 pictures (N, H, W, 1 or 3), or float32 (N, d), (N, length, C) or (N, H, W, C)."""
         x = self._read(key)
         if x.size == 0:
             raise self._error(f"array {key} is empty")
-        if x.ndim == 2 and np.issubdtype(x.dtype, np.floating):
-            with np.errstate(over="ignore"):
-                x = x.astype(np.float32)
-            if not np.isfinite(x).all():
-                raise self._error(f"array {key} has values that are not finite as float32")
-            return x
-        if x.ndim == 3 and x.dtype == np.uint8:
-            return x[..., None]
-        if x.ndim == 4 and x.dtype == np.uint8 and x.shape[-1] in (1, 3):
-            return x
+        kind = self._kind or self._kind_of(x, key)
+        if x.ndim not in _RANKS[kind] or x.dtype.kind not in "uif":
+            raise self._error(f"array {key} must hold numbers of shape {_SHAPES[kind]} for data.kind = {kind!r}")
+        x = x if x.ndim == _RANKS[kind][-1] else x[..., None]
+        try:
+            if kind != "picture":
+                return as_float32(x)
+            if x.shape[-1] not in (1, 3):
+                raise self._error(f"array {key} must be {_SHAPES[kind]} for data.kind = {kind!r}")
+            return eight_bits(f"array {key}", x, self._bits)
+        except UserError:
+            raise
+        except ValueError as error:
+            raise self._error(f"array {key} cannot be used: {error}") from None
+
+    def _kind_of(self, x: np.ndarray, key: str) -> str:
+        """Returns the kind of an array by the rule of `load`."""
+        channels_first = x.ndim == 4 and x.shape[1] <= 4 and x.shape[3] >= 8
+        if x.dtype.kind == "f" and x.ndim in _KINDS_OF_FLOATS and not channels_first:
+            return _KINDS_OF_FLOATS[x.ndim]
+        if x.ndim in _RANKS["picture"] and x.dtype in (np.uint8, np.uint16):
+            return "picture"
         raise self._error(
-            f"array {key} must be uint8 pictures [N, H, W] or [N, H, W, 1 or 3], channels last, or float [N, d]"
+            f"array {key} must be uint8 pictures [N, H, W] or [N, H, W, 1 or 3], channels last, or floats [N, d] "
+            "(vectors), [N, length, C] (signals) or [N, H, W, C] (arrays); otherwise set data.kind to what it is"
         )
 
     def _labels(self, key: str | None) -> np.ndarray | None:
@@ -123,8 +171,8 @@ class _Reader:
         y = self._read(key)
         y = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
         whole = y.ndim == 1 and y.size > 0 and np.issubdtype(y.dtype, np.integer)
-        if not whole or y.min() < 0 or y.max() >= _MAX_CLASSES:
-            raise self._error(f"array {key} must hold one integer label, 0 to {_MAX_CLASSES - 1}, for each row")
+        if not whole or y.min() < 0 or y.max() >= MAX_CLASSES:
+            raise self._error(f"array {key} must hold one integer label, 0 to {MAX_CLASSES - 1}, for each row")
         return y
 
     def _check_rows(self, x: np.ndarray, y: np.ndarray | None, keys: tuple[str | None, str | None]) -> None:

@@ -54,7 +54,7 @@ def batches(
     require(0 <= seed < 2**32, "seed", seed, "an integer in [0, 2^32)")
     require(start_step >= 0, "start_step", start_step, "0 or more")
     require(steps is None or steps >= 1, "steps", steps, "a positive integer, or None for no end")
-    require(not flip or dataset.is_image, "flip", flip, f"False for the vectors of {dataset.name!r}")
+    require(not flip or dataset.is_image, "flip", flip, f"False for {dataset.name!r}, which holds no pictures")
     num = len(dataset)
 
     # A batch not larger than the set spans at most two epochs; reading threads may be a few steps apart.

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from hold_jax.data.dataset import Dataset, array_dataset
-from hold_jax.data.images import fit_array
+from hold_jax.data.images import Size, fit_array, sides
 from hold_jax.errors import UserError
 from hold_jax.runtime import fetch
 
@@ -26,7 +26,7 @@ def load(
     name: str,
     *,
     split: str,
-    image_size: int | None = None,
+    image_size: Size = None,
     channels: int | None = None,
     data_dir: str | None = None,
     memory_limit_bytes: int,
@@ -39,7 +39,7 @@ def load(
     Args:
       name: "tfds:NAME".
       split: "train" or "test".
-      image_size: side of the square pictures; None: as in the set.
+      image_size: side of square pictures, or (height, width); None: as in the set.
       channels: 1 or 3; None: as in the set.
       data_dir: folder of the prepared data; None: the default of TFDS.
       memory_limit_bytes: larger sets are not read into memory; a picture is decoded each time it is used.
@@ -53,7 +53,7 @@ def load(
     source = _data_source(name, builder, split)
 
     native = features["image"].shape
-    shape = (*((image_size, image_size) if image_size else native[:2]), channels or native[2])
+    shape = (*(sides(image_size) or native[:2]), channels or native[2])
     num_classes = getattr(features.get("label"), "num_classes", None) or 0
     pictures = TfdsPictures(source, image_size, channels, labeled=num_classes > 0)
     if len(pictures) * int(np.prod(shape)) > memory_limit_bytes:
@@ -65,7 +65,7 @@ def load(
 class TfdsPictures:
     """A TFDS data source whose examples are resized pictures `x` with a `label`."""
 
-    def __init__(self, source: Any, image_size: int | None, channels: int | None, labeled: bool):
+    def __init__(self, source: Any, image_size: Size, channels: int | None, labeled: bool):
         self._source, self._image_size, self._channels, self._labeled = source, image_size, channels, labeled
 
     def __len__(self) -> int:
@@ -114,7 +114,7 @@ def _builder(name: str, data_dir: str | None) -> Any:
         raise UserError(f"`name` is {name!r}; TFDS does not accept it: {_first_line(error)}") from error
 
 
-def _check_features(name: str, features: dict[str, Any], image_size: int | None, channels: int | None) -> None:
+def _check_features(name: str, features: dict[str, Any], image_size: Size, channels: int | None) -> None:
     image = features.get("image")
     if image is None or len(image.shape) != 3 or np.dtype(image.np_dtype) != np.uint8:
         found = ", ".join(sorted(features)) or "no named ones"

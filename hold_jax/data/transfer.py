@@ -15,7 +15,7 @@ _POLL_SECONDS = 0.1
 
 
 def to_model_range(x: jax.Array | np.ndarray) -> jax.Array:
-    """Returns float32 model input: uint8 pictures become `x / 127.5 - 1` in [-1, 1]; float32 vectors stay.
+    """Returns float32 model input: uint8 pictures become `x / 127.5 - 1` in [-1, 1]; float32 data stay.
 
     Call it inside the jitted step, so that only uint8 travels to the device.
     """

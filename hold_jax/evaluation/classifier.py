@@ -30,7 +30,7 @@ _PRECISION = jax.lax.Precision.HIGHEST
 
 
 class Classifier(nn.Module):
-    """A small convolutional network for pictures, a perceptron for vectors; 64 features before the last layer.
+    """A small convolutional network, for vectors a perceptron, with 64 features before the last layer.
 
     Its products are float32 on every backend.
 
@@ -42,13 +42,14 @@ class Classifier(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> Features:
-        """Features of x (B, H, W, C) or (B, d), float32 in the model's range."""
-        if x.ndim == 4:
+        """Features of x (B, H, W, C), (B, length, C) or (B, d), float32 in the model's range."""
+        rank = x.ndim - 2
+        if rank > 0:
             channels = 32
-            x = nn.relu(nn.Conv(channels, (3, 3), precision=_PRECISION)(x))
-            while min(x.shape[1:3]) > 4:
+            x = nn.relu(nn.Conv(channels, (3,) * rank, precision=_PRECISION)(x))
+            while min(x.shape[1:-1]) > 4:
                 channels = min(2 * channels, 128)
-                x = nn.relu(nn.Conv(channels, (3, 3), strides=(2, 2), precision=_PRECISION)(x))
+                x = nn.relu(nn.Conv(channels, (3,) * rank, strides=(2,) * rank, precision=_PRECISION)(x))
             x = x.reshape(x.shape[0], -1)
         else:
             x = nn.relu(nn.Dense(128, precision=_PRECISION)(x))
@@ -106,11 +107,12 @@ def _apply(network: Classifier, statistics: Statistics, params: Any, x: jax.Arra
 
 
 def _inputs(statistics: Statistics, x: jax.Array) -> jax.Array:
-    """Returns pictures in [-1, 1], and vectors of mean 0 and deviation 1, float32."""
+    """Returns pictures in [-1, 1], and other data with mean 0 and deviation 1, float32."""
     x = to_model_range(x)
     if not statistics.mean:
         return x
-    mean, std = (jnp.asarray(values, jnp.float32)[None] for values in (statistics.mean, statistics.std))
+    shape = (1,) * (x.ndim - 1) + (-1,)
+    mean, std = (jnp.asarray(values, jnp.float32).reshape(shape) for values in (statistics.mean, statistics.std))
     return (x - mean) / std
 
 

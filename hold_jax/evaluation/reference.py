@@ -181,8 +181,7 @@ def require_fits(found: Reference, path: Path, network: FeatureNetwork, data: Da
     Raises:
       UserError: naming what differs.
     """
-    kind = np.uint8 if data.is_image else np.float32
-    out = jax.eval_shape(network.apply, network.params, jax.ShapeDtypeStruct((1, *data.shape), kind)).values
+    out = jax.eval_shape(network.apply, network.params, jax.ShapeDtypeStruct((1, *data.shape), data.dtype)).values
     if found.moments.mean.size != out.shape[1]:
         raise UserError(
             f"`eval.stats` {path} is of {found.moments.mean.size} features; {network.name} has {out.shape[1]}: "

@@ -33,8 +33,8 @@ class SampleSettings:
       num_samples: number of samples to draw, from number 0 on, unless `indices` says which.
       batch_size: number of samples drawn at once, over all devices.
       frames: number of states kept for the film, a divisor of `num_steps`; 0 makes no film.
-      save_pngs: whether to also write one PNG file per sample (images only).
-      label: class of every sample (class-conditional models); None draws all classes.
+      save_pngs: whether to also write one PNG file per sample (pictures only).
+      label: class of every sample (class-conditional models), its name or its number; None draws all classes.
       classes: proportions of the classes if `label` is None, one of `CLASSES`. "data": those of the training data if
         the model has its class counts; "uniform": the same number of each class that occurs in the training data.
       guidance: scale of classifier-free guidance (models trained with label dropout). 0 is unconditional; 1 is
@@ -53,7 +53,7 @@ class SampleSettings:
     batch_size: int
     frames: int
     save_pngs: bool
-    label: int | None
+    label: int | str | None
     classes: str
     guidance: float | None
     seed: int
@@ -114,11 +114,8 @@ def make_draw(model: Model, settings: SampleSettings, devices: Devices) -> DrawF
       UserError: before compilation, if the grid, the model or the number of devices does not allow the settings.
     """
     devices.require_divides("sampling.batch_size", settings.batch_size)
-    classes = model.network.num_classes
-    known = settings.label is None or 0 <= settings.label < classes
-    allowed = f"a class, 0 to {classes - 1}, or None" if classes else "None for a model without classes"
-    require(known, "sampling.label", settings.label, allowed)
-    require(not settings.save_pngs or len(model.data_shape) == 3, "sampling.save_pngs", True, "False for vectors")
+    usable = not settings.save_pngs or model.kind == "picture"
+    require(usable, "sampling.save_pngs", settings.save_pngs, "False for data that are no pictures")
     draw = functools.partial(
         samplers.sample,
         settings.sampler,
@@ -133,6 +130,7 @@ def make_draw(model: Model, settings: SampleSettings, devices: Devices) -> DrawF
     )
     # Tracing with a trivial network finds an invalid grid or guidance before hours of training, not after them.
     try:
+        _class_number(model, settings.label)
         model.eps_fn(None, guidance=settings.guidance)
         jax.eval_shape(lambda: draw(lambda u, t: u[..., -1:, :], key=jax.random.key(0)))
     except UserError as error:
@@ -158,14 +156,36 @@ def draw_labels(model: Model, settings: SampleSettings, index: jax.Array) -> jax
 
     Returns:
       (B,) int32; 0 for a model without classes.
+
+    Raises:
+      UserError: for a label that is no class of the model.
     """
     classes = model.network.num_classes
     if settings.label is not None or not classes:
-        return jnp.full_like(index, settings.label or 0)
+        return jnp.full_like(index, _class_number(model, settings.label))
     counts = model.statistics.class_counts or (1,) * classes
     if settings.classes == "data" and model.statistics.class_counts:
         return class_of(index, counts)
     return jnp.asarray(np.flatnonzero(counts), jnp.int32)[index % np.count_nonzero(counts)]
+
+
+def _class_number(model: Model, label: int | str | None) -> int:
+    """Returns the number of the class with a name or a number; 0 for None. A name that looks like a number goes first.
+
+    Raises:
+      UserError: if the model has no such class.
+    """
+    classes, names = model.network.num_classes, model.statistics.class_names
+    if label is None:
+        return 0
+    require(classes > 0, "label", label, "None for a model without classes")
+    if str(label) in names:
+        return names.index(str(label))
+    if isinstance(label, str) and names:
+        require_choice("label", label, names)
+    known = isinstance(label, int) and 0 <= label < classes
+    require(known, "label", label, f"a class, 0 to {classes - 1}, or None")
+    return int(label)
 
 
 def draw_blocks(
@@ -185,8 +205,8 @@ def draw_blocks(
       index: (N,) rising numbers of the wanted samples.
 
     Yields:
-      Samples (b, *data_shape) with b <= `settings.batch_size`, and all frames of their batch, as uint8 images or
-      float32 vectors (`Model.to_data`).
+      Samples (b, *data_shape) with b <= `settings.batch_size`, and all frames of their batch, as uint8 pictures
+      or float32 data (`Model.to_data`).
 
     Raises:
       UserError: if a sample is NaN.

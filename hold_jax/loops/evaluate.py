@@ -18,7 +18,7 @@ from hold_jax.evaluation.feature_network import FeatureNetwork
 from hold_jax.evaluation.features import features_of
 from hold_jax.loops import likelihood, origin
 from hold_jax.loops.draw import Drawn, SampleSettings, make_draw
-from hold_jax.loops.generate import GRID_MAX, draw_rows, picture
+from hold_jax.loops.generate import draw_rows, picture
 from hold_jax.loops.likelihood import LikelihoodSettings
 from hold_jax.metrics.neighbors import nearest
 from hold_jax.model import Model
@@ -100,6 +100,8 @@ class Evaluator:
           UserError: naming the setting.
         """
         devices, settings = Devices.all(), self.settings
+        same = self.test.kind == self.model.kind
+        require(same, "data.kind", self.test.kind, f"{self.model.kind!r}, what the model was trained on")
         require(len(self.test) >= 2, "data.name", self.test.name, "a data set with 2 test examples or more")
         devices.require_divides("eval.batch_size", settings.batch_size)
         params = jax.eval_shape(self.model.init, jax.random.key(0))
@@ -220,7 +222,7 @@ def _loss_of_batch(
 
 def _abstract(data: Dataset, size: int) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes and dtypes of a batch of `eval_batches`."""
-    kinds = {"x": np.uint8 if data.is_image else np.float32, "label": np.int32, "index": np.int32, "mask": np.bool_}
+    kinds = {"x": data.dtype, "label": np.int32, "index": np.int32, "mask": np.bool_}
     shapes = {name: (size, *data.shape) if name == "x" else (size,) for name in kinds}
     return {name: jax.ShapeDtypeStruct(shapes[name], kind) for name, kind in kinds.items()}
 
@@ -239,7 +241,7 @@ def sample_rows(
     """Draws `num` samples, except those that are in `folder` already.
 
     Returns:
-      The samples as data, uint8 pictures or float32 vectors, and the record of what they were made by.
+      The samples as data, uint8 pictures or float32, and the record of what they were made by.
     """
     times = times_of(
         model.sde, settings.grid, model.sde.t_min if settings.t_min is None else settings.t_min, settings.num_steps
@@ -292,21 +294,19 @@ def compare(
         results |= figures.floor(network, features_of(network, held_out, devices), target)
     if x.shape[1:] == (2,):
         results |= figures.in_the_plane(x, load_train(), np.asarray(held_out.source))
-    if x.ndim == 2:
-        return results, {"samples": picture(x, reference=np.asarray(held_out.source))}
-    images = {"samples": pictures.image_grid(x[:GRID_MAX])}
-    if settings.neighbors:
+    images = {"samples": picture(x, reference=np.asarray(held_out.source))}
+    if settings.neighbors and x.ndim == 4:
         images["neighbors"] = neighbors(x[: settings.neighbors], load_train())
     return results, images
 
 
 def neighbors(x: np.ndarray, train: Dataset) -> Any:
-    """Each sample (N, H, W, C) in a row of its own, beside the training pictures nearest to it in pixels."""
+    """Each sample (N, H, W, C) in a row of its own, beside the training examples nearest to it in pixels."""
     blocks = (batch["x"][batch["mask"]] for batch in eval_batches(train, batch_size=1000))
     flat = (block.reshape(len(block), -1) for block in blocks)
     index = nearest(x.reshape(len(x), -1), flat, min(_NEIGHBORS, len(train))).indices
     rows = [np.concatenate([x[i : i + 1], train.gather(index[i])["x"]]) for i in range(len(x))]
-    return pictures.image_grid(np.concatenate(rows), columns=index.shape[1] + 1)
+    return pictures.image_grid(pictures.shades(np.concatenate(rows)), columns=index.shape[1] + 1)
 
 
 def _likelihood(

@@ -27,28 +27,36 @@ _BLOCK_BYTES = 1 << 26  # of the array, in memory at once when it is read again
 
 
 def picture(x: np.ndarray, *, reference: np.ndarray | None = None, title: str | None = None) -> PIL.Image.Image:
-    """Returns a picture of samples: a grid of images, a scatter plot of vectors, or a histogram of scalars.
+    """Returns a picture of samples: a grid of images, curves of signals, a plot of points.
 
     Args:
-      x: (N, H, W, C) uint8 images, of which the first `GRID_MAX` are shown, or (N, d) float32 vectors, of which the
-        first two coordinates are plotted.
-      reference: (M, d) float32 data to plot beside vectors.
+      x: (N, H, W, C) uint8 pictures or float32 arrays, of which the first `GRID_MAX` are shown; (N, length, C) float32
+        signals, of which a few are plotted; or (N, d) float32 vectors: a histogram for d = 1, a scatter plot for d = 2,
+        a pair plot of the first coordinates for more.
+      reference: (M, *data_shape) float32 data to plot beside vectors and signals.
       title: title of the plot (vectors only).
     """
     if x.ndim == 4:
-        return pictures.image_grid(x[:GRID_MAX])
+        return pictures.image_grid(pictures.shades(x[:GRID_MAX]))
+    if x.ndim == 3:
+        return pictures.curves(x, reference=reference)
     if x.shape[1] == 1:
         return pictures.histogram(x[:, 0], reference=None if reference is None else reference[:, 0], title=title)
-    return pictures.scatter(x[:, :2], reference=None if reference is None else reference[:, :2], title=title)
+    if x.shape[1] > 2:
+        return pictures.pairs(x, reference=reference, title=title)
+    return pictures.scatter(x, reference=reference, title=title)
 
 
 def film_frames(states: np.ndarray) -> list[PIL.Image.Image]:
     """Returns one picture for each of the states (F, N, *data_shape), uint8 or float32, of the reverse process."""
     if states.ndim == 5:
-        states = states[:, :FILM_MAX]
+        states = pictures.shades(states[:, :FILM_MAX])
         columns = int(np.ceil(np.sqrt(states.shape[1])))
         scale = max(1, 320 // (states.shape[3] * columns))
         return [pictures.image_grid(state, scale=scale) for state in states]
+    if states.ndim == 4:
+        limits = pictures.curve_limits(states[-1])
+        return [pictures.curves(state, limits=limits) for state in states]
     if states.shape[-1] == 1:
         limits = pictures.histogram_limits(states[-1, :, 0])
         return [pictures.histogram(state[:, 0], limits=limits) for state in states]
@@ -77,7 +85,7 @@ def generate(
       settings: how to draw and what to write.
       workdir: work directory of the run.
       step: training step of the checkpoint.
-      reference: (M, d) float32 data to plot beside vectors.
+      reference: (M, *data_shape) float32 data to plot beside vectors and signals.
 
     Returns:
       The folder, such as `workdir`/samples/step_1000_unipc20.
@@ -101,7 +109,7 @@ def generate(
         rows = PartialRows(folder / _ROWS, len(index), in_memory=False)
         draw_rows(model, params, settings, devices, rows, index, begin)
         if distributed.is_main():
-            shown = _first(rows.blocks(), GRID_MAX if len(model.data_shape) == 3 else len(index))
+            shown = _first(rows.blocks(), GRID_MAX if len(model.data_shape) > 1 else len(index))
             pictures.write_png(picture(shown, reference=reference), folder / "grid.png")
             with storage.writing(folder / ARRAY_FILE) as file:
                 npz.write_blocks(file, "x", (len(index), *shown.shape[1:]), shown.dtype, rows.blocks())

@@ -66,7 +66,7 @@ def evaluate_likelihood(
     *,
     tick: Callable[[int], None] = lambda done: None,
 ) -> dict[str, float]:
-    """Mean and standard error over examples, in bits per dimension: discrete for pictures, of the density for vectors.
+    """Mean and standard error over examples, in bits per dimension: discrete for pictures, else of the density.
 
     Args:
       model: what was trained.
@@ -127,7 +127,7 @@ def check(model: Model, settings: LikelihoodSettings, batch: dict[str, jax.Shape
 @functools.lru_cache(maxsize=4)
 def _compiled(model: Model, settings: LikelihoodSettings, devices: Devices) -> Callable[..., Any]:
     """Returns the jitted function (params, batch) -> bits per dimension (B,) in the model's range, and evaluations."""
-    bin_width = PICTURE_BIN if len(model.data_shape) == 3 else None
+    bin_width = PICTURE_BIN if model.kind == "picture" else None
     key = jax.random.key(settings.seed)
 
     def of_batch(params: Any, batch: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:

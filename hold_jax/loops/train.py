@@ -120,7 +120,8 @@ class Trainer:
         """
         devices, settings = Devices.all(), self.settings
         devices.require_divides("training.batch_size", settings.batch_size, settings.accumulation_steps)
-        require(not settings.flip or self.dataset.is_image, "data.flip", True, "False for vectors")
+        allowed = f"False for data of kind {self.dataset.kind!r}"
+        require(not settings.flip or self.dataset.is_image, "data.flip", True, allowed)
         computed = jnp.dtype(getattr(self.model.network, "dtype", jnp.float32))
         usable = settings.gradient_dtype in ("float32", computed.name)
         require(usable, "training.gradient_dtype", settings.gradient_dtype, f"float32 where model.dtype is {computed}")
@@ -175,7 +176,7 @@ class Trainer:
             step_fn = program.step.lower(state, self._abstract_batch(devices)).compile()
             compiled = time.monotonic()
             log = MetricLog(workdir, start_step=start) if main else NullLog()
-            counted = "images" if self.dataset.is_image else "points"
+            counted = {"picture": "images", "vector": "points", "signal": "signals"}.get(self.dataset.kind, "examples")
             progress = Progress(settings.num_steps, start, settings.batch_size, enabled=main, examples=counted)
             window = Window(settings.batch_size, settings.skip_limit)
             profile = Profile(workdir, -(-settings.profile // per_call) if main else 0)
@@ -255,9 +256,8 @@ class Trainer:
         settings, shape = self.settings, self.model.data_shape
         calls = (settings.steps_per_call,) if settings.steps_per_call > 1 else ()
         sharding = devices.batch(axis=len(calls))
-        kind = np.uint8 if len(shape) == 3 else np.float32
         return {
-            "x": jax.ShapeDtypeStruct((*calls, settings.batch_size, *shape), kind, sharding=sharding),
+            "x": jax.ShapeDtypeStruct((*calls, settings.batch_size, *shape), self.dataset.dtype, sharding=sharding),
             "label": jax.ShapeDtypeStruct((*calls, settings.batch_size), np.int32, sharding=sharding),
         }
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from hold_jax.nn.layers import Norm, add_broadcast, conv1x1, conv3x3, dense, group_norm, nin, residual_sum
+from hold_jax.nn.layers import Norm, add_broadcast, conv1, conv3, dense, group_norm, nin, residual_sum
 from hold_jax.nn.resample import Taps, downsample, upsample
 
 
@@ -32,7 +32,7 @@ class ResBlockDDPM(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, temb: jax.Array | None, train: bool) -> jax.Array:
-        """Maps (B, H, W, C), and the embedding (B, E) or None, to (B, H, W, features)."""
+        """Maps (B, *S, C), and the embedding (B, E) or None, to (B, *S, features)."""
         h = nn.silu(group_norm(x.shape[-1], self.norm, name="norm0", dtype=self.dtype)(x))
         h = _conv_time_conv(self, h, temb, train)
         if x.shape[-1] != self.features:
@@ -45,7 +45,7 @@ class ResBlockBigGAN(nn.Module):
 
     Attributes:
       features, dropout, skip_rescale, init_scale, dtype, norm: as in `ResBlockDDPM`.
-      taps: filter of the resampling; None: nearest neighbor up, 2x2 mean down.
+      taps: filter of the resampling; None: nearest neighbor up, mean of neighbors down.
       resample: 'up', 'down' or None.
     """
 
@@ -60,14 +60,14 @@ class ResBlockBigGAN(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, temb: jax.Array | None, train: bool) -> jax.Array:
-        """Maps (B, H, W, C), and the embedding (B, E) or None, to (B, H', W', features)."""
+        """Maps (B, *S, C), and the embedding (B, E) or None, to (B, *S', features)."""
         h = nn.silu(group_norm(x.shape[-1], self.norm, name="norm0", dtype=self.dtype)(x))
         if self.resample is not None:
             change = {"up": upsample, "down": downsample}[self.resample]
             h, x = change(h, self.taps), change(x, self.taps)
         h = _conv_time_conv(self, h, temb, train)
         if x.shape[-1] != self.features or self.resample is not None:
-            x = conv1x1(self.features, name="shortcut", dtype=self.dtype)(x)
+            x = conv1(self.features, name="shortcut", dtype=self.dtype)(x)
         return residual_sum(x, h, self.skip_rescale)
 
 
@@ -76,10 +76,11 @@ def _conv_time_conv(
 ) -> jax.Array:
     """The part common to both blocks; its layers belong to `block`, whose compact call includes this function."""
     dtype, features = block.dtype, block.features
-    h = conv3x3(features, name="conv0", dtype=dtype)(h)
+    h = conv3(features, name="conv0", dtype=dtype)(h)
     if temb is not None:
         # Always float32, see `add_broadcast`: this is one product per example, not per pixel.
-        h = add_broadcast(h, dense(features, name="time", dtype=jnp.float32)(nn.silu(temb))[:, None, None, :])
+        shift = dense(features, name="time", dtype=jnp.float32)(nn.silu(temb))
+        h = add_broadcast(h, jnp.expand_dims(shift, range(1, h.ndim - 1)))
     h = nn.silu(group_norm(features, block.norm, name="norm1", dtype=dtype)(h))
     h = nn.Dropout(block.dropout)(h, deterministic=not train)
-    return conv3x3(features, name="conv1", dtype=dtype, init_scale=block.init_scale)(h)
+    return conv3(features, name="conv1", dtype=dtype, init_scale=block.init_scale)(h)

@@ -1,7 +1,7 @@
-"""The layers of the score networks.
+"""The layers of the score networks, for pictures (B, H, W, C) and signals (B, length, C): S is (H, W) or (length,).
 
 In this package `dtype` is the type of activations and products. Parameters, the statistics of normalization and
-softmax, and all sums over pixels are float32, also in the backward pass. Each product has an explicit precision
+softmax, and all sums over positions are float32, also in the backward pass. Each product has an explicit precision
 (`precision_of`), so that results do not depend on the default of a backend.
 """
 
@@ -61,13 +61,45 @@ def _keep_parameters(*args: jax.Array | None, dtype: Any = None, inexact: bool =
     return [None if x is None else x.astype(dtype), *parameters]
 
 
-class _Conv(nn.Conv):
-    """`nn.Conv` that adds its bias in float32 and whose kernel has a float32 gradient."""
+def conv_parameters(
+    module: nn.Module, x: jax.Array, taps: int, features: int, init_scale: float = 1.0
+) -> tuple[jax.Array, jax.Array]:
+    """Returns a kernel (*taps, C, features) and a bias (1, ..., 1, features) of `module` for inputs x (B, *S, C)."""
+    rank = x.ndim - 2
+    kernel = module.param("kernel", default_init(init_scale), (taps,) * rank + (x.shape[-1], features))
+    return kernel, module.param("bias", nn.initializers.zeros, (features,)).reshape((1,) * (rank + 1) + (-1,))
 
-    conv_general_dilated: Any = products.conv
 
+class Conv(nn.Module):
+    """A convolution of pictures or signals, with the parameters of `nn.Conv`.
+
+    Its bias is added in float32, and its kernel has a float32 gradient (`products`).
+
+    Attributes:
+      features: channels of the output.
+      taps: length of the kernel on every spatial axis.
+      dtype: compute type.
+      stride: on every spatial axis.
+      padding: "SAME", "VALID", or zeros on both ends of every spatial axis.
+      init_scale: variance scale of the kernel.
+    """
+
+    features: int
+    taps: int
+    dtype: DTypeLike
+    stride: int = 1
+    padding: str | int = "SAME"
+    init_scale: float = 1.0
+
+    @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        return super().__call__(x).astype(self.dtype)
+        """Maps (B, *S, C) to (B, *S', features)."""
+        rank = x.ndim - 2
+        kernel, bias = conv_parameters(self, x, self.taps, self.features, self.init_scale)
+        padding = self.padding if isinstance(self.padding, str) else [(self.padding, self.padding)] * rank
+        precision = precision_of(self.dtype)
+        h = products.conv(x.astype(self.dtype), kernel, (self.stride,) * rank, padding, precision=precision)
+        return add_broadcast(h, bias)
 
 
 class _Dense(nn.Dense):
@@ -79,40 +111,14 @@ class _Dense(nn.Dense):
         return super().__call__(x).astype(self.dtype)
 
 
-def conv3x3(
-    features: int,
-    *,
-    name: str,
-    dtype: DTypeLike,
-    stride: int = 1,
-    padding: str | int = "SAME",
-    init_scale: float = 1.0,
-) -> nn.Conv:
-    """Returns a 3x3 convolution, (B, H, W, C) -> (B, H/stride, W/stride, features), with the padding of `nn.Conv`."""
-    return _Conv(
-        features,
-        (3, 3),
-        strides=(stride, stride),
-        padding=padding,
-        kernel_init=default_init(init_scale),
-        dtype=dtype,
-        promote_dtype=_keep_parameters,
-        precision=precision_of(dtype),
-        name=name,
-    )
+def conv3(features: int, *, name: str, dtype: DTypeLike, **options: Any) -> Conv:
+    """Returns a convolution with 3 taps on every spatial axis; further options are those of `Conv`."""
+    return Conv(features, 3, dtype, name=name, **options)
 
 
-def conv1x1(features: int, *, name: str, dtype: DTypeLike) -> nn.Conv:
-    """Returns a 1x1 convolution, (B, H, W, C) -> (B, H, W, features)."""
-    return _Conv(
-        features,
-        (1, 1),
-        kernel_init=default_init(),
-        dtype=dtype,
-        promote_dtype=_keep_parameters,
-        precision=precision_of(dtype),
-        name=name,
-    )
+def conv1(features: int, *, name: str, dtype: DTypeLike) -> Conv:
+    """Returns a pointwise convolution."""
+    return Conv(features, 1, dtype, name=name)
 
 
 def dense(features: int, *, name: str, dtype: DTypeLike, init_scale: float = 1.0) -> nn.Dense:
@@ -128,7 +134,7 @@ def dense(features: int, *, name: str, dtype: DTypeLike, init_scale: float = 1.0
 
 
 def nin(features: int, *, name: str, dtype: DTypeLike, init_scale: float = 0.1) -> nn.Dense:
-    """Returns DDPM's "network in network": a pointwise affine map with smaller initial weights than `conv1x1`."""
+    """Returns DDPM's "network in network": a pointwise affine map with smaller initial weights than `conv1`."""
     return dense(features, name=name, dtype=dtype, init_scale=init_scale)
 
 
@@ -169,7 +175,7 @@ def residual_sum(x: jax.Array, h: jax.Array, rescale: bool) -> jax.Array:
 
 
 class SelfAttention(nn.Module):
-    """Self-attention over all pixels, as a residual block (arXiv:2006.11239, appendix B).
+    """Self-attention over all positions, as a residual block (arXiv:2006.11239, appendix B).
 
     h = x + W_o softmax(q k' / sqrt(C)) v for each head of C channels, with q, k, v affine in GroupNorm(x).
 
@@ -189,23 +195,23 @@ class SelfAttention(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps (B, H, W, C) to (B, H, W, C)."""
-        B, H, W, C = x.shape
+        """Maps (B, *S, C) to (B, *S, C)."""
+        B, C = x.shape[0], x.shape[-1]
         size = self.head_dim or C
         require(C % size == 0, "attention_head_dim", size, f"a divisor of {C}, the channels that attention sees")
-        heads = (B, H * W, C // size, size)
+        heads = (B, -1, C // size, size)
         h = group_norm(C, self.norm, name="norm", dtype=self.dtype)(x)
         q, k, v = (nin(C, name=name, dtype=self.dtype)(h).reshape(heads) for name in ("query", "key", "value"))
         precision = precision_of(self.dtype)
         logits = jnp.einsum("bqhc,bkhc->bhqk", q, k, precision=precision, preferred_element_type=jnp.float32)
         weights = jax.nn.softmax(logits / math.sqrt(size)).astype(self.dtype)
-        h = jnp.einsum("bhqk,bkhc->bqhc", weights, v, precision=precision).reshape(B, H, W, C)
+        h = jnp.einsum("bhqk,bkhc->bqhc", weights, v, precision=precision).reshape(x.shape)
         h = nin(C, name="out", dtype=self.dtype, init_scale=self.init_scale)(h)
         return residual_sum(x, h, self.skip_rescale)
 
 
 class OutputHead(nn.Module):
-    """GroupNorm, SiLU, 3x3 convolution to the output channels, the convolution in float32.
+    """GroupNorm, SiLU, convolution to the output channels, the convolution in float32.
 
     Samplers divide the output by small numbers, and a bfloat16 output has a relative error of 2**-9 even after long
     training. A float32 convolution to a few channels costs very little.
@@ -224,6 +230,6 @@ class OutputHead(nn.Module):
 
     @nn.compact
     def __call__(self, h: jax.Array) -> jax.Array:
-        """Maps (B, H, W, C) to (B, H, W, out_channels) float32."""
+        """Maps (B, *S, C) to (B, *S, out_channels) float32."""
         h = nn.silu(group_norm(h.shape[-1], self.norm, name="norm", dtype=self.dtype)(h))
-        return conv3x3(self.out_channels, name="conv", dtype=jnp.float32, init_scale=self.init_scale)(h)
+        return conv3(self.out_channels, name="conv", dtype=jnp.float32, init_scale=self.init_scale)(h)

@@ -12,24 +12,23 @@ from jax.typing import DTypeLike
 from hold_jax.errors import require, require_choice
 from hold_jax.nn.blocks import ResBlockBigGAN, ResBlockDDPM
 from hold_jax.nn.embeddings import EMBEDDINGS, LABEL_PLACES, ConditionEmbedding, EmbeddingKind, LabelPlace
-from hold_jax.nn.layers import Norm, OutputHead, SelfAttention, conv3x3
+from hold_jax.nn.layers import Norm, OutputHead, SelfAttention, conv3
 from hold_jax.nn.pyramids import InputResidual, InputSkip, OutputResidual, OutputSkip
 from hold_jax.nn.resample import ConvDownsample, ConvUpsample, Taps, downsample, upsample
 
 
-def check_image_shape(height: int, width: int, num_levels: int) -> None:
-    """Checks that both sides of an image can be halved `num_levels` - 1 times.
+def check_sides(sides: Sequence[int], num_levels: int) -> None:
+    """Checks that the sides of a picture, or the length of a signal, can be halved `num_levels` - 1 times.
 
     Args:
-      height: image height in pixels.
-      width: image width in pixels.
+      sides: (height, width) or (length,).
       num_levels: number of resolutions of the network, `len(channel_multipliers)`.
 
     Raises:
       UserError: if one cannot; the message contains the nearest valid sizes.
     """
     factor = 2 ** (num_levels - 1)
-    for argument, size in (("height", height), ("width", width)):
+    for argument, size in zip(("height", "width") if len(sides) == 2 else ("length",), sides, strict=True):
         below, above = size // factor * factor, -(-size // factor) * factor
         nearest = f"{below} or {above}" if below > 0 else f"{max(above, factor)}"
         require(
@@ -43,6 +42,8 @@ def check_image_shape(height: int, width: int, num_levels: int) -> None:
 class NCSNpp(nn.Module):
     """The U-Net of score_sde with all options of its `ncsnpp`; the defaults are CLD's network for CIFAR-10.
 
+    For signals the same blocks have convolutions, resampling and attention along their one axis.
+
     With `label_place` 'features' it is EDM's `SongUNet` (arXiv:2206.00364). With `resblock_type` 'ddpm' and
     `attention_up` 'every' it is the network of DDPM (arXiv:2006.11239) as implemented in diffusers.
 
@@ -55,7 +56,7 @@ class NCSNpp(nn.Module):
       channels: width of the first level.
       channel_multipliers: width of each level divided by `channels`; its length is the number of levels.
       num_res_blocks: residual blocks per level on the way down; one more on the way up.
-      attention_resolutions: levels whose longer side in pixels is one of these have self-attention.
+      attention_resolutions: levels whose longer side is one of these have self-attention.
       attention_up: place of the attention in such a level on the way up: after its 'last' or after 'every' block.
       attention_head_dim: channels of an attention head; None: one head of all channels.
       norm_groups: groups of every group normalization; None: min(channels // 4, 32).
@@ -64,7 +65,7 @@ class NCSNpp(nn.Module):
       resblock_type: 'biggan' (resolution changes inside a residual block) or 'ddpm' (between blocks).
       resample_with_conv: whether 'ddpm' resamples with a learned convolution; 'biggan' ignores it.
       downsample_padding: zeros of 'ddpm's strided convolution: 'after' the last pixels, or 'around' the picture.
-      fir: resample with `fir_kernel`; False: nearest neighbor up and 2x2 mean (or strided convolution) down.
+      fir: resample with `fir_kernel`; False: nearest neighbor up and mean of neighbors (or strided convolution) down.
       fir_kernel: separable filter, normalized to sum 1, at least 2 taps.
       skip_rescale: divide every residual sum by sqrt(2).
       init_scale: variance scale of each residual branch's last layer and of the output layer; 0 stands for 1e-10.
@@ -134,16 +135,16 @@ class NCSNpp(nn.Module):
     def __call__(
         self, x: jax.Array, noise_cond: jax.Array, labels: jax.Array | None = None, train: bool = False
     ) -> jax.Array:
-        """Maps an image and its noise level to an image of `out_channels` channels.
+        """Maps a picture or a signal and its noise level to one of `out_channels` channels.
 
         Args:
-          x: (B, H, W, C) float32, any C; H and W divisible by 2**(levels - 1).
+          x: (B, *S, C) float32, S = (H, W) or (length,), any C; the sides divisible by 2**(levels - 1).
           noise_cond: (B,) float32, the conditioning scalar as embedded: log(sigma) / 4, 999 t or the like.
           labels: (B,) int32 in 0..`num_classes`, or None if the network has no classes.
           train: whether to use dropout, which needs `rngs={'dropout': key}`.
 
         Returns:
-          (B, H, W, out_channels) float32.
+          (B, *S, out_channels) float32.
         """
         self._check_input(x, noise_cond)
         widths = [self.channels * multiplier for multiplier in self.channel_multipliers]
@@ -170,7 +171,7 @@ class NCSNpp(nn.Module):
             return SelfAttention(self.skip_rescale, self.init_scale, self.dtype, head_dim, norm, name=name)(h)
 
         def attention_if_listed(h: jax.Array, name: str) -> jax.Array:
-            return attention(h, name) if max(h.shape[1:3]) in self.attention_resolutions else h
+            return attention(h, name) if max(h.shape[1:-1]) in self.attention_resolutions else h
 
         def resample(h: jax.Array, change: Literal["up", "down"], name: str) -> jax.Array:
             if self.resblock_type == "biggan":
@@ -182,7 +183,7 @@ class NCSNpp(nn.Module):
             return {"up": upsample, "down": downsample}[change](h, self._taps)
 
         x = (x + 1) / 2 if self.unit_input else x
-        h = conv3x3(self.channels, name="conv_in", dtype=jnp.float32)(x)
+        h = conv3(self.channels, name="conv_in", dtype=jnp.float32)(x)
         h = h.astype(self.dtype)
         skips, pyramid = [h], x
         for level, width in enumerate(widths):
@@ -255,6 +256,7 @@ class NCSNpp(nn.Module):
         }[self.progressive]
 
     def _check_input(self, x: jax.Array, noise_cond: jax.Array) -> None:
-        require(x.ndim == 4, "x", x.shape, "an array of shape (batch, height, width, channels)")
+        shapes = "(batch, height, width, channels) or (batch, length, channels)"
+        require(x.ndim in (3, 4), "x", x.shape, f"an array of shape {shapes}")
         require(noise_cond.shape == x.shape[:1], "noise_cond", noise_cond.shape, f"an array of shape {x.shape[:1]}")
-        check_image_shape(x.shape[1], x.shape[2], len(self.channel_multipliers))
+        check_sides(x.shape[1:-1], len(self.channel_multipliers))

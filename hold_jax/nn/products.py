@@ -6,7 +6,6 @@ bfloat16, it would be summed over devices in bfloat16, but over accumulation ste
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 from jax import lax
@@ -36,29 +35,35 @@ def dot(
 def conv(
     x: jax.Array,
     kernel: jax.Array,
-    window_strides: Sequence[int],
+    strides: Sequence[int],
     padding: str | Sequence[tuple[int, int]],
-    lhs_dilation: Sequence[int] = (1, 1),
-    rhs_dilation: Sequence[int] = (1, 1),
-    dimension_numbers: Any = None,
-    feature_group_count: int = 1,
+    dilation: Sequence[int] | None = None,
     precision: lax.PrecisionLike = None,
 ) -> jax.Array:
-    """`lax.conv_general_dilated` of (B, H, W, C) with a kernel (h, w, C, D): (B, H', W', D) in x's type."""
-    del dimension_numbers  # always those of the shapes in the docstring
-    assert feature_group_count == 1 and tuple(rhs_dilation) == (1, 1)
-    sides = [(n - 1) * d + 1 for n, d in zip(x.shape[1:3], lhs_dilation, strict=True)]
+    """Convolution of (B, *S, C) with a kernel (*taps, C, D), of pictures or signals: (B, *S', D) in x's type.
+
+    Args:
+      x: activations.
+      kernel: of as many spatial axes as x.
+      strides: one for each spatial axis.
+      padding: "SAME", "VALID", or (low, high) for each spatial axis.
+      dilation: of x, one for each spatial axis; None: 1.
+      precision: of the products.
+    """
+    space = "HW"[: x.ndim - 2]
+    dilation = dilation or (1,) * len(space)
+    sides = [(n - 1) * d + 1 for n, d in zip(x.shape[1:-1], dilation, strict=True)]
     if isinstance(padding, str):
-        padding = lax.padtype_to_pads(sides, kernel.shape[:2], window_strides, padding)
+        padding = lax.padtype_to_pads(sides, kernel.shape[:-2], strides, padding)
 
     def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
         return lax.conv_general_dilated(
             x,
             kernel.astype(x.dtype),
-            window_strides,
+            strides,
             padding,
-            lhs_dilation=lhs_dilation,
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            lhs_dilation=dilation,
+            dimension_numbers=(f"N{space}C", f"{space}IO", f"N{space}C"),
             precision=precision,
         )
 
@@ -67,17 +72,17 @@ def conv(
         ends = [
             (low, taps - side - low + (length - 1) * stride)
             for (low, _), taps, side, length, stride in zip(
-                padding, kernel.shape[:2], sides, y_bar.shape[1:3], window_strides, strict=True
+                padding, kernel.shape[:-2], sides, y_bar.shape[1:-1], strides, strict=True
             )
         ]
         return lax.conv_general_dilated(
             x,
             y_bar,
-            (1, 1),
+            (1,) * len(space),
             ends,
-            lhs_dilation=lhs_dilation,
-            rhs_dilation=window_strides,
-            dimension_numbers=("CHWN", "IHWO", "HWNC"),
+            lhs_dilation=dilation,
+            rhs_dilation=strides,
+            dimension_numbers=(f"C{space}N", f"I{space}O", f"{space}NC"),
             precision=precision,
             preferred_element_type=kernel.dtype,
         )

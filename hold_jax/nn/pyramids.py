@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from hold_jax.nn.layers import Norm, OutputHead, conv1x1, conv3x3, group_norm, residual_sum
+from hold_jax.nn.layers import Norm, OutputHead, conv1, conv3, group_norm, residual_sum
 from hold_jax.nn.resample import ConvDownsample, ConvUpsample, Taps, downsample, upsample
 
 Level = tuple[jax.Array, jax.Array]
@@ -32,9 +32,9 @@ class InputSkip(nn.Module):
 
     @nn.compact
     def __call__(self, pyramid: jax.Array, h: jax.Array) -> Level:
-        """Maps the image (B, 2H, 2W, C) and h (B, H, W, F) to (B, H, W, C) and (B, H, W, F or 2F)."""
+        """Maps the image (B, *2S, C) and h (B, *S, F) to (B, *S, C) and (B, *S, F or 2F)."""
         pyramid = downsample(pyramid, self.taps)
-        image = conv1x1(h.shape[-1], name="conv", dtype=self.dtype)(pyramid)
+        image = conv1(h.shape[-1], name="conv", dtype=self.dtype)(pyramid)
         return pyramid, image + h if self.combine == "sum" else jnp.concatenate([image, h], axis=-1)
 
 
@@ -53,7 +53,7 @@ class InputResidual(nn.Module):
 
     @nn.compact
     def __call__(self, pyramid: jax.Array, h: jax.Array) -> Level:
-        """Maps the image (B, 2H, 2W, C) and h (B, H, W, F) to their sum (B, H, W, F), twice."""
+        """Maps the image (B, *2S, C) and h (B, *S, F) to their sum (B, *S, F), twice."""
         pyramid = ConvDownsample(h.shape[-1], self.taps, self.dtype, name="down")(pyramid)
         h = residual_sum(pyramid, h, self.skip_rescale)
         return h, h
@@ -78,7 +78,7 @@ class OutputSkip(nn.Module):
 
     @nn.compact
     def __call__(self, pyramid: jax.Array | None, h: jax.Array) -> Level:
-        """Maps the sum (B, H/2, W/2, out_channels), None at the deepest level, and h (B, H, W, F) to the next."""
+        """Maps the sum (B, *S/2, out_channels), None at the deepest level, and h (B, *S, F) to the next."""
         image = OutputHead(self.out_channels, self.init_scale, self.dtype, self.norm, name="head")(h)
         return image if pyramid is None else upsample(pyramid, self.taps) + image, h
 
@@ -100,10 +100,10 @@ class OutputResidual(nn.Module):
 
     @nn.compact
     def __call__(self, pyramid: jax.Array | None, h: jax.Array) -> Level:
-        """Maps features (B, H/2, W/2, E), None at the deepest level, and h (B, H, W, F) to (B, H, W, F), twice."""
+        """Maps features (B, *S/2, E), None at the deepest level, and h (B, *S, F) to (B, *S, F), twice."""
         if pyramid is None:
             features = nn.silu(group_norm(h.shape[-1], self.norm, name="norm", dtype=self.dtype)(h))
-            return conv3x3(h.shape[-1], name="conv", dtype=self.dtype)(features), h
+            return conv3(h.shape[-1], name="conv", dtype=self.dtype)(features), h
         pyramid = ConvUpsample(h.shape[-1], self.taps, self.dtype, name="up")(pyramid)
         h = residual_sum(pyramid, h, self.skip_rescale)
         return h, h

@@ -1,8 +1,8 @@
-"""Resampling of images by a factor of two, with or without a FIR filter (StyleGAN2's upfirdn).
+"""Resampling of pictures and signals by a factor of two, with or without a FIR filter (StyleGAN2's upfirdn).
 
-`taps` is always a separable filter such as (1, 3, 3, 1), normalized here to gain 1, or None: nearest neighbor up, 2x2
-mean down. Pixels outside of the image are zero, so a constant image stays constant except at the border. The filter
-phases follow StyleGAN2 (arXiv:1912.04958, appendix B) and score_sde (arXiv:2011.13456, appendix H).
+`taps` is always a separable filter such as (1, 3, 3, 1), normalized here to gain 1, or None: nearest neighbor up, mean
+of neighbors down. Values outside of the picture are zero, so a constant picture stays constant except at the border.
+The filter phases follow StyleGAN2 (arXiv:1912.04958, appendix B) and score_sde (arXiv:2011.13456, appendix H).
 """
 
 import functools
@@ -17,30 +17,30 @@ from jax import lax
 from jax.typing import DTypeLike
 
 from hold_jax.nn import products
-from hold_jax.nn.layers import add_broadcast, conv3x3, default_init, precision_of
+from hold_jax.nn.layers import add_broadcast, conv3, conv_parameters, precision_of
 
 Taps = Sequence[float] | None
 
 
 def upsample(x: jax.Array, taps: Taps) -> jax.Array:
-    """Upsamples (B, H, W, C) to (B, 2H, 2W, C) without parameters."""
+    """Upsamples (B, *S, C) to (B, *2S, C) without parameters."""
     if taps is None:
-        return x.repeat(2, axis=1).repeat(2, axis=2)
+        return functools.reduce(lambda h, axis: h.repeat(2, axis=axis), _axes(x), x)
     p = len(taps) - 2
     return _filter(x, taps, gain=2, pad=((p + 1) // 2 + 1, p // 2 + 1), up=2)
 
 
 def downsample(x: jax.Array, taps: Taps) -> jax.Array:
-    """Downsamples (B, H, W, C) to (B, H/2, W/2, C) without parameters; H and W must be even."""
+    """Downsamples (B, *S, C) to (B, *S/2, C) without parameters; the sides must be even."""
     if taps is None:
-        B, H, W, C = x.shape
-        return x.reshape(B, H // 2, 2, W // 2, 2, C).mean(axis=(2, 4))
+        pairs = [part for side in x.shape[1:-1] for part in (side // 2, 2)]
+        return x.reshape(x.shape[0], *pairs, x.shape[-1]).mean(axis=tuple(range(2, 2 * x.ndim - 3, 2)))
     p = len(taps) - 2
     return _filter(x, taps, gain=1, pad=((p + 1) // 2, p // 2), down=2)
 
 
 class ConvUpsample(nn.Module):
-    """Upsampling by two with a learned 3x3 convolution: (B, H, W, C) -> (B, 2H, 2W, features).
+    """Upsampling by two with a learned convolution of 3 taps: (B, *S, C) -> (B, *2S, features).
 
     Attributes:
       features: channels of the output.
@@ -54,18 +54,18 @@ class ConvUpsample(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps (B, H, W, C) to (B, 2H, 2W, features)."""
+        """Maps (B, *S, C) to (B, *2S, features)."""
         if self.taps is None:
-            return conv3x3(self.features, name="conv", dtype=self.dtype)(upsample(x, None))
-        kernel, bias = _ConvParameters(self.features, name="conv")(x.shape[-1])
-        x, precision = x.astype(self.dtype), precision_of(self.dtype)
-        h = products.conv(x, kernel, (1, 1), [(2, 2), (2, 2)], lhs_dilation=(2, 2), precision=precision)
+            return conv3(self.features, name="conv", dtype=self.dtype)(upsample(x, None))
+        kernel, bias = _ConvParameters(self.features, name="conv")(x)
+        x, precision, rank = x.astype(self.dtype), precision_of(self.dtype), x.ndim - 2
+        h = products.conv(x, kernel, (1,) * rank, [(2, 2)] * rank, dilation=(2,) * rank, precision=precision)
         p = len(self.taps) - 4
-        return add_broadcast(_filter(h, self.taps, gain=2, pad=((p + 1) // 2 + 1, p // 2 + 1)), bias[None, None, None])
+        return add_broadcast(_filter(h, self.taps, gain=2, pad=((p + 1) // 2 + 1, p // 2 + 1)), bias)
 
 
 class ConvDownsample(nn.Module):
-    """Downsampling by two with a learned 3x3 convolution: (B, H, W, C) -> (B, H/2, W/2, features).
+    """Downsampling by two with a learned convolution of 3 taps: (B, *S, C) -> (B, *S/2, features).
 
     Attributes:
       features: channels of the output.
@@ -81,26 +81,30 @@ class ConvDownsample(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps (B, H, W, C) to (B, H/2, W/2, features)."""
+        """Maps (B, *S, C) to (B, *S/2, features)."""
         if self.taps is None:
             padding = {"after": "SAME", "around": 1}[self.padding]
-            return conv3x3(self.features, name="conv", dtype=self.dtype, stride=2, padding=padding)(x)
-        kernel, bias = _ConvParameters(self.features, name="conv")(x.shape[-1])
+            return conv3(self.features, name="conv", dtype=self.dtype, stride=2, padding=padding)(x)
+        kernel, bias = _ConvParameters(self.features, name="conv")(x)
         p = len(self.taps)
         h = _filter(x.astype(self.dtype), self.taps, gain=1, pad=((p + 1) // 2, p // 2))
-        h = products.conv(h, kernel, (2, 2), "VALID", precision=precision_of(self.dtype))
-        return add_broadcast(h, bias[None, None, None])
+        h = products.conv(h, kernel, (2,) * (x.ndim - 2), "VALID", precision=precision_of(self.dtype))
+        return add_broadcast(h, bias)
 
 
 class _ConvParameters(nn.Module):
-    """The parameters of a 3x3 `nn.Conv`, at the same place in the tree with and without a filter."""
+    """The parameters of `conv3`, at the same place in the tree with and without a filter."""
 
     features: int
 
     @nn.compact
-    def __call__(self, channels: int) -> tuple[jax.Array, jax.Array]:
-        kernel = self.param("kernel", default_init(), (3, 3, channels, self.features))
-        return kernel, self.param("bias", nn.initializers.zeros, (self.features,))
+    def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return conv_parameters(self, x, 3, self.features)
+
+
+def _axes(x: jax.Array) -> range:
+    """The spatial axes."""
+    return range(1, x.ndim - 1)
 
 
 def _filter(
@@ -117,12 +121,14 @@ def _filter(
     """
     # Flipped, because `_phases` computes a correlation, not a convolution.
     weights = np.asarray(taps, np.float64)[::-1] * gain / np.sum(taps)
-    rows = _phases(x.astype(jnp.float32), weights, pad, up, down, axis=1)
-    columns = [
-        _interleave([phase.astype(x.dtype) for phase in _phases(row, weights, pad, up, down, axis=2)], axis=2)
-        for row in rows
-    ]
-    return _interleave(columns, axis=1)
+
+    def along(h: jax.Array, axis: int) -> jax.Array:
+        if axis == x.ndim - 1:
+            return h.astype(x.dtype)
+        phases = _phases(h, weights, pad, up, down, axis)
+        return _interleave([along(phase, axis + 1) for phase in phases], axis)
+
+    return along(x.astype(jnp.float32), 1)
 
 
 def _phases(x: jax.Array, weights: np.ndarray, pad: tuple[int, int], up: int, down: int, axis: int) -> list[jax.Array]:

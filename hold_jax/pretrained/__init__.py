@@ -31,7 +31,8 @@ __all__ = ["Pretrained", "load"]
 class Pretrained:
     """A model with its averaged parameters.
 
-    Data are what the model was trained on: uint8 pictures (B, H, W, C) or float vectors (B, d) in their own units.
+    Data are what the model was trained on: uint8 pictures (B, H, W, C), or floats in their own units: vectors (B, d),
+    signals (B, length, C) or arrays (B, H, W, C).
 
     Attributes:
       model: the SDE, the network and the parameterization.
@@ -88,10 +89,10 @@ class Pretrained:
           batch_size: samples drawn at once; None: the run's.
           progress: called with the number of samples done after each batch.
           **options: `sampler` (a name or an instance), `num_steps`, `grid`, `t_min`, `denoise` as in `samplers.sample`;
-            `label`, one class for all, and `guidance`, its scale; those left out are the run's.
+            `label`, the number or name of one class for all, and `guidance`, its scale; those left out are the run's.
 
         Returns:
-          (num, *data_shape) data: uint8 pictures or float32 vectors.
+          (num, *data_shape) data: uint8 pictures or float32.
 
         Raises:
           UserError: for a bad option, and for samples that are NaN.
@@ -139,7 +140,7 @@ class Pretrained:
     def bits_per_dim(
         self, x: jax.Array, key: jax.Array, *, labels: jax.Array | None = None, **options: Any
     ) -> likelihood.Likelihood:
-        """Bits per dimension of data: of 8-bit values for pictures, of the density in data units for vectors.
+        """Bits per dimension of data: of 8-bit values for pictures, else of the density in data units.
 
         Args:
           x: (B, *data_shape) data.
@@ -150,7 +151,7 @@ class Pretrained:
         Returns:
           Likelihood.
         """
-        options.setdefault("bin_width", PICTURE_BIN if len(self.model.data_shape) == 3 else None)
+        options.setdefault("bin_width", PICTURE_BIN if self.model.kind == "picture" else None)
         eps_fn = self.eps_fn if labels is None else self.model.eps_fn(self.params, labels=labels)
         found = likelihood.bits_per_dim(self.sde, eps_fn, self.model.to_model(x), key=key, **options)
         return found._replace(bpd=found.bpd + self.model.log2_scale)
@@ -211,8 +212,9 @@ def load(workdir: str | Path, checkpoint: int | None = None) -> Pretrained:
     if diffusers.is_pipeline(folder):
         require(checkpoint is None, "checkpoint", checkpoint, "None for a folder of diffusers")
         config = read_config(diffusers.config(folder, "workdir"))
-        assert config.data.image_size is not None and config.data.channels is not None
-        model = build.model(config, (config.data.image_size, config.data.image_size, config.data.channels), 0)
+        side, channels = config.data.image_size, config.data.channels
+        assert isinstance(side, int) and channels is not None, "what the importer of diffusers sets"
+        model = build.model(config, (side, side, channels), 0)
         assert isinstance(model.network, NCSNpp)
         weights = diffusers.read(folder, model.network, model.input_shape, f"`workdir` is {name!r}")
         return Pretrained(model, jax.tree.map(jnp.asarray, weights.params), config, build.sampling(config), 0)

@@ -1,5 +1,6 @@
-"""Reading .npz archives of unknown origin: headers first, sizes bounded, no pickles. Large arrays block by block."""
+"""Reading .npz and .npy files of unknown origin: headers first, sizes bounded, no pickles; large arrays in blocks."""
 
+import io
 import math
 import zipfile
 import zlib
@@ -49,8 +50,7 @@ class Npz:
         for name in self.names[:most]:
             try:
                 with self._zip.open(self._members[name]) as member:
-                    shape, _, dtype = _header(member)
-                what = "(Python objects)" if dtype.hasobject else f"{dtype}{list(shape)}"
+                    what = _described(member)
             except Exception:  # as in `__init__`: this is the text of an error message, which must not fail itself
                 what = "(damaged)"
             shown.append(f"{name[:100]} {what}")
@@ -66,21 +66,7 @@ class Npz:
         info = self._members[name]
         try:
             with self._zip.open(info) as member:
-                shape, fortran_order, dtype = _header(member)
-                if dtype.hasobject:
-                    raise ValueError("Object arrays are not read")
-                size = math.prod(shape) * dtype.itemsize
-                if size > self._limit:
-                    raise ValueError(
-                        f"it holds {size / 2**30:.3g} GiB, more than the {self._limit / 2**30:.3g} allowed"
-                    )
-                if size != info.file_size - member.tell():
-                    raise ValueError("its size differs from what its header declares")
-                raw = member.read()
-            if len(raw) != size:
-                raise ValueError("its size differs from what its header declares")
-            x = np.frombuffer(raw, dtype).reshape(shape[::-1] if fortran_order else shape)
-            return x.T.copy() if fortran_order else x.copy()
+                return _read(member, info.file_size, self._limit)
         except Exception as error:
             raise NpzError(_text(error)) from None
 
@@ -121,6 +107,88 @@ def read_blocks(file: BinaryIO, name: str, size_bytes: int) -> Iterator[np.ndarr
                 yield np.frombuffer(member.read(count * row), dtype).reshape(count, *shape[1:])
     except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise NpzError(_text(error)) from None
+
+
+class Npy:
+    """The one array of an open .npy file, under the name "x", with the interface of `Npz`.
+
+    Args:
+      file: seekable, at its beginning.
+      limit_bytes: the largest array that is read.
+    """
+
+    def __init__(self, file: BinaryIO, limit_bytes: int):
+        self._file, self._limit = file, limit_bytes
+
+    def __contains__(self, name: str) -> bool:
+        return name == "x"
+
+    def describe(self) -> str:
+        """See `Npz.describe`."""
+        self._file.seek(0)
+        return f"one array, {_described(self._file)}"
+
+    def read(self, name: str) -> np.ndarray:
+        """See `Npz.read`."""
+        assert name in self
+        self._file.seek(0)
+        return read_npy(self._file, self._limit)
+
+
+def read_npy(file: BinaryIO, limit_bytes: int) -> np.ndarray:
+    """Returns the array of an open .npy file.
+
+    Args:
+      file: seekable, at its beginning.
+      limit_bytes: the largest array that is read.
+
+    Raises:
+      NpzError: if it is damaged, holds Python objects, or is larger than the limit.
+    """
+    try:
+        size = file.seek(0, io.SEEK_END)
+        file.seek(0)
+        return _read(file, size, limit_bytes)
+    except Exception as error:
+        raise NpzError(_text(error)) from None
+
+
+def npy_shape(file: BinaryIO) -> tuple[int, ...]:
+    """Returns the shape that the header of an open .npy file declares.
+
+    Raises:
+      NpzError: if it has no readable header.
+    """
+    try:
+        return _header(file)[0]
+    except Exception as error:
+        raise NpzError(_text(error)) from None
+
+
+def _read(member: IO[bytes], file_size: int, limit_bytes: int) -> np.ndarray:
+    """Returns the array of a .npy file of `file_size` bytes, if its header declares just that."""
+    shape, fortran_order, dtype = _header(member)
+    if dtype.hasobject:
+        raise ValueError("Object arrays are not read")
+    size = math.prod(shape) * dtype.itemsize
+    if size > limit_bytes:
+        raise ValueError(f"it holds {size / 2**30:.3g} GiB, more than the {limit_bytes / 2**30:.3g} allowed")
+    if size != file_size - member.tell():
+        raise ValueError("its size differs from what its header declares")
+    raw = member.read()
+    if len(raw) != size:
+        raise ValueError("its size differs from what its header declares")
+    x = np.frombuffer(raw, dtype).reshape(shape[::-1] if fortran_order else shape)
+    return x.T.copy() if fortran_order else x.copy()
+
+
+def _described(member: IO[bytes]) -> str:
+    """The type and shape that the header of an array declares, in words."""
+    try:
+        shape, _, dtype = _header(member)
+    except Exception:  # as in `Npz.describe`
+        return "(damaged)"
+    return "(Python objects)" if dtype.hasobject else f"{dtype}{list(shape)}"
 
 
 def _header(member: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:

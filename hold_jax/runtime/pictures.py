@@ -1,4 +1,4 @@
-"""Pictures of samples and of training: grids, films, scatter plots, loss curves.
+"""Pictures of samples and of training: grids, films, scatter plots, curves of signals, loss curves.
 
 matplotlib is imported inside the functions, because the import takes a second. Its object interface is used, which has
 no global state and needs no display.
@@ -31,6 +31,9 @@ _FILM_FRAMES_PER_SECOND = 15
 _FILM_GRAYS = 32  # noise in 256 grays doubles the size of the file
 _PANEL_INCHES = 4.2
 _DPI = 100
+_PAIRS, _PAIR_INCHES = 4, 2.1  # coordinates of a pair plot, and the side of its panels
+_CURVE_ROWS, _CURVE_COLUMNS, _CURVE_INCHES = 6, 2, 2.4  # panels of curves, and their width
+_CURVE_STYLES = ("-", "--", "-.", ":")  # of the channels
 _DOTS_AT_MOST = 20_000  # more points overlap too much as dots; a density is drawn instead
 _BINS = 100
 _BLUE, _INK, _FAINT = "#1f5fa8", "#333333", "#b8b8b8"
@@ -71,6 +74,33 @@ def image_grid(images_u8: ArrayLike, columns: int | None = None, scale: int | No
         )
         canvas[top : top + h * scale, left : left + w * scale] = np.asarray(larger).reshape(h * scale, w * scale, c)
     return PIL.Image.fromarray(canvas[..., 0] if c == 1 else canvas)
+
+
+def shades(x: ArrayLike, columns: int = 4) -> np.ndarray:
+    """Returns arrays as uint8 pictures: uint8 as they are, floats from black to white between two of their quantiles.
+
+    The quantiles are those of 0.5 % and 99.5 %. One channel becomes gray, three become red, green and blue. Other
+    numbers of channels become gray pictures side by side, each with its own black and white.
+
+    Args:
+        x: `(..., H, W, C)`, uint8 or floating.
+        columns: how many channels are shown at most.
+
+    Returns:
+        uint8 `(..., H, W', 1 or 3)`.
+    """
+    x = np.asarray(x)
+    if x.dtype == np.uint8:
+        return x
+    channels = x.shape[-1]
+    rows = x.reshape(-1, channels) if channels != 3 else x.reshape(-1, 1)
+    low, high = np.nanquantile(rows, (0.005, 0.995), axis=0)
+    levels = np.nan_to_num(255 * (x - low) / np.maximum(high - low, 1e-30))
+    levels = np.rint(np.clip(levels, 0, 255)).astype(np.uint8)
+    if channels in (1, 3):
+        return levels
+    side_by_side = np.moveaxis(levels[..., :columns], -1, -2)  # (..., H, C, W)
+    return np.concatenate([side_by_side[..., i, :] for i in range(side_by_side.shape[-2])], axis=-1)[..., None]
 
 
 def write_png(image: PIL.Image.Image, path: str | os.PathLike[str], *, sync: bool = True) -> None:
@@ -212,6 +242,96 @@ def scatter(
     return to_image(figure)
 
 
+def pairs(points: ArrayLike, reference: ArrayLike | None = None, title: str | None = None) -> PIL.Image.Image:
+    """Returns plots of the pairs of the first four coordinates, beside the data if given.
+
+    Below the diagonal are the samples, on it the densities of each coordinate, above it the data.
+
+    Args:
+        points: `(N, d)`, d >= 2.
+        reference: `(M, d)`, the data.
+        title: one line above.
+    """
+    from matplotlib.figure import Figure
+
+    samples = _finite_rows("points", points)
+    data = None if reference is None else _finite_rows("reference", reference)
+    count = min(samples.shape[1], _PAIRS)
+    windows = [histogram_limits((samples if data is None else data)[:, i]) for i in range(count)]
+    above = 0.42 if title else 0.1
+    side = count * _PAIR_INCHES
+    figure = Figure(figsize=(side + 0.4, side + 0.4 + above), dpi=_DPI)
+    width, height = side + 0.4, side + 0.4 + above
+    for row in range(count):
+        for column in range(count):
+            if column > row and data is None:
+                continue
+            corner = (0.35 + column * _PAIR_INCHES) / width, (0.3 + (count - 1 - row) * _PAIR_INCHES) / height
+            size = 0.88 * _PAIR_INCHES
+            axes = figure.add_axes((*corner, size / width, size / height))
+            if row == column:
+                _draw_densities(axes, samples[:, row], None if data is None else data[:, row], windows[row])
+            else:
+                cloud, color = (samples, _BLUE) if row > column or data is None else (data, _INK)
+                limits = (*windows[column][:2], *windows[row][:2])
+                shown = cloud[:, (column, row)]
+                _draw_cloud(axes, shown, color, limits, len(shown) > _DOTS_AT_MOST)
+                axes.set(xlim=limits[:2], ylim=limits[2:], aspect="auto")
+            _style_axes(axes)
+            if row == count - 1:
+                axes.set_xlabel(f"x{column}", fontsize=8, labelpad=1)
+    if title:
+        figure.text(0.5, 1 - 0.2 / height, title, ha="center", va="center", fontsize=13, color=_INK)
+    return to_image(figure)
+
+
+def curve_limits(signals: ArrayLike) -> tuple[float, float]:
+    """Returns the heights from the 0.2 % to the 99.8 % quantile of signals, with a margin."""
+    low, high = np.nanquantile(np.asarray(signals, np.float64), (0.002, 0.998))
+    margin = max(0.15 * float(high - low), 1e-6)
+    return float(low) - margin, float(high) + margin
+
+
+def curves(
+    signals: ArrayLike, reference: ArrayLike | None = None, limits: tuple[float, float] | None = None
+) -> PIL.Image.Image:
+    """Returns the first signals as curves, one a panel, beside as many of the data if given.
+
+    Args:
+        signals: `(N, length, C)`; the first 12 are drawn, and of each the first four channels.
+        reference: `(M, length, C)`, the data, drawn on the left.
+        limits: lowest and highest value shown; by default `curve_limits` of `reference`, or else of `signals`.
+    """
+    from matplotlib.figure import Figure
+
+    groups = [("samples", _BLUE, np.asarray(signals))]
+    if reference is not None:
+        groups.insert(0, ("data", _INK, np.asarray(reference)))
+    low, high = curve_limits(groups[0][2]) if limits is None else limits
+    rows = min(_CURVE_ROWS, max(len(group) for _, _, group in groups))
+    columns = len(groups) * _CURVE_COLUMNS
+    width, height = columns * _CURVE_INCHES, rows * 0.5 * _CURVE_INCHES + 0.35
+    figure = Figure(figsize=(width, height), dpi=_DPI)
+    for g, (name, color, group) in enumerate(groups):
+        left = g * _CURVE_COLUMNS * _CURVE_INCHES
+        figure.text((left + 0.1) / width, 1 - 0.18 / height, name, va="center", fontsize=12, color=color)
+        for i, signal in enumerate(group[: rows * _CURVE_COLUMNS]):
+            row, column = divmod(i, _CURVE_COLUMNS)
+            corner = (left + column * _CURVE_INCHES + 0.1) / width, (rows - 1 - row) * 0.5 * _CURVE_INCHES / height
+            size = (_CURVE_INCHES - 0.15) / width, (0.5 * _CURVE_INCHES - 0.08) / height
+            axes = figure.add_axes((*corner, *size))
+            for c in range(min(signal.shape[-1], len(_CURVE_STYLES))):
+                axes.plot(signal[:, c], color=color, linewidth=1, linestyle=_CURVE_STYLES[c], alpha=1 - 0.2 * c)
+            axes.set(xlim=(0, max(len(signal) - 1, 1)), ylim=(low, high), xticks=[])
+            axes.axhline(0, color=_FAINT, linewidth=0.5, zorder=0)
+            _style_axes(axes)
+            if column or g:
+                axes.set(yticks=[])
+            else:
+                axes.tick_params(axis="y", direction="in", pad=-22)
+    return to_image(figure)
+
+
 def histogram_limits(values: ArrayLike) -> Limits:
     """Returns a window for `histogram` around `values`, `(N,)`, without the outermost 0.2 % on each side.
 
@@ -249,6 +369,17 @@ def histogram(
     require(limits[0] < limits[1] and limits[2] < limits[3], "limits", limits, "(x_min, x_max, 0, y_max), min < max")
     figure = Figure(figsize=(_PANEL_INCHES * 1.4, _PANEL_INCHES), dpi=_DPI)
     axes = figure.add_axes((0.1, 0.1, 0.87, 0.8))  # fixed, as in `scatter`
+    _draw_densities(axes, values, reference, limits)
+    _style_axes(axes)
+    if reference is not None:
+        axes.legend(frameon=False, fontsize=9)
+    if title:
+        figure.text(0.5, 0.95, title, ha="center", va="center", fontsize=13, color=_INK)
+    return to_image(figure)
+
+
+def _draw_densities(axes: Axes, values: ArrayLike, reference: ArrayLike | None, limits: Limits) -> None:
+    """Draws the histogram of the data filled, if there are data, and that of the samples as a line."""
     for name, filled, color, numbers in (("data", True, _FAINT, reference), ("samples", False, _BLUE, values)):
         if numbers is not None:
             x = _finite_1d(name, numbers)
@@ -256,14 +387,6 @@ def histogram(
             density = counts / max(len(x), 1) / (edges[1] - edges[0])
             axes.stairs(density, edges, fill=filled, color=color, label=name)
     axes.set(xlim=limits[:2], ylim=limits[2:])
-    axes.tick_params(labelsize=8, length=3, colors="#777777")
-    for spine in axes.spines.values():
-        spine.set_color("#cccccc")
-    if reference is not None:
-        axes.legend(frameon=False, fontsize=9)
-    if title:
-        figure.text(0.5, 0.95, title, ha="center", va="center", fontsize=13, color=_INK)
-    return to_image(figure)
 
 
 def _draw_cloud(axes: Axes, cloud: np.ndarray, color: str, limits: Limits, as_density: bool) -> None:
@@ -289,6 +412,10 @@ def _style_panel(axes: Axes, limits: Limits) -> None:
     axes.set(xlim=limits[:2], ylim=limits[2:], aspect="equal")
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MaxNLocator(4))
+    _style_axes(axes)
+
+
+def _style_axes(axes: Axes) -> None:
     axes.tick_params(labelsize=8, length=3, colors="#777777")
     for spine in axes.spines.values():
         spine.set_color("#cccccc")
@@ -304,6 +431,13 @@ def _points_2d(name: str, values: ArrayLike) -> np.ndarray:
     xy = np.asarray(values, np.float64)
     require(xy.ndim == 2 and xy.shape[1] == 2, f"{name}.shape", xy.shape, "(N, 2)")
     return xy[np.isfinite(xy).all(axis=1)]
+
+
+def _finite_rows(name: str, values: ArrayLike) -> np.ndarray:
+    """Returns the finite rows of `values`, `(N, d)`, d >= 2."""
+    x = np.asarray(values, np.float64)
+    require(x.ndim == 2 and x.shape[1] >= 2, f"{name}.shape", x.shape, "(N, d), d >= 2")
+    return x[np.isfinite(x).all(axis=1)]
 
 
 def _finite_1d(name: str, values: ArrayLike) -> np.ndarray:

@@ -86,6 +86,14 @@ def whole(default: int | None, interval: str, note: str, *, optional: bool = Fal
     return _field(default, int, note, f"a whole number {_words(interval)}", accepts, int, int, optional=optional)
 
 
+def whole_or_name(default: int | str | None, interval: str, note: str) -> Any:
+    """A whole number in an interval, or a printable name."""
+    inside = _interval(interval)
+    accepts = lambda v: (_is_whole(v) and inside(v)) or (_is_text(v) and bool(v.strip()))  # noqa: E731
+    parser = lambda words: int(words) if words.isdecimal() and words.isascii() else words  # noqa: E731
+    return _field(default, object, note, f"a whole number {_words(interval)}, or a name", accepts, lambda v: v, parser)
+
+
 def real(default: float | None, interval: str, note: str) -> Any:
     """A finite number in an interval such as "(0, 1]"."""
     inside = _interval(interval)
@@ -132,7 +140,7 @@ def several(default: tuple | None, kind: type, interval: str, size: str, note: s
         return tuple(kind(v) for v in value) if isinstance(value, tuple | list) else kind(value)
 
     words = f"a tuple such as (1, 2) of {'whole ' * (kind is int)}numbers {_words(interval)}, its length {_words(size)}"
-    words = f"a number {_words(interval)}, or {words}" if or_one else words
+    words = f"a {'whole ' * (kind is int)}number {_words(interval)}, or {words}" if or_one else words
     return _field(default, object if or_one else tuple, note, words, accepts, convert, ast.literal_eval)
 
 
@@ -305,6 +313,8 @@ def _interval(words: str) -> Callable[[float], bool]:
 def _words(interval: str) -> str:
     """ "[1, 6]" as "from 1 to 6", "(0, 1)" as "above 0 and below 1"."""
     low, high = (part.strip() for part in interval[1:-1].split(","))
+    if low == high:
+        return low
     if interval[0] + interval[-1] == "[]":
         return f"from {low} to {high}"
     above, below = "at least" if interval[0] == "[" else "above", "at most" if interval[-1] == "]" else "below"

@@ -79,26 +79,26 @@ def require_local(text: str | os.PathLike[str], argument: str) -> None:
     require(not _URL.match(text), argument, text, "a local path: copy from or to a bucket yourself")
 
 
-def is_local(path: Path) -> bool:
+def is_local(path: str | os.PathLike[str]) -> bool:
     """Returns whether `path` is on a disk, not in a bucket."""
-    return not os.fspath(path).startswith(_SCHEME)
+    return not _URL.match(os.fspath(path))
 
 
 def exists(path: Path) -> bool:
     """Returns whether `path` is an existing file or folder."""
-    with _bucket_errors(path):
+    with bucket_errors(path):
         return path.exists()
 
 
 def is_file(path: Path) -> bool:
     """Returns whether `path` is an existing file."""
-    with _bucket_errors(path):
+    with bucket_errors(path):
         return path.is_file()
 
 
 def names(folder: Path) -> list[str]:
     """Returns the names of the files and folders in `folder`; none if it does not exist."""
-    with _bucket_errors(folder):
+    with bucket_errors(folder):
         return [path.name for path in folder.iterdir()] if folder.is_dir() else []
 
 
@@ -107,7 +107,7 @@ def read(path: Path) -> bytes:
     if is_local(path):
         with open_regular(path) as file:
             return file.read()
-    with _bucket_errors(path):
+    with bucket_errors(path):
         return path.read_bytes()
 
 
@@ -151,7 +151,7 @@ def writing(path: Path, *, sync: bool = True) -> Iterator[BinaryIO]:
         buffer = io.BytesIO()
         yield buffer
         try:
-            with _bucket_errors(path):
+            with bucket_errors(path):
                 path.write_bytes(buffer.getvalue())
         except FileNotFoundError:
             raise BucketError(f"{path}: there is no such bucket") from None
@@ -178,7 +178,7 @@ def move(source: Path, target: Path) -> None:
         os.rename(source, target)
         return
     # The `rename` of epath needs an existing parent folder of `target`, but a bucket has no folders.
-    with _bucket_errors(source):
+    with bucket_errors(source):
         for file in _below(source):
             (target / file.relative_to(source)).write_bytes(file.read_bytes())
         epath.Path(source).rmtree()
@@ -192,7 +192,7 @@ def empty(folder: Path) -> None:
 
 def remove(path: Path) -> None:
     """Deletes a file, a link, or a folder with its content."""
-    with _bucket_errors(path):
+    with bucket_errors(path):
         if not path.is_dir() or (is_local(path) and os.path.islink(path)):
             path.unlink()
         elif is_local(path):
@@ -300,7 +300,7 @@ def _below(folder: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _bucket_errors(path: Path) -> Iterator[None]:
+def bucket_errors(path: str | os.PathLike[str]) -> Iterator[None]:
     """Converts errors of the bucket client to `BucketError`; keeps local errors and `FileNotFoundError`."""
     try:
         yield

@@ -29,7 +29,7 @@ class Record:
 
     Attributes:
       config: every key of the resolved config, as JSON.
-      data_shape: of one example, (H, W, C) or (d,).
+      data_shape: of one example: (H, W, C), (length, C) or (d,).
       num_classes: of the training data; 0: no labels.
       statistics: of the training data, the fields of `data.Statistics` as JSON; empty for a run of a version that
         measured none.

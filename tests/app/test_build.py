@@ -278,7 +278,7 @@ def bits(**changes):
         (bits(probes=-1), "`likelihood.probes` is -1; it must be a whole number from 0 to 10000"),
         (bits(repeats=0), "`likelihood.repeats` is 0; it must be a whole number from 1 to 10000"),
         (bits(auxiliary="prior"), "`likelihood.auxiliary` is 'prior'"),
-        ({"data__image_size": 0}, "`data.image_size` is 0; it must be a whole number from 1 to 4096, or None"),
+        ({"data__image_size": 0}, "`data.image_size` is 0; it must be a whole number from 1 to 4096, or a tuple"),
         ({"data__channels": 2}, "`data.channels` is 2; it must be 1, 3 or None"),
         ({"data__memory_limit_gib": 0.0}, "`data.memory_limit_gib` is 0.0; it must be a number above 0"),
         # What the chosen thing does not take.
@@ -300,7 +300,7 @@ def bits(**changes):
         ),
         # The wrong network or data.
         ({"data__image_size": 9}, "`height` is 9; it must be a multiple of 2 = 2**(num_levels - 1)"),
-        ({"data__name": "gaussians8"}, "`model.name` is 'ncsnpp'; it must be a network for data of shape (2,)"),
+        ({"data__name": "gaussians8"}, "`model.name` is 'ncsnpp'; it must be 'mlp' for data of shape (2,)"),
         ({"model__standardize": True}, "`model.standardize` is True; it must be None for pictures"),
     ],
 )  # fmt: skip
@@ -311,7 +311,7 @@ def test_what_cannot_be_built_is_one_line_that_names_it(changes, message):
 
 
 def test_an_mlp_takes_no_pictures_and_no_labels_where_there_are_none():
-    with pytest.raises(UserError, match=r"`model.name` is 'mlp'; it must be a network for data of shape \(8, 8, 1\)"):
+    with pytest.raises(UserError, match=r"`model.name` is 'mlp'; it must be 'ncsnpp' for data of shape \(8, 8, 1\)"):
         build.model(config_of(swissroll_hold), *PICTURE)
     with pytest.raises(UserError, match=r"`model.hidden_layers` is 0; it must be a whole number from 1 to 1000"):
         build.model(config_of(swissroll_hold, model__hidden_layers=0), *POINT)

@@ -40,8 +40,12 @@ SHAPES = {
     "cifar10_toldpp": ((32, 32, 3), 10),
     "cifar10_ve": ((32, 32, 3), 10),
     "cifar10_vp": ((32, 32, 3), 10),
+    "damped_sines_hold": ((64, 1), 3),
     "digits_hold": ((8, 8, 1), 10),
     "imagenet32_hold": ((32, 32, 3), 1000),
+    "my_pictures": ((32, 32, 3), 0),
+    "my_points": ((5,), 0),
+    "my_signals": ((64, 2), 0),
     "swissroll_hold": ((2,), 4),
 }
 # Published processes: what they are is part of the experiment.

@@ -55,8 +55,8 @@ def test_a_coordinate_that_stays_has_deviation_one():
 
 
 def test_pictures_and_unlabeled_sets_have_no_more_than_they_have():
-    assert measure(PICTURES) == data.Statistics(class_counts=(0, 300, 0, 100))
-    assert measure(array_dataset("p", "train", PICTURES.source, None, 0)) == data.Statistics()
+    assert measure(PICTURES) == data.Statistics(class_counts=(0, 300, 0, 100), kind="picture")
+    assert measure(array_dataset("p", "train", PICTURES.source, None, 0)) == data.Statistics(kind="picture")
 
 
 @pytest.mark.parametrize("of", [lambda d: d, lazily], ids=["in memory", "read"])

@@ -1,11 +1,15 @@
 """`folder:PATH`, and the decoding of single pictures."""
 
+import io
+import json
 import logging
 import os
 import struct
 import subprocess
+import zipfile
 import zlib
 
+import fsspec
 import numpy as np
 import pytest
 from PIL import Image
@@ -167,7 +171,7 @@ def test_classes_have_their_folders_names(labeled):
     root, _ = labeled
     for limit in (1 << 30, 1):
         found = data.load(f"folder:{root}", split="train", memory_limit_bytes=limit)
-        assert data.measure(found) == data.Statistics(class_counts=(2, 2), class_names=("ant", "bird"))
+        assert data.measure(found) == data.Statistics((2, 2), ("ant", "bird"), kind="picture")
 
 
 def test_sideways_camera_pictures_are_turned_upright(tmp_path):
@@ -244,16 +248,25 @@ def test_unequal_sizes_name_two_files(tmp_path, limit):
 def test_bad_folders(tmp_path):
     with pytest.raises(ValueError, match=r"there is no folder .*nowhere"):
         data.load(f"folder:{tmp_path}/nowhere", split="train")
-    with pytest.raises(ValueError, match=r"must have the sub-folders test and train.*holds nothing"):
+    with pytest.raises(ValueError, match=r"holds no picture that Pillow reads.*holds nothing"):
+        data.load(f"folder:{tmp_path}", split="train")
+    (tmp_path / "notes.txt").write_text("hello")
+    with pytest.raises(ValueError, match=r"holds no picture that Pillow reads.*holds notes\.txt"):
         data.load(f"folder:{tmp_path}", split="train")
     save(tmp_path / "cats" / "1.png")
-    with pytest.raises(ValueError, match="has no 'train'; it holds cats"):
+    with pytest.raises(ValueError, match="must hold two pictures or more: one is held out"):
         data.load(f"folder:{tmp_path}", split="train")
+    (tmp_path / "test").mkdir()
+    with pytest.raises(ValueError, match="has a folder test and no folder train"):
+        data.load(f"folder:{tmp_path}", split="train")
+    (tmp_path / "test").rmdir()
     (tmp_path / "train").mkdir()
     with pytest.raises(ValueError, match="train holds no picture"):
         data.load(f"folder:{tmp_path}", split="train")
     save(tmp_path / "train/a/1.png")
-    with pytest.raises(ValueError, match="has no 'test'; it holds cats, train"):
+    with pytest.raises(
+        ValueError, match=r"has a folder train and none of test, val, validation: .* write folder:.*/train, of which"
+    ):
         data.load(f"folder:{tmp_path}", split="test")
     save(tmp_path / "test/b/1.png")
     with pytest.raises(ValueError, match=r"classes of .*test that .*train lacks: \['b'\]"):
@@ -261,8 +274,14 @@ def test_bad_folders(tmp_path):
     save(tmp_path / "train/2.png")
     with pytest.raises(ValueError, match=r"class folders and also pictures outside them, such as 2\.png"):
         data.load(f"folder:{tmp_path}", split="train")
-    with pytest.raises(ValueError, match="only local paths"):
-        data.load("folder:gs://bucket/x", split="train")
+    with pytest.raises(UserError, match="cannot be read: Protocol not known: nowhere"):
+        data.load("folder:nowhere://bucket/x", split="train")
+    np.save(tmp_path / "x.npy", picture())
+    with pytest.raises(UserError, match=r"x\.npy is a file of arrays: write npz:"):
+        data.load(f"folder:{tmp_path}/x.npy", split="train")
+    (tmp_path / "x.zip").write_bytes(b"PK hello")
+    with pytest.raises(UserError, match=r"x\.zip is not a readable zip archive"):
+        data.load(f"folder:{tmp_path}/x.zip", split="train")
 
 
 def test_test_without_the_class_folders_of_train(tmp_path):
@@ -275,7 +294,7 @@ def test_test_without_the_class_folders_of_train(tmp_path):
 def test_all_damaged(tmp_path):
     (tmp_path / "train").mkdir()
     (tmp_path / "train" / "a.png").write_text("hello")
-    with pytest.raises(ValueError, match="can read none of its 1 pictures"):
+    with pytest.raises(ValueError, match="none of its 1 pictures can be read"):
         data.load(f"folder:{tmp_path}", split="train")
     with pytest.raises(ValueError, match="1 of 1 pictures cannot be read"):
         data.load(f"folder:{tmp_path}", split="train", image_size=4)
@@ -292,3 +311,161 @@ def test_decompression_bombs_count_as_unreadable(tmp_path):
     )
     with pytest.raises(ValueError, match=r"bomb\.png.*decompression bomb"):
         data.load(f"folder:{tmp_path}", split="train", image_size=4)
+
+
+def entries(top, num=23):
+    """Pictures whose every pixel is their number, in three class folders below `top`."""
+    return {f"{top}{'abc'[i % 3]}/{i:02d}.png": np.full((4, 6, 3), i, np.uint8) for i in range(num)}
+
+
+def numbers(dataset):
+    return dataset.gather(np.arange(len(dataset)))["x"][:, 0, 0, 0]
+
+
+def zipped(path, pictures, more=None):
+    """A zip archive of pictures, and of further files."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, x in pictures.items():
+            buffer = io.BytesIO()
+            if name.endswith(".npy"):
+                np.save(buffer, x)
+            else:
+                Image.fromarray(x).save(buffer, "PNG")
+            archive.writestr(name, buffer.getvalue())
+        for name, text in (more or {}).items():
+            archive.writestr(name, text)
+    return path
+
+
+@pytest.mark.parametrize("limit", [1 << 30, 1])
+def test_a_tenth_of_class_folders_is_held_out(tmp_path, limit):
+    for name, x in entries("").items():
+        save(tmp_path / name, x)
+    train, test = (data.load(f"folder:{tmp_path}", split=s, memory_limit_bytes=limit) for s in ("train", "test"))
+    assert (len(train), len(test)) == (20, 3)  # a tenth, rounded up
+    assert sorted([*numbers(train), *numbers(test)]) == list(range(23))
+    for part in (train, test):
+        assert part.class_names == ("a", "b", "c") and part.shape == (4, 6, 3)
+        np.testing.assert_array_equal(part.labels, numbers(part) % 3)
+    again = data.load(f"folder:{tmp_path}", split="test")
+    np.testing.assert_array_equal(numbers(again), numbers(test))
+
+
+def test_a_tenth_of_a_flat_folder_is_held_out(tmp_path):
+    for i in range(10):
+        save(tmp_path / f"{i}.png", np.full((4, 4, 3), i, np.uint8))
+    train, test = (data.load(f"folder:{tmp_path}", split=s) for s in ("train", "test"))
+    assert (len(train), len(test), train.labels, train.num_classes) == (9, 1, None, 0)
+    assert sorted([*numbers(train), *numbers(test)]) == list(range(10))
+
+
+def test_a_folder_val_is_the_test_split(tmp_path):
+    for name in ("train/1.png", "train/2.png", "val/3.png", "extra/4.png"):
+        save(tmp_path / name, np.full((4, 4, 3), int(name[-5]), np.uint8))
+    assert [list(numbers(data.load(f"folder:{tmp_path}", split=s))) for s in ("train", "test")] == [[1, 2], [3]]
+
+
+@pytest.mark.parametrize("top", ["", "my pictures/"])
+@pytest.mark.parametrize("limit", [1 << 30, 1])
+def test_a_zip_archive_is_read_as_the_folder_in_it(tmp_path, top, limit):
+    path = zipped(tmp_path / "x.zip", entries(f"{top}train/") | {f"{top}test/b/1.png": np.zeros((4, 6, 3), np.uint8)},
+                  {"__MACOSX/train/a/._00.png": "x", f"{top}train/a/.hidden.png": "x"})  # fmt: skip
+    train = data.load(f"folder:{path}", split="train", memory_limit_bytes=limit)
+    assert train.class_names == ("a", "b", "c") and train.in_memory == (limit > 1)
+    np.testing.assert_array_equal(numbers(train) % 3, train.gather(np.arange(23))["label"])
+    assert sorted(numbers(train)) == list(range(23))
+    np.testing.assert_array_equal(data.load(f"folder:{path}", split="test").labels, [1])
+
+
+def test_edm_s_archives_have_their_labels_in_a_file(tmp_path):
+    """Folders there hold a thousand pictures each and are no classes (2206.00364, dataset_tool.py)."""
+    pictures = {f"{i // 8:05d}/img{i:08d}.png": np.full((4, 4, 3), i, np.uint8) for i in range(20)}
+    labels = [[name, (7 * i) % 5] for i, name in enumerate(pictures)]
+    path = zipped(tmp_path / "x.zip", pictures, {"dataset.json": json.dumps({"labels": labels[::-1]})})
+    parts = [data.load(f"folder:{path}", split=s) for s in ("train", "test")]
+    assert [len(p) for p in parts] == [18, 2]
+    for part in parts:
+        np.testing.assert_array_equal(part.labels, 7 * numbers(part) % 5)
+        assert part.num_classes == 5 and part.class_names == ()
+    path = zipped(tmp_path / "y.zip", pictures, {"dataset.json": '{"labels": null}'})
+    assert data.load(f"folder:{path}", split="train").num_classes == 0
+    for bad, match in (
+        (labels[1:], "has no label of '00000/img00000000.png'"),
+        ([[name, 0.5] for name, _ in labels], "must be whole numbers from 0 to 65535"),
+        ([1, 2], "cannot be used as a list of labels"),
+    ):
+        path = zipped(tmp_path / "z.zip", pictures, {"dataset.json": json.dumps({"labels": bad})})
+        with pytest.raises(UserError, match=match):
+            data.load(f"folder:{path}", split="train")
+
+
+def test_a_bucket_is_read_as_a_folder():
+    files = fsspec.filesystem("memory")
+    for name, x in entries("set/").items():
+        buffer = io.BytesIO()
+        Image.fromarray(x).save(buffer, "PNG")
+        files.pipe_file(f"/{name}", buffer.getvalue())
+    try:
+        for limit in (1 << 30, 1):
+            train = data.load("folder:memory://set", split="train", memory_limit_bytes=limit)
+            assert len(train) == 20 and train.class_names == ("a", "b", "c")
+            np.testing.assert_array_equal(train.gather(np.arange(20))["label"], numbers(train) % 3)
+        with pytest.raises(UserError, match="holds no picture"):
+            data.load("folder:memory://elsewhere", split="train")
+    finally:
+        files.rm("/set", recursive=True)
+
+
+def test_a_zip_archive_in_a_bucket(tmp_path):
+    files = fsspec.filesystem("memory")
+    files.pipe_file("/x.zip", zipped(tmp_path / "x.zip", entries("")).read_bytes())
+    try:
+        assert len(data.load("folder:memory://x.zip", split="train")) == 20
+        with pytest.raises(UserError, match="must be the URL of a file that exists"):
+            data.load("folder:memory://y.zip", split="train")
+    finally:
+        files.rm("/x.zip")
+
+
+def test_float_pictures_are_those_of_zero_to_one(tmp_path):
+    x = RNG.random((4, 6, 3)).astype(np.float32)
+    x[0, 0, 0], x[0, 0, 1] = 0, 1
+    np.save(tmp_path / "a.npy", x)
+    save(tmp_path / "b.tif", Image.fromarray(x[..., 0]))
+    np.testing.assert_array_equal(images.read_picture(tmp_path / "a.npy", None, 3), np.rint(255 * x))
+    assert images.picture_size(tmp_path / "a.npy") == (4, 6)
+    np.testing.assert_array_equal(images.read_picture(tmp_path / "b.tif", None, 1), np.rint(255 * x[..., :1]))
+    np.save(tmp_path / "a.npy", 2 * x - 1)
+    with pytest.raises(UserError, match=r"a\.npy has floating-point pixels from -.* to 1; .* data\.kind=array to keep"):
+        images.read_picture(tmp_path / "a.npy", None, 3)
+
+
+def test_arrays_keep_the_values_of_sixteen_bits_floats_and_any_channels(tmp_path):
+    x = RNG.integers(0, 1 << 16, (3, 4, 6), dtype=np.uint16)
+    for i in range(3):
+        save(tmp_path / "png" / f"{i}.png", x[i])
+    y = RNG.normal(size=(3, 4, 6, 5))
+    zipped(tmp_path / "y.zip", {f"{i}.npy": y[i] for i in range(3)})
+    for name, want in ((f"{tmp_path}/png", x[..., None]), (f"{tmp_path}/y.zip", y.astype(np.float32))):
+        for limit in (1 << 30, 1):
+            parts = [
+                data.load(f"folder:{name}", split=s, kind="array", memory_limit_bytes=limit) for s in ("train", "test")
+            ]
+            assert all(part.kind == "array" and not part.is_image for part in parts)
+            found = np.concatenate([part.gather(np.arange(len(part)))["x"] for part in parts])
+            assert found.dtype == np.float32
+            assert {a.tobytes() for a in found} == {a.astype(np.float32).tobytes() for a in want}
+    with pytest.raises(UserError, match="`image_size` is 4; it must be None for kind = 'array'"):
+        data.load(f"folder:{tmp_path}/png", split="train", kind="array", image_size=4)
+
+
+def test_rectangles_are_covered_and_cut(tmp_path):
+    """A ramp of 16 gray values from left to right, each 2 wide: 4 high and 6 wide is its middle, at half the size."""
+    ramp = np.repeat(np.arange(16, dtype=np.uint8) * 10, 2)
+    for i in range(2):
+        save(tmp_path / f"{i}.png", np.tile(ramp, (8, 1)))
+    found = data.load(f"folder:{tmp_path}", split="train", image_size=(4, 6), channels=1)
+    assert found.shape == (4, 6, 1)
+    np.testing.assert_allclose(found.source[0, :, :, 0], np.tile(np.arange(5, 11) * 10, (4, 1)), atol=3)
+    digits = data.load("digits", split="test", image_size=(4, 8))
+    assert digits.shape == (4, 8, 1)

@@ -1,10 +1,12 @@
 """`npz:PATH`."""
 
+import io
 import os
 import struct
 import tracemalloc
 import zipfile
 
+import fsspec
 import numpy as np
 import pytest
 
@@ -68,15 +70,20 @@ def test_relative_paths_start_at_data_dir(save, tmp_path):
     [
         (
             {"z": PICTURES},
-            r"needs an array named x, images, x_train or arr_0; the archive holds z uint8\[25, 6, 5, 3\]",
+            r"needs an array named x, images, x_train or arr_0; the file holds z uint8\[25, 6, 5, 3\]",
         ),
-        ({}, "needs an array named .*; the archive holds nothing"),
-        ({"x": PICTURES.astype(np.float32)}, r"must be uint8 pictures.*holds x float32\[25, 6, 5, 3\]"),
-        ({"x": PICTURES.transpose(0, 3, 1, 2)}, "channels last"),
+        ({}, "needs an array named .*; the file holds nothing"),
+        ({"x": np.zeros((4, 3, 5, 8), np.float32)}, r"channels last.*holds x float32\[4, 3, 5, 8\]"),
+        ({"x": np.zeros((2, 2, 2, 2, 2), np.float32)}, r"must be uint8 pictures.*holds x float32\[2, 2, 2, 2, 2\]"),
+        ({"x": np.full((4, 6, 5), 300, np.uint16)}, "`bits` is None; array x has 16-bit grays up to 300"),
+        ({"x": PICTURES.transpose(0, 3, 1, 2)}, "1 or 3"),
         ({"x": np.zeros((4, 3), np.int64)}, r"holds x int64\[4, 3\]"),
         ({"x": PICTURES[:0]}, "array x is empty"),
         ({"x": np.array([[1.0, np.nan], [0.0, 0.0]])}, "not finite"),
-        ({"x": np.array([[1.0, 1e300], [0.0, 0.0]])}, "array x has values that are not finite as float32"),
+        (
+            {"x": np.array([[1.0, 1e300], [0.0, 0.0]])},
+            "array x cannot be used: .* not finite as float32",
+        ),
         ({"x": PICTURES[:1]}, "at least two rows"),
         ({"x": PICTURES, "y": LABELS[:5]}, "arrays x and y differ in length"),
         ({"x": PICTURES, "y": LABELS.astype(float)}, "array y must hold one integer label"),
@@ -93,7 +100,9 @@ def test_bad_archives(save, arrays, match):
 
 def test_vectors_have_no_image_size(save):
     name = save(x=np.zeros((4, 2), np.float32))
-    with pytest.raises(ValueError, match=r"`image_size` and `channels` must be None: .* holds vectors"):
+    with pytest.raises(
+        ValueError, match=r"`image_size`, `channels` and `bits` must be None: .* holds floats, not pictures"
+    ):
         data.load(name, split="train", image_size=8)
 
 
@@ -106,9 +115,8 @@ def test_bad_files(tmp_path):
     (tmp_path / "empty.npz").touch()
     with pytest.raises(ValueError, match=r"is not a readable \.npz archive"):
         data.load(f"npz:{tmp_path}/empty.npz", split="train")
-    np.save(tmp_path / "single.npy", PICTURES)
-    with pytest.raises(ValueError, match="holds a single array"):
-        data.load(f"npz:{tmp_path}/single.npy", split="train")
+    with pytest.raises(ValueError, match=r"there is no file .*: write folder:"):
+        data.load(f"npz:{tmp_path}", split="train")
     np.savez(tmp_path / "cut.npz", x=PICTURES)
     whole = (tmp_path / "cut.npz").read_bytes()
     (tmp_path / "cut.npz").write_bytes(whole[: len(whole) // 2])
@@ -117,8 +125,8 @@ def test_bad_files(tmp_path):
     (tmp_path / "flip.npz").write_bytes(whole[:300] + bytes([whole[300] ^ 255]) + whole[301:])
     with pytest.raises(ValueError, match="array x cannot be read"):
         data.load(f"npz:{tmp_path}/flip.npz", split="train")
-    with pytest.raises(ValueError, match="only local paths"):
-        data.load("npz:gs://bucket/x.npz", split="train")
+    with pytest.raises(ValueError, match="must be the URL of a file that exists"):
+        data.load("npz:memory://nowhere/x.npz", split="train")
 
 
 def declare(path, header, content=b"", name="x.npy", **options):
@@ -210,3 +218,58 @@ def test_fortran_order_and_every_compression(tmp_path):
         write(tmp_path / "x.npz", x_train=x, x_test=x[:4])
         for split, want in (("train", x), ("test", x[:4])):
             np.testing.assert_array_equal(data.load(f"npz:{tmp_path / 'x.npz'}", split=split).source, want)
+
+
+RNG = np.random.default_rng(5)
+
+
+@pytest.mark.parametrize(
+    ("x", "options", "kind", "shape"),
+    [
+        (RNG.normal(size=(20, 3)), {}, "vector", (3,)),
+        (RNG.normal(size=20), {}, "vector", (1,)),
+        (RNG.integers(-9, 9, (20, 7)), {"kind": "vector"}, "vector", (7,)),
+        (RNG.normal(size=(20, 16)), {"kind": "signal"}, "signal", (16, 1)),
+        (RNG.normal(size=(20, 16, 2)), {}, "signal", (16, 2)),
+        (RNG.normal(size=(20, 4, 6, 5)), {}, "array", (4, 6, 5)),
+        (RNG.normal(size=(20, 4, 6)), {"kind": "array"}, "array", (4, 6, 1)),
+        (RNG.integers(0, 1 << 16, (20, 4, 6), dtype=np.uint16), {"kind": "array"}, "array", (4, 6, 1)),
+    ],
+)
+@pytest.mark.parametrize("single", [True, False])
+def test_kinds_by_shape_type_and_option(tmp_path, x, options, kind, shape, single):
+    path = tmp_path / ("x.npy" if single else "x.npz")
+    np.save(path, x) if single else np.savez(path, x=x)
+    parts = [data.load(f"npz:{path}", split=s, **options) for s in ("train", "test")]
+    assert [(p.kind, p.shape, p.source.dtype, len(p)) for p in parts] == [
+        (kind, shape, np.float32, 18),
+        (kind, shape, np.float32, 2),
+    ]
+    rows = {r.tobytes() for p in parts for r in p.source}
+    assert rows == {r.astype(np.float32).tobytes() for r in x}
+
+
+def test_float_and_sixteen_bit_pictures_become_eight_bits(save):
+    x = RNG.random((20, 4, 6, 3))
+    found = data.load(save(x=x, x_test=x), split="test", kind="picture")
+    assert found.kind == "picture"
+    np.testing.assert_array_equal(found.source, np.rint(255 * x))
+    y = RNG.integers(0, 1 << 12, (20, 4, 6), dtype=np.uint16)
+    found = data.load(save(x=y, x_test=y), split="test", bits=12)
+    np.testing.assert_array_equal(found.source[..., 0], y >> 4)
+    with pytest.raises(UserError, match="array x has floating-point pixels from -"):
+        data.load(save(x=x - 0.5), split="train", kind="picture")
+    with pytest.raises(UserError, match=r"must hold numbers of shape \[N, length\] or \[N, length, C\] for data.kind"):
+        data.load(save(x=x), split="train", kind="signal")
+
+
+def test_a_file_in_a_bucket():
+    files = fsspec.filesystem("memory")
+    buffer = io.BytesIO()
+    np.savez(buffer, x=PICTURES, y=LABELS)
+    files.pipe_file("/set.npz", buffer.getvalue())
+    try:
+        found = data.load("npz:memory://set.npz", split="train")
+        assert found.shape == (6, 5, 3) and found.num_classes == 7 and len(found) == 22
+    finally:
+        files.rm("/set.npz")

@@ -223,7 +223,7 @@ def test_bad_arguments_fail_at_the_call(kwargs, match):
 
 def test_vectors_cannot_be_flipped():
     dataset = data.load("gaussians8", split="test", size=10)
-    with pytest.raises(ValueError, match="`flip` is True; it must be False for the vectors of 'gaussians8'"):
+    with pytest.raises(ValueError, match="`flip` is True; it must be False for 'gaussians8', which holds no pictures"):
         data.batches(dataset, batch_size=4, seed=0, flip=True)
 
 

@@ -311,7 +311,7 @@ def test_samples_of_standardized_vectors_are_in_the_datas_units(points):
         ({"t_min": 99.0}, "`sampling.t_min` is 99.0; it must be between 0 and T"),
         ({"frames": 3}, "`sampling.frames` is 3; it must be 0 or a divisor of num_steps = 4"),
         ({"frames": -2}, "`sampling.frames` is -2"),
-        ({"save_pngs": True}, "`sampling.save_pngs` is True; it must be False for vectors"),
+        ({"save_pngs": True}, "`sampling.save_pngs` is True; it must be False for data that are no pictures"),
         ({"label": 0}, "`sampling.label` is 0; it must be None for a model without classes"),
         (
             {"guidance": 2.0},
@@ -325,6 +325,19 @@ def test_what_cannot_be_drawn_is_named_before_compilation(changes, message):
     with small.compilations() as found, pytest.raises(UserError, match=message):
         make_draw(POINTS, settings, EIGHT)
     assert sum(found) < 2.0  # host-side constants at most
+
+
+def test_a_class_has_a_name_too():
+    named = dataclasses.replace(CLASSES, statistics=Statistics((5, 6, 7), ("ant", "bird", "7")))
+
+    def of(label):
+        return draw_labels(named, small.sample_settings(label=label), jnp.arange(2)).tolist()
+
+    assert [of(label) for label in ("ant", "bird", "7", 7, 1)] == [[0, 0], [1, 1], [2, 2], [2, 2], [1, 1]]
+    with pytest.raises(UserError, match=r"`sampling.label` is 'bard' \(did you mean 'bird'\?\)"):
+        make_draw(named, small.sample_settings(label="bard"), EIGHT)
+    with pytest.raises(UserError, match=r"`sampling.label` is 'ant'; it must be a class, 0 to 2, or None"):
+        make_draw(CLASSES, small.sample_settings(label="ant"), EIGHT)
 
 
 @pytest.mark.parametrize("label", [3, -1])

@@ -7,8 +7,8 @@ from hold_jax.nn.layers import (
     OutputHead,
     SelfAttention,
     add_broadcast,
-    conv1x1,
-    conv3x3,
+    conv1,
+    conv3,
     default_init,
     dense,
     group_norm,
@@ -96,13 +96,13 @@ def test_output_head_of_bfloat16_is_more_than_bfloat16(random_params):
 @pytest.mark.parametrize(
     "layer",
     [
-        conv3x3(2, name=None, dtype=jnp.bfloat16),
-        conv1x1(2, name=None, dtype=jnp.bfloat16),
+        conv3(2, name=None, dtype=jnp.bfloat16),
+        conv1(2, name=None, dtype=jnp.bfloat16),
         dense(2, name=None, dtype=jnp.bfloat16),
         ConvUpsample(2, (1, 3, 3, 1), jnp.bfloat16),
         ConvDownsample(2, (1, 3, 3, 1), jnp.bfloat16),
     ],
-    ids=["conv3x3", "conv1x1", "dense", "up", "down"],
+    ids=["conv3", "conv1", "dense", "up", "down"],
 )
 def test_bfloat16_bias_gradient_is_a_float32_sum(layer):
     x = jnp.ones((4, 64, 64, 2))

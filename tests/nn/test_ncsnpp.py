@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hold_jax.nn import NCSNpp, check_image_shape
+from hold_jax.nn import NCSNpp, check_sides
 
 SMALL = {"channels": 8, "channel_multipliers": (1, 1), "num_res_blocks": 1, "attention_resolutions": ()}
 RNG = np.random.default_rng(0)
@@ -190,15 +190,15 @@ def test_rectangular_image_equals_its_transpose_under_transposed_kernels(random_
     np.testing.assert_allclose(out_t.swapaxes(1, 2), out, atol=1e-4)
 
 
-def test_check_image_shape_names_the_side_and_the_nearest_sizes():
-    check_image_shape(32, 24, num_levels=4)
-    check_image_shape(31, 1, num_levels=1)
+def test_check_sides_names_the_side_and_the_nearest_sizes():
+    check_sides((32, 24), num_levels=4)
+    check_sides((31, 1), num_levels=1)
     with pytest.raises(ValueError, match=r"`height` is 30; .* multiple of 8 .* nearest: 24 or 32"):
-        check_image_shape(30, 32, num_levels=4)
+        check_sides((30, 32), num_levels=4)
     with pytest.raises(ValueError, match=r"`width` is 3; .* nearest: 8$"):
-        check_image_shape(32, 3, num_levels=4)
+        check_sides((32, 3), num_levels=4)
     with pytest.raises(ValueError, match=r"`height` is 0; .* nearest: 8$"):
-        check_image_shape(0, 32, num_levels=4)
+        check_sides((0, 32), num_levels=4)
     with pytest.raises(ValueError, match=r"`width` is 5; .* nearest: 4 or 6"):
         small().init(jax.random.key(0), jnp.zeros((1, 4, 5, 3)), jnp.zeros(1))
 

@@ -6,12 +6,14 @@ import pytest
 from hold_jax.nn import products
 
 CASES = {
-    "3x3": ((2, 6, 8, 3), (3, 3, 3, 5), dict(window_strides=(1, 1), padding="SAME")),
-    "1x1": ((2, 4, 4, 3), (1, 1, 3, 5), dict(window_strides=(1, 1), padding="SAME")),
-    "stride, same": ((2, 6, 8, 3), (3, 3, 3, 4), dict(window_strides=(2, 2), padding="SAME")),
-    "stride, valid": ((2, 7, 9, 3), (3, 3, 3, 4), dict(window_strides=(2, 2), padding="VALID")),
-    "stride, a row unused": ((2, 8, 9, 3), (3, 3, 3, 4), dict(window_strides=(2, 2), padding="VALID")),
-    "transposed": ((2, 4, 5, 3), (3, 3, 3, 4), dict(window_strides=(1, 1), padding=[(2, 2)] * 2, lhs_dilation=(2, 2))),
+    "3x3": ((2, 6, 8, 3), (3, 3, 3, 5), dict(strides=(1, 1), padding="SAME")),
+    "1x1": ((2, 4, 4, 3), (1, 1, 3, 5), dict(strides=(1, 1), padding="SAME")),
+    "stride, same": ((2, 6, 8, 3), (3, 3, 3, 4), dict(strides=(2, 2), padding="SAME")),
+    "stride, valid": ((2, 7, 9, 3), (3, 3, 3, 4), dict(strides=(2, 2), padding="VALID")),
+    "stride, a row unused": ((2, 8, 9, 3), (3, 3, 3, 4), dict(strides=(2, 2), padding="VALID")),
+    "signal": ((2, 9, 3), (3, 3, 4), dict(strides=(2,), padding="SAME")),
+    "transposed signal": ((2, 5, 3), (3, 3, 4), dict(strides=(1,), padding=[(2, 2)], dilation=(2,))),
+    "transposed": ((2, 4, 5, 3), (3, 3, 3, 4), dict(strides=(1, 1), padding=[(2, 2)] * 2, dilation=(2, 2))),
 }
 
 
@@ -39,8 +41,12 @@ def check(got, want):
 def test_a_convolution_s_kernel_has_the_float32_gradient(case):
     x_shape, kernel_shape, options = CASES[case]
 
+    numbers = {4: ("NHWC", "HWIO", "NHWC"), 3: ("NWC", "WIO", "NWC")}[len(x_shape)]
+    theirs = {"strides": "window_strides", "dilation": "lhs_dilation"}
+
     def reference(x, kernel):
-        return jax.lax.conv_general_dilated(x, kernel, dimension_numbers=("NHWC", "HWIO", "NHWC"), **options)
+        renamed = {theirs.get(name, name): value for name, value in options.items()}
+        return jax.lax.conv_general_dilated(x, kernel, dimension_numbers=numbers, **renamed)
 
     check(*both(lambda x, k: products.conv(x, k, **options), reference, draw(x_shape, 0), draw(kernel_shape, 1)))
 
