@@ -194,7 +194,7 @@ def test_parameters_have_shapes_and_the_published_count(name, order):
     count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params)) / 1e6
     if order is None and name in MILLIONS:
         assert count == pytest.approx(MILLIONS[name], abs=0.1)
-    first = params["hidden0" if name == "swissroll_hold" else "conv_in"]
+    first = params["hidden0" if name in ("my_points", "swissroll_hold") else "conv_in"]
     # The state's blocks lie on the channel axis; a denoiser sees one.
     blocks = 1 if build.any_process(typed(config)) else model.sde.order
     assert first["kernel"].shape[-2] == blocks * SHAPES[name][0][-1]

@@ -1,11 +1,8 @@
 """Damped sines: their moments, their density, and the likelihood of their exact denoiser in data units."""
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-import pytest
 
-from hold_jax import data, kernels, likelihood, sde
+from hold_jax import data
 from hold_jax.data import toy_signals
 
 
