@@ -312,8 +312,13 @@ def sampling(config: Config) -> SampleSettings:
         grid = functools.partial(grid, rho=c.rho)
     if c.times is not None:
         grid = c.times
-    bound = {key: getattr(c, key) for key in settings - {"sampler", "grid", "seed"}}
-    return SampleSettings(sampler=sampler, grid=grid, seed=config.seed, **bound)
+    bound = {key: getattr(c, key) for key in settings - {"sampler", "grid", "seed", "frames"}}
+    return SampleSettings(sampler=sampler, grid=grid, seed=config.seed, frames=_frames(c.frames, c.num_steps), **bound)
+
+
+def _frames(most: int, num_steps: int) -> int:
+    """The largest divisor of `num_steps` up to `most`; 0 for 0."""
+    return max((part for part in range(1, min(most, num_steps) + 1) if num_steps % part == 0), default=0)
 
 
 def evaluation(config: Config) -> EvalSettings:

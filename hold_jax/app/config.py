@@ -273,7 +273,7 @@ class SamplingConfig:
     num_samples: int = whole(64, "[1, 1e8]", "samples in all, unless indices says which")
     indices: str | None = numbers("which samples to draw, e.g. 7 or 3,17 or 100:200; None: the first num_samples")
     batch_size: int = whole(64, _COUNT, "samples at once over all devices")
-    frames: int = whole(0, "[0, 1e5]", "states kept for the film; divides num_steps; 0: no film")
+    frames: int = whole(0, "[0, 1e5]", "most states kept for the film (the largest divisor of num_steps); 0: no film")
     save_pngs: bool = switch(False, "one file a sample")
     label: int | str | None = whole_or_name(
         None, "[0, 1e6]", "class to draw, its name or number; None: all, as often as sampling.classes says"

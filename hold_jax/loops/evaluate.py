@@ -323,7 +323,9 @@ def _likelihood(
     name = origin.digest(weights, repr(options), test.digest, *_model_parts(model))
     rows = PartialRows(folder / f"likelihood_{name}", num)
     began = time.monotonic()
-    with Progress(num, rows.count, 1, distributed.is_main(), unit="likelihood") as progress:
+    with Progress(num, rows.count, 1, distributed.is_main(), unit="likelihood", examples="examples") as progress:
+        if rows.missing:
+            progress.write(f"bits per dimension of {rows.missing:,} {test.split} examples...")
         found = likelihood.evaluate_likelihood(
             model, params, test.subset(None), settings, devices, rows, tick=progress.update
         )

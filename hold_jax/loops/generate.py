@@ -143,7 +143,7 @@ def draw_rows(
         return
     main = distributed.is_main()
     with Progress(len(index), rows.count, 1, main, unit="sample") as progress:
-        progress.write(f"drawing {rows.missing:,} samples...")
+        progress.write(f"drawing {rows.missing:,} sample{'s' * (rows.missing != 1)}...")
         for block in draw_blocks(model, params, settings, devices, index[rows.count :]):
             if rows.count == 0 and main:
                 begin(block)

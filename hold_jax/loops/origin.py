@@ -110,8 +110,9 @@ def write(folder: Path, made: Mapping[str, Any], calls: int) -> None:
       made: what they depend on.
       calls: number of network evaluations for each sample; an adaptive solver makes as many in the first batch.
     """
-    text = json.dumps({**made, "calls": calls, "versions": versions()}, indent=2)
-    storage.write(folder / FILE, f"{text}\n".encode())
+    record = {**made, "calls": calls, "versions": versions()}
+    lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in record.items())
+    storage.write(folder / FILE, f"{{\n{lines}\n}}\n".encode())
 
 
 def read(folder: Path) -> dict[str, Any] | None:

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import itertools
+import math
 import sys
 import time
 from collections.abc import Generator, Iterator, Mapping
@@ -312,12 +313,13 @@ class Trainer:
         model, dataset = self.model, self.dataset
         some = dataset.subset(10_000)
         deviation = float(np.std(model.to_model(some.gather(np.arange(len(some)))["x"])))
-        leaves = jax.tree.leaves(params)
+        leaves, same = jax.tree.leaves(params), math.isclose(deviation, model.sigma_data, rel_tol=0.01)
         introduce(model, dataset, workdir, step=start)
         print(
             f"network: {sum(leaf.size for leaf in leaves):,} parameters, "
             f"{sum(leaf.size * leaf.dtype.itemsize for leaf in leaves) / 1e6:,.3g} MB, listed in {PARAMETERS_FILE}; "
-            f"model.sigma_data is {model.sigma_data:g}, the data's standard deviation {deviation:.3f}"
+            f"model.sigma_data is {model.sigma_data:g}"
+            + ("" if same else f", the data's standard deviation {deviation:.3g}")
             + ("; pictures are mirrored at random" if self.settings.flip else ""),
             flush=True,
         )

@@ -125,6 +125,14 @@ def test_a_feature_network_that_is_unknown_is_named_before_any_is_made(features,
     )
 
 
+@pytest.mark.parametrize(
+    ("frames", "num_steps", "want"), [(60, 60, 60), (60, 20, 20), (8, 34, 2), (30, 34, 17), (5, 7, 1), (0, 20, 0)]
+)
+def test_a_film_has_the_most_frames_that_divide_the_steps(frames, num_steps, want):
+    config = config_of(digits_hold, sampling__frames=frames, sampling__num_steps=num_steps)
+    assert build.sampling(config).frames == want
+
+
 def test_inceptions_weights_are_the_published_ones_or_the_users_own(tmp_path, monkeypatch):
     # Neither a file nor a server that answers.
     monkeypatch.setattr(inception_weights, "FILE_URL", "http://127.0.0.1:9/pt_inception.pth")

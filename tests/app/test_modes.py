@@ -131,8 +131,7 @@ def copied(trained, tmp_path):
 
 @pytest.mark.slow
 def test_each_checkpoint_that_is_named_is_evaluated_in_turn(copied, trained):
-    # A number of frames that does not divide the steps is of no concern: no film is made.
-    run_eval(config_of(eval__checkpoints="all", sampling__frames=3), str(copied))
+    run_eval(config_of(eval__checkpoints="all"), str(copied))
     run_eval(config_of(eval__checkpoints="10,5"), str(copied))
     run_eval(config_of(eval__checkpoints="5"), str(copied))
     found = results(copied)
@@ -283,7 +282,6 @@ REFUSED = {
     "likelihood": (dict(eval__likelihood=True, likelihood__probes=-1), "`likelihood.probes` is -1; it must be a"),
     "steps a call": (dict(training__steps_per_call=4), "`training.num_steps` is 10; it must be a multiple of"),
     # Sampling, though it comes only after training.
-    "frames": (dict(sampling__frames=3), "`sampling.frames` is 3; it must be 0 or a divisor of num_steps = 4"),
     "sampling t_min": (dict(sampling__t_min=99.0), "`sampling.t_min` is 99.0; it must be between 0 and T"),
     "pngs": (dict(sampling__save_pngs=True), "`sampling.save_pngs` is True; it must be False for vectors"),
     "label": (dict(sampling__label=1), "`sampling.label` is 1; it must be None for a model without classes"),
@@ -369,7 +367,6 @@ NOT_THIS_RUN = {
         "`sampling.guidance` is 2.0; it must be None for a model without label dropout: "
         "train with model.class_conditional = True and model.label_dropout = 0.1",
     ),
-    "frames": (run_sample, dict(sampling__frames=3), "`sampling.frames` is 3"),
     "sampling batch": (run_sample, dict(sampling__batch_size=20), "`sampling.batch_size` is 20"),
     "sampling batch to evaluate": (run_eval, dict(sampling__batch_size=20), "`sampling.batch_size` is 20"),
     "eval batch": (run_eval, dict(eval__batch_size=20), "`eval.batch_size` is 20"),
