@@ -73,6 +73,7 @@ def program(config: Any, what: str, shape: tuple[int, ...], batch_size: int, dev
 
     from hold_jax import likelihood
     from hold_jax.app import build
+    from hold_jax.condition import Condition
     from hold_jax.loops.draw import make_draw
     from hold_jax.training.step import Program
 
@@ -101,7 +102,7 @@ def program(config: Any, what: str, shape: tuple[int, ...], batch_size: int, dev
         return training.update, (training.abstract(), params, value)
     if what == "sample":
         settings = dataclasses.replace(build.sampling(config), batch_size=batch_size, frames=0)
-        return make_draw(model, settings, devices), (params, jax.ShapeDtypeStruct((batch_size,), np.int32))
+        return make_draw(model, settings, devices), (params, jax.ShapeDtypeStruct((batch_size,), np.int32), Condition())
 
     def bits(params: Any, x: jax.Array, index: jax.Array) -> Any:
         data = model.to_model(x)

@@ -73,7 +73,7 @@ def main() -> None:
         num_classes = 0
 
         @staticmethod
-        def apply(variables, inputs, noise_cond, labels, train, rngs):
+        def apply(variables, inputs, noise_cond, condition, train, rngs):
             out = variables["params"] * inputs[..., : args.shape[-1]]
             return out + 0 * noise_cond.reshape(-1, *(1,) * (out.ndim - 1))
 

@@ -46,6 +46,7 @@ from hold_jax import kernels, samplers
 from hold_jax.app import build, experiment, modes
 from hold_jax.app.config import Config, read
 from hold_jax.app.flags import Given
+from hold_jax.condition import Condition, conditions_of
 from hold_jax.data import Dataset, load, to_model_range
 from hold_jax.data.dataset import array_dataset
 from hold_jax.evaluation.classifier import classifier
@@ -157,15 +158,20 @@ def errors(
     """
     count = len(data)
     x = jnp.asarray(to_model_range(data.gather(np.arange(count))["x"]))
-    labels = jnp.asarray(data.gather(np.arange(count))["label"]) if model.takes_labels else None
-    of_repeat = jax.jit(lambda params, sigma, key: errors_at(model, params, x, sigma, key, labels=labels))
+    condition = conditions_of(data.gather(np.arange(count)))
+    of_repeat = jax.jit(lambda params, sigma, key: errors_at(model, params, x, sigma, key, condition))
     sigmas = noises(repeats, count, mean=mean, std=std)
     keys = jax.random.split(jax.random.key(0), repeats)
     return np.stack([of_repeat(params, s, k) for s, k in zip(sigmas, keys, strict=True)]).astype(np.float64)
 
 
 def errors_at(
-    model: Model, params: Any, x: jax.Array, sigma: jax.Array, key: jax.Array, *, labels: jax.Array | None = None
+    model: Model,
+    params: Any,
+    x: jax.Array,
+    sigma: jax.Array,
+    key: jax.Array,
+    condition: Condition = Condition(),  # noqa: B008
 ) -> jax.Array:
     """The two errors of `errors`, (N, 2), of examples x (N, *S) in the model's range at effective noises sigma (N,)."""
     m = model.sde
@@ -174,7 +180,7 @@ def errors_at(
     y = x + kernels.append_dims(sigma, x) * jax.random.normal(key_y, x.shape)
     rest = jax.random.normal(key_rest, (*x.shape[:-1], m.order - 1, x.shape[-1]))
     u = kernels.state_of(m, y, rest, t)
-    denoised = kernels.denoiser(m, u, t, model.eps_fn(params, labels=labels)(u, t))
+    denoised = kernels.denoiser(m, u, t, model.eps_fn(params, condition=condition)(u, t))
     error = jnp.mean(jnp.square(denoised - x), axis=tuple(range(1, x.ndim)))
     c_out = sigma * model.sigma_data / jnp.sqrt(sigma**2 + model.sigma_data**2)
     return jnp.stack([error, error / c_out**2], axis=-1)
@@ -199,7 +205,7 @@ def drawn(config: Config, model: Model, params: Any, args: argparse.Namespace) -
         return samplers.sample(
             settings.sampler,
             model.sde,
-            model.eps_fn(params, labels=labels),
+            model.eps_fn(params, condition=Condition(labels)),
             key=jax.random.key(0),
             index=index,
             shape=(args.batch, *model.data_shape),

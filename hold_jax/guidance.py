@@ -14,7 +14,7 @@ Example: pictures (B, H, W, C) in the model's range whose left half is known; `s
     filled = out.x
 
 Functions compose: `colorize` of a `classifier_free` eps_fn colors a picture of a given class. For a `Model`,
-`model.eps_fn(params, labels=labels, guidance=2.0)` is classifier-free guidance in one network call.
+`model.eps_fn(params, condition={"label": labels}, guidance=2.0)` is classifier-free guidance in one network call.
 """
 
 from collections.abc import Callable

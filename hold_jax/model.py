@@ -1,7 +1,8 @@
 """A trainable score model: an SDE, a network and a parameterization as one object."""
 
 import dataclasses
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -9,9 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hold_jax.condition import Condition, as_condition
+from hold_jax.condition_encoder import ConditionEncoder
 from hold_jax.data.dataset import Statistics, default_kind
 from hold_jax.data.transfer import from_model_range, to_model_range
-from hold_jax.errors import require, require_given
+from hold_jax.errors import require
 from hold_jax.parameterization import Coefficients, EpsFn, eps_function
 from hold_jax.sde import LinearSDE
 
@@ -26,19 +29,24 @@ class Model:
 
     Attributes:
       sde: the process.
-      network: a Flax module called as network(inputs, noise_cond, labels, train).
+      network: a Flax module called as network(inputs, noise_cond, condition, train): `condition` is a `Condition` in
+        the network's range (`hold_jax.condition_encoder`), or None if the network takes no conditions. Its attribute
+        `num_classes` is the number of classes, 0 without labels.
       data_shape: of one example: (H, W, C) of a picture or an array, (d,) of a vector, (length, C) of a signal.
       parameterization: one of `parameterization.PARAMETERIZATIONS`' values.
       conditioning: one of `parameterization.CONDITIONINGS`' values.
       sigma_data: standard deviation of the data in the model's range.
       label_dropout: probability of training an example with the null class in place of its own, which makes one
         network conditional and unconditional (2207.12598, algorithm 1); 0: never, and then without guidance.
+      picture_dropout: the same for the condition picture.
+      vector_dropout: the same for the condition vector.
       statistics: of the training data. With a mean and a standard deviation here, vectors are standardized by
         coordinate, signals and arrays by channel: the model's range is sigma_data (x - mean) / std. Without, data that
-        are not pictures are taken as they are.
+        are not pictures are taken as they are. The network takes condition pictures if `picture_shape`
+        is not empty, and condition vectors if `vector_mean` is not.
 
     Raises:
-      UserError: for a label_dropout outside [0, 1), or of a network without classes.
+      UserError: for a dropout outside [0, 1), or of a condition that the network does not take.
     """
 
     sde: LinearSDE
@@ -48,12 +56,27 @@ class Model:
     conditioning: Callable[[LinearSDE, jax.Array], jax.Array]
     sigma_data: float
     label_dropout: float = 0.0
+    picture_dropout: float = 0.0
+    vector_dropout: float = 0.0
     statistics: Statistics = Statistics()  # noqa: RUF009
 
     def __post_init__(self):
-        require(0 <= self.label_dropout < 1, "label_dropout", self.label_dropout, "in [0, 1)")
-        usable = self.takes_labels or self.label_dropout == 0
-        require(usable, "label_dropout", self.label_dropout, "0 or None unless class_conditional is True")
+        _ = self.conditions  # checks the dropout
+
+    @functools.cached_property
+    def conditions(self) -> ConditionEncoder:
+        """The conditions that the network takes, and their conversion to its range."""
+        of = self.statistics
+        return ConditionEncoder(
+            num_classes=self.network.num_classes,
+            picture_shape=of.picture_shape,
+            picture_mean=of.picture_mean,
+            picture_std=of.picture_std,
+            vector_mean=of.vector_mean,
+            vector_std=of.vector_std,
+            size=self.data_shape[:-1],
+            dropout=(self.label_dropout, self.picture_dropout, self.vector_dropout),
+        )
 
     @property
     def kind(self) -> str:
@@ -101,55 +124,73 @@ class Model:
 
     def init(self, key: jax.Array) -> Params:
         """Fresh float32 parameters, a tree of plain dictionaries."""
-        inputs = jnp.zeros((1, *self.input_shape))
-        labels = jnp.zeros((1,), jnp.int32) if self.takes_labels else None
-        return self.network.init({"params": key}, inputs, jnp.zeros((1,)), labels)["params"]
+        takes, inputs = self.conditions.takes, jnp.zeros((1, *self.input_shape))
+        condition = self.conditions.without(Condition(), takes, 1) if takes else None
+        return self.network.init({"params": key}, inputs, jnp.zeros((1,)), condition)["params"]
+
+    def require_guidance(self, guidance: float | jax.Array | None) -> None:
+        """Raises UserError for classifier-free guidance of a model without dropout of a condition."""
+        require(
+            guidance is None or bool(self.conditions.droppable),
+            "guidance",
+            guidance,
+            "None for a model without dropout of a condition: train with model.label_dropout, model.picture_dropout or "
+            "model.vector_dropout = 0.1",
+        )
 
     def eps_fn(
         self,
         params: Params,
         *,
-        labels: jax.Array | None = None,
+        condition: Condition | Mapping[str, Any] | None = None,
         dropout: jax.Array | None = None,
-        guidance: float | None = None,
+        guidance: float | jax.Array | None = None,
     ) -> EpsFn:
         """The noise predictor with these parameters.
 
         Args:
           params: of the network.
-          labels: (B,) int32 for a network with classes; `num_classes` stands for no class.
-          dropout: in training, the key for the dropout of the network and of the labels; None otherwise.
+          condition: in data units, a `Condition` or a dictionary of its fields: `label` (B,) int32, `picture`
+            (B, H, W, C) uint8 or float, `vector` (B, k) float. A condition that the network takes must be given, unless
+            it has dropout: then None stands for the null condition. Class `num_classes` is no class. Labels for a
+            network without classes are ignored, because every batch of data has labels.
+          dropout: in training, the key for the dropout of the network and of the conditions; None otherwise.
           guidance: scale of classifier-free guidance (`guidance.classifier_free`), at one network call of twice the
-            batch; None: no guidance.
+            batch; None: no guidance. The unconditional half is without all conditions that have dropout.
 
         Returns:
-          An `eps_fn`. It raises UserError for labels of another shape than (B,).
+          An `eps_fn`. It raises UserError for conditions of another length than its batch.
 
         Raises:
-          UserError: for guidance of a model without label dropout.
+          UserError: for conditions that do not fit the network, and for guidance of a model without dropout of any.
         """
-        require(
-            guidance is None or self.label_dropout > 0,
-            "guidance",
-            guidance,
-            "None for a model without label dropout: train with model.class_conditional = True and "
-            "model.label_dropout = 0.1",
-        )
+        conditions, given = self.conditions, as_condition(condition)
+        self.require_guidance(guidance)
+        some = guidance is None or any(getattr(given, name) is not None for name in conditions.droppable)
+        require(some, "condition", given, f"given for guidance: its {' or '.join(conditions.droppable)}")
+        encoded = conditions.encode(given)
+        if dropout is not None and conditions.droppable:
+            dropout, key_conditions = jax.random.split(dropout)
+            encoded = conditions.drop(encoded, key_conditions)
         train = dropout is not None
-        if train and self.label_dropout > 0:
-            dropout, key_labels = jax.random.split(dropout)
-            labels = self._drop(labels, key_labels)
         rngs: Any = {"dropout": dropout} if train else {}
 
-        def apply(inputs: jax.Array, noise_cond: jax.Array, labels: jax.Array | None) -> jax.Array:
-            out: Any = self.network.apply({"params": params}, inputs, noise_cond, labels, train, rngs=rngs)
+        def apply(inputs: jax.Array, noise_cond: jax.Array, given: Condition) -> jax.Array:
+            seen = given if conditions.takes else None
+            out: Any = self.network.apply({"params": params}, inputs, noise_cond, seen, train, rngs=rngs)
             return out
 
         def network(inputs: jax.Array, noise_cond: jax.Array) -> jax.Array:
+            size = noise_cond.shape[0]
+            full = conditions.complete(encoded, size)
             if guidance is None:
-                return apply(inputs, noise_cond, labels if self.takes_labels else None)
-            given, without = self._with_and_without(apply, inputs, noise_cond, labels)
-            return without + guidance * (given - without)
+                return apply(inputs, noise_cond, full)
+            without = conditions.without(full, conditions.droppable, size)
+            # The two inputs of an example are neighbors, so that a sharded batch is not moved between devices.
+            pairs = jax.tree.map(lambda a, b: jnp.stack([a, b], axis=1).reshape(-1, *a.shape[1:]), full, without)
+            out = apply(jnp.repeat(inputs, 2, axis=0), jnp.repeat(noise_cond, 2), pairs)
+            out = out.reshape(-1, 2, *out.shape[1:])
+            return out[:, 1] + guidance * (out[:, 0] - out[:, 1])
 
         return eps_function(
             self.sde,
@@ -158,25 +199,6 @@ class Model:
             conditioning=self.conditioning,
             sigma_data=self.sigma_data,
         )
-
-    def _drop(self, labels: jax.Array | None, key: jax.Array) -> jax.Array:
-        """The labels, each the null class with probability `label_dropout`."""
-        labels = require_given("labels", labels, "an integer array, because the network has classes")
-        dropped = jax.random.bernoulli(key, self.label_dropout, labels.shape)
-        return jnp.where(dropped, self.network.num_classes, labels)
-
-    def _with_and_without(
-        self, apply: Callable[..., jax.Array], inputs: jax.Array, noise_cond: jax.Array, labels: jax.Array | None
-    ) -> tuple[jax.Array, jax.Array]:
-        """The network's outputs for the labels and for the null class, (B, *S, C) each, in one call."""
-        allowed = f"an integer array of shape {noise_cond.shape}"
-        labels = require_given("labels", labels, allowed)
-        require(labels.shape == noise_cond.shape, "labels", labels.shape, allowed)
-        pairs = jnp.stack([labels, jnp.full_like(labels, self.network.num_classes)], axis=1)
-        # The two inputs of an example are neighbors, so that a sharded batch is not moved between devices.
-        out = apply(jnp.repeat(inputs, 2, axis=0), jnp.repeat(noise_cond, 2), pairs.reshape(-1))
-        out = out.reshape(-1, 2, *out.shape[1:])
-        return out[:, 0], out[:, 1]
 
 
 def __dir__() -> list[str]:

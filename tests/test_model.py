@@ -10,6 +10,7 @@ from training import small
 from training.small import quick_compilation  # noqa: F401
 
 from hold_jax import guidance
+from hold_jax.condition import Condition
 from hold_jax.data import Statistics
 from hold_jax.errors import UserError
 from hold_jax.nn.embeddings import ConditionEmbedding
@@ -54,7 +55,7 @@ def test_labels_reach_a_network_that_has_classes_and_no_other():
         model = small.mlp(num_classes=classes)
         assert model.takes_labels == (classes > 0)
         params = jax.jit(model.init)(jax.random.key(0))
-        of = jax.jit(lambda labels, model=model, params=params: model.eps_fn(params, labels=labels)(u, t))
+        of = jax.jit(lambda labels, model=model, params=params: model.eps_fn(params, condition={"label": labels})(u, t))
         found[classes] = [np.asarray(of(jnp.full(4, label, jnp.int32))) for label in (0, 2)]
     np.testing.assert_array_equal(*found[0])
     assert np.abs(found[3][0] - found[3][1]).max() > 1e-3
@@ -66,9 +67,9 @@ class Tiny(nn.Module):
     num_classes: int = 3
 
     @nn.compact
-    def __call__(self, x, noise_cond, labels=None, train=False):
-        condition = ConditionEmbedding(8, 8, "positional", 1.0, True, self.num_classes, name="embedding")
-        h = nn.Dense(1)(jnp.sin(nn.Conv(8, (3, 3))(x) + condition(noise_cond, labels)[:, None, None]))
+    def __call__(self, x, noise_cond, condition=None, train=False):
+        embedding = ConditionEmbedding(8, 8, "positional", 1.0, True, self.num_classes, name="embedding")
+        h = nn.Dense(1)(jnp.sin(nn.Conv(8, (3, 3))(x) + embedding(noise_cond, condition)[:, None, None]))
         return nn.Dropout(0.5, deterministic=not train)(h)
 
 
@@ -93,8 +94,8 @@ def test_guidance_is_the_classifier_free_combination(model, shape):
 
     @jax.jit
     def of(labels, scale):
-        plain, null = (model.eps_fn(params, labels=label) for label in (labels, NULL))
-        together = model.eps_fn(params, labels=labels, guidance=scale)
+        plain, null = (model.eps_fn(params, condition=Condition(label)) for label in (labels, NULL))
+        together = model.eps_fn(params, condition=Condition(labels), guidance=scale)
         return together(u, t), guidance.classifier_free(plain, null, scale)(u, t), plain(u, t), null(u, t)
 
     for scale in (0.0, 1.0, 2.5):
@@ -112,7 +113,7 @@ def test_guidance_is_one_network_call_of_twice_the_batch():
     params, (u, t) = params_of(model), draw(model, shape)
 
     def products(scale):
-        text = str(jax.make_jaxpr(model.eps_fn(params, labels=LABELS, guidance=scale))(u, t))
+        text = str(jax.make_jaxpr(model.eps_fn(params, condition=Condition(LABELS), guidance=scale))(u, t))
         return re.findall(r":f32\[(\d+),\d+\] = dot_general", text)
 
     plain = products(None)
@@ -125,7 +126,7 @@ def test_guidance_moves_no_row_to_another_device():
     labels = jnp.arange(16, dtype=jnp.int32) % 3
 
     def guided(params, u, t, labels):
-        return model.eps_fn(params, labels=labels, guidance=2.0)(u, t)
+        return model.eps_fn(params, condition=Condition(labels), guidance=2.0)(u, t)
 
     spread = (jax.device_put(a, devices.batch()) for a in (u, t, labels))
     compiled = jax.jit(guided, out_shardings=devices.batch()).lower(params, *spread).compile()
@@ -141,12 +142,12 @@ def test_labels_are_dropped_with_their_probability():
 
     @jax.jit
     def of(labels, key):
-        eps_fn = model.eps_fn(params, labels=labels, dropout=key)
+        eps_fn = model.eps_fn(params, condition=Condition(labels), dropout=key)
         return eps_fn(u, t[0])[:, 0, 0], eps_fn(-u, t[0])[:, 0, 0]
 
     @jax.jit
     def plain(labels):
-        return model.eps_fn(params, labels=labels)(u, t[0])[:, 0, 0]
+        return model.eps_fn(params, condition={"label": labels})(u, t[0])[:, 0, 0]
 
     given, null = plain(labels)[0], plain(jnp.full(num, 3))[0]
     assert np.abs(given - null) > 0.01
@@ -171,13 +172,13 @@ def test_without_label_dropout_training_draws_what_it_drew():
 
     def by_hand(inputs, noise_cond):
         rngs = {"dropout": jax.random.key(5)}
-        return model.network.apply({"params": params}, inputs, noise_cond, LABELS, True, rngs=rngs)
+        return model.network.apply({"params": params}, inputs, noise_cond, Condition(LABELS), True, rngs=rngs)
 
     options = {"parameterization": model.parameterization, "conditioning": model.conditioning}
     want = jax.jit(eps_function(model.sde, by_hand, sigma_data=model.sigma_data, **options))(u, t)
-    got = jax.jit(model.eps_fn(params, labels=LABELS, dropout=jax.random.key(5)))(u, t)
+    got = jax.jit(model.eps_fn(params, condition=Condition(LABELS), dropout=jax.random.key(5)))(u, t)
     np.testing.assert_array_equal(got, want)
-    other = jax.jit(model.eps_fn(params, labels=LABELS, dropout=jax.random.key(6)))(u, t)
+    other = jax.jit(model.eps_fn(params, condition=Condition(LABELS), dropout=jax.random.key(6)))(u, t)
     assert np.abs(other - got).max() > 1e-3
 
 
@@ -188,21 +189,21 @@ def eps_shape(model, **options):
 
 REFUSED = {
     "guidance without label dropout": (
-        lambda: small.mlp(num_classes=3).eps_fn(None, labels=LABELS, guidance=2.0),
-        "`guidance` is 2.0; it must be None for a model without label dropout: train with "
-        "model.class_conditional = True and model.label_dropout = 0.1",
+        lambda: small.mlp(num_classes=3).eps_fn(None, condition=Condition(LABELS), guidance=2.0),
+        "`guidance` is 2.0; it must be None for a model without dropout of a condition: train with "
+        "model.label_dropout, model.picture_dropout or model.vector_dropout = 0.1",
     ),
     "guidance without labels": (
         lambda: eps_shape(GUIDED["points"][0], guidance=2.0),
-        "`labels` is None; it must be an integer array of shape (4,)",
+        "`condition` is Condition(label=None, picture=None, vector=None); it must be given for guidance: its label",
     ),
     "guidance by labels of another shape": (
-        lambda: eps_shape(GUIDED["points"][0], guidance=2.0, labels=LABELS[:3]),
-        "`labels` is (3,); it must be an integer array of shape (4,)",
+        lambda: eps_shape(GUIDED["points"][0], guidance=2.0, condition=Condition(LABELS[:3])),
+        "`condition.label` is 'of length 3'; it must be of length 4, that of the batch",
     ),
     "training without labels": (
         lambda: GUIDED["points"][0].eps_fn(None, dropout=jax.random.key(0)),
-        "`labels` is None; it must be an integer array, because the network has classes",
+        "`condition.label` is None; it must be given in training",
     ),
     "always": (
         lambda: small.mlp(num_classes=3, label_dropout=1.0),
@@ -214,7 +215,7 @@ REFUSED = {
     ),
     "no classes": (
         lambda: small.mlp(label_dropout=0.1),
-        "`label_dropout` is 0.1; it must be 0 or None unless class_conditional is True",
+        "`label_dropout` is 0.1; it must be 0 or None unless model.class_conditional is True",
     ),
 }
 

@@ -27,6 +27,7 @@ from hold_jax.evaluation.feature_network import FeatureNetwork
 from hold_jax.evaluation.inception import inception
 from hold_jax.evaluation.inception_weights import published
 from hold_jax.evaluation.pixels import pixels
+from hold_jax.loops.conditions import NONE, Conditions, of_data, of_file
 from hold_jax.loops.draw import SampleSettings
 from hold_jax.loops.evaluate import EvalSettings
 from hold_jax.loops.likelihood import LikelihoodSettings
@@ -190,7 +191,7 @@ def model(
     require(labels, "model.class_conditional", True, "False for data without labels")
     own = (
         *("name", "dtype", "parameterization", "conditioning", "sigma_data", "standardize"),
-        *("class_conditional", "label_dropout", *_CONDITIONING),
+        *("class_conditional", "label_dropout", "picture_dropout", "vector_dropout", *_CONDITIONING),
     )
     network = construct(
         "model",
@@ -201,6 +202,8 @@ def model(
         num_classes=num_classes if c.class_conditional else 0,
         dtype=DTYPES[c.dtype],
     )
+    pictures = len(data_shape) == 3 or not statistics.picture_shape
+    require(pictures, "data.condition", config.data.condition, "of vectors: only data of pictures take a picture")
     suits = "mlp" if len(data_shape) == 1 else "ncsnpp"
     require(c.name == suits, "model.name", c.name, f"{suits!r} for data of shape {data_shape}")
     is_picture = (statistics.kind or default_kind(data_shape)) == "picture"
@@ -222,6 +225,8 @@ def model(
         # Noise levels are absolute: standardized vectors have the scale that they are made for, whatever their own.
         sigma_data=1.0 if statistics.mean else sigma_data(config),
         label_dropout=c.label_dropout or 0.0,
+        picture_dropout=c.picture_dropout or 0.0,
+        vector_dropout=c.vector_dropout or 0.0,
         statistics=statistics,
     )
 
@@ -305,7 +310,7 @@ def sampling(config: Config) -> SampleSettings:
     """How samples are drawn."""
     c = config.sampling
     settings = {field.name for field in dataclasses.fields(SampleSettings)}
-    own = given(c, "grid", "rho", "times", "checkpoint", *settings)
+    own = given(c, "grid", "rho", "times", "checkpoint", "condition", *settings)
     sampler = construct("sampling", c.name, samplers.SAMPLERS[c.name], own)
     grid: Any = samplers.GRIDS[c.grid]
     if c.rho is not None:
@@ -319,6 +324,17 @@ def sampling(config: Config) -> SampleSettings:
 def _frames(most: int, num_steps: int) -> int:
     """The largest divisor of `num_steps` up to `most`; 0 for 0."""
     return max((part for part in range(1, min(most, num_steps) + 1) if num_steps % part == 0), default=0)
+
+
+def conditions(config: Config, model: Model, load_test: Callable[[], Dataset]) -> Conditions:
+    """The conditions of samples: those in the file `sampling.condition`, or else those of the test examples.
+
+    Classes alone are not read from the test examples: `sampling.label` and `sampling.classes` choose them.
+    """
+    path = config.sampling.condition
+    if path is not None:
+        return of_file(model, storage.path(path, "sampling.condition"))
+    return NONE if set(model.conditions.takes) <= {"label"} else of_data(model, load_test())
 
 
 def evaluation(config: Config) -> EvalSettings:

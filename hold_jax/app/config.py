@@ -73,6 +73,11 @@ class DataConfig:
     seed: int | None = whole(None, _SEED, "toys: which draw")
     memory_limit_gib: float | None = real(None, "(0, 1e6]", "decoded sets above this stay on disk (4)")
     flip: bool = switch(False, "mirror pictures left to right at random")
+    condition: str | None = text(
+        None,
+        "names of arrays",
+        "npz: arrays with a picture or vector to condition on for each example, comma-separated",
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,6 +113,8 @@ class ModelConfig:
     dtype: str = choice("float32", ("float32", "bfloat16"), "compute type; parameters are float32")
     class_conditional: bool = switch(False, "feed the data's labels to the network")
     label_dropout: float | None = real(None, "[0, 1)", "probability of training without the label, for guidance (0)")
+    picture_dropout: float | None = real(None, "[0, 1)", "the same for the picture of data.condition (0)")
+    vector_dropout: float | None = real(None, "[0, 1)", "the same for the vector of data.condition (0)")
     embedding: str | None = choice(None, _EMBEDDINGS, "of the noise level")
     max_period: float | None = real(None, "(0, 1e9]", "positional embedding: longest period over 2 pi (10000)")
     fourier_scale: float | None = real(None, "(0, 1e4]", "cycles per unit of conditioning")
@@ -282,7 +289,10 @@ class SamplingConfig:
         "data", ("data", "uniform"), "how often each class is drawn: as in the training data, or equally often"
     )
     guidance: float | None = real(
-        None, "[-1e4, 1e4]", "scale of classifier-free guidance: 1 is none; needs model.label_dropout"
+        None, "[-1e4, 1e4]", "scale of classifier-free guidance: 1 is none; needs dropout of a condition"
+    )
+    condition: str | None = path(
+        None, ".npz with arrays label, picture, vector: the conditions of samples; None: those of the test data"
     )
     checkpoint: int | None = whole(None, _EVERY, "step to load; None: the newest")
 

@@ -26,9 +26,16 @@ _OF_THE_TRAINING = _OF_THE_MODEL | {
     "seed": "it made the initial parameters and the order of the data",
     "training.init_from": "the run has begun, and goes on from its own weights",
 }
-FREE = ("model.dtype", "model.dropout", "model.label_dropout", "model.remat")
+FREE = (
+    "model.dtype",
+    "model.dropout",
+    "model.label_dropout",
+    "model.picture_dropout",
+    "model.vector_dropout",
+    "model.remat",
+)
 # What makes the data; it may change where the data stay the same.
-_OF_THE_DATA = ("name", "kind", "image_size", "channels", "bits", "data_dir", "size", "seed")
+_OF_THE_DATA = ("name", "kind", "image_size", "channels", "bits", "data_dir", "size", "seed", "condition")
 _SIGMA_DATA = "model.sigma_data"
 # Sections and keys of which a change is not worth a line: they do not change what is learned.
 _NOT_OF_THE_TRAINING = (

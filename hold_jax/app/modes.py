@@ -76,7 +76,8 @@ def train(this: Experiment) -> None:
             loss = build.loss(config)
             model = _model(config, data.shape, data.num_classes, build.statistics(record))
             start = None if source is None else initial.parameters(source, config, model)
-            trainer = Trainer(model, loss, optimizer, data, settings, sampling, start)
+            given = build.conditions(config, model, lambda: _dataset(config, "test", data.shape))
+            trainer = Trainer(model, loss, optimizer, data, settings, sampling, start, given)
             trainer.check()
             if storage.exists(path / METRICS_FILE):
                 read_jsonl(path / METRICS_FILE)  # a damaged log is an error now, not after the compilation
@@ -144,8 +145,16 @@ class _Report:
     def make(self, step: int, params: Any) -> None:
         """Draws the samples and computes the figures of averaged parameters; call it after `prepare`."""
         assert self._evaluator is not None
-        beside = _reference(self._data)
-        _announce(generate(self._model, params, self._sampling, self._path, step=step, reference=beside))
+        folder = generate(
+            self._model,
+            params,
+            self._sampling,
+            self._path,
+            step=step,
+            reference=_reference(self._data),
+            conditions=build.conditions(self._config, self._model, lambda: self._held_out),
+        )
+        _announce(folder)
         _print_results(self._evaluator.evaluate(params, step=step), self._path)
 
 
@@ -156,10 +165,11 @@ def draw(this: Experiment) -> None:
     sampling = build.sampling(config)
     model = _model(config, found.data_shape, found.num_classes, build.statistics(found))
     make_draw(model, sampling, Devices.all())
+    given = build.conditions(config, model, lambda: _dataset(config, "test", found.data_shape))
     chosen = config.sampling.checkpoint
     for step, params in _averages(config, model, path, None if chosen is None else [chosen]):
         introduce(model, None, path, step=step)
-        _announce(generate(model, params, sampling, path, step=step))
+        _announce(generate(model, params, sampling, path, step=step, conditions=given))
 
 
 def score(this: Experiment) -> None:

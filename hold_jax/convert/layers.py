@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from hold_jax.condition import Condition
 from hold_jax.nn import NCSNpp
 
 # Modules of ours that are one module there; any other layer stands for itself.
@@ -65,9 +66,9 @@ def _layers(network: Any, inputs: tuple[int, ...]) -> tuple[Layer, ...]:
             calls.append((_kind(context.module), context.module.path))
         return call(*args, **kwargs)
 
-    labels = jnp.zeros((1,), jnp.int32) if network.num_classes else None
+    condition = Condition(label=jnp.zeros((1,), jnp.int32)) if network.num_classes else None
     with nn.intercept_methods(record):
-        spec = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, *inputs)), jnp.zeros((1,)), labels)
+        spec = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, *inputs)), jnp.zeros((1,)), condition)
 
     kinds = {path: kind for kind, path in calls}
     found = []

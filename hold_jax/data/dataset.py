@@ -53,6 +53,9 @@ class Dataset:
       num_classes: 0 if unlabeled; all labels in batches are then 0.
       class_names: one per class; empty if the classes have no names.
       kind: one of `KINDS`; `default_kind` unless it is given.
+      picture: a condition picture of each example, `(N, H, W, C)` uint8 or float32, or a source of pictures; None if
+        there are none.
+      vector: a condition vector of each example, `(N, k)` float32; None if there are none.
     """
 
     name: str
@@ -63,6 +66,8 @@ class Dataset:
     num_classes: int
     class_names: tuple[str, ...] = ()
     kind: str = ""
+    picture: np.ndarray | RandomAccess | None = None
+    vector: np.ndarray | None = None
 
     def __post_init__(self):
         object.__setattr__(self, "kind", self.kind or default_kind(self.shape))
@@ -87,40 +92,55 @@ class Dataset:
 
     @functools.cached_property
     def digest(self) -> str:
-        """SHA-256 digest of the content: the examples in order and their labels, but not the name.
+        """SHA-256 digest of the content: the examples in order, their labels and conditions, but not the name.
 
         For a source that is not in memory it covers the number of examples, all known labels, and 256 examples spread
         over the set.
         """
         batch = self.gather(np.arange(len(self)) if self.in_memory else self._spread())
-        return self._digest_of(batch["x"], batch["label"] if self.labels is None else self.labels)
+        return self._digest_of(batch | ({} if self.labels is None else {"label": self.labels}))
 
     @functools.cached_property
     def digest_of_some(self) -> str:
         """SHA-256 digest of 256 examples spread over the set, and of their number; the same in memory and on disk."""
-        batch = self.gather(self._spread())
-        return self._digest_of(batch["x"], batch["label"])
+        return self._digest_of(self.gather(self._spread()))
 
     def _spread(self) -> np.ndarray:
         return np.unique(np.linspace(0, len(self) - 1, 256).astype(int))
 
-    def _digest_of(self, *arrays: np.ndarray) -> str:
+    def _digest_of(self, batch: dict[str, np.ndarray]) -> str:
         found = hashlib.sha256(repr((len(self), self.shape, self.num_classes)).encode())
-        for array in arrays:
+        for array in batch.values():
             found.update(np.ascontiguousarray(array).data)
         return found.hexdigest()
 
     def gather(self, indices: np.ndarray) -> dict[str, np.ndarray]:
-        """Returns new arrays `x` `(b, *shape)` and `label` `(b,)` int32 of the examples at `indices` `(b,)`."""
+        """Returns new arrays of the examples at `indices` `(b,)`.
+
+        They are `x` `(b, *shape)`, `label` `(b,)` int32, and of the conditions `picture` `(b, H, W, C)` and `vector`
+        `(b, k)` those that there are.
+        """
         if isinstance(self.source, np.ndarray):
-            x = self.source.take(indices, axis=0)
             label = np.zeros(len(indices), np.int32) if self.labels is None else self.labels.take(indices)
-            return {"x": x, "label": label}
-        examples = [self.source[i] for i in indices.tolist()]
-        return {
-            "x": np.stack([e["x"] for e in examples]),
-            "label": np.array([e["label"] for e in examples], np.int32),
-        }
+            batch = {"x": self.source.take(indices, axis=0), "label": label}
+        else:
+            examples = [self.source[i] for i in indices.tolist()]
+            batch = {
+                "x": np.stack([e["x"] for e in examples]),
+                "label": np.array([e["label"] for e in examples], np.int32),
+            }
+        if isinstance(self.picture, np.ndarray):
+            batch["picture"] = self.picture.take(indices, axis=0)
+        elif self.picture is not None:
+            batch["picture"] = np.stack([self.picture[i]["x"] for i in indices.tolist()])
+        if self.vector is not None:
+            batch["vector"] = self.vector.take(indices, axis=0)
+        return batch
+
+    @functools.cached_property
+    def layout(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+        """Shape and type of one example in each of the arrays of `gather`."""
+        return {name: (array.shape[1:], array.dtype) for name, array in self.gather(np.arange(1)).items()}
 
     def subset(self, size: int | None, seed: int = 0) -> "Dataset":
         """Draws examples at random, without replacement, in random order.
@@ -132,9 +152,14 @@ class Dataset:
           seed: seed of the random order.
         """
         rows = random.subset(len(self), len(self) if size is None else size, seed)
-        labels = None if self.labels is None else self.labels.take(rows)
-        source = self.source.take(rows, axis=0) if isinstance(self.source, np.ndarray) else _Rows(self.source, rows)
-        return dataclasses.replace(self, source=source, labels=labels)
+
+        def take(source: Any) -> Any:
+            if source is None:
+                return None
+            return source.take(rows, axis=0) if isinstance(source, np.ndarray) else _Rows(source, rows)
+
+        parts = {name: take(getattr(self, name)) for name in ("source", "labels", "picture", "vector")}
+        return dataclasses.replace(self, **parts)
 
 
 class _Rows:
@@ -160,6 +185,11 @@ class Statistics:
       mean: of each coordinate of vectors, or each channel of signals and arrays, in data units; empty for pictures.
       std: their standard deviations, in data units; empty for pictures.
       kind: one of `KINDS`; empty in records of earlier versions, for `default_kind`.
+      picture_shape: (H, W, C) of condition pictures; empty if there are none.
+      picture_mean: of each channel of condition pictures; empty if they are uint8.
+      picture_std: standard deviation of each channel of condition pictures; empty if they are uint8.
+      vector_mean: of each entry of condition vectors; empty if there are none.
+      vector_std: standard deviation of each entry of condition vectors.
     """
 
     class_counts: tuple[int, ...] = ()
@@ -167,6 +197,11 @@ class Statistics:
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     kind: str = ""
+    picture_shape: tuple[int, ...] = ()
+    picture_mean: tuple[float, ...] = ()
+    picture_std: tuple[float, ...] = ()
+    vector_mean: tuple[float, ...] = ()
+    vector_std: tuple[float, ...] = ()
 
 
 def measure(data: Dataset) -> Statistics:
@@ -185,13 +220,26 @@ def measure(data: Dataset) -> Statistics:
         assert labels is not None, "a labeled set in memory has its labels"
         counts = tuple(np.bincount(labels, minlength=data.num_classes).tolist())
     found = Statistics(counts, data.class_names, kind=data.kind)
-    if data.kind == "picture":
-        return found
-    x = np.asarray(data.source if batch is None else batch["x"])
+    if data.kind != "picture":
+        mean, std = _moments(np.asarray(data.source if batch is None else batch["x"]))
+        found = dataclasses.replace(found, mean=mean, std=std)
+    if data.picture is not None:
+        found = dataclasses.replace(found, picture_shape=data.layout["picture"][0])
+        if isinstance(data.picture, np.ndarray) and data.picture.dtype != np.uint8:
+            mean, std = _moments(data.picture)
+            found = dataclasses.replace(found, picture_mean=mean, picture_std=std)
+    if data.vector is not None:
+        mean, std = _moments(data.vector)
+        found = dataclasses.replace(found, vector_mean=mean, vector_std=std)
+    return found
+
+
+def _moments(x: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Returns mean and standard deviation along the last axis; 1 for one that is constant up to float32 rounding."""
     axes = tuple(range(x.ndim - 1))
     mean, std = x.mean(axes, np.float64), x.std(axes, np.float64)
     std = np.where(std > 1e-6 * np.abs(mean), std, 1.0)
-    return dataclasses.replace(found, mean=tuple(mean.tolist()), std=tuple(std.tolist()))
+    return tuple(mean.tolist()), tuple(std.tolist())
 
 
 def deviation(data: Dataset) -> float:

@@ -1,11 +1,13 @@
 """`npz:PATH`: pictures, vectors, signals or arrays in one .npz or .npy file of NumPy."""
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator
 from typing import BinaryIO, cast
 
 import numpy as np
 
+from hold_jax.data import conditions
 from hold_jax.data.dataset import MAX_CLASSES, Dataset, array_dataset, hold_out
 from hold_jax.data.files import is_url, local_path, system
 from hold_jax.data.images import Size, as_float32, eight_bits, fit_arrays
@@ -34,6 +36,7 @@ def load(
     image_size: Size = None,
     channels: int | None = None,
     bits: int | None = None,
+    condition: str | None = None,
     data_dir: str | None = None,
     memory_limit_bytes: int,
 ) -> Dataset:
@@ -58,6 +61,9 @@ def load(
       image_size: of pictures: side of square ones, or (height, width); None: as in the file.
       channels: of pictures: 1 or 3; None: as in the file.
       bits: of uint16 pictures: the number of bits that their values use.
+      condition: comma-separated names of arrays with the conditions of the examples (`conditions.read`): NAME and
+        NAME_test, or NAME alone where there is no test array. With `image_size`, condition pictures are scaled and
+        cropped as the pictures are; without, they keep their size.
       data_dir: root of a relative PATH.
       memory_limit_bytes: a larger array is an error, raised before it is decompressed.
 
@@ -70,12 +76,16 @@ def load(
             archive = Npy(file, memory_limit_bytes) if single else Npz(file, memory_limit_bytes)
         except NpzError as error:
             raise UserError(f"`name` is {name!r}; it is not a readable .npz archive: {error}") from None
-        x, labels, num_classes = _Reader(name, archive, kind, bits).split(split)
+        reader = _Reader(name, archive, kind, bits)
+        x, labels, num_classes = reader.split(split)
+        added = {} if condition is None else reader.conditions(condition, split)
     if x.dtype == np.uint8:
         x = fit_arrays(x, image_size, channels)
+        if image_size and "picture" in added:
+            added["picture"] = conditions.fit(added["picture"], image_size)
     elif image_size or channels or bits:
         raise UserError(f"`image_size`, `channels` and `bits` must be None: {name!r} holds floats, not pictures")
-    return array_dataset(name, split, x, labels, num_classes)
+    return dataclasses.replace(array_dataset(name, split, x, labels, num_classes), **added)
 
 
 @contextlib.contextmanager
@@ -120,6 +130,19 @@ class _Reader:
             raise self._error("it needs at least two rows, since one is held out for the test split")
         rows = hold_out(len(x), split)
         return x[rows], None if y is None else y[rows], num_classes
+
+    def conditions(self, names: str, split: str) -> dict[str, np.ndarray]:
+        """Returns the conditions of the examples of `split` in the arrays `names`, by kind."""
+        own_test = self._find(_X["test"]) is not None
+        keys = [name.strip() + ("_test" if own_test and split == "test" else "") for name in names.split(",")]
+        x = self._find(_X[split] if own_test else _X["train"])
+        assert x is not None, "split() found it"
+        num = self._archive.shape(x)[0]
+        found = conditions.read(self._archive, keys, num, f"`condition` is {names!r} for {self._name!r}")
+        if own_test:
+            return found
+        rows = hold_out(num, split)
+        return {kind: array[rows] for kind, array in found.items()}
 
     def _error(self, problem: str) -> UserError:
         return UserError(f"`name` is {self._name!r}; {problem}; the file holds {self._archive.describe()}")

@@ -35,14 +35,15 @@ def batches(
 ) -> Iterator[Batch]:
     """Yields this process's part of the shuffled training batches, from step `start_step` on.
 
-    Each batch has `x` `(b, *shape)`, uint8 or float32, and `label` `(b,)` int32, b = batch_size / process_count.
+    Each batch has the arrays of `Dataset.gather`, `x`, `label` and conditions, of b = batch_size / process_count
+    examples.
 
     Args:
       dataset: the data; a set that is not in memory is read ahead by threads.
       batch_size: examples in the global batch, a multiple of `process_count`.
       seed: in [0, 2^32); determines order and flips.
       start_step: the first step to yield; the batches are bitwise those of a run from step 0.
-      flip: mirror each picture left to right with probability 1/2.
+      flip: mirror each picture, with its condition picture, left to right with probability 1/2.
       process_index: index of this process, in [0, process_count).
       process_count: number of processes that share each batch.
       steps: number of batches to yield; None: endless.
@@ -67,7 +68,10 @@ def batches(
         batch = dataset.gather(indices)
         if flip:
             rng = np.random.Generator(np.random.Philox(key=[seed + _FLIP_KEY_OFFSET, step]))
-            _mirror(batch["x"], rng.random(batch_size)[local] < 0.5)
+            mirrored = rng.random(batch_size)[local] < 0.5
+            for name in ("x", "picture"):
+                if name in batch:
+                    _mirror(batch[name], mirrored)
         return batch
 
     stop = sys.maxsize if steps is None else start_step + steps

@@ -20,7 +20,7 @@ _SOURCES: dict[str, tuple[Callable[..., Dataset], set[str]]] = {
     "damped_sines": (toy_signals.load, {"size", "seed"}),
     "tfds:": (tfds_source.load, _IMAGE | _DISK),
     "folder:": (folder.load, _IMAGE | _DISK | {"bits", "kind"}),
-    "npz:": (npz.load, _IMAGE | _DISK | {"bits", "kind"}),
+    "npz:": (npz.load, _IMAGE | _DISK | {"bits", "kind", "condition"}),
 }
 # These two options do not change the data, so a source without files may ignore them.
 _IGNORABLE = _DISK
@@ -33,6 +33,7 @@ def load(
     kind: str | None = None,
     image_size: Size = None,
     channels: int | None = None,
+    condition: str | None = None,
     data_dir: str | None = None,
     bits: int | None = None,
     size: int | None = None,
@@ -50,6 +51,7 @@ def load(
       image_size: pictures are scaled so that they cover a square of this side, or (height, width), and cropped around
         the center; None: no change.
       channels: 1 or 3; None: those of the source (folder: 3).
+      condition: npz only: names of the arrays with the conditions of the examples, comma-separated.
       data_dir: root of relative PATHs, and the folder of the data of TFDS.
       bits: folder and npz only: number of bits that the values of 16-bit pictures use, 9 to 16; required for those.
       size: toys only: the number of examples (default 50,000 for train, 10,000 for test; of signals 20,000 and 2,000).
@@ -84,6 +86,7 @@ def load(
         "kind": kind,
         "image_size": image_size if image_size is None or isinstance(image_size, int) else tuple(image_size),
         "channels": channels,
+        "condition": condition,
         "data_dir": data_dir,
         "bits": bits,
         "size": size,

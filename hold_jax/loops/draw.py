@@ -11,7 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from hold_jax import samplers
+from hold_jax.condition import Condition
 from hold_jax.errors import UserError, require, require_choice
+from hold_jax.loops.conditions import NONE, Conditions
 from hold_jax.model import Model
 from hold_jax.numerics.random import class_of
 from hold_jax.runtime import schema
@@ -34,10 +36,11 @@ class SampleSettings:
       batch_size: number of samples drawn at once, over all devices.
       frames: number of states kept for the film, a divisor of `num_steps`; 0 makes no film.
       save_pngs: whether to also write one PNG file per sample (pictures only).
-      label: class of every sample (class-conditional models), its name or its number; None draws all classes.
+      label: class of every sample (class-conditional models), its name or its number; None draws all classes, or
+        those of the conditions.
       classes: proportions of the classes if `label` is None, one of `CLASSES`. "data": those of the training data if
         the model has its class counts; "uniform": the same number of each class that occurs in the training data.
-      guidance: scale of classifier-free guidance (models trained with label dropout). 0 is unconditional; 1 is
+      guidance: scale of classifier-free guidance (models trained with dropout of a condition). 0 is unconditional; 1 is
         conditional sampling at twice its cost; None is conditional sampling without guidance.
       seed: seed of the initial state and of the sampler's noise.
       indices: which samples to draw, as `schema.ranges` reads them, such as "7", "3,17" or "100:200".
@@ -89,16 +92,16 @@ class Drawn(NamedTuple):
     calls: jax.Array | np.ndarray
 
 
-DrawFn = Callable[[Any, jax.Array | np.ndarray], Drawn]
-"""draw(params, index (B,)) -> `Drawn` of B samples in the model's range."""
+DrawFn = Callable[[Any, jax.Array | np.ndarray, Condition], Drawn]
+"""draw(params, index (B,), condition) -> `Drawn` of B samples in the model's range."""
 
 
 @functools.lru_cache(maxsize=4)
 def make_draw(model: Model, settings: SampleSettings, devices: Devices) -> DrawFn:
     """Returns a jitted function that draws one batch of samples, spread over the devices.
 
-    Sample i is a function of the settings, the parameters and i, not of the batch in which it is drawn
-    (`samplers.sample`). Its class is that of `draw_labels`. Results are cached by the arguments, so that sample grids,
+    Sample i is a function of the settings, the parameters, i and its condition, not of the batch in which it is drawn
+    (`samplers.sample`). Its class is that of `with_labels`. Results are cached by the arguments, so that sample grids,
     report and evaluation of one run share one compilation.
 
     Args:
@@ -107,8 +110,8 @@ def make_draw(model: Model, settings: SampleSettings, devices: Devices) -> DrawF
       devices: devices over which the batch is spread.
 
     Returns:
-      A function that takes the parameters and the numbers (B,) of the samples, with B = `settings.batch_size`. It
-      returns the samples and frames in the model's range.
+      A function that takes the parameters, the numbers (B,) of the samples and their conditions in data units, with
+      B = `settings.batch_size`. It returns the samples and frames in the model's range.
 
     Raises:
       UserError: before compilation, if the grid, the model or the number of devices does not allow the settings.
@@ -131,19 +134,26 @@ def make_draw(model: Model, settings: SampleSettings, devices: Devices) -> DrawF
     # Tracing with a trivial network finds an invalid grid or guidance before hours of training, not after them.
     try:
         _class_number(model, settings.label)
-        model.eps_fn(None, guidance=settings.guidance)
+        model.require_guidance(settings.guidance)
         jax.eval_shape(lambda: draw(lambda u, t: u[..., -1:, :], key=jax.random.key(0)))
     except UserError as error:
         raise UserError(str(error).replace("`", "`sampling.", 1)) from None
 
     @functools.partial(jax.jit, out_shardings=devices.replicated)
-    def compiled(params: Any, index: jax.Array) -> Any:
-        labels = draw_labels(model, settings, index)
-        eps_fn = model.eps_fn(params, labels=labels, guidance=settings.guidance)
+    def compiled(params: Any, index: jax.Array, condition: Condition) -> Any:
+        condition = with_labels(model, settings, index, condition)
+        eps_fn = model.eps_fn(params, condition=condition, guidance=settings.guidance)
         out = draw(eps_fn, key=jax.random.key(settings.seed), index=index)
         return Drawn(out.x, out.frames, out.nfe)
 
     return compiled
+
+
+def with_labels(model: Model, settings: SampleSettings, index: jax.Array, condition: Condition) -> Condition:
+    """Returns the conditions of samples `index` (B,) with classes: `settings.label`, theirs, or those drawn."""
+    if settings.label is None and condition.label is not None:
+        return condition
+    return dataclasses.replace(condition, label=draw_labels(model, settings, index))
 
 
 def draw_labels(model: Model, settings: SampleSettings, index: jax.Array) -> jax.Array:
@@ -189,7 +199,12 @@ def _class_number(model: Model, label: int | str | None) -> int:
 
 
 def draw_blocks(
-    model: Model, params: Any, settings: SampleSettings, devices: Devices, index: np.ndarray
+    model: Model,
+    params: Any,
+    settings: SampleSettings,
+    devices: Devices,
+    index: np.ndarray,
+    conditions: Conditions = NONE,
 ) -> Iterator[Drawn]:
     """Yields samples in order, in blocks of at most `settings.batch_size`.
 
@@ -203,6 +218,7 @@ def draw_blocks(
       settings: how to draw; `num_samples` and `indices` are not used.
       devices: devices over which each batch is spread.
       index: (N,) rising numbers of the wanted samples.
+      conditions: of the samples.
 
     Yields:
       Samples (b, *data_shape) with b <= `settings.batch_size`, and all frames of their batch, as uint8 pictures
@@ -215,7 +231,8 @@ def draw_blocks(
     size = settings.batch_size
     for block in np.unique(index // size):
         wanted = index[index // size == block] - block * size
-        x, film, calls = draw(params, (block * size + np.arange(size)).astype(np.int32))
+        together = (block * size + np.arange(size)).astype(np.int32)
+        x, film, calls = draw(params, together, conditions.of(together))
         x = np.asarray(x)[wanted]
         if np.isnan(x).any():
             raise UserError(samplers.UNFINISHED)
@@ -224,7 +241,13 @@ def draw_blocks(
 
 
 def draw_many(
-    model: Model, params: Any, settings: SampleSettings, devices: Devices, *, num: int
+    model: Model,
+    params: Any,
+    settings: SampleSettings,
+    devices: Devices,
+    *,
+    num: int,
+    conditions: Conditions = NONE,
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Draws the first `num` samples.
 
@@ -234,6 +257,7 @@ def draw_many(
       settings: how to draw; `num_samples` and `indices` are not used.
       devices: devices over which each batch is spread.
       num: number of samples.
+      conditions: of the samples.
 
     Returns:
       Samples (num, *data_shape) and the frames of the first batch or None, as `draw_blocks` yields them.
@@ -241,6 +265,6 @@ def draw_many(
     Raises:
       UserError: if a sample is NaN.
     """
-    blocks = list(draw_blocks(model, params, settings, devices, np.arange(num)))
+    blocks = list(draw_blocks(model, params, settings, devices, np.arange(num), conditions))
     frames = blocks[0].frames
     return np.concatenate([block.x for block in blocks]), None if frames is None else np.asarray(frames)

@@ -10,13 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hold_jax.condition import conditions_of
 from hold_jax.data import Dataset, eval_batches
 from hold_jax.data.dataset import array_dataset
 from hold_jax.errors import require, require_choice
 from hold_jax.evaluation import figures, reference
 from hold_jax.evaluation.feature_network import FeatureNetwork
 from hold_jax.evaluation.features import features_of
-from hold_jax.loops import likelihood, origin
+from hold_jax.loops import conditions, likelihood, origin
 from hold_jax.loops.draw import Drawn, SampleSettings, make_draw
 from hold_jax.loops.generate import draw_rows, picture
 from hold_jax.loops.likelihood import LikelihoodSettings
@@ -107,8 +108,9 @@ class Evaluator:
         params = jax.eval_shape(self.model.init, jax.random.key(0))
         jax.eval_shape(_loss_of_batch(self.model, self.loss, settings, devices), params, _abstract(self.test, 1))
         if settings.num_samples != 0:
-            index = jax.ShapeDtypeStruct((self.sampling.batch_size,), np.int32)
-            jax.eval_shape(make_draw(self.model, self.sampling, devices), params, index)
+            index = np.arange(self.sampling.batch_size, dtype=np.int32)
+            given = conditions.of_data(self.model, self.test).of(index)
+            jax.eval_shape(make_draw(self.model, self.sampling, devices), params, index, given)
             for network in self.networks:
                 jax.eval_shape(network.apply, network.params, _abstract(self.test, 1)["x"])
         if settings.likelihood is not None:
@@ -143,7 +145,10 @@ class Evaluator:
         num = len(self.test) if settings.num_samples is None else settings.num_samples
         if num:
             began = time.monotonic()
-            x, made = sample_rows(self.model, params, self.sampling, devices, folder, weights, num=num, step=step)
+            given = conditions.of_data(self.model, self.test)
+            x, made = sample_rows(
+                self.model, params, self.sampling, devices, folder, weights, num=num, step=step, given=given
+            )
             results |= {"num_samples": num, "sampling_seconds": time.monotonic() - began}
             found, images = compare(
                 x, settings, self.networks, workdir, devices, test=self.test, load_train=self.load_train
@@ -207,7 +212,7 @@ def _loss_of_batch(
     def of_example(params: Any, example: dict[str, jax.Array]) -> jax.Array:
         # One batch of repeats for each example: the loss stratifies the times within a batch.
         repeated = jax.tree.map(lambda a: jnp.broadcast_to(a, (settings.repeats, *a.shape)), example)
-        eps_fn = model.eps_fn(params, labels=repeated["label"])
+        eps_fn = model.eps_fn(params, condition=conditions_of(repeated))
         x = model.to_model(repeated["x"])
         key_example = jax.random.fold_in(key, example["index"])
         values = loss(model.sde, eps_fn, x, key_example, sigma_data=model.sigma_data)
@@ -215,16 +220,15 @@ def _loss_of_batch(
 
     @functools.partial(jax.jit, out_shardings=devices.replicated)
     def of_batch(params: Any, batch: dict[str, jax.Array]) -> jax.Array:
-        return jax.vmap(of_example, in_axes=(None, 0))(params, {k: batch[k] for k in ("x", "label", "index")})
+        return jax.vmap(of_example, in_axes=(None, 0))(params, batch)
 
     return of_batch
 
 
 def _abstract(data: Dataset, size: int) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes and dtypes of a batch of `eval_batches`."""
-    kinds = {"x": data.dtype, "label": np.int32, "index": np.int32, "mask": np.bool_}
-    shapes = {name: (size, *data.shape) if name == "x" else (size,) for name in kinds}
-    return {name: jax.ShapeDtypeStruct(shapes[name], kind) for name, kind in kinds.items()}
+    layout = data.layout | {"index": ((), np.dtype(np.int32)), "mask": ((), np.dtype(np.bool_))}
+    return {name: jax.ShapeDtypeStruct((size, *shape), kind) for name, (shape, kind) in layout.items()}
 
 
 def sample_rows(
@@ -237,6 +241,7 @@ def sample_rows(
     *,
     num: int,
     step: int,
+    given: conditions.Conditions = conditions.NONE,
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """Draws `num` samples, except those that are in `folder` already.
 
@@ -248,15 +253,15 @@ def sample_rows(
     )
     options = (settings.sampler, settings.denoise, settings.label, settings.guidance, settings.seed)
     classes = (settings.classes, model.statistics.class_counts) if model.takes_labels else None
-    name = origin.digest(weights, *map(repr, (*options, classes)), times, *_model_parts(model))
-    made = origin.of_samples(model, settings, devices, step=step, weights=weights)
+    name = origin.digest(weights, *map(repr, (*options, classes)), times, *_model_parts(model), given.digest)
+    made = origin.of_samples(model, settings, devices, step=step, weights=weights, conditions=given.digest)
     place = folder / f"samples_{name}"
 
     def begin(first: Drawn) -> None:
         origin.write(place, made, int(first.calls))
 
     rows = PartialRows(place, num)
-    draw_rows(model, params, settings, devices, rows, np.arange(num), begin)
+    draw_rows(model, params, settings, devices, rows, np.arange(num), begin, given)
     return rows.array(), origin.read(place) or made
 
 

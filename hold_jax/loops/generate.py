@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 import PIL.Image
 
+from hold_jax.condition import FIELDS
 from hold_jax.errors import UserError
 from hold_jax.loops import origin
+from hold_jax.loops.conditions import NONE, Conditions
 from hold_jax.loops.draw import Drawn, SampleSettings, draw_blocks
 from hold_jax.model import Model
 from hold_jax.runtime import distributed, npz, pictures, storage
@@ -19,6 +21,7 @@ from hold_jax.runtime.storage import Path
 
 FOLDER = "samples"
 ARRAY_FILE = "samples.npz"
+CONDITION_FILE = "condition.npz"
 GRID_MAX = 100
 FILM_MAX = 36
 _ROWS = "rows"  # folder of the samples drawn so far, until all are
@@ -72,8 +75,11 @@ def generate(
     *,
     step: int,
     reference: np.ndarray | None = None,
+    conditions: Conditions = NONE,
 ) -> Path:
     """Draws samples and writes sampling.json, grid.png, samples.npz and, if chosen, film.gif and png/*.png.
+
+    Samples with conditions have these in condition.npz, row by row, which `conditions.of_file` reads.
 
     The folder is named by the step and the settings; samples of other settings are never overwritten. Each batch is
     written as it is drawn: a draw that was killed goes on from the last batch, to the same bits, and only one batch is
@@ -86,6 +92,7 @@ def generate(
       workdir: work directory of the run.
       step: training step of the checkpoint.
       reference: (M, *data_shape) float32 data to plot beside vectors and signals.
+      conditions: of the samples.
 
     Returns:
       The folder, such as `workdir`/samples/step_1000_unipc20.
@@ -94,7 +101,8 @@ def generate(
       UserError: if a setting cannot work or a sample is NaN.
     """
     devices, index = Devices.all(), settings.index
-    made = origin.of_samples(model, settings, devices, step=step, weights=origin.fingerprint(params))
+    weights = origin.fingerprint(params)
+    made = origin.of_samples(model, settings, devices, step=step, weights=weights, conditions=conditions.digest)
     made["samples"] = f"0:{settings.num_samples}" if settings.indices is None else settings.indices
     folder, finished = _place(workdir / FOLDER, made)
     if finished:
@@ -107,12 +115,17 @@ def generate(
             origin.write(folder, made, int(first.calls))
 
         rows = PartialRows(folder / _ROWS, len(index), in_memory=False)
-        draw_rows(model, params, settings, devices, rows, index, begin)
+        draw_rows(model, params, settings, devices, rows, index, begin, conditions)
         if distributed.is_main():
             shown = _first(rows.blocks(), GRID_MAX if len(model.data_shape) > 1 else len(index))
             pictures.write_png(picture(shown, reference=reference), folder / "grid.png")
             with storage.writing(folder / ARRAY_FILE) as file:
                 npz.write_blocks(file, "x", (len(index), *shown.shape[1:]), shown.dtype, rows.blocks())
+            given = conditions.of(index)
+            arrays = {name: getattr(given, name) for name in FIELDS if getattr(given, name) is not None}
+            if arrays:
+                with storage.writing(folder / CONDITION_FILE) as file:
+                    np.savez_compressed(file, **arrays)
             storage.remove(folder / _ROWS)
     if settings.save_pngs and distributed.is_main():
         _write_each(folder, index)
@@ -127,6 +140,7 @@ def draw_rows(
     rows: PartialRows,
     index: np.ndarray,
     begin: Callable[[Drawn], None],
+    conditions: Conditions = NONE,
 ) -> None:
     """Draws the samples that `rows` misses, and shows how far it is.
 
@@ -138,13 +152,14 @@ def draw_rows(
       rows: receives the samples.
       index: (N,) rising numbers of the samples that `rows` is to hold.
       begin: called in the first process with the first batch, before its samples are written.
+      conditions: of the samples.
     """
     if not rows.missing:
         return
     main = distributed.is_main()
     with Progress(len(index), rows.count, 1, main, unit="sample") as progress:
         progress.write(f"drawing {rows.missing:,} sample{'s' * (rows.missing != 1)}...")
-        for block in draw_blocks(model, params, settings, devices, index[rows.count :]):
+        for block in draw_blocks(model, params, settings, devices, index[rows.count :], conditions):
             if rows.count == 0 and main:
                 begin(block)
             rows.append(np.asarray(block.x))

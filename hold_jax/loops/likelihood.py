@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from hold_jax import likelihood
+from hold_jax.condition import conditions_of
 from hold_jax.data import Dataset, eval_batches
 from hold_jax.errors import UserError, require, require_choice
 from hold_jax.model import Model
@@ -133,7 +134,7 @@ def _compiled(model: Model, settings: LikelihoodSettings, devices: Devices) -> C
     def of_batch(params: Any, batch: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
         found = likelihood.bits_per_dim(
             model.sde,
-            model.eps_fn(params, labels=batch["label"]),
+            model.eps_fn(params, condition=conditions_of(batch)),
             model.to_model(batch["x"]),
             key=key,
             index=batch["index"],

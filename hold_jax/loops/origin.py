@@ -37,7 +37,9 @@ def fingerprint(params: Any) -> str:
     return digest(*jax.tree.leaves(jax.tree.map(np.asarray, params)))
 
 
-def of_samples(model: Model, settings: SampleSettings, devices: Devices, *, step: int, weights: str) -> dict[str, Any]:
+def of_samples(
+    model: Model, settings: SampleSettings, devices: Devices, *, step: int, weights: str, conditions: str = ""
+) -> dict[str, Any]:
     """Returns what samples depend on, bit by bit, as JSON values.
 
     Equal records give equal samples, up to the version of JAX. The number of samples is not part of it.
@@ -48,6 +50,7 @@ def of_samples(model: Model, settings: SampleSettings, devices: Devices, *, step
       devices: over which batches are spread.
       step: training step of the checkpoint.
       weights: `fingerprint` of the averaged parameters.
+      conditions: digest of the samples' conditions; empty if they have none.
     """
     sde = model.sde
     kind = devices.mesh.devices.flat[0].device_kind
@@ -71,6 +74,7 @@ def of_samples(model: Model, settings: SampleSettings, devices: Devices, *, step
         "label": settings.label,
         "classes": settings.classes if model.takes_labels and settings.label is None else None,
         "guidance": settings.guidance,
+        "conditions": conditions or None,
         "seed": settings.seed,
         "frames": settings.frames,
         "batch_size": settings.batch_size,

@@ -17,6 +17,7 @@ from flax import traverse_util
 
 from hold_jax.data import Dataset, batches, prefetch
 from hold_jax.errors import UserError, require, require_choice
+from hold_jax.loops.conditions import NONE, Conditions
 from hold_jax.loops.draw import SampleSettings, make_draw
 from hold_jax.loops.generate import picture
 from hold_jax.loops.introduction import introduce
@@ -103,6 +104,7 @@ class Trainer:
       sampling: how the sample grids are drawn.
       initial: parameters that a new run starts from, by path such as conv_in/kernel, averages too; those that are not
         among them are initialized at random. None: all are.
+      conditions: of the samples in the grids.
     """
 
     model: Model
@@ -112,6 +114,7 @@ class Trainer:
     settings: TrainSettings
     sampling: SampleSettings
     initial: Mapping[str, Any] | None = None
+    conditions: Conditions = NONE
 
     def check(self) -> None:
         """Traces the training step and the sampler without compiling them, to find invalid settings in seconds.
@@ -218,7 +221,7 @@ class Trainer:
                             break
                         if due(settings.sample_every):
                             index = np.arange(self.sampling.batch_size, dtype=np.int32)
-                            x = draw(program.average(state), index).x
+                            x = draw(program.average(state), index, self.conditions.of(index)).x
                             if main:
                                 grid = picture(np.asarray(self.model.to_data(x)))
                                 pictures.write_png(grid, workdir / "grids" / f"step_{step:08d}.png")
@@ -254,12 +257,12 @@ class Trainer:
 
     def _abstract_batch(self, devices: Devices) -> dict[str, jax.ShapeDtypeStruct]:
         """Returns the shapes, dtypes and shardings of the batches of `_feed`."""
-        settings, shape = self.settings, self.model.data_shape
+        settings = self.settings
         calls = (settings.steps_per_call,) if settings.steps_per_call > 1 else ()
         sharding = devices.batch(axis=len(calls))
         return {
-            "x": jax.ShapeDtypeStruct((*calls, settings.batch_size, *shape), self.dataset.dtype, sharding=sharding),
-            "label": jax.ShapeDtypeStruct((*calls, settings.batch_size), np.int32, sharding=sharding),
+            name: jax.ShapeDtypeStruct((*calls, settings.batch_size, *shape), kind, sharding=sharding)
+            for name, (shape, kind) in self.dataset.layout.items()
         }
 
     def _program(self, devices: Devices) -> Program:

@@ -1,4 +1,4 @@
-"""Embedding of the noise level and of the class label; always float32."""
+"""Embedding of the noise level, of the class label and of the condition vector; always float32."""
 
 import math
 from typing import Literal
@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from hold_jax.condition import Condition
 from hold_jax.errors import require
 from hold_jax.nn.layers import dense
 
@@ -59,6 +60,8 @@ def sinusoidal_features(t: jax.Array, size: int, max_period: float = 10_000.0) -
 class ConditionEmbedding(nn.Module):
     """Noise level -> features -> dense -> SiLU -> dense (arXiv:2011.13456, appendix H), plus a vector per class.
 
+    A condition vector passes through a network of the same form, dense -> SiLU -> dense, and is added too.
+
     Attributes:
       size: length of the embedding.
       num_frequencies: number of frequencies ('fourier') or of features ('positional').
@@ -81,21 +84,29 @@ class ConditionEmbedding(nn.Module):
     max_period: float = 10_000.0
 
     @nn.compact
-    def __call__(self, noise_cond: jax.Array, labels: jax.Array | None) -> jax.Array | None:
-        """Embeds the noise level and the label.
+    def __call__(self, noise_cond: jax.Array, condition: Condition | None) -> jax.Array | None:
+        """Embeds the noise level, the label and the condition vector.
 
         Args:
           noise_cond: (B,) float32, the conditioning scalar.
-          labels: (B,) int32, or None if the network has no classes.
+          condition: `label` (B,) int32, or None if the network has no classes, and `vector` (B, k) float32 or None;
+            None: neither. Its picture is not used here.
 
         Returns:
-          (B, size) float32; None if the network uses neither.
+          (B, size) float32; None if the network uses none of these.
 
         Raises:
           UserError: if labels are missing but the network has classes, or the reverse.
         """
+        labels, vector = (None, None) if condition is None else (condition.label, condition.vector)
         self._check_labels(noise_cond, labels)
-        noise_cond = noise_cond.astype(jnp.float32)
+        embedding = self._noise_and_label(noise_cond.astype(jnp.float32), labels)
+        if vector is None:
+            return embedding
+        added = self._dense(vector.astype(jnp.float32), "vector")
+        return added if embedding is None else embedding + added
+
+    def _noise_and_label(self, noise_cond: jax.Array, labels: jax.Array | None) -> jax.Array | None:
         if labels is None:
             return self._dense(self._features(noise_cond)) if self.conditional else None
         if self.label_place == "features":
@@ -107,11 +118,11 @@ class ConditionEmbedding(nn.Module):
 
     def _check_labels(self, noise_cond: jax.Array, labels: jax.Array | None) -> None:
         if self.num_classes == 0:
-            require(labels is None, "labels", labels, "None, because the network's `num_classes` is 0")
+            require(labels is None, "condition.label", labels, "None, because the network's `num_classes` is 0")
             return
         require(
             labels is not None and labels.shape == noise_cond.shape,
-            "labels",
+            "condition.label",
             labels if labels is None else labels.shape,
             f"an integer array of shape {noise_cond.shape}, because the network's `num_classes` is {self.num_classes} "
             f"(label {self.num_classes} is the null class: no condition)",
@@ -126,6 +137,6 @@ class ConditionEmbedding(nn.Module):
             return GaussianFourierFeatures(self.num_frequencies, self.fourier_scale, name="fourier")(t)
         return sinusoidal_features(t, self.num_frequencies, self.max_period)
 
-    def _dense(self, features: jax.Array) -> jax.Array:
-        h = dense(self.size, name="dense0", dtype=jnp.float32)(features)
-        return dense(self.size, name="dense1", dtype=jnp.float32)(nn.silu(h))
+    def _dense(self, features: jax.Array, name: str = "dense") -> jax.Array:
+        h = dense(self.size, name=f"{name}0", dtype=jnp.float32)(features)
+        return dense(self.size, name=f"{name}1", dtype=jnp.float32)(nn.silu(h))

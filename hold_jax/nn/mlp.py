@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from hold_jax.condition import Condition
 from hold_jax.errors import require, require_choice
 from hold_jax.nn.embeddings import EMBEDDINGS, ConditionEmbedding, EmbeddingKind
 from hold_jax.nn.layers import dense
@@ -15,7 +16,7 @@ _SILU_SCALE = 2.81
 
 
 class MLP(nn.Module):
-    """Dense layers with SiLU between them; the embedded noise level is added to the first.
+    """Dense layers with SiLU between them; the embedded noise level and condition are added to the first.
 
     h_1 = SiLU(W_1 x + b_1 + embedding), h_{k+1} = SiLU(W_{k+1} h_k + b_{k+1}), output = W h + b. The first and last
     layers always compute in float32, as in `NCSNpp`.
@@ -51,20 +52,23 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, noise_cond: jax.Array, labels: jax.Array | None = None, train: bool = False
+        self, x: jax.Array, noise_cond: jax.Array, condition: Condition | None = None, train: bool = False
     ) -> jax.Array:
         """Maps a vector and its noise level to a vector of length `out_channels`.
 
         Args:
           x: (B, d) float32.
           noise_cond: (B,) float32, the conditioning scalar as embedded.
-          labels: (B,) int32 in 0..`num_classes`, or None if the network has no classes.
+          condition: in the network's range, `label` (B,) int32, 0 to `num_classes`, and `vector` (B, k) float32 as in
+            `ConditionEmbedding`, without a picture; None: no condition.
           train: ignored, since there is no dropout; all networks have this argument.
 
         Returns:
           (B, out_channels) float32.
         """
         del train
+        picture = None if condition is None else condition.picture
+        require(picture is None, "condition.picture", getattr(picture, "shape", None), "None for a network of vectors")
         require(x.ndim == 2, "x", x.shape, "an array of shape (batch, features)")
         require(noise_cond.shape == x.shape[:1], "noise_cond", noise_cond.shape, f"an array of shape {x.shape[:1]}")
         embedding = ConditionEmbedding(
@@ -75,7 +79,7 @@ class MLP(nn.Module):
             self.conditional,
             self.num_classes,
             name="embedding",
-        )(noise_cond, labels)
+        )(noise_cond, condition)
 
         h = dense(self.width, name="hidden0", dtype=jnp.float32, init_scale=_SILU_SCALE)(x)
         h = nn.silu(h if embedding is None else h + embedding)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from hold_jax.condition import Condition
 from hold_jax.errors import require, require_choice
 from hold_jax.nn.blocks import ResBlockBigGAN, ResBlockDDPM
 from hold_jax.nn.embeddings import EMBEDDINGS, LABEL_PLACES, ConditionEmbedding, EmbeddingKind, LabelPlace
@@ -133,14 +134,15 @@ class NCSNpp(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, noise_cond: jax.Array, labels: jax.Array | None = None, train: bool = False
+        self, x: jax.Array, noise_cond: jax.Array, condition: Condition | None = None, train: bool = False
     ) -> jax.Array:
         """Maps a picture or a signal and its noise level to one of `out_channels` channels.
 
         Args:
           x: (B, *S, C) float32, S = (H, W) or (length,), any C; the sides divisible by 2**(levels - 1).
           noise_cond: (B,) float32, the conditioning scalar as embedded: log(sigma) / 4, 999 t or the like.
-          labels: (B,) int32 in 0..`num_classes`, or None if the network has no classes.
+          condition: in the network's range, `label` (B,) int32, 0 to `num_classes`, and `vector` (B, k) float32 as in
+            `ConditionEmbedding`, and `picture` (B, H, W, C') float32, concatenated to x; None: no condition.
           train: whether to use dropout, which needs `rngs={'dropout': key}`.
 
         Returns:
@@ -161,7 +163,7 @@ class NCSNpp(nn.Module):
             self.label_place,
             self.max_period,
             name="embedding",
-        )(noise_cond, labels)
+        )(noise_cond, condition)
 
         def res_block(h: jax.Array, features: int, name: str, **change: str) -> jax.Array:
             return block(features, name=name, **change)(h, temb, train)
@@ -183,6 +185,8 @@ class NCSNpp(nn.Module):
             return {"up": upsample, "down": downsample}[change](h, self._taps)
 
         x = (x + 1) / 2 if self.unit_input else x
+        if condition is not None and condition.picture is not None:
+            x = jnp.concatenate([x, condition.picture], axis=-1)
         h = conv3(self.channels, name="conv_in", dtype=jnp.float32)(x)
         h = h.astype(self.dtype)
         skips, pyramid = [h], x

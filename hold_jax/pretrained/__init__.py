@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,11 @@ from hold_jax import kernels, likelihood, samplers
 from hold_jax.app import build, packed
 from hold_jax.app.config import Config
 from hold_jax.app.config import read as read_config
+from hold_jax.condition import Condition, as_condition
 from hold_jax.convert import diffusers
 from hold_jax.errors import UserError, require
-from hold_jax.loops.draw import SampleSettings, draw_labels
+from hold_jax.loops import conditions
+from hold_jax.loops.draw import SampleSettings, with_labels
 from hold_jax.loops.likelihood import PICTURE_BIN
 from hold_jax.model import Model
 from hold_jax.nn import NCSNpp
@@ -57,7 +59,7 @@ class Pretrained:
     def eps_fn(self) -> EpsFn:
         """The noise of the last block, for `samplers`, `guidance` and `likelihood`, in the model's range.
 
-        With labels or guidance: `model.eps_fn(params, labels=..., guidance=...)`.
+        With a condition or guidance: `model.eps_fn(params, condition=..., guidance=...)`.
         """
         return self.model.eps_fn(self.params)
 
@@ -77,15 +79,18 @@ class Pretrained:
         num: int,
         key: jax.Array,
         *,
+        condition: Condition | Mapping[str, Any] | None = None,
         batch_size: int | None = None,
         progress: Callable[[int], None] | None = None,
         **options: Any,
     ) -> np.ndarray:
-        """Draws samples. Sample i depends on `key` and i alone.
+        """Draws samples. Sample i depends on `key`, i and its condition alone.
 
         Args:
           num: how many.
           key: a `jax.random.key`.
+          condition: as in `Model.eps_fn`; of N rows, of which sample i has number i mod N. Classes that are not here
+            are chosen by the options, and by the frequencies of the data.
           batch_size: samples drawn at once; None: the run's.
           progress: called with the number of samples done after each batch.
           **options: `sampler` (a name or an instance), `num_steps`, `grid`, `t_min`, `denoise` as in `samplers.sample`;
@@ -103,10 +108,14 @@ class Pretrained:
         require(not wrong, "options", wrong, f"among {', '.join(known)}")
         size = min(num, self.settings.batch_size if batch_size is None else batch_size)
         settings = dataclasses.replace(self.settings, batch_size=size, **options)
+        given = as_condition(condition)
+        self.model.conditions.check("condition", given)
+        rows = conditions.of_arrays(given)
         blocks = []
         for first in range(0, num, size):
             index = first + np.arange(size, dtype=np.int32)
-            x = programs.run(_sample, self._predictor, (self.model, settings), self.params, key, index)
+            arrays = (self.params, key, index, rows.of(index))
+            x = programs.run(_sample, self._predictor, (self.model, settings), *arrays)
             if np.isnan(x).any():
                 raise UserError(samplers.UNFINISHED)
             blocks.append(np.asarray(self.model.to_data(x))[: num - first])
@@ -114,18 +123,25 @@ class Pretrained:
                 progress(min(first + size, num))
         return np.concatenate(blocks)
 
-    def denoise(self, y: jax.Array, sigma: jax.Array | float, *, labels: jax.Array | None = None) -> jax.Array:
+    def denoise(
+        self,
+        y: jax.Array,
+        sigma: jax.Array | float,
+        *,
+        condition: Condition | Mapping[str, Any] | None = None,
+    ) -> jax.Array:
         """The denoiser D(y, sigma) = E[x | x + sigma noise = y].
 
         Args:
           y: (B, *data_shape) float32 noisy data in the model's range: `model.to_model(x)` plus noise.
           sigma: () or (B,) noise level in the model's range, from 1e-5 to that of the SDE at T; NaN outside.
-          labels: (B,) int32 classes, for a class-conditional model.
+          condition: as in `Model.eps_fn`.
 
         Returns:
           (B, *data_shape) float32 in the model's range; `model.to_data` makes data of it.
         """
-        arrays = (self.params, jnp.asarray(y, jnp.float32), jnp.asarray(sigma, jnp.float32), labels)
+        given = as_condition(condition)
+        arrays = (self.params, jnp.asarray(y, jnp.float32), jnp.asarray(sigma, jnp.float32), given)
         return programs.run(_denoise, self._predictor, (self.model,), *arrays)
 
     def encode(
@@ -138,37 +154,47 @@ class Pretrained:
         return samplers.encode(sampler, self.sde, self.eps_fn, self.model.to_model(x), key=key, **options)
 
     def bits_per_dim(
-        self, x: jax.Array, key: jax.Array, *, labels: jax.Array | None = None, **options: Any
+        self,
+        x: jax.Array,
+        key: jax.Array,
+        *,
+        condition: Condition | Mapping[str, Any] | None = None,
+        **options: Any,
     ) -> likelihood.Likelihood:
         """Bits per dimension of data: of 8-bit values for pictures, else of the density in data units.
 
         Args:
           x: (B, *data_shape) data.
           key: as in `likelihood.bits_per_dim`.
-          labels: (B,) int32 classes, for a class-conditional model.
+          condition: as in `Model.eps_fn`.
           **options: others of `likelihood.bits_per_dim`.
 
         Returns:
           Likelihood.
         """
         options.setdefault("bin_width", PICTURE_BIN if self.model.kind == "picture" else None)
-        eps_fn = self.eps_fn if labels is None else self.model.eps_fn(self.params, labels=labels)
+        eps_fn = self.eps_fn if condition is None else self.model.eps_fn(self.params, condition=condition)
         found = likelihood.bits_per_dim(self.sde, eps_fn, self.model.to_model(x), key=key, **options)
         return found._replace(bpd=found.bpd + self.model.log2_scale)
 
     @functools.cached_property
     def _predictor(self) -> Callable[..., EpsFn]:
-        """Of parameters, labels and guidance: parameters are then an argument of a program, not a constant in it."""
+        """Of parameters, condition and guidance: parameters are then an argument of a program, not a constant in it."""
         model = self.model
-        return lambda params, labels, guidance: model.eps_fn(params, labels=labels, guidance=guidance)
+        return lambda params, condition, guidance: model.eps_fn(params, condition=condition, guidance=guidance)
 
 
 def _sample(
-    predictor: Callable[..., EpsFn], static: tuple[Model, SampleSettings], params: Any, key: jax.Array, index: jax.Array
+    predictor: Callable[..., EpsFn],
+    static: tuple[Model, SampleSettings],
+    params: Any,
+    key: jax.Array,
+    index: jax.Array,
+    condition: Condition,
 ) -> jax.Array:
     """A batch of samples in the model's range."""
     model, c = static
-    eps_fn = predictor(params, draw_labels(model, c, index), c.guidance)
+    eps_fn = predictor(params, with_labels(model, c, index, condition), c.guidance)
     options = {"num_steps": c.num_steps, "grid": c.grid, "t_min": c.t_min, "denoise": c.denoise}
     shape = (c.batch_size, *model.data_shape)
     return samplers.sample(c.sampler, model.sde, eps_fn, key=key, shape=shape, index=index, **options).x
@@ -180,13 +206,13 @@ def _denoise(
     params: Any,
     y: jax.Array,
     sigma: jax.Array,
-    labels: jax.Array | None,
+    condition: Condition,
 ) -> jax.Array:
     """D at the state with sufficient statistic y and all coordinates without information about the data at zero."""
     sde = static[0].sde
     t = kernels.time_of_noise(sde, sigma)
     u = kernels.state_of(sde, y, jnp.zeros((*y.shape[:-1], sde.order - 1, y.shape[-1])), t)
-    return kernels.denoiser(sde, u, t, predictor(params, labels, None)(u, t))
+    return kernels.denoiser(sde, u, t, predictor(params, condition, None)(u, t))
 
 
 def load(workdir: str | Path, checkpoint: int | None = None) -> Pretrained:

@@ -44,6 +44,18 @@ class Npz:
         """Names of the arrays."""
         return tuple(self._members)
 
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Returns the shape that the header of an array declares.
+
+        Raises:
+          NpzError: if the header is damaged.
+        """
+        try:
+            with self._zip.open(self._members[name]) as member:
+                return _header(member)[0]
+        except Exception as error:
+            raise NpzError(_text(error)) from None
+
     def describe(self, most: int = 8) -> str:
         """Returns the arrays' types and shapes, as their headers declare them, in words."""
         shown = []
@@ -127,6 +139,12 @@ class Npy:
         """See `Npz.describe`."""
         self._file.seek(0)
         return f"one array, {_described(self._file)}"
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """See `Npz.shape`."""
+        assert name in self
+        self._file.seek(0)
+        return npy_shape(self._file)
 
     def read(self, name: str) -> np.ndarray:
         """See `Npz.read`."""

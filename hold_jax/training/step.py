@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from hold_jax.condition import conditions_of
 from hold_jax.model import Model
 from hold_jax.parameterization import EpsFn
 from hold_jax.runtime.mesh import LARGE, Devices
@@ -53,7 +54,7 @@ def mean_loss(model: Model, loss: ScoreLoss, params: Any, batch: Batch, key: jax
     """Returns the mean loss of the batch per data dimension, () float32."""
     key_loss, key_dropout = jax.random.split(key)
     x = model.to_model(batch["x"])
-    eps_fn = model.eps_fn(params, labels=batch["label"], dropout=key_dropout if train else None)
+    eps_fn = model.eps_fn(params, condition=conditions_of(batch), dropout=key_dropout if train else None)
     return jnp.mean(loss(model.sde, eps_fn, x, key_loss, sigma_data=model.sigma_data)) / math.prod(model.data_shape)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from training.small import sample_settings
 
 from hold_jax import kernels, likelihood, losses, samplers, sde
+from hold_jax.condition import Condition
 from hold_jax.evaluation.classifier import Classifier
 from hold_jax.evaluation.inception_network import Inception
 from hold_jax.loops.draw import make_draw
@@ -104,7 +105,7 @@ def guided(devices: Devices) -> Compilable:
         sample_settings(), batch_size=PER_DEVICE * devices.mesh.size, guidance=2.0, classes="uniform", frames=0
     )
     index = jax.ShapeDtypeStruct((settings.batch_size,), np.int32)
-    return make_draw(model, settings, devices), (state_of(model, devices).ema, index)
+    return make_draw(model, settings, devices), (state_of(model, devices).ema, index, Condition())
 
 
 def sampler(devices: Devices, name: str) -> Compilable:

@@ -260,7 +260,7 @@ def bits(**changes):
         ({"model__label_dropout": 1.0}, "`model.label_dropout` is 1.0; it must be a number at least 0 and below 1"),
         (
             {"model__label_dropout": 0.1},
-            "`model.label_dropout` is 0.1; it must be 0 or None unless class_conditional is True",
+            "`model.label_dropout` is 0.1; it must be 0 or None unless model.class_conditional is True",
         ),
         ({"sampling__guidance": float("inf")}, "`sampling.guidance` is inf; it must be a number from -1e4 to 1e4"),
         ({"loss__t_min": 0.0}, "`loss.t_min` is 0.0; it must be a number above 0 and below 1e6, or None"),

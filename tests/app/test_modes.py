@@ -364,8 +364,8 @@ NOT_THIS_RUN = {
     "guidance": (
         run_sample,
         dict(sampling__guidance=2.0),
-        "`sampling.guidance` is 2.0; it must be None for a model without label dropout: "
-        "train with model.class_conditional = True and model.label_dropout = 0.1",
+        "`sampling.guidance` is 2.0; it must be None for a model without dropout of a condition: "
+        "train with model.label_dropout, model.picture_dropout or model.vector_dropout = 0.1",
     ),
     "sampling batch": (run_sample, dict(sampling__batch_size=20), "`sampling.batch_size` is 20"),
     "sampling batch to evaluate": (run_eval, dict(sampling__batch_size=20), "`sampling.batch_size` is 20"),

@@ -10,6 +10,7 @@ from convert.peers import NETWORKS, RECORD, SIZE, inputs, params, recorded, seen
 from flax import serialization, traverse_util
 
 from hold_jax import kernels, parameterization, sde
+from hold_jax.condition import Condition
 from hold_jax.convert import edm, score_sde
 from hold_jax.convert.layers import layers
 from hold_jax.errors import UserError
@@ -22,7 +23,7 @@ TOLERANCE = 2e-4
 @functools.partial(jax.jit, static_argnums=0)
 def apply(network, params, x, noise, labels):
     """Compiled once for the networks that are the same."""
-    return network.apply({"params": params}, x, noise, labels)
+    return network.apply({"params": params}, x, noise, None if labels is None else Condition(labels))
 
 
 def eps_fn(m, name, form, clock):

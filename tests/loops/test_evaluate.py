@@ -40,7 +40,7 @@ class Convolutions(nn.Module):
     num_classes: int = 0
 
     @nn.compact
-    def __call__(self, inputs, noise_cond, labels, train=False):
+    def __call__(self, inputs, noise_cond, condition, train=False):
         hidden = jnp.tanh(nn.Conv(8, (3, 3))(inputs) + noise_cond[:, None, None, None])
         return nn.Conv(1, (3, 3))(hidden)
 
@@ -296,7 +296,7 @@ def drawn(monkeypatch):
     """What was drawn, as (start, stop); in place of the sampler are numbers that tell the sample's."""
     found = []
 
-    def blocks(model, params, settings, devices, index):
+    def blocks(model, params, settings, devices, index, conditions):
         found.append((int(index[0]), int(index[-1]) + 1))
         for i in np.split(index.astype(np.float32), range(settings.batch_size, len(index), settings.batch_size)):
             yield Drawn(np.stack([i, -i], axis=1), None, np.int32(5))

@@ -13,6 +13,7 @@ from training import small
 from training.small import quick_compilation  # noqa: F401
 
 from hold_jax import samplers
+from hold_jax.condition import Condition
 from hold_jax.data import Statistics
 from hold_jax.errors import UserError
 from hold_jax.loops import generate as generate_module
@@ -126,7 +127,8 @@ def test_the_record_has_what_made_the_samples(points, tmp_path):
     found = json.loads((generate(POINTS, points, settings, tmp_path, step=3) / "sampling.json").read_text())
     want = {
         "step": 3, "sampler": {"name": "strang", "score_time": "midpoint"}, "grid": "karras(rho=3)", "steps": 4,
-        "calls": 5, "seed": 5, "label": None, "guidance": None, "classes": None, "denoise": True, "samples": "0:16",
+        "calls": 5, "seed": 5, "label": None, "guidance": None, "conditions": None, "classes": None, "denoise": True,
+        "samples": "0:16",
         "batch_size": 8, "devices": "8 x cpu", "dtype": "float32", "t_min": POINTS.sde.t_min, "frames": 0,
         "checkpoint": origin.fingerprint(points), "versions": origin.versions(),
     }  # fmt: skip
@@ -222,7 +224,7 @@ def test_a_sample_has_its_number_and_not_its_place(points):
     blocks = [block.x for block in draw_blocks(POINTS, points, settings, EIGHT, np.arange(5, 16))]
     assert [len(x) for x in blocks] == [3, 8]
     np.testing.assert_array_equal(np.concatenate(blocks), many[5:16])
-    turned, _, _ = make_draw(POINTS, settings, EIGHT)(points, np.arange(8, dtype=np.int32)[::-1] + 3)
+    turned, _, _ = make_draw(POINTS, settings, EIGHT)(points, np.arange(8, dtype=np.int32)[::-1] + 3, Condition())
     np.testing.assert_array_equal(turned, many[3:11][::-1])
     # Another batch is another program, which rounds differently.
     np.testing.assert_allclose(draw(points, 20, batch_size=16), many, atol=2e-6 * np.abs(many).max())
@@ -315,8 +317,8 @@ def test_samples_of_standardized_vectors_are_in_the_datas_units(points):
         ({"label": 0}, "`sampling.label` is 0; it must be None for a model without classes"),
         (
             {"guidance": 2.0},
-            "`sampling.guidance` is 2.0; it must be None for a model without label dropout: "
-            "train with model.class_conditional = True and model.label_dropout = 0.1",
+            "`sampling.guidance` is 2.0; it must be None for a model without dropout of a condition: train "
+            "with model.label_dropout, model.picture_dropout or model.vector_dropout = 0.1",
         ),
     ],
 )
@@ -347,7 +349,7 @@ def test_labels_beyond_the_classes_are_refused(label):
 
 
 def test_guidance_needs_label_dropout_and_not_only_classes():
-    with pytest.raises(UserError, match=r"`sampling.guidance` is 0.0; it must be None for a model without label"):
+    with pytest.raises(UserError, match=r"`sampling.guidance` is 0.0; it must be None for a model without dropout"):
         make_draw(CLASSES, small.sample_settings(guidance=0.0), EIGHT)
 
 

@@ -138,7 +138,9 @@ def test_labels_reach_the_network(tmp_path, monkeypatch):
 
     monkeypatch.setattr(likelihood, "bits_per_dim", of)
     _, rows = run(tmp_path, params, model=model)
-    want = jax.jit(lambda params: model.eps_fn(params, labels=jnp.asarray(TEST.labels))(u, t)[:, 0, 0])(params)
+    want = jax.jit(lambda params: model.eps_fn(params, condition={"label": jnp.asarray(TEST.labels)})(u, t)[:, 0, 0])(
+        params
+    )
     np.testing.assert_allclose(rows[:, 0], want, atol=1e-5)
     assert len(np.unique(TEST.labels)) > 3 and np.ptp(want) > 1e-3
 

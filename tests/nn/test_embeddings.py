@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from hold_jax.condition import Condition
 from hold_jax.nn.embeddings import ConditionEmbedding, GaussianFourierFeatures, sinusoidal_features
 
 T = jnp.asarray([0.0, -1.3, 2.0], jnp.float32)
@@ -52,35 +53,37 @@ def embedding(**options):
 def test_class_vector_is_added_to_the_features_of_the_noise(random_params):
     labels = jnp.asarray([0, 2, 3])
     both = embedding(num_classes=3, label_place="features")
-    params = random_params(both, T, labels)
+    params = random_params(both, T, Condition(labels))
     features = sinusoidal_features(T, 4) + params["labels"]["embedding"][labels]
     h = features @ params["dense0"]["kernel"] + params["dense0"]["bias"].reshape(1, -1)
     want = (h / (1 + jnp.exp(-h))) @ params["dense1"]["kernel"] + params["dense1"]["bias"].reshape(1, -1)
-    np.testing.assert_allclose(both.apply({"params": params}, T, labels), want, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(both.apply({"params": params}, T, Condition(labels)), want, rtol=1e-5, atol=1e-5)
 
 
 def test_class_vector_is_added_to_the_noise_embedding(random_params):
     labels = jnp.asarray([0, 2, 3])  # 3: the null class
     both, noise, label = embedding(num_classes=3), embedding(), embedding(num_classes=3, conditional=False)
-    params = random_params(both, T, labels)
-    total = both.apply({"params": params}, T, labels)
+    params = random_params(both, T, Condition(labels))
+    total = both.apply({"params": params}, T, Condition(labels))
     table = params["labels"]["embedding"]
-    np.testing.assert_allclose(label.apply({"params": {"labels": params["labels"]}}, T, labels), table[labels])
+    np.testing.assert_allclose(
+        label.apply({"params": {"labels": params["labels"]}}, T, Condition(labels)), table[labels]
+    )
     del params["labels"]
     np.testing.assert_allclose(total, noise.apply({"params": params}, T, None) + table[labels], rtol=1e-6)
 
 
 def test_unknown_label_gives_nan_not_another_class():
     module = embedding(num_classes=3)
-    params = module.init(jax.random.key(0), T, jnp.zeros(3, jnp.int32))
-    out = module.apply(params, T, jnp.asarray([0, 4, 3]))
+    params = module.init(jax.random.key(0), T, Condition(jnp.zeros(3, jnp.int32)))
+    out = module.apply(params, T, Condition(jnp.asarray([0, 4, 3])))
     np.testing.assert_array_equal(np.isnan(out).all(axis=1), [False, True, False])
 
 
 def test_labels_must_agree_with_num_classes():
-    with pytest.raises(ValueError, match="`labels` is None; it must be an integer array of shape"):
+    with pytest.raises(ValueError, match=r"`condition\.label` is None; it must be an integer array of shape"):
         embedding(num_classes=3).init(jax.random.key(0), T, None)
-    with pytest.raises(ValueError, match=r"`labels` is \(2,\)"):
-        embedding(num_classes=3).init(jax.random.key(0), T, jnp.zeros(2, jnp.int32))
+    with pytest.raises(ValueError, match=r"`condition\.label` is \(2,\)"):
+        embedding(num_classes=3).init(jax.random.key(0), T, Condition(jnp.zeros(2, jnp.int32)))
     with pytest.raises(ValueError, match="must be None, because the network's `num_classes` is 0"):
-        embedding().init(jax.random.key(0), T, jnp.zeros(3, jnp.int32))
+        embedding().init(jax.random.key(0), T, Condition(jnp.zeros(3, jnp.int32)))

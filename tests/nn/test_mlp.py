@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from hold_jax.condition import Condition
 from hold_jax.nn import MLP
 
 RNG = np.random.default_rng(0)
@@ -32,16 +33,16 @@ def test_default_is_seven_layers_of_128():
 def test_every_parameter_learns_and_every_condition_matters(random_params, kind):
     model = MLP(2, hidden_layers=2, width=8, embedding=kind, num_classes=3)
     labels = jnp.asarray([0, 1, 2, 3])
-    params = random_params(model, X, T, labels)
-    out = model.apply({"params": params}, X, T, labels)
+    params = random_params(model, X, T, Condition(labels))
+    out = model.apply({"params": params}, X, T, Condition(labels))
     assert out.shape == (4, 2) and out.dtype == jnp.float32
-    other_t = model.apply({"params": params}, X, T.at[0].add(0.1), labels)
-    other_label = model.apply({"params": params}, X, T, labels.at[1].set(3))
+    other_t = model.apply({"params": params}, X, T.at[0].add(0.1), Condition(labels))
+    other_label = model.apply({"params": params}, X, T, Condition(labels.at[1].set(3)))
     changed = lambda a: np.abs(a - out).max(axis=1) > 1e-3  # noqa: E731
     np.testing.assert_array_equal(changed(other_t), [True, False, False, False])
     np.testing.assert_array_equal(changed(other_label), [False, True, False, False])
 
-    grads = jax.grad(lambda p: (model.apply({"params": p}, X, T, labels) ** 2).sum())(params)
+    grads = jax.grad(lambda p: (model.apply({"params": p}, X, T, Condition(labels)) ** 2).sum())(params)
     for path, grad in jax.tree_util.tree_leaves_with_path(grads):
         name = jax.tree_util.keystr(path)
         assert np.all(np.isfinite(grad)), name

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from hold_jax.condition import Condition
 from hold_jax.nn import NCSNpp, check_sides
 
 SMALL = {"channels": 8, "channel_multipliers": (1, 1), "num_res_blocks": 1, "attention_resolutions": ()}
@@ -71,7 +72,7 @@ def test_parameter_counts_on_cifar10():
 )
 def test_every_parameter_learns(random_params, options):
     model = small(**options)
-    args = (X, T, LABELS if "num_classes" in options else None)
+    args = (X, T, Condition(LABELS) if "num_classes" in options else None)
     params = random_params(model, *args)
     target = jnp.asarray(RNG.normal(size=(2, 4, 4, 2)), jnp.float32)
 
@@ -103,7 +104,7 @@ def test_rows_are_independent_and_conditions_matter(plain):
 def test_labels_matter_and_unconditional_ignores_the_noise_level(random_params):
     model = small(num_classes=3, conditional=False)
     params = random_params(model, X, T, LABELS)
-    run = jax.jit(lambda t, labels: model.apply({"params": params}, X, t, labels))
+    run = jax.jit(lambda t, labels: model.apply({"params": params}, X, t, Condition(labels)))
     out, other = run(T, LABELS), run(T, LABELS.at[0].set(3))
     np.testing.assert_array_equal(run(T + 1, LABELS), out)
     assert np.abs(other[0] - out[0]).max() > 1e-3

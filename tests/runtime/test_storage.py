@@ -442,7 +442,7 @@ def test_training_stopped_and_gone_on_with(bucket, tmp_path, monkeypatch):
     real, model = Checkpoints.open, small.mlp(hidden_layers=1)
     monkeypatch.setattr(Checkpoints, "open", lambda workdir, **options: real(tmp_path / workdir.name, **options))
     monkeypatch.setattr(
-        training, "make_draw", lambda *args: lambda params, index: Drawn(params["out"]["kernel"].T, None, 5)
+        training, "make_draw", lambda *args: lambda params, index, condition: Drawn(params["out"]["kernel"].T, None, 5)
     )
 
     def train(folder, **changes):

@@ -1,0 +1,60 @@
+"""`Condition`: what an example is conditioned on, a class, a picture, a vector, or several of these.
+
+Conditions are in data units where users meet them (`Model.eps_fn`, files, batches of data): class numbers, uint8 or
+float pictures, float vectors. A network receives them in its own range (`hold_jax.condition_encoder`).
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from hold_jax.errors import UserError
+
+__all__ = ["FIELDS", "Condition", "as_condition", "conditions_of"]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Condition:
+    """The conditions of a batch of B examples, a pytree; None: not conditioned on that.
+
+    Attributes:
+      label: (B,) integer classes.
+      picture: (B, H, W, C) pictures.
+      vector: (B, k) vectors.
+    """
+
+    label: Any = None
+    picture: Any = None
+    vector: Any = None
+
+
+FIELDS = tuple(field.name for field in dataclasses.fields(Condition))
+
+
+def as_condition(given: Condition | Mapping[str, Any] | None) -> Condition:
+    """Returns the `Condition` that a dictionary of its fields stands for; None stands for no condition.
+
+    Raises:
+      UserError: for anything else, and for a key that is no field.
+    """
+    if isinstance(given, Condition):
+        return given
+    allowed = f"a Condition or a dictionary with keys among {', '.join(FIELDS)}"
+    if given is not None and not isinstance(given, Mapping):
+        raise UserError(f"`condition` is of type {type(given).__name__}; it must be {allowed}")
+    wrong = sorted(map(str, set(given or {}) - set(FIELDS)))
+    if wrong:
+        raise UserError(f"`condition` has the keys {', '.join(wrong)}; it must be {allowed}")
+    return Condition(**(given or {}))
+
+
+def conditions_of(batch: Mapping[str, Any]) -> Condition:
+    """Returns the conditions among the arrays of a batch of data."""
+    return Condition(**{name: batch[name] for name in FIELDS if name in batch})
+
+
+def __dir__() -> list[str]:
+    return __all__
