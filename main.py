@@ -48,6 +48,7 @@ _ADVICE = {
 _EXTRAS = {
     "data": ("tensorflow_datasets", "importlib_resources", "array_record", "grain", "sklearn"),
     "train": ("clu", "tensorboardX", "matplotlib"),
+    "wandb": ("wandb",),
 }
 
 

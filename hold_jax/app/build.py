@@ -6,11 +6,12 @@ that the chosen constructor does not take is an error: nothing that a user sets 
 
 import dataclasses
 import functools
+import importlib
 import inspect
 import json
 import math
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -36,6 +37,7 @@ from hold_jax.model import Model
 from hold_jax.nn import MLP, NCSNpp, check_sides
 from hold_jax.numerics import ode
 from hold_jax.runtime import schema, storage
+from hold_jax.runtime.log import Logs, MetricLog, OpenLog, WandbLog
 from hold_jax.runtime.storage import Path
 from hold_jax.runtime.workdir import Record
 from hold_jax.training.optimizer import adam, learning_rate_schedule
@@ -240,11 +242,6 @@ def sigma_data(config: Config) -> float:
     return NOMINAL_SIGMA_DATA if config.model.sigma_data is None else config.model.sigma_data
 
 
-def standardizes(config: Config, data_shape: tuple[int, ...]) -> bool:
-    """Whether data of this shape enter the model with mean 0 and standard deviation 1 (`Model.statistics`)."""
-    return len(data_shape) == 1 and config.model.standardize is not False
-
-
 def _conditioning(config: Config) -> Conditioning:
     """The time passed to the network."""
     chosen = config.model.conditioning
@@ -287,23 +284,36 @@ def loss(config: Config) -> ScoreLoss:
     )
 
 
-def optimizer(config: Config) -> optax.GradientTransformation:
-    """Adam with its learning-rate schedule."""
+def learning_rate(config: Config) -> optax.Schedule:
+    """The rate by step."""
     c = config.optimizer
-    rate = construct(
+    return construct(
         "optimizer",
         "adam",
         learning_rate_schedule,
         {"learning_rate": c.learning_rate, "warmup_steps": c.warmup_steps, "schedule": c.schedule},
         num_steps=config.training.num_steps,
     )
-    options = given(c, "learning_rate", "warmup_steps", "schedule")
-    return construct("optimizer", "adam", adam, options, learning_rate=rate)
+
+
+def optimizer(config: Config) -> optax.GradientTransformation:
+    """Adam with its learning-rate schedule."""
+    options = given(config.optimizer, "learning_rate", "warmup_steps", "schedule")
+    return construct("optimizer", "adam", adam, options, learning_rate=learning_rate(config))
+
+
+def log(config: Config, run: str | None) -> OpenLog:
+    """Opens the log of a run of identity `run`; what has to be installed is looked for at once."""
+    if config.logging == "files":
+        return lambda path, start: MetricLog(path, start_step=start)
+    importlib.import_module("wandb")
+    return lambda path, start: Logs([MetricLog(path, start_step=start), WandbLog(path, run, as_json(config))])
 
 
 def training(config: Config) -> TrainSettings:
     """How long and how often."""
-    return TrainSettings(seed=config.seed, flip=config.data.flip, **given(config.training, "report", "init_from"))
+    own = given(config.training, "report", "init_from", "held_out")
+    return TrainSettings(seed=config.seed, flip=config.data.flip, **own)
 
 
 def sampling(config: Config) -> SampleSettings:
@@ -381,11 +391,13 @@ def _inception_weights(config: Config) -> str | pathlib.Path:
     return path
 
 
-def checkpoint_steps(config: Config) -> list[int] | None:
-    """The checkpoints to evaluate: None for the newest, an empty list for all, or steps."""
+def checkpoint_steps(config: Config) -> Sequence[int | str] | None:
+    """The checkpoints to evaluate: None for the newest, an empty list for all, steps, or ["best"]."""
     words = config.eval.checkpoints
     if words in ("newest", "all"):
         return None if words == "newest" else []
+    if words == "best":
+        return ["best"]
     return [int(step) for step in names(words)]
 
 

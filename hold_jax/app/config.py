@@ -14,7 +14,19 @@ from ml_collections.config_dict import placeholder
 from hold_jax.data.dataset import KINDS
 from hold_jax.errors import UserError, require
 from hold_jax.runtime import schema
-from hold_jax.runtime.schema import choice, numbers, path, real, section, several, switch, text, whole, whole_or_name
+from hold_jax.runtime.schema import (
+    choice,
+    numbers,
+    path,
+    real,
+    section,
+    several,
+    step,
+    switch,
+    text,
+    whole,
+    whole_or_name,
+)
 
 _SEED = "[0, 2^32)"
 _COUNT = "[1, 1e6]"  # of what is computed at once
@@ -205,6 +217,7 @@ class TrainingConfig:
     checkpoint_every: int = whole(10_000, _STEPS, "steps between checkpoints")
     keep_last: int = whole(2, _COUNT, "checkpoints kept")
     keep_every: int = whole(100_000, _EVERY, "steps; such checkpoints stay for good; 0: none")
+    held_out: int = whole(1000, "[0, 1e6]", "test examples whose loss is logged at each checkpoint; 0: none")
     skip_limit: int = whole(10, _EVERY, "steps in a row that may be skipped for a loss or gradient that is not finite")
     profile: int = whole(0, _EVERY, "steps to trace into WORKDIR/profile, soon after the start; 0: none")
     report: bool = switch(True, "sample and evaluate at the end")
@@ -294,7 +307,7 @@ class SamplingConfig:
     condition: str | None = path(
         None, ".npz with arrays label, picture, vector: the conditions of samples; None: those of the test data"
     )
-    checkpoint: int | None = whole(None, _EVERY, "step to load; None: the newest")
+    checkpoint: int | str | None = step("step to load; best: of least loss of training.held_out; None: the newest")
 
     def __post_init__(self):
         own = self.times is None
@@ -336,16 +349,18 @@ class EvalConfig:
     stats: str | None = path(None, "reference statistics in a file (--mode=stats); None: of the training data")
     neighbors: int = whole(10, "[0, 1000]", "samples shown beside the training pictures nearest to them; 0: none")
     likelihood: bool = switch(False, "bits per dimension of the test data too")
-    checkpoints: str = text("newest", "newest, all, or steps like 10000,20000", "newest | all | steps, comma-separated")
+    checkpoints: str = text(
+        "newest", "newest, best, all, or steps like 10000,20000", "newest | best | all | steps, comma-separated"
+    )
 
     def __post_init__(self):
         require(self.num_samples != 1, "eval.num_samples", self.num_samples, "None, 0, or 2 or more")
         for feature in names(self.features):
             schema.require_choice("eval.features", feature, FEATURES)
-        if self.checkpoints not in ("newest", "all"):
+        if self.checkpoints not in ("newest", "best", "all"):
             steps = names(self.checkpoints)
             fits = bool(steps) and all(step.isascii() and step.isdecimal() and len(step) <= 10 for step in steps)
-            require(fits, "eval.checkpoints", self.checkpoints, "newest, all, or steps like 10000,20000")
+            require(fits, "eval.checkpoints", self.checkpoints, "newest, best, all, or steps like 10000,20000")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -374,6 +389,7 @@ class Config:
     """All of an experiment. It is checked when it is read; what it is passed on to does not check it again."""
 
     seed: int = whole(0, _SEED, "of parameters, data order, noise, samples")
+    logging: str = choice("files", ("files", "wandb"), "metrics.jsonl and TensorBoard; wandb: Weights & Biases too")
     sde: SDEConfig = section(SDEConfig)
     data: DataConfig = section(DataConfig)
     model: ModelConfig = section(ModelConfig)

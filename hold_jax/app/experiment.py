@@ -83,23 +83,24 @@ class Experiment:
         """
         if self.run is not None:
             return self._next_record(self.run, data)
-        scale = self._sigma_data(data)
+        statistics = json.loads(json.dumps(dataclasses.asdict(measure(data))))
+        scale = self._sigma_data(data, statistics)
         return Record(
             config=build.as_json(self.config.changed({_SIGMA_DATA: scale})),
             data_shape=data.shape,
             num_classes=data.num_classes,
-            statistics=json.loads(json.dumps(dataclasses.asdict(measure(data)))),
+            statistics=statistics,
             run=workdir.new_run(),
             data=data.digest_of_some,
             measured={} if scale == self.config.model.sigma_data else {_SIGMA_DATA: scale},
         )
 
-    def _sigma_data(self, data: Dataset) -> float:
+    def _sigma_data(self, data: Dataset, statistics: Mapping[str, Any]) -> float:
         own = self.config.model.sigma_data
-        if not build.standardizes(self.config, data.shape):
+        if not _standardizes(self.config, statistics):
             return deviation(data) if own is None else own
         if own not in (None, 1.0):
-            distributed.say(f"{_SIGMA_DATA} is 1, not {own:g}: vectors are standardized (model.standardize)")
+            distributed.say(f"{_SIGMA_DATA} is 1, not {own:g}: {data.kind}s are standardized (model.standardize)")
         return 1.0
 
     def _next_record(self, run: Record, data: Dataset) -> Record:
@@ -164,7 +165,7 @@ def find(given: Given, folder: str | None, *, to_train: bool, base: Config | Non
     if step is None:
         # Nothing is fixed yet: what was measured is measured again, perhaps on other data.
         return Experiment(config.changed({key: given.values.get(key) for key in run.measured}), path, None)
-    if config.model.sigma_data is None or build.standardizes(config, run.data_shape):
+    if config.model.sigma_data is None or _standardizes(config, run.statistics):
         config = config.changed({_SIGMA_DATA: before.model.sigma_data})
     changes = _changes(before, config)
     _require_allowed(changes, path, _fixed(config, to_train), by_file=given.name is not None)
@@ -197,6 +198,11 @@ def of_record(run: Record, where: Path | str) -> Config:
         return build.resolve(schema.read(Config, flat))
     except UserError as error:
         raise UserError(f"{where} cannot be used: {error}") from None
+
+
+def _standardizes(config: Config, statistics: Mapping[str, Any]) -> bool:
+    """Whether data with these statistics enter the model with mean 0 and standard deviation 1."""
+    return bool(statistics.get("mean")) and config.model.standardize is not False
 
 
 def _listed(changes: Mapping[str, tuple[Any, Any]], keys: Iterable[str]) -> str:

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -15,7 +15,7 @@ from hold_jax.app.config import KEYS, Config
 from hold_jax.app.experiment import Experiment
 from hold_jax.app.flags import Given
 from hold_jax.data import Dataset, Statistics
-from hold_jax.errors import require
+from hold_jax.errors import UserError, require
 from hold_jax.evaluation import reference, report
 from hold_jax.evaluation.feature_network import FeatureNetwork
 from hold_jax.loops.draw import make_draw
@@ -29,7 +29,7 @@ from hold_jax.runtime import curves, distributed, pictures, schema, storage, wor
 from hold_jax.runtime.log import METRICS_FILE, RESULTS_FILE, read_jsonl
 from hold_jax.runtime.mesh import Devices
 from hold_jax.runtime.storage import Path
-from hold_jax.training.checkpoint import Checkpoints, abstract_state
+from hold_jax.training.checkpoint import BEST_FOLDER, FOLDER, Checkpoints, abstract_state
 from hold_jax.training.state import init_state
 
 
@@ -77,7 +77,12 @@ def train(this: Experiment) -> None:
             model = _model(config, data.shape, data.num_classes, build.statistics(record))
             start = None if source is None else initial.parameters(source, config, model)
             given = build.conditions(config, model, lambda: _dataset(config, "test", data.shape))
-            trainer = Trainer(model, loss, optimizer, data, settings, sampling, start, given)
+            rate, held_out = build.learning_rate(config), _held_out(config, data.shape)
+            trainer = Trainer(
+                model, loss, optimizer, data, settings, sampling,
+                learning_rate=rate, held_out=held_out, initial=start, conditions=given,
+            )  # fmt: skip
+            log = build.log(config, record.run)
             trainer.check()
             if storage.exists(path / METRICS_FILE):
                 read_jsonl(path / METRICS_FILE)  # a damaged log is an error now, not after the compilation
@@ -89,7 +94,7 @@ def train(this: Experiment) -> None:
             workdir.require_shared(path)
         report.prepare()
 
-        state = trainer.run(path)
+        state = trainer.run(path, log)
         step = int(state.step)
         if step < settings.num_steps:
             distributed.say(f"stopped at step {step:,} of {settings.num_steps:,}: the same command goes on from there")
@@ -304,12 +309,35 @@ def _networks(
     return [] if settings.num_samples == 0 else build.feature_networks(config, load_train, path)
 
 
-def _averages(config: Config, model: Model, path: Path, steps: list[int] | None) -> Iterator[tuple[int, Any]]:
-    """The averaged parameters of checkpoints in turn: of `steps`, of all (an empty list), or of the newest (None)."""
+def _held_out(config: Config, shape: tuple[int, ...]) -> Dataset | None:
+    """The test examples whose loss training logs; None where there are none."""
+    if config.training.held_out == 0:
+        return None
+    try:
+        found = _dataset(config, "test", shape)
+    except UserError as error:
+        if config.training.report:
+            raise
+        distributed.say(f"no held-out loss and no best checkpoint: {error}")
+        return None
+    return found.subset(config.training.held_out) if len(found) >= 2 else None
+
+
+def _averages(config: Config, model: Model, path: Path, steps: Sequence[int | str] | None) -> Iterator[tuple[int, Any]]:
+    """The averaged parameters of checkpoints in turn.
+
+    Args:
+      config: the settings.
+      model: the run's.
+      path: the work directory.
+      steps: of the checkpoints; ["best"]: of least held-out loss; empty: all; None: the newest.
+    """
     optimizer = build.optimizer(config)
     abstract = abstract_state(lambda: init_state(model, optimizer, config.seed), Devices.all().replicated)
-    with Checkpoints.open_to_read(path) as checkpoints:
-        chosen = [checkpoints.latest()] if steps is None else steps or checkpoints.steps() or [None]
+    best = steps is not None and list(steps) == ["best"]
+    with Checkpoints.open_to_read(path, BEST_FOLDER if best else FOLDER) as checkpoints:
+        newest = steps is None or best
+        chosen: Sequence[Any] = [checkpoints.latest()] if newest else steps or checkpoints.steps() or [None]
         for step in chosen:
             state = checkpoints.restore(abstract, step)
             yield int(state.step), state.ema

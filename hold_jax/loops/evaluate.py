@@ -106,7 +106,8 @@ class Evaluator:
         require(len(self.test) >= 2, "data.name", self.test.name, "a data set with 2 test examples or more")
         devices.require_divides("eval.batch_size", settings.batch_size)
         params = jax.eval_shape(self.model.init, jax.random.key(0))
-        jax.eval_shape(_loss_of_batch(self.model, self.loss, settings, devices), params, _abstract(self.test, 1))
+        loss = _loss_of_batch(self.model, self.loss, settings.repeats, settings.seed, devices)
+        jax.eval_shape(loss, params, _abstract(self.test, 1))
         if settings.num_samples != 0:
             index = np.arange(self.sampling.batch_size, dtype=np.int32)
             given = conditions.of_data(self.model, self.test).of(index)
@@ -191,32 +192,62 @@ def test_loss(
     times lie one in each of so many equal quantiles of the loss's time law (if the loss is stratified), so that each
     example's loss is an unbiased estimate, independent of the others', whatever the batch.
     """
-    compiled = _loss_of_batch(model, loss, settings, devices)
-    # As many perturbed examples at once as batch_size says.
-    size = devices.mesh.size * max(1, settings.batch_size // (settings.repeats * devices.mesh.size))
+    each = loss_of_examples(
+        model, loss, params, dataset, settings.repeats, settings.seed, devices, batch_size=settings.batch_size
+    ).mean(axis=1)
+    return {"test_loss": each.mean(), "test_loss_error": each.std(ddof=1) / np.sqrt(len(each))}
+
+
+def loss_of_examples(
+    model: Model,
+    loss: ScoreLoss,
+    params: Any,
+    dataset: Dataset,
+    repeats: int,
+    seed: int,
+    devices: Devices,
+    *,
+    batch_size: int,
+) -> np.ndarray:
+    """Returns the losses per data dimension of every example, (N, repeats) float64, as `test_loss` describes them.
+
+    Column k has the times in the k-th of `repeats` equal quantiles of the loss's time law, if the loss is stratified:
+    the noise rises from column to column.
+
+    Args:
+      model: the model.
+      loss: per-example loss with its options bound.
+      params: averaged parameters.
+      dataset: N examples.
+      repeats: how many times each example is perturbed.
+      seed: of times and noise.
+      devices: the batch is spread over them.
+      batch_size: perturbed examples at once; the losses do not depend on it.
+    """
+    compiled = _loss_of_batch(model, loss, repeats, seed, devices)
+    size = devices.mesh.size * max(1, batch_size // (repeats * devices.mesh.size))
     values: list[np.ndarray] = []
     local = eval_batches(dataset, batch_size=size, process_index=jax.process_index(), process_count=jax.process_count())
     for batch in local:
         values.append(np.asarray(compiled(params, devices.put(batch))))
-    each = np.concatenate(values)[: len(dataset)].astype(np.float64)
-    return {"test_loss": each.mean(), "test_loss_error": each.std(ddof=1) / np.sqrt(len(each))}
+    return np.concatenate(values)[: len(dataset)].astype(np.float64)
 
 
 @functools.lru_cache(maxsize=4)
 def _loss_of_batch(
-    model: Model, loss: ScoreLoss, settings: EvalSettings, devices: Devices
+    model: Model, loss: ScoreLoss, repeats: int, seed: int, devices: Devices
 ) -> Callable[[Any, dict[str, jax.Array]], jax.Array]:
-    """Returns the jitted function (params, batch of b examples) -> (b,) losses per data dimension."""
-    key = jax.random.key(settings.seed)
+    """Returns the jitted function (params, batch of b examples) -> (b, repeats) losses per data dimension."""
+    key = jax.random.key(seed)
 
     def of_example(params: Any, example: dict[str, jax.Array]) -> jax.Array:
         # One batch of repeats for each example: the loss stratifies the times within a batch.
-        repeated = jax.tree.map(lambda a: jnp.broadcast_to(a, (settings.repeats, *a.shape)), example)
+        repeated = jax.tree.map(lambda a: jnp.broadcast_to(a, (repeats, *a.shape)), example)
         eps_fn = model.eps_fn(params, condition=conditions_of(repeated))
         x = model.to_model(repeated["x"])
         key_example = jax.random.fold_in(key, example["index"])
         values = loss(model.sde, eps_fn, x, key_example, sigma_data=model.sigma_data)
-        return jnp.mean(values) / np.prod(model.data_shape)
+        return values / np.prod(model.data_shape)
 
     @functools.partial(jax.jit, out_shardings=devices.replicated)
     def of_batch(params: Any, batch: dict[str, jax.Array]) -> jax.Array:

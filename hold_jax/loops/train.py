@@ -1,12 +1,13 @@
 """The training loop: from built objects to checkpoints, logs and sample grids."""
 
+import contextlib
 import dataclasses
 import functools
 import itertools
 import math
 import sys
 import time
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -19,15 +20,16 @@ from hold_jax.data import Dataset, batches, prefetch
 from hold_jax.errors import UserError, require, require_choice
 from hold_jax.loops.conditions import NONE, Conditions
 from hold_jax.loops.draw import SampleSettings, make_draw
+from hold_jax.loops.evaluate import loss_of_examples
 from hold_jax.loops.generate import picture
 from hold_jax.loops.introduction import introduce
 from hold_jax.model import Model
 from hold_jax.runtime import distributed, pictures, storage
-from hold_jax.runtime.log import METRICS_FILE, MetricLog, NullLog, read_jsonl
+from hold_jax.runtime.log import METRICS_FILE, Log, MetricLog, NullLog, OpenLog, read_jsonl
 from hold_jax.runtime.mesh import Devices
 from hold_jax.runtime.progress import Progress
 from hold_jax.runtime.storage import LostFileError, Path
-from hold_jax.training.checkpoint import Checkpoints
+from hold_jax.training.checkpoint import BEST_FOLDER, Checkpoints
 from hold_jax.training.preemption import Preemption
 from hold_jax.training.profile import Profile
 from hold_jax.training.state import TrainState
@@ -35,6 +37,7 @@ from hold_jax.training.step import GRADIENT_DTYPES, Program, ScoreLoss
 from hold_jax.training.window import Window
 
 PARAMETERS_FILE = "parameters.txt"
+_BINS = 10  # of noise levels, in which the held-out loss is logged
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,6 +94,35 @@ class TrainSettings:
             require(getattr(self, name) >= 0, f"training.{name}", getattr(self, name), "0 or more")
 
 
+def _files(workdir: Path, start_step: int) -> Log:
+    """Opens the log of a run that keeps it in its work directory only."""
+    return MetricLog(workdir, start_step=start_step)
+
+
+class _Best(contextlib.AbstractContextManager):
+    """The checkpoint of least held-out loss, kept in a folder of its own.
+
+    Args:
+      workdir: of the run.
+      start: the step that it goes on from; the least loss before it is that in `metrics.jsonl`.
+    """
+
+    def __init__(self, workdir: Path, start: int) -> None:
+        lines = read_jsonl(workdir / METRICS_FILE) if start and storage.exists(workdir / METRICS_FILE) else []
+        before = [line["test/loss"] for line in lines if "test/loss" in line and line["step"] <= start]
+        self._least = min(before, default=math.inf)
+        self._checkpoints = Checkpoints.open(workdir, folder=BEST_FOLDER)
+
+    def offer(self, loss: float, state: TrainState) -> None:
+        """Keeps the state if its loss is the least so far."""
+        if loss < self._least:
+            self._least = loss
+            self._checkpoints.save(state)
+
+    def __exit__(self, *exc: Any) -> None:
+        self._checkpoints.__exit__(*exc)
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Trainer:
     """Trains one model on one data set.
@@ -102,6 +134,9 @@ class Trainer:
       dataset: training data.
       settings: length, batches and intervals of the run.
       sampling: how the sample grids are drawn.
+      learning_rate: the rate by step, for the log.
+      held_out: examples whose loss is logged at each checkpoint; the checkpoint of least loss is kept as the best one.
+        None: no such loss.
       initial: parameters that a new run starts from, by path such as conv_in/kernel, averages too; those that are not
         among them are initialized at random. None: all are.
       conditions: of the samples in the grids.
@@ -113,6 +148,8 @@ class Trainer:
     dataset: Dataset
     settings: TrainSettings
     sampling: SampleSettings
+    learning_rate: Callable[[int], Any] | None = None
+    held_out: Dataset | None = None
     initial: Mapping[str, Any] | None = None
     conditions: Conditions = NONE
 
@@ -133,7 +170,7 @@ class Trainer:
         program = self._program(devices)
         jax.eval_shape(program.step, program.abstract(), self._abstract_batch(devices))
 
-    def run(self, workdir: Path) -> TrainState:
+    def run(self, workdir: Path, log: OpenLog = _files) -> TrainState:
         """Trains to step `settings.num_steps`, from the newest intact checkpoint in `workdir` if there is one.
 
         An interrupted run continues from its last checkpoint when it is called again, and gives the same numbers as a
@@ -141,6 +178,8 @@ class Trainer:
 
         Args:
           workdir: folder that receives checkpoints/, metrics.jsonl, parameters.txt, tensorboard/, grids/ and loss.png.
+          log: opens the log, on process 0; by default `MetricLog`. A log must write `metrics.jsonl` as that one does
+            for loss.png, and for the best checkpoint of a run that goes on.
 
         Returns:
           The state after the last step that was taken; its `step` is less than `settings.num_steps` if the run was
@@ -157,9 +196,10 @@ class Trainer:
         draw = make_draw(self.model, self.sampling, devices)
         program = self._program(devices)
         per_call = settings.steps_per_call
-        with Checkpoints.open(
-            workdir, keep_last=settings.keep_last, keep_every=settings.keep_every or None
-        ) as checkpoints:
+        with contextlib.ExitStack() as stack:
+            checkpoints = stack.enter_context(
+                Checkpoints.open(workdir, keep_last=settings.keep_last, keep_every=settings.keep_every or None)
+            )
             saved = checkpoints.resume(program.abstract_tree())
             start = 0 if saved is None else int(saved.step)
             if start >= settings.num_steps:
@@ -177,9 +217,11 @@ class Trainer:
 
             feed = self._feed(devices, start)
             # Compiled ahead: a call with any other shape, type or sharding is an error, never a second compilation.
-            step_fn = program.step.lower(state, self._abstract_batch(devices)).compile()
+            lowered = program.step.lower(state, self._abstract_batch(devices))
+            step_fn, flops = lowered.compile(), self._flops(lowered)
             compiled = time.monotonic()
-            log = MetricLog(workdir, start_step=start) if main else NullLog()
+            best = stack.enter_context(_Best(workdir, start)) if self.held_out is not None else None
+            metric_log = log(workdir, start) if main else NullLog()
             counted = {"picture": "images", "vector": "points", "signal": "signals"}.get(self.dataset.kind, "examples")
             progress = Progress(settings.num_steps, start, settings.batch_size, enabled=main, examples=counted)
             window = Window(settings.batch_size, settings.skip_limit)
@@ -199,12 +241,20 @@ class Trainer:
 
                         first, stop_requested = step == start + per_call, preemption.reached()
                         # A resumed run's first call only starts the clock: its log is that of a run that never stopped.
-                        reported = due(settings.log_every) or due(settings.checkpoint_every) or stop_requested
+                        checkpointed = due(settings.checkpoint_every) or stop_requested
+                        reported = due(settings.log_every) or checkpointed
                         if reported or (first and start == 0):
                             values, skipped = window.close(step, checkpoints.latest())
-                            log.scalars(step, {f"train/{name}": value for name, value in values.items()})
-                            for line in skipped:
-                                progress.write(line)
+                            values |= self._rates(step, values, flops)
+                            line = {f"train/{name}": value for name, value in values.items()}
+                            if best is not None and due(settings.checkpoint_every):
+                                found = self._held_out_loss(program.average(state), devices)
+                                line |= {f"test/{name}": value for name, value in found.items()}
+                                best.offer(found["loss"], program.to_tree(state))
+                                window.start_clock()
+                            metric_log.scalars(step, line)
+                            for text in skipped:
+                                progress.write(text)
                             progress.update(step, values["loss"])
                         elif first:
                             progress.update(step, window.loss())
@@ -214,8 +264,8 @@ class Trainer:
                             progress.write(
                                 f"first step after {seconds:.1f} s, {compiled - began:.1f} s of it compiling"
                             )
-                        if due(settings.checkpoint_every) or stop_requested:
-                            log.flush()  # a run that goes on from here has all lines up to here
+                        if checkpointed:
+                            metric_log.flush()  # a run that goes on from here has all lines up to here
                             checkpoints.save(program.to_tree(state))
                         if stop_requested:
                             break
@@ -225,7 +275,7 @@ class Trainer:
                             if main:
                                 grid = picture(np.asarray(self.model.to_data(x)))
                                 pictures.write_png(grid, workdir / "grids" / f"step_{step:08d}.png")
-                                log.image("samples", grid, step)
+                                metric_log.image("samples", grid, step)
                 state = program.to_tree(state)
                 checkpoints.save(state)
                 checkpoints.wait()
@@ -235,13 +285,43 @@ class Trainer:
                 profile.close()
                 feed.close()
                 progress.close()
-                log.close()
+                metric_log.close()
         if main:
             lines = [line for line in read_jsonl(workdir / METRICS_FILE) if "train/loss" in line]
             pictures.loss_curve(
                 [line["step"] for line in lines], [line["train/loss"] for line in lines], workdir / "loss.png"
             )
         return state
+
+    def _flops(self, lowered: Any) -> float | None:
+        """Returns the floating-point operations of one step on all devices, as XLA counts them; None if it does not."""
+        cost = lowered.cost_analysis()  # bodies of loops are counted once: one step of several, one part of a batch
+        flops = cost.get("flops", 0.0) if isinstance(cost, dict) else 0.0
+        return flops * self.settings.accumulation_steps if flops > 0 else None
+
+    def _rates(self, step: int, values: Mapping[str, float], flops: float | None) -> dict[str, float]:
+        """Returns the learning rate of the last step, and the speed where it is known."""
+        rates = {}
+        if self.learning_rate is not None:
+            rates["learning_rate"] = float(self.learning_rate(step - 1))
+        if flops is not None and "images_per_second" in values:
+            rates["tflops_per_second"] = flops * values["images_per_second"] / self.settings.batch_size / 1e12
+        return rates
+
+    def _held_out_loss(self, params: Any, devices: Devices) -> dict[str, float]:
+        """Returns the mean loss of the held-out examples, its error, and the means in ten bins of rising noise.
+
+        Times and noise are those of the example's number: losses of several checkpoints, and of several runs on the
+        same data, compare. A bin is a tenth of the loss's time law.
+        """
+        assert self.held_out is not None
+        size = self.settings.batch_size // self.settings.accumulation_steps
+        each = loss_of_examples(
+            self.model, self.loss, params, self.held_out, _BINS, self.settings.seed, devices, batch_size=size
+        )
+        mean = each.mean(axis=1)
+        found = {"loss": float(mean.mean()), "loss_error": float(mean.std(ddof=1) / np.sqrt(len(mean)))}
+        return found | {f"loss_noise{i}": float(value) for i, value in enumerate(each.mean(axis=0))}
 
     def _start(self, program: Program) -> TrainState:
         """Returns the running state at step 0."""

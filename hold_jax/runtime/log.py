@@ -1,11 +1,12 @@
 """Logs of a run: `metrics.jsonl`, `results.jsonl` and TensorBoard files."""
 
 import contextlib
+import importlib
 import json
 import math
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, Self
 
 import numpy as np
@@ -27,7 +28,7 @@ _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
 class Log(Protocol):
-    """The interface of a log: `MetricLog` on process 0, `NullLog` on the others."""
+    """The interface of a log. Training calls it on process 0 only."""
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Records scalars by name at `step`."""
@@ -133,6 +134,79 @@ class MetricLog:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+OpenLog = Callable[[Path, int], Log]
+"""open(workdir, start_step): the log of a run that starts from step `start_step`, as `MetricLog` describes it."""
+
+
+class Logs:
+    """Several logs as one: each call goes to all of them, in order."""
+
+    def __init__(self, logs: Sequence[Log]) -> None:
+        self._logs = tuple(logs)
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Records scalars by name at `step`."""
+        for log in self._logs:
+            log.scalars(step, values)
+
+    def image(self, name: str, image: PIL.Image.Image | np.ndarray, step: int) -> None:
+        """Records an image at `step`."""
+        for log in self._logs:
+            log.image(name, image, step)
+
+    def flush(self) -> None:
+        """Writes all pending lines."""
+        for log in self._logs:
+            log.flush()
+
+    def close(self) -> None:
+        """Writes all pending lines and closes the logs."""
+        for log in self._logs:
+            log.close()
+
+
+class WandbLog:
+    """Sends scalars and images to Weights & Biases (`pip install 'hold_jax[wandb]'`).
+
+    The project is that of the environment variable WANDB_PROJECT, or "hold_jax". A run that goes on continues its page
+    there; W&B keeps what was logged first at a step.
+
+    Args:
+        workdir: folder of the run; W&B writes its files there, in wandb/.
+        run: identity of the run, the same when it goes on.
+        config: the settings, by name.
+
+    Raises:
+        ModuleNotFoundError: if wandb is not installed.
+    """
+
+    def __init__(self, workdir: Path, run: str | None, config: Mapping[str, Any]) -> None:
+        self._wandb: Any = importlib.import_module("wandb")
+        self._run = self._wandb.init(
+            project=os.environ.get("WANDB_PROJECT", "hold_jax"),
+            dir=str(workdir),
+            name=workdir.name,
+            id=run,
+            resume="allow",
+            config=dict(config),
+        )
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Records scalars by name at `step`."""
+        self._run.log(dict(values), step=step)
+
+    def image(self, name: str, image: PIL.Image.Image | np.ndarray, step: int) -> None:
+        """Records an image at `step`."""
+        self._run.log({name: self._wandb.Image(image)}, step=step)
+
+    def flush(self) -> None:
+        """Does nothing: W&B sends in the background."""
+
+    def close(self) -> None:
+        """Sends all pending values and ends the run's page."""
+        self._run.finish()
 
 
 class NullLog:

@@ -101,6 +101,18 @@ def real(default: float | None, interval: str, note: str) -> Any:
     return _field(default, float, note, f"a number {_words(interval)}", accepts, float, float)
 
 
+def step(note: str) -> Any:
+    """A training step, or "best"; None by default."""
+
+    def accepts(value: Any) -> bool:
+        return value == "best" if isinstance(value, str) else _is_whole(value) and 0 <= value <= 10**9
+
+    def parse(text: str) -> int | str:
+        return text if text == "best" else int(text)
+
+    return _field(None, object, note, "a whole number from 0 to 1e9, or best", accepts, lambda value: value, parse)
+
+
 def switch(default: bool | None, note: str) -> Any:
     """True or False."""
     return _field(default, bool, note, "True or False", lambda v: isinstance(v, bool), bool, _switched)

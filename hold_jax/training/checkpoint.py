@@ -20,6 +20,7 @@ from hold_jax.training.fingerprint import fingerprints
 from hold_jax.training.state import TrainState
 
 FOLDER = "checkpoints"
+BEST_FOLDER = f"{FOLDER}/best"
 DAMAGED_FOLDER = "damaged"
 _RUN, _STATISTICS = "run", "statistics"  # keys beside the fingerprints: fields of the run's record
 _SHOWN = 4  # largest number of array names in a message
@@ -43,29 +44,41 @@ class Checkpoints:
     there is no record, or one of a version without identities."""
 
     @classmethod
-    def open(cls, workdir: Path, *, keep_last: int = 1, keep_every: int | None = None) -> "Checkpoints":
-        """Opens `workdir`/checkpoints, creates it if needed, and deletes incomplete checkpoints of a killed run.
+    def open(
+        cls, workdir: Path, *, keep_last: int = 1, keep_every: int | None = None, folder: str = FOLDER
+    ) -> "Checkpoints":
+        """Opens `workdir`/`folder`, creates it if needed, and deletes incomplete checkpoints of a killed run.
 
         Args:
           workdir: absolute path.
+          folder: `FOLDER`, or `BEST_FOLDER` for the checkpoint of least held-out loss.
           keep_last: number of newest checkpoints to keep.
           keep_every: checkpoints whose step is a multiple of this are also kept; None: no others are kept.
         """
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep_last, keep_period=keep_every, cleanup_tmp_directories=True
         )
-        return cls._open(workdir, options)
+        return cls._open(workdir, options, folder)
 
     @classmethod
-    def _open(cls, workdir: Path, options: ocp.CheckpointManagerOptions) -> "Checkpoints":
+    def _open(cls, workdir: Path, options: ocp.CheckpointManagerOptions, folder: str = FOLDER) -> "Checkpoints":
         record = work_directory.find(workdir)
-        manager = ocp.CheckpointManager(workdir / FOLDER, options=options, item_handlers=_handlers())
+        manager = ocp.CheckpointManager(workdir / folder, options=options, item_handlers=_handlers())
         return cls(manager, None if record is None or record.run is None else record)
 
     @classmethod
-    def open_to_read(cls, workdir: Path) -> "Checkpoints":
-        """Opens `workdir`/checkpoints read-only, also while a run writes there; creates and deletes nothing."""
-        return cls._open(workdir, ocp.CheckpointManagerOptions(read_only=True))
+    def open_to_read(cls, workdir: Path, folder: str = FOLDER) -> "Checkpoints":
+        """Opens `workdir`/`folder` read-only, also while a run writes there; creates and deletes nothing.
+
+        Raises:
+          UserError: if there is no folder of the best checkpoint.
+        """
+        if folder == BEST_FOLDER and not (workdir / folder).exists():
+            raise UserError(
+                f"no best checkpoint in {workdir}: training keeps one if the data have a test split and "
+                "training.held_out is not 0"
+            )
+        return cls._open(workdir, ocp.CheckpointManagerOptions(read_only=True), folder)
 
     def latest(self) -> int | None:
         """Returns the newest step, or None if there is no checkpoint."""

@@ -151,10 +151,11 @@ def test_checkpoints_are_the_newest_all_or_a_list():
         return build.checkpoint_steps(config_of(eval__checkpoints=text))
 
     assert (of("newest"), of("all"), of("500"), of(" 1000, 500,")) == (None, [], [500], [1000, 500])
+    assert of("best") == ["best"]
     for text in ("", ",", "last", "1000,last", "-5", "5.0", "newest,5", "1e3"):
         with pytest.raises(UserError) as caught:
             of(text)
-        want = f"`eval.checkpoints` is {text!r}; it must be newest, all, or steps like 10000,20000"
+        want = f"`eval.checkpoints` is {text!r}; it must be newest, best, all, or steps like 10000,20000"
         assert str(caught.value) == want
 
 

@@ -17,6 +17,7 @@ from hold_jax.app import flags, modes
 from hold_jax.app.flags import Given
 from hold_jax.errors import UserError
 from hold_jax.evaluation import classifier, inception_weights, reference
+from hold_jax.runtime.log import read_jsonl
 from hold_jax.runtime.mesh import Devices
 from hold_jax.training.checkpoint import FOLDER
 
@@ -118,6 +119,26 @@ def test_the_printed_report_is_twelve_lines_and_says_where_the_rest_is(capsys, t
 def test_an_older_checkpoint_is_drawn_by_its_step(trained):
     run_sample(config_of(sampling__checkpoint=5, sampling__frames=0), str(trained))
     assert (trained / "samples" / "step_5_strang4" / "samples.npz").exists()
+
+
+def test_the_best_checkpoint_is_drawn_by_its_name(trained, tmp_path):
+    losses = {line["step"]: line["test/loss"] for line in read_jsonl(trained / "metrics.jsonl") if "test/loss" in line}
+    assert losses.keys() == {5, 10}
+    best = min(losses, key=losses.__getitem__)
+    found = dict(modes._averages(config_read(config_of()), model_of(trained), trained, ["best"]))
+    assert found.keys() == {best}
+    with pytest.raises(UserError, match=r"no best checkpoint in .*: training keeps one if the data have a test split"):
+        next(modes._averages(config_read(config_of()), model_of(trained), tmp_path, ["best"]))
+
+
+def config_read(given):
+    return modes.build.resolve(base.Config().changed(given.values))
+
+
+def model_of(folder):
+    record = modes.workdir.read(folder)
+    config = modes.experiment.of_record(record, folder)
+    return modes.build.model(config, record.data_shape, record.num_classes, modes.build.statistics(record))
 
 
 @pytest.fixture
@@ -346,7 +367,7 @@ NOT_THIS_RUN = {
     "no checkpoints": (
         run_eval,
         dict(eval__checkpoints="last"),
-        "`eval.checkpoints` is 'last'; it must be newest, all, or steps like 10000,20000",
+        "`eval.checkpoints` is 'last'; it must be newest, best, all, or steps like 10000,20000",
     ),
     "features": (run_eval, dict(eval__features="pixels,inceptoin"), r"`eval.features` is 'inceptoin' .did you"),
     "Inception's weights": (run_eval, dict(eval__features="inception"), "Inception network cannot be fetched from"),

@@ -13,17 +13,18 @@ import pytest
 from training import small
 from training.small import quick_compilation  # noqa: F401
 
-from hold_jax import data
+from hold_jax import data, losses
 from hold_jax.data.dataset import array_dataset
 from hold_jax.errors import UserError
+from hold_jax.loops import evaluate
 from hold_jax.loops.draw import draw_many
 from hold_jax.loops.train import Trainer
 from hold_jax.metrics.sliced_wasserstein import sliced_wasserstein
 from hold_jax.numerics import exact
 from hold_jax.runtime import workdir as work_directory
-from hold_jax.runtime.log import read_jsonl
+from hold_jax.runtime.log import Logs, MetricLog, read_jsonl
 from hold_jax.runtime.mesh import Devices
-from hold_jax.training.checkpoint import FOLDER, Checkpoints, abstract_state
+from hold_jax.training.checkpoint import BEST_FOLDER, FOLDER, Checkpoints, abstract_state
 from hold_jax.training.state import init_state
 
 MODEL, OPTIMIZER, DATA = small.mlp(), small.optimizer(), small.points()
@@ -36,7 +37,7 @@ def run(workdir, *, model=MODEL, optimizer=OPTIMIZER, dataset=DATA, loss=small.L
 
 def lines(workdir):
     """metrics.jsonl but for the clock."""
-    timed = ("train/images_per_second", "train/data_wait")
+    timed = ("train/images_per_second", "train/data_wait", "train/tflops_per_second")
     return [{k: v for k, v in line.items() if k not in timed} for line in read_jsonl(workdir / "metrics.jsonl")]
 
 
@@ -98,6 +99,101 @@ def test_the_log_has_means_since_the_line_before(straight, tmp_path):
     assert few[1] == every[1]
     assert few[5] == pytest.approx(np.mean([every[k] for k in range(2, 6)]), rel=1e-6)
     assert few[10] == pytest.approx(np.mean([every[k] for k in range(6, 11)]), rel=1e-6)
+
+
+@pytest.fixture(scope="module")
+def held_out(tmp_path_factory):
+    """A rate that falls, then rises so that the loss gets worse: the best checkpoint is not the last."""
+    workdir = tmp_path_factory.mktemp("held_out")
+    ema = jax.tree.map(np.asarray, trainer(num_steps=10).run(workdir).ema)
+    first = lines(workdir)
+    trainer().run(workdir)
+    return workdir, first, ema
+
+
+TEST = small.points(40, "test")
+
+
+def trainer(**changes):
+    rate = lambda step: jnp.where(step < 12, 1e-2, 10.0)  # noqa: E731
+    return Trainer(
+        MODEL, small.LOSS, small.optimizer(rate, clip_norm=0.0), DATA, small.train_settings(**changes), SAMPLING,
+        learning_rate=rate, held_out=TEST,
+    )  # fmt: skip
+
+
+def test_each_checkpoint_has_the_loss_of_held_out_examples(held_out):
+    workdir, _, ema = held_out
+    found = {line["step"]: line for line in lines(workdir)}
+    assert [step for step, line in found.items() if "test/loss" in line] == [5, 10, 15, 20]
+    settings = evaluate.EvalSettings(
+        batch_size=16, repeats=10, num_samples=0, stats=None, neighbors=0, likelihood=None, seed=0
+    )
+    want = evaluate.test_loss(MODEL, small.LOSS, ema, TEST, settings, Devices.all())
+    assert found[10]["test/loss"] == pytest.approx(want["test_loss"], rel=1e-5)
+    assert found[10]["test/loss_error"] == pytest.approx(want["test_loss_error"], rel=1e-5)
+    bins = [found[10][f"test/loss_noise{i}"] for i in range(10)]
+    assert np.mean(bins) == pytest.approx(found[10]["test/loss"], rel=1e-5)
+    # Uniform in t: the k-th tenth of [t_min, T] alone, with the same examples.
+    law = lambda sde, quantile, t_min: losses.uniform(sde, 0.3 + quantile / 10, t_min)  # noqa: E731
+    part = functools.partial(losses.bcsm_loss, time_law=law)
+    settings = dataclasses.replace(settings, repeats=100)
+    want = evaluate.test_loss(MODEL, part, ema, TEST, settings, Devices.all())
+    assert bins[3] == pytest.approx(want["test_loss"], abs=6 * want["test_loss_error"])
+
+
+def test_the_best_checkpoint_is_kept_and_a_run_that_goes_on_knows_its_loss(held_out):
+    workdir, first, _ = held_out
+    found = {line["step"]: line["test/loss"] for line in lines(workdir) if "test/loss" in line}
+    least = min(found, key=found.__getitem__)
+    assert least == 10 and found[20] > 2 * found[10]  # the test would show nothing if it were the last
+    with Checkpoints.open_to_read(workdir, BEST_FOLDER) as checkpoints:
+        assert checkpoints.steps() == [10]
+    assert lines(workdir)[: len(first)] == first
+    assert sorted(p.name for p in (workdir / FOLDER).iterdir()) == ["15", "20", "best"]
+
+
+def test_the_log_has_the_learning_rate_and_the_speed(held_out):
+    found = read_jsonl(held_out[0] / "metrics.jsonl")
+    rates = {line["step"]: line["train/learning_rate"] for line in found}
+    assert rates == {1: pytest.approx(1e-2), 5: pytest.approx(1e-2), 10: pytest.approx(1e-2), 15: 10.0, 20: 10.0}
+    for line in found:
+        if "train/images_per_second" in line:
+            flops = line["train/tflops_per_second"] * 1e12 * 16 / line["train/images_per_second"]
+            # Two hidden layers of 16 units: a product has 2 n m operations forwards and 4 n m backwards.
+            products = 6 * 16 * (4 * 16 + 16 * 16 + 16 * 2)
+            assert products < flops < 12 * products
+
+
+def test_training_writes_to_any_log(tmp_path):
+    class Kept:
+        def __init__(self, workdir, start):
+            self.began, self.scalar, self.images, self.flushed, self.closed = (workdir, start), {}, [], 0, 0
+
+        def scalars(self, step, values):
+            self.scalar[step] = values
+
+        def image(self, name, image, step):
+            self.images.append((name, step))
+
+        def flush(self):
+            self.flushed += 1
+
+        def close(self):
+            self.closed += 1
+
+    opened = []
+
+    def log(workdir, start):
+        opened.append(Kept(workdir, start))
+        return Logs([opened[-1], MetricLog(workdir, start_step=start)])
+
+    settings = small.train_settings(num_steps=10, sample_every=10)
+    Trainer(MODEL, small.LOSS, OPTIMIZER, DATA, settings, SAMPLING).run(tmp_path, log)
+    (kept,) = opened
+    assert kept.began == (tmp_path, 0) and (kept.flushed, kept.closed) == (2, 1)
+    assert kept.images == [("samples", 10)] and list(kept.scalar) == [1, 5, 10]
+    assert [{"step": step, **values} for step, values in kept.scalar.items()] == read_jsonl(tmp_path / "metrics.jsonl")
 
 
 def test_a_run_in_two_parts_is_the_run_in_one_bitwise(straight, tmp_path):

@@ -1,10 +1,13 @@
 import json
 import math
+import sys
 
 import numpy as np
 import PIL.Image
 import pytest
 
+from hold_jax.app import build
+from hold_jax.app import config as base
 from hold_jax.errors import UserError
 from hold_jax.runtime.log import MetricLog, NullLog, log_results, read_jsonl
 
@@ -40,6 +43,50 @@ def test_numbers_that_are_not_finite_are_strict_json_and_come_back(tmp_path):
     assert _strict(path.read_text()) == {"step": 1, "a": "NaN", "b": "Infinity", "c": "-Infinity", "d": 1.0}
     (entry,) = read_jsonl(path)
     assert math.isnan(entry["a"]) and entry["b"] == math.inf and entry["c"] == -math.inf
+
+
+class Wandb:
+    """Stands for the package wandb: keeps what it is given."""
+
+    def __init__(self):
+        self.began, self.logged, self.finished = [], [], 0
+
+    def init(self, **options):
+        self.began.append(options)
+        return self
+
+    def log(self, values, step):
+        self.logged.append((step, values))
+
+    def Image(self, image):
+        return ("image", image)
+
+    def finish(self):
+        self.finished += 1
+
+
+def test_wandb_gets_what_the_files_get(tmp_path, monkeypatch):
+    fake = Wandb()
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    monkeypatch.delenv("WANDB_PROJECT", raising=False)
+    given = base.Config().changed({"logging": "wandb", "data.name": "digits"})
+    log = build.log(given, "a1")(tmp_path, 0)
+    image = np.zeros((4, 4), np.uint8)
+    log.scalars(1, {"train/loss": 0.5})
+    log.image("samples", image, 1)
+    log.flush()
+    log.close()
+    (options,) = fake.began
+    assert (options["project"], options["id"], options["resume"]) == ("hold_jax", "a1", "allow")
+    assert options["config"]["data"]["name"] == "digits" and options["dir"] == str(tmp_path)
+    assert fake.logged == [(1, {"train/loss": 0.5}), (1, {"samples": ("image", image)})] and fake.finished == 1
+    assert read_jsonl(tmp_path / "metrics.jsonl") == [{"step": 1, "train/loss": 0.5}] and _events(tmp_path)
+
+
+def test_wandb_is_looked_for_before_training(monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(ModuleNotFoundError, match="wandb"):
+        build.log(base.Config().changed({"logging": "wandb"}), None)
 
 
 def test_resuming_drops_the_steps_that_are_taken_again(tmp_path):
