@@ -9,8 +9,9 @@ import contextlib
 import errno
 import os
 import shlex
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 from hold_jax.errors import UserError
@@ -85,11 +86,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _run(options: argparse.Namespace, given: "flags.Given", command: str) -> None:
     # Heavy imports come after the flags are known to be right.
-    import jax
-    from absl import logging
+    with _ending_at_ctrl_c():
+        import jax
+        from absl import logging
 
-    from hold_jax.app import modes
-    from hold_jax.runtime import distributed
+        from hold_jax.app import modes
+        from hold_jax.runtime import distributed
 
     logging.set_verbosity(logging.FATAL)  # Orbax logs every write, and errors that are one line of ours
     jax.config.update("jax_logging_level", "WARNING")
@@ -180,6 +182,19 @@ def _epilog() -> str:
     return "\n".join(
         ["modes:", *modes, "", "the flags used most (every key is a flag; --mode=show prints all of them):", *flags_]
     )
+
+
+@contextlib.contextmanager
+def _ending_at_ctrl_c() -> Iterator[None]:
+    """Ends the process at Ctrl-C without an exception, which a package that is imported turns into an `ImportError`."""
+    usual = signal.getsignal(signal.SIGINT)
+    if usual is signal.default_int_handler:  # otherwise the signal is ignored, or this is another's process
+        signal.signal(signal.SIGINT, lambda *_: _interrupted())
+    try:
+        yield
+    finally:
+        if usual is signal.default_int_handler:
+            signal.signal(signal.SIGINT, usual)
 
 
 def _unraisable(lost: "sys.UnraisableHookArgs") -> None:

@@ -497,7 +497,7 @@ def loss_curve(
     for side, spine in axes.spines.items():
         spine.set_visible(side in ("left", "bottom"))
         spine.set_color("#aaaaaa")
-    axes.legend(frameon=False, fontsize=9)
+    axes.legend(loc="upper right", frameon=False, fontsize=9)
     if title:
         axes.set_title(title, color=_INK, fontsize=12)
     with storage.writing(storage.path(path, "path")) as file:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import stat
 import sys
 import threading
 from typing import Any, Self
@@ -60,10 +61,12 @@ class Preemption:
 
 
 def _tell(message: str) -> None:
-    """Prints a line on standard error; if the terminal is gone, this and later output there is discarded."""
+    """Prints a line on standard error; if that is a terminal that has closed, later output to it is discarded."""
     try:
         print(message, file=sys.stderr, flush=True)
     except OSError:
         nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, 2)
+        for stream in (1, 2):
+            if stat.S_ISCHR(os.fstat(stream).st_mode):  # a terminal; files and pipes stay
+                os.dup2(nowhere, stream)
         os.close(nowhere)

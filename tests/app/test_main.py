@@ -1,5 +1,6 @@
 """The command itself, in processes of its own."""
 
+import errno
 import json
 import os
 import subprocess
@@ -168,6 +169,36 @@ def test_an_argument_that_python_cannot_decode_is_one_line(flag, tmp_path, monke
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and done.stdout == ""
     assert done.stderr.startswith(f"error: {flag.partition('=')[0]} is not text in ascii, the encoding of this")
     assert "set PYTHONUTF8=1" in done.stderr and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [
+        (errno.ENOSPC, "No space left on device; make room, and"),
+        (errno.EACCES, "Permission denied; make it writable, and"),
+        (errno.EEXIST, "File exists; remove what is in its place, and"),
+        (errno.ENOENT, "No such file or directory; do not delete or move it while a run uses it, and"),
+    ],
+)
+def test_a_fault_of_the_file_system_is_one_line(number, advice, monkeypatch, capsys):
+    def fail(*_):
+        raise OSError(number, os.strerror(number), "runs/a/damaged")
+
+    monkeypatch.setattr(modes, "run", fail)
+    with pytest.raises(SystemExit) as caught:
+        main.main(["--mode=sample", "--workdir=runs/a"])
+    assert caught.value.code == 2
+    want = f"error: cannot read or write runs/a/damaged: {advice} run the same command again: it goes on from the"
+    assert capsys.readouterr().err == f"{want} newest checkpoint\n"
+
+
+def test_another_error_keeps_its_traceback(monkeypatch):
+    def fail(*_):
+        raise OSError(errno.EBADF, "Bad file descriptor")
+
+    monkeypatch.setattr(modes, "run", fail)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        main.main(["--mode=sample", "--workdir=runs/a"])
 
 
 def test_the_required_flags_are_named():

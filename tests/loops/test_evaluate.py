@@ -505,6 +505,24 @@ def bits(monkeypatch, no_loss):
     return found
 
 
+def test_likelihoods_of_a_part_are_of_random_examples(params, tmp_path, bits, monkeypatch):
+    """The first of a set that is sorted by class would be of one class."""
+    seen = []
+
+    def fake(model, params, test, settings, devices, rows, *, tick):
+        seen.append(test.gather(np.arange(settings.num_examples))["x"])
+        rows.append(np.zeros((settings.num_examples, 1)))
+        return {"bits_per_dim": 0.0}
+
+    monkeypatch.setattr(nll, "evaluate_likelihood", fake)
+    order = np.argsort(TEST.source[:, 0])
+    test = dataclasses.replace(TEST, source=TEST.source[order], labels=TEST.labels[order])
+    settings = dataclasses.replace(BITS, num_examples=8)
+    score(params, tmp_path, test=test, num_samples=0, networks=(), likelihood=settings)
+    np.testing.assert_array_equal(seen[0], test.subset(8).source)
+    assert seen[0][:, 0].max() > test.source[8:, 0].min()
+
+
 @pytest.mark.slow
 def test_likelihoods_are_kept_by_what_they_depend_on(params, tmp_path, bits, capsys):
     def found(params=params, *, model=MODEL, test=TEST, **changes):

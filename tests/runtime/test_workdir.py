@@ -107,6 +107,14 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
     assert (tmp_path / "file").read_text() == "x"
 
 
+def test_a_folder_of_another_user_is_found_before_work_is_done(tmp_path, monkeypatch):
+    workdir.require_writable(tmp_path)
+    workdir.require_writable(tmp_path / "new")
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write everywhere
+    with pytest.raises(UserError, match=f"`workdir` {tmp_path} cannot be written: Permission denied; make it writable"):
+        workdir.require_writable(tmp_path)
+
+
 def test_a_folder_is_one_run_s_at_a_time_and_free_when_its_process_ends(tmp_path):
     folder = tmp_path / "new"
     hold = f"import sys, pathlib, hold_jax.runtime.workdir as w\nwith w.locked(pathlib.Path({str(folder)!r})):\n"
