@@ -11,6 +11,7 @@ import os
 import shlex
 import signal
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
@@ -94,6 +95,7 @@ def _run(options: argparse.Namespace, given: "flags.Given", command: str) -> Non
         from hold_jax.runtime import distributed
 
     logging.set_verbosity(logging.FATAL)  # Orbax logs every write, and errors that are one line of ours
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited")  # so it is after a checkpoint that failed
     jax.config.update("jax_logging_level", "WARNING")
     try:
         distributed.initialize(options.coordinator, options.num_processes, options.process_id)

@@ -31,7 +31,7 @@ def suffixes() -> frozenset[str]:
 def is_picture(file: File | Path) -> bool:
     """Returns whether the content of a file begins like that of a picture; the name does not matter."""
     try:
-        with _opened(file):
+        with open_picture(file):
             return True
     except UNREADABLE:
         return False
@@ -115,7 +115,7 @@ def picture_size(file: File | Path) -> tuple[int, int]:
         if len(shape) < 2:
             raise ValueError(f"its shape is {shape}; it must be (H, W) or (H, W, C)")
         return shape[0], shape[1]
-    with _opened(file) as picture:
+    with open_picture(file) as picture:
         width, height = picture.size
         sideways = picture.getexif().get(_EXIF_ORIENTATION) in _SIDEWAYS
     return (width, height) if sideways else (height, width)
@@ -133,15 +133,21 @@ def _formats() -> frozenset[str]:
 
 
 @contextlib.contextmanager
-def _opened(file: File | Path) -> Iterator[Image.Image]:
-    with opened(file) as stream, Image.open(stream, formats=sorted(_formats())) as picture:
-        yield picture
+def open_picture(file: File | Path) -> Iterator[Image.Image]:
+    """Opens a picture with Pillow; whatever goes wrong while it is open is one of `UNREADABLE`."""
+    try:
+        with opened(file) as stream, Image.open(stream, formats=sorted(_formats())) as picture:
+            yield picture
+    except UNREADABLE:
+        raise
+    except Exception as error:  # for damaged files Pillow raises any kind, KeyError and TypeError among them
+        raise ValueError(f"{type(error).__name__}: {error}") from error
 
 
 @contextlib.contextmanager
 def _decoded(file: File | Path) -> Iterator[Image.Image]:
     """The one picture of a file, upright."""
-    with _opened(file) as picture:
+    with open_picture(file) as picture:
         pages = getattr(picture, "n_frames", 1)
         if pages > 1:
             raise ValueError(f"it holds {pages} pictures; a file must hold one")

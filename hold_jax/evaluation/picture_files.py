@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from hold_jax.data import images
 from hold_jax.data.dataset import Dataset
@@ -90,7 +89,7 @@ def _is_picture(file: Path) -> bool:
 
 
 def _rgb(file: Path) -> np.ndarray:
-    with Image.open(file) as picture:
+    with images.open_picture(file) as picture:
         return np.asarray(picture.convert("RGB"))
 
 
@@ -99,7 +98,7 @@ def _sizes(files: list[Path]) -> list[tuple[int, int]]:
 
     def size(file: Path) -> tuple[int, int]:
         try:
-            with Image.open(file) as picture:
+            with images.open_picture(file) as picture:
                 return picture.size
         except images.UNREADABLE as error:
             raise UserError(f"{file} cannot be read: {error}") from None

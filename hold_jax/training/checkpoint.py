@@ -195,7 +195,8 @@ class Checkpoints:
         step = steps[-1] if step is None else step
         if step not in steps:
             raise UserError(
-                f"`checkpoint` is {step}; {self.manager.directory} holds steps {', '.join(map(str, steps))}"
+                f"there is no checkpoint of step {step} in {self.manager.directory}; it holds steps "
+                f"{', '.join(map(str, steps))}"
             )
         try:
             return self._read(abstract, step)
@@ -305,10 +306,10 @@ class Checkpoints:
             if fault is None:
                 raise
             complete = [step for step in self.steps() if (self.manager.directory / str(step)).exists()]
-            kept = f"step {complete[-1]} is the newest that is there" if complete else "none is there yet"
+            goes_on = f"it goes on from step {complete[-1]}" if complete else "no checkpoint is there yet"
             raise UserError(
-                f"a checkpoint in {self.manager.directory} could not be written ({fault}); {kept}. Make "
-                "room there, and run the same command again: it goes on from that step"
+                f"a checkpoint in {self.manager.directory} could not be written ({fault}): make room there, or make "
+                f"the folder writable, and run the same command again: {goes_on}"
             ) from None
 
 
@@ -323,6 +324,8 @@ def _handlers() -> dict[str, ocp.CheckpointHandler]:
 
 def _differences(abstract: TrainState, saved: Any) -> str:
     """Returns a description of the arrays in which the saved tree differs from `abstract`; empty if none differ."""
+    if saved is None:
+        raise ValueError("its list of arrays, state/_METADATA, is missing")
     wanted, there = _shapes(abstract), _shapes(saved.tree)
     names = [name for name in sorted(wanted.keys() | there.keys()) if wanted.get(name) != there.get(name)]
     return _some([f"{n} is {there.get(n, 'absent')} there, {wanted.get(n, 'absent')} here" for n in names])
@@ -343,8 +346,9 @@ def _some(names: list[str]) -> str:
 
 
 def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return (lines[0] if lines else type(error).__name__)[:300]
+    # TensorStore adds its settings and places in its source.
+    lines = re.split(r"\n| \[(?:tensorstore_spec|source locations)=", str(error).strip())
+    return (lines[0] or type(error).__name__)[:300]
 
 
 def _storage_fault(error: BaseException) -> str | None:

@@ -362,8 +362,8 @@ NOT_THIS_RUN = {
     "other data": (run_train, dict(data__name="checkerboard"), "on other data .data.name 'gaussians8' ->"),
     "another model to sample": (run_sample, dict(model__width=8), "model.width = 16 there, 8 here"),
     "another process to evaluate": (run_eval, dict(sde__alpha=0.2), "sde.alpha = 0.08 there, 0.2 here"),
-    "no such checkpoint": (run_sample, dict(sampling__checkpoint=7), r"checkpoint` is 7; .* holds steps 5, 10"),
-    "no such checkpoint to evaluate": (run_eval, dict(eval__checkpoints="7"), "is 7; .* holds steps 5, 10"),
+    "no such checkpoint": (run_sample, dict(sampling__checkpoint=7), r"no checkpoint of step 7 in .* steps 5, 10"),
+    "no such checkpoint to evaluate": (run_eval, dict(eval__checkpoints="7"), "checkpoint of step 7 in .* steps 5, 10"),
     "no checkpoints": (
         run_eval,
         dict(eval__checkpoints="last"),

@@ -137,6 +137,16 @@ def test_a_file_of_several_pictures_is_not_taken_for_its_first(tmp_path, ending)
         data.load(f"folder:{tmp_path}", split="train")
 
 
+def test_a_file_that_pillow_fails_on_in_any_way_is_unreadable(tmp_path):
+    path = tmp_path / "a.tif"
+    Image.new("RGB", (6, 6)).save(path)
+    content = bytearray(path.read_bytes())
+    content[130:134] = (2).to_bytes(4, "little")  # the place of a second picture, where there is none
+    path.write_bytes(content)
+    with pytest.raises(images.UNREADABLE, match="TypeError: Missing dimensions"):
+        images.read_picture(path, None, 3)
+
+
 def test_pictures_without_an_ending_are_known_by_their_content(tmp_path):
     x = [picture(), picture()]
     save(tmp_path / "train" / "0", x[0], format="PNG")

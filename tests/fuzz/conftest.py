@@ -5,7 +5,7 @@ from hypothesis import HealthCheck, settings
 # Each example writes its own file into the test's folder.
 _COMMON = {"deadline": None, "database": None, "suppress_health_check": list(HealthCheck)}
 settings.register_profile("fast", max_examples=60, derandomize=True, **_COMMON)
-settings.register_profile("all", max_examples=1000, **_COMMON)
+settings.register_profile("all", max_examples=5000, **_COMMON)
 
 
 def pytest_configure(config):

@@ -129,7 +129,7 @@ def test_missing_checkpoints_are_one_clear_line(tmp_path):
         checkpoints.save(state_at(4))
     with (
         Checkpoints.open_to_read(tmp_path) as checkpoints,
-        pytest.raises(UserError, match=r"`checkpoint` is 3; .* holds steps 2, 4$"),
+        pytest.raises(UserError, match=r"^there is no checkpoint of step 3 in .*; it holds steps 2, 4$"),
     ):
         checkpoints.restore(abstract(), 3)
 
