@@ -158,6 +158,8 @@ def _split(name: str, root: Root, split: str) -> _Split:
     """Finds the pictures of a split by the rules of `load`."""
     tops = root.folders()
     if "train" not in tops:
+        if "test" in tops and split == "test":  # as for a distance to it
+            return _labeled(name, root, "test", None)
         if "test" in tops:
             raise UserError(f"`name` is {name!r}; {root} has a folder test and no folder train")
         every = _labeled(name, root, "", None)
