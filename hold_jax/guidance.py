@@ -27,7 +27,17 @@ from hold_jax.errors import require, require_data
 from hold_jax.parameterization import EpsFn
 from hold_jax.sde import LinearSDE
 
-__all__ = ["LogProb", "classifier", "classifier_free", "colorize", "inpaint"]
+__all__ = [
+    "LogProb",
+    "autoguidance",
+    "classifier",
+    "classifier_free",
+    "clip",
+    "colorize",
+    "inpaint",
+    "interval",
+    "threshold",
+]
 
 LogProb = Callable[[jax.Array, jax.Array], jax.Array]
 """log_prob(y (B, *S, C), sigma () or (B,)) -> (B,): log p(condition | y = q0 + sigma noise), float32."""
@@ -151,6 +161,109 @@ def classifier_free(conditional: EpsFn, unconditional: EpsFn, scale: float | jax
         return without + scale * (given - without)
 
     return guided
+
+
+def autoguidance(eps_fn: EpsFn, guide: EpsFn, scale: float | jax.Array) -> EpsFn:
+    """eps_n' = guide + scale (eps_n - guide): away from the errors of a weaker model (2406.02507, eq. 3).
+
+    The formula is that of `classifier_free`, with a smaller or less trained model of the same data in the place of the
+    unconditional one; both may be conditional.
+
+    Args:
+      eps_fn: of the model that samples are drawn from.
+      guide: of the weaker model, for the same SDE.
+      scale: 1: no guidance, above 1: guidance.
+
+    Returns:
+      The guided `eps_fn`. It raises UserError if the two outputs differ in shape.
+    """
+    return classifier_free(eps_fn, guide, scale)
+
+
+def interval(sde: LinearSDE, guided: EpsFn, plain: EpsFn, low: float, high: float) -> EpsFn:
+    """Guides at effective noises in (low, high] only (Kynkaanniemi et al., 2404.07724).
+
+    Guidance at high noise makes samples less diverse, and at low noise it changes little.
+
+    Args:
+      sde: the SDE.
+      guided: with guidance, e.g. of `classifier_free`; used where low < sigma_eff <= high.
+      plain: without, used elsewhere. Where t is a scalar, as in samplers, only one of the two is evaluated.
+      low: effective noise in the model's range, 0 or more.
+      high: effective noise above `low`; infinity is allowed.
+
+    Returns:
+      The `eps_fn`.
+
+    Raises:
+      UserError: for limits that are not 0 <= low < high.
+    """
+    require(0 <= low < high, "guidance_interval", (low, high), "two noise levels (low, high) with 0 <= low < high")
+
+    def chosen(u: jax.Array, t: jax.Array) -> jax.Array:
+        sigma = kernels.effective_noise(sde, t)
+        inside = (low < sigma) & (sigma <= high)
+        if inside.ndim == 0:
+            return jax.lax.cond(inside, guided, plain, u, t)
+        eps = guided(u, t)
+        return jnp.where(kernels.append_dims(inside, eps), eps, plain(u, t))
+
+    return chosen
+
+
+def clip(sde: LinearSDE, eps_fn: EpsFn, bound: float = 1.0) -> EpsFn:
+    """Keeps the denoiser in the range of the data: D' = min(max(D, -bound), bound) (DDPM, 2006.11239, code).
+
+    Args:
+      sde: the SDE.
+      eps_fn: of any kind.
+      bound: largest absolute value, in the model's range; 1 for pictures.
+
+    Returns:
+      The `eps_fn` of D'; bitwise that of D where D is within the bound.
+
+    Raises:
+      UserError: for a bound that is not positive.
+    """
+    require(bound > 0, "bound", bound, "positive")
+
+    def clipped(u: jax.Array, t: jax.Array) -> jax.Array:
+        eps = eps_fn(u, t)
+        denoised = kernels.denoiser(sde, u, t, eps)
+        return kernels.shifted_noise(sde, t, eps, jnp.clip(denoised, -bound, bound) - denoised)
+
+    return clipped
+
+
+def threshold(sde: LinearSDE, eps_fn: EpsFn, quantile: float = 0.995, bound: float = 1.0) -> EpsFn:
+    """Dynamic thresholding: D' = bound min(max(D, -s), s) / s (Imagen, 2205.11487, section 2.3).
+
+    s is the `quantile` of |D| over the values of an example, at least `bound`: strong guidance then neither saturates
+    pictures nor moves them out of the data's range.
+
+    Args:
+      sde: the SDE.
+      eps_fn: of any kind.
+      quantile: in (0, 1].
+      bound: largest absolute value of the data in the model's range; 1 for pictures.
+
+    Returns:
+      The `eps_fn` of D'; bitwise that of D for an example with D within the bound.
+
+    Raises:
+      UserError: for a quantile or bound out of range.
+    """
+    require(0 < quantile <= 1, "quantile", quantile, "above 0 and at most 1")
+    require(bound > 0, "bound", bound, "positive")
+
+    def thresholded(u: jax.Array, t: jax.Array) -> jax.Array:
+        eps = eps_fn(u, t)
+        denoised = kernels.denoiser(sde, u, t, eps)
+        sizes = jnp.quantile(jnp.abs(denoised).reshape(denoised.shape[0], -1), quantile, axis=1)
+        s = kernels.append_dims(jnp.maximum(sizes, bound), denoised)
+        return kernels.shifted_noise(sde, t, eps, jnp.clip(denoised, -s, s) * (bound / s) - denoised)
+
+    return thresholded
 
 
 def _data(name: str, x: jax.Array) -> jax.Array:

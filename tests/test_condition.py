@@ -11,6 +11,7 @@ from reference import conditional_gaussian as exact
 from training.small import quick_compilation  # noqa: F401
 
 from hold_jax import guidance, kernels, likelihood, losses, samplers, sde
+from hold_jax.autoguided import Autoguided
 from hold_jax.condition import Condition, as_condition
 from hold_jax.data import Statistics
 from hold_jax.errors import UserError
@@ -290,3 +291,50 @@ def test_conditions_must_be_as_many_as_examples():
 def test_a_dictionary_is_a_condition():
     assert as_condition({"label": 3}) == Condition(label=3)
     assert as_condition(None) == Condition()
+
+
+# --- A weaker model as a guide ---------------------------------------------------------------------------
+
+
+def test_an_autoguided_model_is_the_combination_of_two():
+    model, _, given = case("vector", 2, dropout=0.1)
+    # The guide knows the condition less well: half of it is the null condition's denoiser.
+    other = dataclasses.replace(model, network=Weak("vector"))
+    both = Autoguided.of(model, other)
+    assert both.conditions == model.conditions
+    u = jax.random.normal(jax.random.key(0), (3, 2, 3))
+    t = jnp.full(3, 0.8)
+    of = [m.eps_fn({}, condition=given)(u, t) for m in (model, other)]
+    want = of[1] + 1.5 * (of[0] - of[1])
+    np.testing.assert_allclose(both.eps_fn(({}, {}), condition=given, guidance=1.5)(u, t), want, rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(both.eps_fn(({}, {}), condition=given)(u, t), of[0])
+    assert np.abs(of[0] - of[1]).max() > 0.01
+
+
+class Weak(exact.Exact):
+    """Uses half of the condition."""
+
+    @nn.compact
+    def __call__(self, x, noise_cond, condition=None, train=False):
+        half = jax.tree.map(lambda a: jnp.concatenate([0.5 * a[..., :-1], a[..., -1:]], axis=-1), condition)
+        return exact.Exact(self.field)(x, noise_cond, half)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(data_shape=(4,)), r"`guide` is 'a model with data \(4,\)'; it must be one with data \(3,\)"),
+        (
+            dict(statistics=Statistics(), vector_dropout=0.0),
+            r"`guide` is 'a model with conditions \(\)'; it must",
+        ),
+        (
+            dict(sde=sde.hold(3)),
+            "`guide` is 'a model of another process'; it must be one of the process of",
+        ),
+    ],
+)
+def test_a_guide_of_something_else_is_named(change, message):
+    model, _, _ = case("vector", 2, dropout=0.1)
+    with pytest.raises(UserError, match=message):
+        Autoguided.of(model, dataclasses.replace(model, **change))

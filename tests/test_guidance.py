@@ -431,3 +431,78 @@ def test_what_does_not_fit_is_named(act, message):
     with pytest.raises(UserError) as caught:
         act()
     assert str(caught.value) == message
+
+
+# --- Where and how far to guide: exact Gaussian denoisers ---------------------------------------------------
+
+
+def gaussian(std, mean=0.0):
+    """The denoiser of N(mean, std^2)."""
+    return lambda y, sigma: (std**2 * y + sigma_of(sigma, y) ** 2 * mean) / (std**2 + sigma_of(sigma, y) ** 2)
+
+
+def sigma_of(sigma, y):
+    return kernels.append_dims(jnp.asarray(sigma), y)
+
+
+def noisy(m, sigma, size=2.0):
+    """States of an effective noise, and their time."""
+    t = jnp.float32(m.schedule.time(oracle.integral_of_noise(m, sigma)))
+    x = np.random.default_rng(3).normal(size=(6, 4)) * size
+    return jnp.asarray(states(m, x, float(t))), t
+
+
+@pytest.mark.parametrize("order", (1, 3))
+def test_guidance_is_confined_to_an_interval_of_noise(order):
+    m = MODELS[f"hold{order}"]
+    plain, other = from_denoiser(m, gaussian(0.5)), from_denoiser(m, gaussian(0.5, mean=1.0))
+    chosen = guidance.interval(m, guidance.classifier_free(plain, other, 3.0), plain, 0.2, 1.5)
+    run = jax.jit(lambda u, t: kernels.denoiser(m, u, t, chosen(u, t)))
+    for sigma in (0.1, 0.3, 1.0, 5.0):
+        u, t = noisy(m, sigma)
+        y = kernels.sufficient_statistic(m, u, t)[0]
+        exact = [gaussian(0.5, mean)(y, sigma) for mean in (0.0, 1.0)]
+        want = exact[1] + 3 * (exact[0] - exact[1]) if 0.2 < sigma <= 1.5 else exact[0]
+        np.testing.assert_allclose(run(u, t), want, atol=2e-3)
+        np.testing.assert_allclose(run(u, jnp.full(6, t)), want, atol=2e-3)
+    # With one time for all, only one of the two is evaluated.
+    last = [jax.make_jaxpr(chosen)(u, time).jaxpr.eqns[-1].primitive.name for time in (t, jnp.full(6, t))]
+    assert last[0] == "cond" and last[1] != "cond"
+
+
+def test_autoguidance_extrapolates_from_the_weaker_model():
+    m, (u, t) = MODELS["hold2"], noisy(MODELS["hold2"], 0.7)
+    y = kernels.sufficient_statistic(m, u, t)[0]
+    strong, weak = gaussian(0.5), gaussian(0.9)
+    guided = guidance.autoguidance(from_denoiser(m, strong), from_denoiser(m, weak), 2.0)
+    want = 2 * strong(y, 0.7) - weak(y, 0.7)
+    np.testing.assert_allclose(denoised(m, guided, u, t), want, atol=1e-3)
+
+
+@pytest.mark.parametrize("order", (1, 2, 4))
+def test_the_denoiser_is_clipped_and_thresholded(order):
+    m = MODELS[f"hold{order}"]
+    eps_fn, (u, t) = from_denoiser(m, gaussian(3.0)), noisy(m, 0.3)
+    plain = denoised(m, eps_fn, u, t)
+    assert (np.abs(plain) > 1.5).any() and (np.abs(plain) < 1.5).any()
+    np.testing.assert_allclose(denoised(m, guidance.clip(m, eps_fn, 1.5), u, t), np.clip(plain, -1.5, 1.5), atol=1e-4)
+    np.testing.assert_array_equal(guidance.clip(m, eps_fn, 100.0)(u, t), eps_fn(u, t))
+    s = np.maximum(np.quantile(np.abs(plain), 0.7, axis=1, keepdims=True), 1.5)
+    assert (s > 1.5).any()
+    want = np.clip(plain, -s, s) * 1.5 / s
+    np.testing.assert_allclose(denoised(m, guidance.threshold(m, eps_fn, 0.7, 1.5), u, t), want, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("act", "message"),
+    [
+        (lambda m, e: guidance.interval(m, e, e, 2.0, 1.0), r"`guidance_interval` is \(2.0, 1.0\)"),
+        (lambda m, e: guidance.interval(m, e, e, -1.0, 1.0), r"`guidance_interval` is \(-1.0, 1.0\)"),
+        (lambda m, e: guidance.clip(m, e, 0.0), "`bound` is 0.0; it must be positive"),
+        (lambda m, e: guidance.threshold(m, e, 1.5), "`quantile` is 1.5; it must be above 0 and at most 1"),
+        (lambda m, e: guidance.threshold(m, e, float("nan")), "`quantile` is nan"),
+    ],
+)
+def test_limits_of_guidance_are_checked(act, message):
+    with pytest.raises(UserError, match=message):
+        act(MODELS["hold2"], from_denoiser(MODELS["hold2"], gaussian(1.0)))

@@ -304,6 +304,14 @@ class SamplingConfig:
     guidance: float | None = real(
         None, "[-1e4, 1e4]", "scale of classifier-free guidance: 1 is none; needs dropout of a condition"
     )
+    guidance_interval: tuple[float, ...] | None = several(
+        None, float, "[0, 1e9]", "[2, 2]", "effective noises (low, high] at which to guide, model's range; None: all"
+    )
+    guide: str | None = path(
+        None, "a weaker run of the same data: samples are guided away from it, with scale sampling.guidance"
+    )
+    clip: float | None = real(None, _POSITIVE, "largest |denoiser|, model's range; 1 for pictures; None: no limit")
+    threshold: float | None = real(None, "(0, 1]", "quantile of dynamic thresholding of the denoiser, e.g. 0.995")
     condition: str | None = path(
         None, ".npz with arrays label, picture, vector: the conditions of samples; None: those of the test data"
     )

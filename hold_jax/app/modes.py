@@ -14,6 +14,7 @@ from hold_jax.app import build, card, experiment, initial, packed
 from hold_jax.app.config import KEYS, Config
 from hold_jax.app.experiment import Experiment
 from hold_jax.app.flags import Given
+from hold_jax.autoguided import Autoguided
 from hold_jax.data import Dataset, Statistics
 from hold_jax.errors import UserError, require
 from hold_jax.evaluation import reference, report
@@ -63,6 +64,7 @@ def train(this: Experiment) -> None:
     config, path = this.config, this.path
     with contextlib.ExitStack() as held:
         with distributed.together():
+            require(config.sampling.guide is None, "sampling.guide", config.sampling.guide, "None to train")
             settings, sampling, optimizer = build.training(config), build.sampling(config), build.optimizer(config)
             data = build.dataset(config, "train")
             where = config.training.init_from if this.run is None else None
@@ -169,12 +171,13 @@ def draw(this: Experiment) -> None:
     workdir.require_writable(path)
     sampling = build.sampling(config)
     model = _model(config, found.data_shape, found.num_classes, build.statistics(found))
-    make_draw(model, sampling, Devices.all())
+    drawn, joined = _guided(config, model)
+    make_draw(drawn, sampling, Devices.all())
     given = build.conditions(config, model, lambda: _dataset(config, "test", found.data_shape))
     chosen = config.sampling.checkpoint
     for step, params in _averages(config, model, path, None if chosen is None else [chosen]):
         introduce(model, None, path, step=step)
-        _announce(generate(model, params, sampling, path, step=step, conditions=given))
+        _announce(generate(drawn, joined(params), sampling, path, step=step, conditions=given))
 
 
 def score(this: Experiment) -> None:
@@ -186,15 +189,16 @@ def score(this: Experiment) -> None:
     model = _model(config, found.data_shape, found.num_classes, build.statistics(found))
     held_out = _dataset(config, "test", found.data_shape)
     load_train = functools.cache(lambda: _dataset(config, "train", found.data_shape))
-    make_draw(model, sampling, Devices.all())
+    drawn, joined = _guided(config, model)
+    make_draw(drawn, sampling, Devices.all())
     averages = _averages(config, model, path, build.checkpoint_steps(config))
     first = next(averages)
     networks = _networks(config, settings, load_train, path)
-    evaluator = Evaluator(model, loss, held_out, load_train, networks, settings, sampling, path)
+    evaluator = Evaluator(drawn, loss, held_out, load_train, networks, settings, sampling, path)
     evaluator.check()
     for step, params in itertools.chain([first], averages):
         introduce(model, held_out, path, step=step)
-        _print_results(evaluator.evaluate(params, step=step), path)
+        _print_results(evaluator.evaluate(joined(params), step=step), path)
 
 
 def stats(this: Experiment) -> None:
@@ -288,6 +292,25 @@ def _model(config: Config, data_shape: tuple[int, ...], num_classes: int, statis
         distributed.say(f"model.dtype is bfloat16, which {kind} does not have: computing in float32")
         config = config.changed({"model.dtype": "float32"})
     return build.model(config, data_shape, num_classes, statistics)
+
+
+def _guided(config: Config, model: Model) -> tuple[Model, Callable[[Any], Any]]:
+    """The model that samples are drawn from, with `sampling.guide` if it is set, and its parameters of the run's."""
+    where = config.sampling.guide
+    if where is None:
+        return model, lambda params: params
+    found = packed.find(where, "sampling.guide")
+    theirs = found.config
+    allowed = "a run of the process of the samples, or a denoiser of any"
+    usable = build.any_process(theirs) or theirs.sde == config.sde
+    require(usable, "sampling.guide", where, allowed)
+    theirs = theirs.changed({key: value for key, value in config.flat().items() if key.startswith("sde.")})
+    record = found.record
+    guide = build.model(theirs, record.data_shape, record.num_classes, build.statistics(record))
+    try:
+        return Autoguided.of(model, guide), lambda params: (params, found.params)
+    except UserError as error:
+        raise UserError(f"`sampling.guide` is {where!r}: {error}") from None
 
 
 def _dataset(config: Config, split: str, shape: tuple[int, ...]) -> Dataset:

@@ -10,12 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hold_jax import samplers
+from hold_jax import guidance, samplers
 from hold_jax.condition import Condition
 from hold_jax.errors import UserError, require, require_choice
 from hold_jax.loops.conditions import NONE, Conditions
 from hold_jax.model import Model
 from hold_jax.numerics.random import class_of
+from hold_jax.parameterization import EpsFn
 from hold_jax.runtime import schema
 from hold_jax.runtime.mesh import Devices
 
@@ -45,6 +46,9 @@ class SampleSettings:
       seed: seed of the initial state and of the sampler's noise.
       indices: which samples to draw, as `schema.ranges` reads them, such as "7", "3,17" or "100:200".
       name: what the sampler is called in the names of folders.
+      guidance_interval: effective noises (low, high] of guidance (`guidance.interval`); None: all.
+      clip: largest absolute value of the denoiser in the model's range (`guidance.clip`); None: no limit.
+      threshold: quantile of dynamic thresholding (`guidance.threshold`), to `clip` or else 1; None: none.
     """
 
     sampler: samplers.Sampler
@@ -62,6 +66,9 @@ class SampleSettings:
     seed: int
     indices: str | None = None
     name: str = "sampler"
+    guidance_interval: tuple[float, float] | None = None
+    clip: float | None = None
+    threshold: float | None = None
 
     def __post_init__(self):
         require(self.num_samples >= 1, "sampling.num_samples", self.num_samples, "1 or more")
@@ -69,6 +76,8 @@ class SampleSettings:
         require_choice("sampling.classes", self.classes, CLASSES)
         finite = self.guidance is None or math.isfinite(self.guidance)
         require(finite, "sampling.guidance", self.guidance, "a finite number, or None")
+        used = self.guidance is not None or self.guidance_interval is None
+        require(used, "sampling.guidance_interval", self.guidance_interval, "None without sampling.guidance")
 
     @property
     def index(self) -> np.ndarray:
@@ -135,6 +144,7 @@ def make_draw(model: Model, settings: SampleSettings, devices: Devices) -> DrawF
     try:
         _class_number(model, settings.label)
         model.require_guidance(settings.guidance)
+        guided(model, settings, lambda guidance: lambda u, t: u[..., -1:, :])
         jax.eval_shape(lambda: draw(lambda u, t: u[..., -1:, :], key=jax.random.key(0)))
     except UserError as error:
         raise UserError(str(error).replace("`", "`sampling.", 1)) from None
@@ -142,11 +152,27 @@ def make_draw(model: Model, settings: SampleSettings, devices: Devices) -> DrawF
     @functools.partial(jax.jit, out_shardings=devices.replicated)
     def compiled(params: Any, index: jax.Array, condition: Condition) -> Any:
         condition = with_labels(model, settings, index, condition)
-        eps_fn = model.eps_fn(params, condition=condition, guidance=settings.guidance)
+        eps_fn = guided(model, settings, functools.partial(model.eps_fn, params, condition=condition))
         out = draw(eps_fn, key=jax.random.key(settings.seed), index=index)
         return Drawn(out.x, out.frames, out.nfe)
 
     return compiled
+
+
+def guided(model: Model, settings: SampleSettings, predictor: Callable[..., EpsFn]) -> EpsFn:
+    """Returns the `eps_fn` that samples are drawn with: guided, in an interval of noise, and clipped.
+
+    Args:
+      model: the model.
+      settings: what to apply.
+      predictor: returns the model's `eps_fn` for a scale `guidance`, or None.
+    """
+    sde, eps_fn = model.sde, predictor(guidance=settings.guidance)
+    if settings.guidance_interval is not None:
+        eps_fn = guidance.interval(sde, eps_fn, predictor(guidance=None), *settings.guidance_interval)
+    if settings.threshold is not None:
+        return guidance.threshold(sde, eps_fn, settings.threshold, settings.clip or 1.0)
+    return eps_fn if settings.clip is None else guidance.clip(sde, eps_fn, settings.clip)
 
 
 def with_labels(model: Model, settings: SampleSettings, index: jax.Array, condition: Condition) -> Condition:

@@ -283,6 +283,8 @@ def sample_rows(
         model.sde, settings.grid, model.sde.t_min if settings.t_min is None else settings.t_min, settings.num_steps
     )
     options = (settings.sampler, settings.denoise, settings.label, settings.guidance, settings.seed)
+    changes = (settings.guidance_interval, settings.clip, settings.threshold)
+    options += () if changes == (None, None, None) else changes
     classes = (settings.classes, model.statistics.class_counts) if model.takes_labels else None
     name = origin.digest(weights, *map(repr, (*options, classes)), times, *_model_parts(model), given.digest)
     made = origin.of_samples(model, settings, devices, step=step, weights=weights, conditions=given.digest)

@@ -18,7 +18,7 @@ from hold_jax.condition import Condition, as_condition
 from hold_jax.convert import diffusers
 from hold_jax.errors import UserError, require
 from hold_jax.loops import conditions
-from hold_jax.loops.draw import SampleSettings, with_labels
+from hold_jax.loops.draw import SampleSettings, guided, with_labels
 from hold_jax.loops.likelihood import PICTURE_BIN
 from hold_jax.model import Model
 from hold_jax.nn import NCSNpp
@@ -94,7 +94,8 @@ class Pretrained:
           batch_size: samples drawn at once; None: the run's.
           progress: called with the number of samples done after each batch.
           **options: `sampler` (a name or an instance), `num_steps`, `grid`, `t_min`, `denoise` as in `samplers.sample`;
-            `label`, the number or name of one class for all, and `guidance`, its scale; those left out are the run's.
+            `label`, the number or name of one class for all, `guidance`, its scale, and `guidance_interval`,
+            `clip` and `threshold` as in `SampleSettings`; those left out are the run's.
 
         Returns:
           (num, *data_shape) data: uint8 pictures or float32.
@@ -103,7 +104,8 @@ class Pretrained:
           UserError: for a bad option, and for samples that are NaN.
         """
         require(isinstance(num, int) and num >= 1, "num", num, "a whole number >= 1")
-        known = ("sampler", "num_steps", "grid", "t_min", "denoise", "label", "guidance")
+        guidance = ("guidance", "guidance_interval", "clip", "threshold")
+        known = ("sampler", "num_steps", "grid", "t_min", "denoise", "label", *guidance)
         wrong = sorted(options.keys() - set(known))
         require(not wrong, "options", wrong, f"among {', '.join(known)}")
         size = min(num, self.settings.batch_size if batch_size is None else batch_size)
@@ -194,7 +196,8 @@ def _sample(
 ) -> jax.Array:
     """A batch of samples in the model's range."""
     model, c = static
-    eps_fn = predictor(params, with_labels(model, c, index, condition), c.guidance)
+    condition = with_labels(model, c, index, condition)
+    eps_fn = guided(model, c, lambda guidance: predictor(params, condition, guidance))
     options = {"num_steps": c.num_steps, "grid": c.grid, "t_min": c.t_min, "denoise": c.denoise}
     shape = (c.batch_size, *model.data_shape)
     return samplers.sample(c.sampler, model.sde, eps_fn, key=key, shape=shape, index=index, **options).x

@@ -1,0 +1,72 @@
+"""A model guided by a weaker model of the same data, as one model."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from hold_jax import guidance as methods
+from hold_jax.condition import Condition
+from hold_jax.errors import require
+from hold_jax.model import Model
+from hold_jax.parameterization import EpsFn
+
+__all__ = ["Autoguided"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Autoguided(Model):
+    """`guidance.autoguidance` of one model by another, with the interface of `Model`.
+
+    Its parameters are a pair, those of the model and those of the guide.
+
+    Attributes:
+      guide: the weaker model: of the same SDE and data, with the same conditions.
+    """
+
+    guide: Model | None = None
+
+    @classmethod
+    def of(cls, model: Model, guide: Model) -> "Autoguided":
+        """Returns `model` guided by `guide`.
+
+        Raises:
+          UserError: if they are of different data, conditions or SDEs.
+        """
+        fields = {field.name: getattr(model, field.name) for field in dataclasses.fields(Model)}
+        for name, ours, theirs in (
+            ("data", model.data_shape, guide.data_shape),
+            ("conditions", model.conditions.takes, guide.conditions.takes),
+            ("classes", model.network.num_classes, guide.network.num_classes),
+        ):
+            require(ours == theirs, "guide", f"a model with {name} {theirs}", f"one with {name} {ours}")
+        require(guide.sde == model.sde, "guide", "a model of another process", "one of the process of the samples")
+        return cls(**fields, guide=guide)
+
+    def init(self, key: jax.Array) -> tuple[Any, Any]:
+        """Fresh float32 parameters of both networks."""
+        assert self.guide is not None
+        return super().init(key), self.guide.init(key)
+
+    def require_guidance(self, guidance: float | jax.Array | None) -> None:
+        """Any scale is allowed: no dropout of a condition is needed."""
+
+    def eps_fn(
+        self,
+        params: tuple[Any, Any],
+        *,
+        condition: Condition | Mapping[str, Any] | None = None,
+        dropout: jax.Array | None = None,
+        guidance: float | jax.Array | None = None,
+    ) -> EpsFn:
+        """The noise predictor; `guidance` is the scale of `guidance.autoguidance`. See `Model.eps_fn`."""
+        assert self.guide is not None
+        own = super().eps_fn(params[0], condition=condition, dropout=dropout)
+        if guidance is None:
+            return own
+        return methods.autoguidance(own, self.guide.eps_fn(params[1], condition=condition), guidance)
+
+
+def __dir__() -> list[str]:
+    return __all__
