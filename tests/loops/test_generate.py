@@ -128,7 +128,7 @@ def test_the_record_has_what_made_the_samples(points, tmp_path):
     want = {
         "step": 3, "sampler": {"name": "strang", "score_time": "midpoint"}, "grid": "karras(rho=3)", "steps": 4,
         "calls": 5, "seed": 5, "label": None, "guidance": None, "conditions": None, "classes": None, "denoise": True,
-        "samples": "0:16",
+        "samples": "0:16", "guidance_interval": None, "clip": None, "threshold": None,
         "batch_size": 8, "devices": "8 x cpu", "dtype": "float32", "t_min": POINTS.sde.t_min, "frames": 0,
         "checkpoint": origin.fingerprint(points), "versions": origin.versions(),
     }  # fmt: skip
