@@ -20,7 +20,7 @@ import optax
 
 from hold_jax import kernels, losses, parameterization, samplers, sde
 from hold_jax.app.config import KEYS, Config, names
-from hold_jax.data import Dataset, Statistics, load
+from hold_jax.data import Dataset, Statistics, load, measure
 from hold_jax.data.dataset import default_kind
 from hold_jax.errors import UserError, require
 from hold_jax.evaluation.classifier import classifier
@@ -379,7 +379,7 @@ def feature_networks(config: Config, load_train: Callable[[], Dataset], folder: 
     known: dict[str, Callable[[], FeatureNetwork]] = {
         "classifier": lambda: classifier(load_train(), folder),
         "inception": lambda: inception(_inception_weights(config), "eval.inception"),
-        "pixels": pixels,
+        "pixels": lambda: pixels(measure(load_train())),
     }
     return [known[name]() for name in names(config.eval.features)]
 

@@ -212,7 +212,7 @@ def measure(data: Dataset) -> Statistics:
     """
     counts: tuple[int, ...] = ()
     batch = None
-    if not data.in_memory and (data.labels is None or not data.is_image):
+    if not data.in_memory and ((data.num_classes and data.labels is None) or not data.is_image):
         some = data.subset(_MEASURED)
         batch = some.gather(np.arange(len(some)))
     if data.num_classes:

@@ -1,16 +1,37 @@
 """The data themselves as features: no network."""
 
-import jax
+import functools
+import hashlib
 
-from hold_jax.data import to_model_range
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hold_jax.data import Statistics, to_model_range
 from hold_jax.evaluation.feature_network import FeatureNetwork, Features
 
 
-def pixels() -> FeatureNetwork:
-    """Values in the model's range, one after the other: the distance of TOLD++'s Swiss rolls (2409.07697, table I)."""
-    return FeatureNetwork("pixels", "frechet_raw", "pixels in the model's range", None, _flatten)
+def pixels(statistics: Statistics = Statistics()) -> FeatureNetwork:  # noqa: B008
+    """Values one after the other: of pictures in the model's range, of other data standardized.
+
+    On toys, which have mean 0 and standard deviation 1 already, it is the distance of TOLD++'s Swiss rolls (2409.07697,
+    table I).
+
+    Args:
+      statistics: of the training data; without their mean, values are not standardized.
+    """
+    identity = "pixels in the model's range"
+    if statistics.mean:
+        units = hashlib.sha256(np.array([statistics.mean, statistics.std]).tobytes()).hexdigest()[:16]
+        identity = f"standardized values {units}"
+    return FeatureNetwork("pixels", "frechet_raw", identity, None, functools.partial(_flatten, statistics))
 
 
-def _flatten(params: None, x: jax.Array) -> Features:
+def _flatten(statistics: Statistics, params: None, x: jax.Array) -> Features:
     del params
-    return Features(to_model_range(x).reshape(x.shape[0], -1), None)
+    x = to_model_range(x)
+    if statistics.mean:
+        shape = (1,) * (x.ndim - 1) + (-1,)
+        mean, std = (jnp.asarray(values, jnp.float32).reshape(shape) for values in (statistics.mean, statistics.std))
+        x = (x - mean) / std
+    return Features(x.reshape(x.shape[0], -1), None)

@@ -258,16 +258,14 @@ def pairs(points: ArrayLike, reference: ArrayLike | None = None, title: str | No
     data = None if reference is None else _finite_rows("reference", reference)
     count = min(samples.shape[1], _PAIRS)
     windows = [histogram_limits((samples if data is None else data)[:, i]) for i in range(count)]
-    above = 0.42 if title else 0.1
-    side = count * _PAIR_INCHES
-    figure = Figure(figsize=(side + 0.4, side + 0.4 + above), dpi=_DPI)
-    width, height = side + 0.4, side + 0.4 + above
+    width, height = count * _PAIR_INCHES + 0.3, count * _PAIR_INCHES + (0.6 if title else 0.3)
+    figure = Figure(figsize=(width, height), dpi=_DPI)
     for row in range(count):
         for column in range(count):
             if column > row and data is None:
                 continue
-            corner = (0.35 + column * _PAIR_INCHES) / width, (0.3 + (count - 1 - row) * _PAIR_INCHES) / height
-            size = 0.88 * _PAIR_INCHES
+            corner = (0.42 + column * _PAIR_INCHES) / width, (0.4 + (count - 1 - row) * _PAIR_INCHES) / height
+            size = 0.9 * _PAIR_INCHES
             axes = figure.add_axes((*corner, size / width, size / height))
             if row == column:
                 _draw_densities(axes, samples[:, row], None if data is None else data[:, row], windows[row])
@@ -278,6 +276,10 @@ def pairs(points: ArrayLike, reference: ArrayLike | None = None, title: str | No
                 _draw_cloud(axes, shown, color, limits, len(shown) > _DOTS_AT_MOST)
                 axes.set(xlim=limits[:2], ylim=limits[2:], aspect="auto")
             _style_axes(axes)
+            axes.tick_params(labelbottom=row == count - 1, labelleft=column == 0 and row > 0)
+            if data is not None and (row, column) in ((1, 0), (0, 1)):
+                name, color = ("samples", _BLUE) if row > column else ("data", _INK)
+                axes.text(0.03, 0.97, name, transform=axes.transAxes, va="top", fontsize=12, color=color)
             if row == count - 1:
                 axes.set_xlabel(f"x{column}", fontsize=8, labelpad=1)
     if title:
@@ -303,6 +305,7 @@ def curves(
         limits: lowest and highest value shown; by default `curve_limits` of `reference`, or else of `signals`.
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     groups = [("samples", _BLUE, np.asarray(signals))]
     if reference is not None:
@@ -310,14 +313,14 @@ def curves(
     low, high = curve_limits(groups[0][2]) if limits is None else limits
     rows = min(_CURVE_ROWS, max(len(group) for _, _, group in groups))
     columns = len(groups) * _CURVE_COLUMNS
-    width, height = columns * _CURVE_INCHES, rows * 0.5 * _CURVE_INCHES + 0.35
+    width, height = columns * _CURVE_INCHES + 0.4, rows * 0.5 * _CURVE_INCHES + 0.45
     figure = Figure(figsize=(width, height), dpi=_DPI)
     for g, (name, color, group) in enumerate(groups):
-        left = g * _CURVE_COLUMNS * _CURVE_INCHES
-        figure.text((left + 0.1) / width, 1 - 0.18 / height, name, va="center", fontsize=12, color=color)
+        left = 0.45 + g * _CURVE_COLUMNS * _CURVE_INCHES
+        figure.text(left / width, 1 - 0.18 / height, name, va="center", fontsize=12, color=color)
         for i, signal in enumerate(group[: rows * _CURVE_COLUMNS]):
             row, column = divmod(i, _CURVE_COLUMNS)
-            corner = (left + column * _CURVE_INCHES + 0.1) / width, (rows - 1 - row) * 0.5 * _CURVE_INCHES / height
+            corner = (left + column * _CURVE_INCHES) / width, ((rows - 1 - row) * 0.5 * _CURVE_INCHES + 0.1) / height
             size = (_CURVE_INCHES - 0.15) / width, (0.5 * _CURVE_INCHES - 0.08) / height
             axes = figure.add_axes((*corner, *size))
             for c in range(min(signal.shape[-1], len(_CURVE_STYLES))):
@@ -325,10 +328,9 @@ def curves(
             axes.set(xlim=(0, max(len(signal) - 1, 1)), ylim=(low, high), xticks=[])
             axes.axhline(0, color=_FAINT, linewidth=0.5, zorder=0)
             _style_axes(axes)
+            axes.yaxis.set_major_locator(MaxNLocator(2))
             if column or g:
                 axes.set(yticks=[])
-            else:
-                axes.tick_params(axis="y", direction="in", pad=-22)
     return to_image(figure)
 
 

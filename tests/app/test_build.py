@@ -1,6 +1,7 @@
 import jax
 import numpy as np
 import pytest
+from training import small
 
 from configs import (
     cifar10_cld,
@@ -105,15 +106,16 @@ def test_feature_networks_are_those_asked_for_in_order(tmp_path, monkeypatch):
         config = config_of(eval__features=features, **changes)
         return [network.name for network in build.feature_networks(config, load_train, tmp_path)]
 
-    assert of("pixels") == ["pixels"] and of("") == [] and of(" , ") == []
+    points = small.points()
+    assert of("pixels", lambda: points) == ["pixels"] and of("") == [] and of(" , ") == []
     called = []
     for name in ("classifier", "inception"):
         stand_in = FeatureNetwork(name, "distance", name, None, None)
         monkeypatch.setattr(build, name, lambda *args, network=stand_in: called.append(args) or network)
-    assert of(" pixels,classifier ", lambda: "data") == ["pixels", "classifier"]
-    assert of("classifier,pixels", lambda: "data") == ["classifier", "pixels"]
+    assert of(" pixels,classifier ", lambda: points) == ["pixels", "classifier"]
+    assert of("classifier,pixels", lambda: points) == ["classifier", "pixels"]
     assert of("inception", eval__inception="w.pth") == ["inception"]
-    assert called == [("data", tmp_path), ("data", tmp_path), ("w.pth", "eval.inception")]
+    assert called == [(points, tmp_path), (points, tmp_path), ("w.pth", "eval.inception")]
 
 
 @pytest.mark.parametrize("features", ["pixles", "pixles,classifier", "classifier,pixles"])

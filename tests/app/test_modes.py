@@ -304,21 +304,21 @@ REFUSED = {
     "steps a call": (dict(training__steps_per_call=4), "`training.num_steps` is 10; it must be a multiple of"),
     # Sampling, though it comes only after training.
     "sampling t_min": (dict(sampling__t_min=99.0), "`sampling.t_min` is 99.0; it must be between 0 and T"),
-    "pngs": (dict(sampling__save_pngs=True), "`sampling.save_pngs` is True; it must be False for vectors"),
+    "pngs": (dict(sampling__save_pngs=True), "`sampling.save_pngs` is True; it must be False for data that"),
     "label": (dict(sampling__label=1), "`sampling.label` is 1; it must be None for a model without classes"),
     "guidance": (dict(sampling__guidance=2.0), "`sampling.guidance` is 2.0; it must be None for a model without label"),
     "label dropout": (dict(model__label_dropout=0.1), "`model.label_dropout` is 0.1; it must be 0 or None unless"),
     "loss t_min": (dict(loss__t_min=99.0), "`loss.t_min` is 99.0; it must be between 0 and T"),
-    "flip": (dict(data__flip=True), "`data.flip` is True; it must be False for vectors"),
-    "network": (of("digits"), "`model.name` is 'mlp'; it must be a network for data of shape"),
+    "flip": (dict(data__flip=True), "`data.flip` is True; it must be False for data of kind 'vector'"),
+    "network": (of("digits"), "`model.name` is 'mlp'; it must be 'ncsnpp' for data of shape"),
     # Data. The folder is put in for STUFF.
     "no folder": (of("folder:STUFF/none"), "`data.name` is 'folder:STUFF/none'; there is no folder"),
     "empty": (of("folder:STUFF/empty"), "`data.name` is 'folder:STUFF/empty'; STUFF/empty/train holds no picture"),
-    "unreadable": (of("folder:STUFF/broken"), "`data.name` is 'folder:STUFF/broken'; Pillow can read none of"),
+    "unreadable": (of("folder:STUFF/broken"), "`data.name` is 'folder:STUFF/broken'; none of its 1 pictures"),
     "no archive": (of("npz:STUFF/none.npz"), "`data.name` is 'npz:STUFF/none.npz'; there is no file"),
     "no array": (of("npz:STUFF/names.npz"), "`data.name` is 'npz:STUFF/names.npz'; it needs an array named x"),
     "dtype": (of("npz:STUFF/dtype.npz"), "`data.name` is 'npz:STUFF/dtype.npz'; array x must be uint8"),
-    "shape": (of("npz:STUFF/shape.npz"), "`data.name` is 'npz:STUFF/shape.npz'; array x must be uint8"),
+    "shape": (of("npz:STUFF/shape.npz"), "`data.name` is 'npz:STUFF/shape.npz'; array x must be [N, H, W] or"),
 }  # fmt: skip
 
 
@@ -338,7 +338,7 @@ def test_what_cannot_be_trained_is_refused_at_once(changes, message, stuff, tmp_
     [
         (dict(data__image_size=9), "`height` is 9; it must be a multiple of 2"),
         (dict(sampling__batch_size=100), "`sampling.batch_size` is 100; .* the nearest are 96 and 104"),
-        (dict(sampling__batch_size=8, data__name="folder:STUFF/no_test"), "and has no 'test'"),
+        (dict(sampling__batch_size=8, data__name="folder:STUFF/no_test"), "folder train and none of test"),
     ],
 )
 def test_pictures_that_cannot_be_trained_are_refused(changes, message, stuff, tmp_path):

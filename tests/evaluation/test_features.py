@@ -9,7 +9,7 @@ import pytest
 from training import small
 from training.small import quick_compilation  # noqa: F401
 
-from hold_jax.data.dataset import Dataset, Statistics, array_dataset
+from hold_jax.data.dataset import Dataset, Statistics, array_dataset, measure
 from hold_jax.errors import UserError
 from hold_jax.evaluation.classifier import Classifier, _apply
 from hold_jax.evaluation.feature_network import FeatureNetwork, Features
@@ -127,3 +127,17 @@ def test_features_that_are_not_finite_are_counted_and_refused(value):
     x[3, 1] = x[69, 0] = x[69, 4] = value  # the last example fills up the batch: it counts once
     with pytest.raises(UserError, match="2 of 70 examples of points have pixels features that are not finite"):
         features_of(pixels(), points(x), EIGHT)
+
+
+def test_values_that_are_no_pictures_are_standardized_by_channel():
+    """The distance of data in other units is then the same."""
+    x = np.random.default_rng(0).normal(size=(64, 6, 2)).astype(np.float32)
+    scaled = (x * np.array([1e4, 1e-3]) + np.array([1e5, -3])).astype(np.float32)
+    found = [
+        features_of(pixels(measure(data)), data, EIGHT).values
+        for data in (array_dataset("signals", "train", a, None, 0) for a in (x, scaled))
+    ]
+    assert found[0].shape == (64, 12)
+    np.testing.assert_allclose(*found, atol=1e-3)
+    np.testing.assert_allclose(found[0].reshape(-1, 2).std(axis=0), 1, rtol=1e-5)
+    assert len({pixels(measure(array_dataset("s", "train", a, None, 0))).identity for a in (x, scaled)}) == 2

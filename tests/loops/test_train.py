@@ -424,7 +424,7 @@ def test_bad_settings_are_named(changes, message):
     [
         (small.LOSS, {"batch_size": 12}, "`training.batch_size` is 12; .* the nearest are 8 and 16"),
         (small.LOSS, {"accumulation_steps": 3}, "`training.batch_size` is 16; .* 24 .8 devices x 3 accumulation"),
-        (small.LOSS, {"flip": True}, "`data.flip` is True; it must be False for vectors"),
+        (small.LOSS, {"flip": True}, "`data.flip` is True; it must be False for data of kind 'vector'"),
         (functools.partial(small.LOSS, t_min=99.0), {}, "`t_min` is 99.0; it must be between 0 and T"),
     ],
 )

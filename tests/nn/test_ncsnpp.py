@@ -213,5 +213,5 @@ def test_errors_name_argument_value_and_choices():
         small(dropout=1.0)
     with pytest.raises(ValueError, match=r"`noise_cond` is \(\)"):
         small().init(jax.random.key(0), X, jnp.float32(0))
-    with pytest.raises(ValueError, match=r"`x` is \(4, 4, 3\)"):
-        small().init(jax.random.key(0), X[0], T)
+    with pytest.raises(ValueError, match=r"`x` is \(4, 3\)"):
+        small().init(jax.random.key(0), X[0, 0], T)
