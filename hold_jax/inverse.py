@@ -13,7 +13,7 @@ and a sampler of D' draws from the posterior of the data. The methods differ in 
     dps               0, noise by the residual        sigma^2 dD/dy      1 + 1
     pigdm             r^2 I                           sigma^2 dD/dy      1 + 1
     moment_matching   sigma^2 dD/dy, by `steps` of    sigma^2 dD/dy      1 + steps
-                      conjugate gradients
+                      conjugate residuals
 
 with r^2 = sigma^2 s^2 / (sigma^2 + s^2), the posterior variance of data N(0, s^2 I). `moment_matching` is exact for
 Gaussian data of any covariance, the others for independent entries of equal variance.
@@ -174,10 +174,11 @@ def moment_matching(
 ) -> EpsFn:
     """Moment matching (2310.06721, eq. 8; 2405.13712, section 4.2): the mean and the covariance are those of q0 | u_t.
 
-    (A C A' + noise^2 I) v = y - A D is solved by conjugate gradients from v = 0, preconditioned by the matrix of
-    `pigdm`; each step is one backward pass through the network. steps = 1 costs as much as `pigdm` and differs from it
-    by the length of the step, which minimizes the quadratic form. As C is that of a network, it need not be symmetric
-    or positive: an example stops where the curvature along its direction is not positive.
+    (A C A' + noise^2 I) v = y - A D is solved by the method of conjugate residuals (that is, GMRES) from v = 0,
+    preconditioned by the matrix M of `pigdm`; each step is one backward pass through the network. steps = 1 costs as
+    much as `pigdm` and differs from it by the length of the step. The residual's norm, in the metric of M^-1, never
+    grows, whatever the matrix: C is that of a network, which need not be symmetric or positive. (Conjugate gradients
+    need that, and failed for one in fifteen of the digits; docs/inverse.md.)
 
     Args:
       sde: as in `proximal`.
@@ -186,7 +187,7 @@ def moment_matching(
       measured: as in `proximal`.
       noise: as in `proximal`.
       sigma_data: as in `proximal`, for the preconditioner alone.
-      steps: of conjugate gradients, 1 or more.
+      steps: of the solution, 1 or more.
 
     Returns:
       The conditional `eps_fn`, as in `proximal`.
@@ -204,19 +205,35 @@ def moment_matching(
         def precondition(gap: jax.Array) -> jax.Array:
             return operator.solve(gap, variance, noise**2)
 
-        def advance(_: int, s: _Gradients) -> _Gradients:
-            moved = at.spread(operator.transpose(s.direction))  # C A' p
-            curved = operator.of_known(operator.forward(moved)) + noise**2 * s.direction
-            length = _ratio(s.size, _inner(s.direction, curved))
-            gap = s.gap - append_dims(length, s.gap) * curved
-            toward = precondition(gap)
-            size = _inner(gap, toward)
-            kept = jnp.where(length > 0, _ratio(size, s.size), 0)
-            direction = jnp.where(append_dims(length > 0, gap), toward + append_dims(kept, gap) * s.direction, 0)
-            return _Gradients(s.delta + append_dims(length, moved) * moved, gap, direction, size)
+        def advance(i: jax.Array, s: _Residuals) -> _Residuals:
+            towards = precondition(s.gap)
+            moved = at.spread(operator.transpose(towards))  # C A' p
+            curved = operator.of_known(operator.forward(moved)) + noise**2 * towards  # (A C A' + noise^2 I) p
+            weighed = precondition(curved)
+            before = _inner(curved, weighed)
+            for _ in range(2):  # twice: float32
+                shares = jax.vmap(_inner, (0, None))(s.weighed, curved)
+                curved = curved - _combined(shares, s.curved)
+                weighed = weighed - _combined(shares, s.weighed)
+                moved = moved - _combined(shares, s.moved)
+            square = _inner(curved, weighed)
+            # An example is done where its residual is down to rounding, or its direction is one of those before.
+            goes_on = (_inner(s.gap, towards) > 1e-14 * size) & (square > 1e-6 * before)
+            scale = jnp.where(goes_on, jax.lax.rsqrt(jnp.where(goes_on, square, 1)), 0)
+            moved, curved, weighed = (append_dims(scale, v) * v for v in (moved, curved, weighed))
+            length = _inner(s.gap, weighed)
+            return _Residuals(
+                s.delta + append_dims(length, moved) * moved,
+                s.gap - append_dims(length, curved) * curved,
+                s.moved.at[i].set(moved),
+                s.curved.at[i].set(curved),
+                s.weighed.at[i].set(weighed),
+            )
 
-        toward = precondition(at.gap)
-        start = _Gradients(jnp.zeros_like(at.denoised), at.gap, toward, _inner(at.gap, toward))
+        size = _inner(at.gap, precondition(at.gap))
+        kept = jnp.zeros((steps, *at.gap.shape), at.gap.dtype)
+        nothing = jnp.zeros_like(at.denoised)
+        start = _Residuals(nothing, at.gap, jnp.zeros((steps, *nothing.shape), nothing.dtype), kept, kept)
         found = jax.lax.fori_loop(0, steps, advance, start)
         return kernels.shifted_noise(sde, t, at.eps, found.delta)
 
@@ -231,13 +248,22 @@ METHODS: dict[str, Callable[..., EpsFn]] = {
 }
 
 
-class _Gradients(NamedTuple):
-    """Conjugate gradients: delta = C A' v, gap = y - A D - (A C A' + noise^2 I) v, size = gap' M^-1 gap (B,)."""
+class _Residuals(NamedTuple):
+    """State of the method of conjugate residuals, with M the matrix of `pigdm` and S = A C A' + noise^2 I.
+
+    Attributes:
+      delta: (B, *S, C) C A' v.
+      gap: (B, *measured_shape) y - A D - S v.
+      moved: (steps, B, *S, C) C A' p of the directions p so far, zero for those to come.
+      curved: (steps, B, *measured_shape) S p, orthonormal in the inner product of M^-1.
+      weighed: (steps, B, *measured_shape) M^-1 S p.
+    """
 
     delta: jax.Array
     gap: jax.Array
-    direction: jax.Array
-    size: jax.Array
+    moved: jax.Array
+    curved: jax.Array
+    weighed: jax.Array
 
 
 class _Posterior(NamedTuple):
@@ -287,10 +313,9 @@ def _inner(a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.sum(a * b, axis=tuple(range(1, a.ndim)))
 
 
-def _ratio(a: jax.Array, b: jax.Array) -> jax.Array:
-    """a / b where both are positive, 0 elsewhere."""
-    fits = (a > 0) & (b > 0)
-    return jnp.where(fits, a / jnp.where(fits, b, 1), 0)
+def _combined(shares: jax.Array, arrays: jax.Array) -> jax.Array:
+    """sum_i shares_i arrays_i of shares (k, B) and arrays (k, B, ...)."""
+    return jnp.sum(append_dims(shares, arrays) * arrays, axis=0)
 
 
 def _measurement(operator: Operator, measured: jax.Array, noise: float, sigma_data: float = 1.0) -> jax.Array:

@@ -248,17 +248,29 @@ def test_what_does_not_exist_is_not_looked_at_and_examples_do_not_mix(name):
     np.testing.assert_allclose(both[1:], apart, atol=2e-5)
 
 
-def test_conjugate_gradients_stop_where_the_network_s_covariance_is_not_positive():
-    # D = -y: C = -sigma^2 I, negative curvature at once. D stays as it is; PiGDM would move it.
-    m, operator, t = MODELS["hold1"], OPERATORS["superresolution"], 1.0
-    u = jax.random.normal(jax.random.key(0), (2, 4, 2, 1, 3))
+def test_moment_matching_solves_for_networks_whose_derivative_is_no_covariance():
+    # D = J y with any J: C = sigma^2 J' is neither symmetric nor positive.
+    m, operator, t = MODELS["hold1"], OPERATORS["colorization"], 0.7
+    jacobian = np.random.default_rng(4).normal(size=(24, 24)) / 5
+    matrix = measured.matrix_of(operator)
+    u = jax.random.normal(jax.random.key(0), (2, *SHAPE[:2], 1, 3))
 
     def eps_fn(u, t):
-        return kernels.last_noise(m, u, t, -kernels.sufficient_statistic(m, u, t)[0])
+        y, _ = kernels.sufficient_statistic(m, u, t)
+        turned = jnp.matmul(y.reshape(2, 24), jnp.asarray(jacobian.T, jnp.float32), precision="highest")
+        return kernels.last_noise(m, u, t, turned.reshape(y.shape))
 
-    y = jnp.ones((2, *operator.measured_shape))
-    conditional = inverse.moment_matching(m, eps_fn, operator, y, 0.01, steps=4)
-    np.testing.assert_array_equal(conditional(u, jnp.float32(t)), eps_fn(u, jnp.float32(t)))
+    y = np.random.default_rng(5).normal(size=(2, 8))
+    state, sigma = (np.asarray(v, np.float64) for v in kernels.sufficient_statistic(m, u, t))
+    mean = state.reshape(2, 24) @ jacobian.T
+    spread = sigma**2 * jacobian.T @ matrix.T
+    gap = (y - mean @ matrix.T).T
+    exact = mean + (spread @ np.linalg.solve(matrix @ spread + NOISE**2 * np.eye(8), gap)).T
+    misses, given = [], with_measurement(operator, y)
+    for steps in (1, 3, 8):
+        got = denoised(m, inverse.moment_matching(m, eps_fn, operator, given, NOISE, steps=steps), u, t)
+        misses.append(np.abs(got - exact).max() / np.abs(exact - mean).max())
+    assert misses[0] > misses[2] and misses[2] < 1e-3, misses
 
 
 def test_the_example_of_the_module_s_docstring():

@@ -28,6 +28,7 @@ from hold_jax.evaluation.feature_network import FeatureNetwork
 from hold_jax.evaluation.inception import inception
 from hold_jax.evaluation.inception_weights import published
 from hold_jax.evaluation.pixels import pixels
+from hold_jax.loops import tasks
 from hold_jax.loops.conditions import NONE, Conditions, of_data, of_file
 from hold_jax.loops.draw import SampleSettings
 from hold_jax.loops.evaluate import EvalSettings
@@ -74,6 +75,17 @@ CONDITIONINGS = {
     "discrete_time": parameterization.discrete_time,
     "ve_noise": _ve_noise,
 }
+TASKS: dict[str, Callable[..., tasks.Task | None]] = {
+    "draw": lambda: None,
+    "inpaint": tasks.inpaint,
+    "superres": tasks.superres,
+    "deblur": tasks.deblur,
+    "colorize": tasks.colorize,
+    "compress": tasks.compress,
+    "edit": tasks.edit,
+    "reconstruct": tasks.reconstruct,
+    "interpolate": tasks.interpolate,
+}
 SELECTORS: dict[str, Mapping[str, Callable[..., Any]]] = {
     "sde.name": SDES,
     "model.name": NETWORKS,
@@ -81,6 +93,7 @@ SELECTORS: dict[str, Mapping[str, Callable[..., Any]]] = {
     "loss.time_law": TIME_LAWS,
     "sampling.name": samplers.SAMPLERS,
     "sampling.grid": samplers.GRIDS,
+    "task.name": TASKS,
 }
 """The keys that choose a constructor: what it is called, and the constructors. Their options are in their section."""
 
@@ -347,6 +360,13 @@ def conditions(config: Config, model: Model, load_test: Callable[[], Dataset]) -
     if path is not None:
         return of_file(model, storage.path(path, "sampling.condition"))
     return NONE if set(model.conditions.takes) <= {"label"} else of_data(model, load_test())
+
+
+def task(config: Config) -> tasks.Task | None:
+    """What is made of given examples; None: nothing, samples are drawn."""
+    c = config.task
+    require(c.name != "draw" or c.input is None, "task.input", c.input, "None to draw: choose --config.task.name")
+    return construct("task", c.name, TASKS[c.name], given(c, "name", "input"))
 
 
 def evaluation(config: Config) -> EvalSettings:

@@ -331,6 +331,39 @@ class SamplingConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class TaskConfig:
+    """What `--mode=sample` makes of given examples: `hold_jax/loops/tasks.py`, docs/inverse.md."""
+
+    name: str = choice(
+        "draw",
+        ("draw", "inpaint", "superres", "deblur", "colorize", "compress", "edit", "reconstruct", "interpolate"),
+        "draw: new samples; else from given examples",
+    )
+    input: str | None = path(None, "a picture, .npy or .npz file (array x) of examples; None: the test split")
+    measured: bool | None = switch(
+        None, "inpaint, superres, deblur, colorize: the input is degraded already; it is measured otherwise (False)"
+    )
+    noise: float | None = real(
+        None, "[0, 1e3]", "inverse problems: standard deviation of the measurement's noise, model's range (0.05)"
+    )
+    method: str | None = choice(
+        None, ("dps", "moment_matching", "pigdm", "proximal"), "inverse problems: how (moment_matching)"
+    )
+    steps: int | None = whole(None, "[1, 1000]", "moment_matching: of its linear solver, a backward pass each (3)")
+    scale: float | None = real(None, "[0, 1e3]", "dps: of the step (1)")
+    mask: str | None = path(
+        None,
+        "inpaint: what is unknown (box); or a picture, white where known",
+        "box | left | right | upper | lower | random | FILE",
+    )
+    share: float | None = real(None, "(0, 1]", "inpaint at random, compress: share of known values (0.5, 0.25)")
+    factor: int | None = whole(None, "[2, 4096]", "superres: along each axis (2)")
+    blur: float | None = real(None, "(0, 1000]", "deblur: standard deviation of the Gaussian, pixels (1)")
+    start_noise: float | None = real(None, _POSITIVE, "edit: effective noise to start from, model's range (1)")
+    between: int | None = whole(None, "[0, 1000]", "interpolate: results between two examples (6)")
+
+
+@dataclasses.dataclass(frozen=True)
 class EvalConfig:
     """Figures: `hold_jax/loops/evaluate.py`."""
 
@@ -405,6 +438,7 @@ class Config:
     optimizer: OptimizerConfig = section(OptimizerConfig)
     training: TrainingConfig = section(TrainingConfig)
     sampling: SamplingConfig = section(SamplingConfig)
+    task: TaskConfig = section(TaskConfig)
     eval: EvalConfig = section(EvalConfig)
     likelihood: LikelihoodConfig = section(LikelihoodConfig)
 

@@ -17,8 +17,9 @@ from hold_jax.app.flags import Given
 from hold_jax.autoguided import Autoguided
 from hold_jax.data import Dataset, Statistics
 from hold_jax.errors import UserError, require
-from hold_jax.evaluation import reference, report
+from hold_jax.evaluation import figures, reference, report
 from hold_jax.evaluation.feature_network import FeatureNetwork
+from hold_jax.loops import tasks
 from hold_jax.loops.draw import make_draw
 from hold_jax.loops.evaluate import FOLDER as EVALUATION_FOLDER
 from hold_jax.loops.evaluate import EvalSettings, Evaluator
@@ -166,18 +167,31 @@ class _Report:
 
 
 def draw(this: Experiment) -> None:
-    """Draws samples from a checkpoint."""
+    """Draws samples from a checkpoint, or performs a task on given examples."""
     config, path, found = this.config, this.path, this.model_run
     workdir.require_writable(path)
-    sampling = build.sampling(config)
+    sampling, task = build.sampling(config), build.task(config)
     model = _model(config, found.data_shape, found.num_classes, build.statistics(found))
     drawn, joined = _guided(config, model)
-    make_draw(drawn, sampling, Devices.all())
-    given = build.conditions(config, model, lambda: _dataset(config, "test", found.data_shape))
+    load_test = functools.cache(lambda: _dataset(config, "test", found.data_shape))
     chosen = config.sampling.checkpoint
-    for step, params in _averages(config, model, path, None if chosen is None else [chosen]):
+    averages = _averages(config, model, path, None if chosen is None else [chosen])
+    if task is None:
+        make_draw(drawn, sampling, Devices.all())
+        given = build.conditions(config, model, load_test)
+        for step, params in averages:
+            introduce(model, None, path, step=step)
+            _announce(generate(drawn, joined(params), sampling, path, step=step, conditions=given))
+        return
+    settings = tasks.check(drawn, task, sampling, Devices.all())
+    examples = tasks.examples(drawn, task, settings, config.task.input, load_test)
+    options = build.given(config.task)
+    for step, params in averages:
         introduce(model, None, path, step=step)
-        _announce(generate(drawn, joined(params), sampling, path, step=step, conditions=given))
+        folder, result = tasks.perform(drawn, joined(params), task, settings, examples, path, step=step, options=options)
+        _announce(folder)
+        if distributed.is_main():
+            print(figures.table(result), flush=True)
 
 
 def score(this: Experiment) -> None:

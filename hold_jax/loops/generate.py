@@ -104,7 +104,7 @@ def generate(
     weights = origin.fingerprint(params)
     made = origin.of_samples(model, settings, devices, step=step, weights=weights, conditions=conditions.digest)
     made["samples"] = f"0:{settings.num_samples}" if settings.indices is None else settings.indices
-    folder, finished = _place(workdir / FOLDER, made)
+    folder, finished = find_place(workdir / FOLDER, made)
     if finished:
         distributed.say(f"these samples were drawn before, with the same settings: {folder}")
     else:
@@ -128,7 +128,7 @@ def generate(
                     np.savez_compressed(file, **arrays)
             storage.remove(folder / _ROWS)
     if settings.save_pngs and distributed.is_main():
-        _write_each(folder, index)
+        write_each(folder, index)
     return folder
 
 
@@ -166,8 +166,13 @@ def draw_rows(
             progress.update(rows.count)
 
 
-def _place(parent: Path, made: dict[str, Any]) -> tuple[Path, bool]:
-    """Returns the folder for samples with this record, and whether they are all there; the same on every process."""
+def find_place(parent: Path, made: dict[str, Any]) -> tuple[Path, bool]:
+    """Returns the folder for samples with this record, and whether they are all there; the same on every process.
+
+    Args:
+      parent: folder of such folders.
+      made: what the samples depend on (`origin.of_samples`).
+    """
     plain, unique = origin.place(parent, made)
 
     def look() -> np.ndarray:
@@ -188,8 +193,16 @@ def _first(blocks: Iterator[np.ndarray], count: int) -> np.ndarray:
     return np.concatenate(found)[:count]
 
 
-def _write_each(folder: Path, index: np.ndarray) -> None:
-    """Writes each image of samples.npz as png/NUMBER.png, such as 000017.png, unless it is there."""
+def write_each(folder: Path, index: np.ndarray) -> None:
+    """Writes each image of samples.npz as png/NUMBER.png, such as 000017.png, unless it is there.
+
+    Args:
+      folder: of samples.npz.
+      index: (N,) numbers of its images.
+
+    Raises:
+      UserError: if samples.npz cannot be read.
+    """
     there = set(storage.names(folder / "png"))
 
     def write(number: int, image: np.ndarray) -> None:

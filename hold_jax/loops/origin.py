@@ -92,10 +92,11 @@ def versions() -> dict[str, str]:
 
 
 def name_of(made: Mapping[str, Any]) -> str:
-    """Returns the name of a folder of samples, such as step_1000_unipc20_label3."""
+    """Returns the name of a folder of samples, such as step_1000_unipc20_label3, or ..._inpaint for a task."""
     label = "" if made["label"] is None else f"_label{made['label']}"
     guidance = "" if made["guidance"] is None else f"_guidance{made['guidance']:g}"
-    return f"step_{made['step']}_{made['sampler']['name']}{made['steps']}{label}{guidance}"
+    task = f"_{made['task']['name']}" if "task" in made else ""
+    return f"step_{made['step']}_{made['sampler']['name']}{made['steps']}{label}{guidance}{task}"
 
 
 def place(parent: Path, made: Mapping[str, Any]) -> tuple[Path, Path]:

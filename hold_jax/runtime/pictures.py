@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import PIL.Image
+import PIL.ImageDraw
+import PIL.ImageFont
 from numpy.typing import ArrayLike
 
 from hold_jax.errors import UserError, require
@@ -27,6 +29,7 @@ Limits = tuple[float, float, float, float]
 
 _GRID_WIDTH_PX = 800  # largest width if no scale is given
 _MARGIN_PX = 2
+_LABEL_PX = 14  # height of a name in `bands`
 _FILM_FRAMES_PER_SECOND = 15
 _FILM_GRAYS = 32  # noise in 256 grays doubles the size of the file
 _PANEL_INCHES = 4.2
@@ -74,6 +77,37 @@ def image_grid(images_u8: ArrayLike, columns: int | None = None, scale: int | No
         )
         canvas[top : top + h * scale, left : left + w * scale] = np.asarray(larger).reshape(h * scale, w * scale, c)
     return PIL.Image.fromarray(canvas[..., 0] if c == 1 else canvas)
+
+
+def bands(panels: Mapping[str, np.ndarray], columns: int) -> PIL.Image.Image:
+    """Returns several versions of the same images, one below the other, with the versions' names at the left.
+
+    Args:
+        panels: images `(N, H, W, C)`, uint8, by the name of the version; the same shape for all.
+        columns: images in a row; the next ones follow below in another band.
+
+    Raises:
+        UserError: as `image_grid`.
+    """
+    arrays = list(panels.values())
+    columns = min(columns, len(arrays[0]))
+    parts = [
+        image_grid(np.concatenate([a[start : start + columns] for a in arrays]), columns)
+        for start in range(0, len(arrays[0]) - len(arrays[0]) % columns, columns)
+    ]
+    left = 2 * _MARGIN_PX + int(max(PIL.ImageFont.load_default(_LABEL_PX).getlength(name) for name in panels))
+    gap = 4 * _MARGIN_PX
+    height = sum(part.height + gap for part in parts) - gap
+    canvas = PIL.Image.new(parts[0].mode, (left + parts[0].width, height), "white")
+    draw = PIL.ImageDraw.Draw(canvas)
+    top = 0
+    for part in parts:
+        canvas.paste(part, (left, top))
+        for i, name in enumerate(panels):
+            middle = top + (i + 0.5) * part.height / len(panels)
+            draw.text((_MARGIN_PX, middle), name, fill="black", anchor="lm", font_size=_LABEL_PX)
+        top += part.height + gap
+    return canvas
 
 
 def shades(x: ArrayLike, columns: int = 4) -> np.ndarray:
