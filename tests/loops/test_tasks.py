@@ -16,6 +16,7 @@ from hold_jax.data.dataset import array_dataset
 from hold_jax.errors import UserError
 from hold_jax.loops import tasks
 from hold_jax.model import Model
+from hold_jax.parameterization import log_noise, sufficient
 from hold_jax.runtime.mesh import Devices
 
 SHAPE = (4, 4, 3)
@@ -40,7 +41,7 @@ class Exact(Model):
         return LAW.eps_fn(self.sde, SHAPE)
 
 
-MODEL = Exact(**{**vars(small.unet()), "sde": sde.hold(order=2), "data_shape": SHAPE})
+MODEL = Exact(sde.hold(order=2), small.unet().network, SHAPE, sufficient, log_noise, 0.4)
 SETTINGS = small.sample_settings(sampler=samplers.unipc(), num_steps=16, grid="log", num_samples=16, batch_size=16)
 X = np.asarray(np.clip(LAW.sample(RNG, 24).reshape(24, *SHAPE) * 127.5 + 127.5, 0, 255).round(), np.uint8)
 DATA = array_dataset("smooth", "test", X, None, 0)
@@ -112,6 +113,7 @@ def test_figures_compare_with_the_truth_and_with_what_was_given(superres):
     assert PIL.Image.open(folder / "grid.png").mode == "RGB"
 
 
+@pytest.mark.slow
 def test_a_result_does_not_depend_on_its_batch_and_a_measurement_can_be_the_input(superres, tmp_path):
     settings = dataclasses.replace(SETTINGS, indices="3,9,11", batch_size=8)
     few, _, _ = performed(tmp_path, settings, name="superres", factor=2, noise=0.1)
@@ -180,6 +182,7 @@ def expected_change(sigma):
     return 127.5 * np.sqrt(2 * np.mean(values * sigma**2 / (values + sigma**2)))
 
 
+@pytest.mark.slow
 def test_reconstructions_are_the_data_and_the_ends_of_interpolations(tmp_path):
     again, figures, _ = performed(tmp_path, name="reconstruct")
     assert figures["reconstruct_rmse"] < 2  # of 255, in 16 steps forwards and 16 backwards
