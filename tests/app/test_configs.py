@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import configs
-from hold_jax import kernels, likelihood, losses, parameterization, samplers, sde
+from hold_jax import inverse, kernels, likelihood, losses, parameterization, samplers, sde
 from hold_jax.app import build
 from hold_jax.app import config as base
 from hold_jax.loops.draw import SampleSettings
@@ -219,6 +219,7 @@ def parameters_of(section):
         "optimizer": [build.adam, build.learning_rate_schedule],
         "training": [TrainSettings],
         "sampling": [SampleSettings, *SAMPLERS.values()],
+        "task": list(build.TASKS.values()),
         "eval": [EvalSettings],
         "likelihood": [LikelihoodSettings, ode.Solver],
     }
@@ -245,6 +246,7 @@ def test_no_option_of_a_constructor_is_out_of_reach():
         "optimizer": {"num_steps"},
         "training": {"seed", "flip"},
         "sampling": {"sampler", "seed"},
+        "task": set(),
         "eval": {"seed"},
         # Without error control there is nothing to trust.
         "likelihood": {"seed", "adaptive"},
@@ -263,6 +265,8 @@ def test_every_key_has_a_note_and_a_range():
 def test_the_names_that_a_key_may_have_are_those_of_its_table():
     tables = {
         "sde.name": build.SDES,
+        "task.name": build.TASKS,
+        "task.method": inverse.METHODS,
         "sde.damping": sde._DAMPINGS,
         "model.name": build.NETWORKS,
         "model.dtype": build.DTYPES,
