@@ -188,7 +188,9 @@ def draw(this: Experiment) -> None:
     options = build.given(config.task)
     for step, params in averages:
         introduce(model, None, path, step=step)
-        folder, result = tasks.perform(drawn, joined(params), task, settings, examples, path, step=step, options=options)
+        folder, result = tasks.perform(
+            drawn, joined(params), task, settings, examples, path, step=step, options=options
+        )
         _announce(folder)
         if distributed.is_main():
             print(figures.table(result), flush=True)

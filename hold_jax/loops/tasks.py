@@ -5,6 +5,7 @@ what was given beside the result and the truth, and figures.
 """
 
 import dataclasses
+import functools
 import inspect
 import json
 import math
@@ -23,7 +24,7 @@ from hold_jax.data import Dataset
 from hold_jax.data.inputs import read_input
 from hold_jax.errors import UserError, require, require_choice
 from hold_jax.loops import origin
-from hold_jax.loops.draw import SampleSettings, draw_labels
+from hold_jax.loops.draw import SampleSettings, draw_labels, guided
 from hold_jax.loops.generate import GRID_MAX, find_place, picture, write_each
 from hold_jax.model import Model
 from hold_jax.numerics import exact
@@ -442,10 +443,10 @@ def check(model: Model, task: Task, settings: SampleSettings, devices: Devices) 
     settings = task.settings(model, dataclasses.replace(settings, frames=0))  # a task makes no film
     rows = jax.ShapeDtypeStruct((settings.batch_size, *shape), jnp.float32)
     index = jax.ShapeDtypeStruct((settings.batch_size,), jnp.int32)
-    trivial = lambda x, i: task.run(model, settings, lambda u, t: u[..., -1:, :], x, i)  # noqa: E731
     try:
         model.require_guidance(settings.guidance)
-        jax.eval_shape(trivial, rows, index)
+        trivial = guided(model, settings, lambda guidance: lambda u, t: u[..., -1:, :])
+        jax.eval_shape(functools.partial(task.run, model, settings, trivial), rows, index)
     except UserError as error:
         raise UserError(str(error).replace("`", "`sampling.", 1)) from None
     return settings
@@ -546,7 +547,7 @@ def perform(
 
     @jax.jit
     def run(params: Any, x: jax.Array, condition: Condition, index: jax.Array) -> Outcome:
-        eps_fn = model.eps_fn(params, condition=condition, guidance=settings.guidance)
+        eps_fn = guided(model, settings, functools.partial(model.eps_fn, params, condition=condition))
         return task.run(model, settings, eps_fn, model.to_model(x), index)
 
     parts, calls = [], 0
