@@ -50,6 +50,24 @@ def picture(x: np.ndarray, *, reference: np.ndarray | None = None, title: str | 
     return pictures.scatter(x, reference=reference, title=title)
 
 
+def pairs(given: np.ndarray, x: np.ndarray) -> PIL.Image.Image:
+    """Returns a grid of condition pictures, each to the left of its sample.
+
+    Args:
+      given: (N, h, w, c) uint8 or float condition pictures, shown in the size of the samples, without interpolation.
+      x: (N, H, W, C) samples, of which the first `GRID_MAX` are shown. Of other numbers of channels than 1 and 3 the
+        first is shown.
+    """
+    shown = (a[:GRID_MAX] if a.shape[-1] in (1, 3) else a[:GRID_MAX, ..., :1] for a in (x, given))
+    samples, left = map(pictures.shades, shown)
+    rows, columns = (np.arange(size) * old // size for size, old in zip(x.shape[1:3], given.shape[1:3], strict=True))
+    left = left[:, rows][:, :, columns]
+    channels = max(left.shape[-1], samples.shape[-1])
+    both = [np.broadcast_to(a, (*a.shape[:-1], channels)) for a in (left, samples)]
+    grid = np.stack(both, axis=1).reshape(-1, *both[0].shape[1:])
+    return pictures.image_grid(grid, columns=2 * int(np.ceil(np.sqrt(len(x[:GRID_MAX]) / 2))))
+
+
 def film_frames(states: np.ndarray) -> list[PIL.Image.Image]:
     """Returns one picture for each of the states (F, N, *data_shape), uint8 or float32, of the reverse process."""
     if states.ndim == 5:
@@ -79,7 +97,8 @@ def generate(
 ) -> Path:
     """Draws samples and writes sampling.json, grid.png, samples.npz and, if chosen, film.gif and png/*.png.
 
-    Samples with conditions have these in condition.npz, row by row, which `conditions.of_file` reads.
+    Samples with conditions have these in condition.npz, row by row, which `conditions.of_file` reads. Condition
+    pictures are to the left of their samples in grid.png.
 
     The folder is named by the step and the settings; samples of other settings are never overwritten. Each batch is
     written as it is drawn: a draw that was killed goes on from the last batch, to the same bits, and only one batch is
@@ -118,10 +137,12 @@ def generate(
         draw_rows(model, params, settings, devices, rows, index, begin, conditions)
         if distributed.is_main():
             shown = _first(rows.blocks(), GRID_MAX if len(model.data_shape) > 1 else len(index))
-            pictures.write_png(picture(shown, reference=reference), folder / "grid.png")
+            given = conditions.of(index)
+            beside = given.picture is not None
+            grid = pairs(given.picture, shown) if beside else picture(shown, reference=reference)
+            pictures.write_png(grid, folder / "grid.png")
             with storage.writing(folder / ARRAY_FILE) as file:
                 npz.write_blocks(file, "x", (len(index), *shown.shape[1:]), shown.dtype, rows.blocks())
-            given = conditions.of(index)
             arrays = {name: getattr(given, name) for name in FIELDS if getattr(given, name) is not None}
             if arrays:
                 with storage.writing(folder / CONDITION_FILE) as file:

@@ -1,0 +1,112 @@
+"""Conditions beside the examples of an npz."""
+
+import numpy as np
+import pytest
+
+from hold_jax import data
+from hold_jax.data.dataset import measure
+from hold_jax.errors import UserError
+
+NUM = 25
+X = np.arange(NUM * 2, dtype=np.float32).reshape(NUM, 2)
+PICTURES = np.random.default_rng(0).integers(0, 256, (NUM, 6, 6, 3), dtype=np.uint8)
+VECTOR = X[:, :1] * 10 + np.arange(3)
+LOW = PICTURES[:, ::2, ::2, 0]
+
+
+@pytest.fixture
+def save(tmp_path):
+    def save_(**arrays):
+        np.savez(tmp_path / "set.npz", **arrays)
+        return f"npz:{tmp_path / 'set.npz'}"
+
+    return save_
+
+
+def load(name, split="train", **options):
+    return data.load(name, split=split, **options)
+
+
+def test_conditions_stay_with_their_examples(save):
+    name = save(x=X, given=VECTOR)
+    for split, num in (("train", 22), ("test", 3)):
+        found = load(name, split, condition="given")
+        batch = found.subset(None).gather(np.arange(num))
+        assert len(found) == num and found.layout["vector"] == ((3,), np.float32)
+        np.testing.assert_array_equal(batch["vector"], batch["x"][:, :1] * 10 + np.arange(3))
+    step = next(data.batches(load(name, condition="given"), batch_size=7, seed=0))
+    np.testing.assert_array_equal(step["vector"][:, 0], step["x"][:, 0] * 10)
+
+
+def test_a_picture_a_vector_and_a_class_at_once_with_own_test_arrays(save):
+    parts = {"x": PICTURES, "y": np.arange(NUM) % 3, "low": LOW, "angle": X[:, 0].astype(np.int64)}
+    name = save(**{k: v[:20] for k, v in parts.items()}, **{f"{k}_test": v[20:] for k, v in parts.items()})
+    batch = load(name, "test", condition="low, angle").gather(np.arange(5))
+    np.testing.assert_array_equal(batch["picture"], LOW[20:, ..., None])
+    np.testing.assert_array_equal(batch["vector"], X[20:, :1])
+    np.testing.assert_array_equal(batch["label"], np.arange(20, 25) % 3)
+
+
+def test_the_digest_depends_on_the_conditions(save):
+    found = [load(save(x=X, given=v), condition="given").digest for v in (VECTOR, VECTOR + 1)]
+    assert len({*found, load(save(x=X)).digest}) == 3
+
+
+def test_a_condition_picture_is_mirrored_with_its_picture(save):
+    found = load(save(x=PICTURES, same=PICTURES), condition="same")
+    batch = next(data.batches(found, batch_size=22, seed=0, flip=True))
+    np.testing.assert_array_equal(batch["picture"], batch["x"])
+    known = {p.tobytes() for p in PICTURES}
+    assert 3 < sum(p.tobytes() in known for p in batch["x"]) < 19
+
+
+def test_an_image_size_fits_both_pictures_in_the_same_way(save):
+    wide = np.repeat(PICTURES, 2, axis=2)
+    found = load(save(x=wide, low=wide), condition="low", image_size=4)
+    np.testing.assert_array_equal(found.picture, found.source)
+    with pytest.raises(UserError, match=r"`image_size` is 4; it must be None, because the condition pictures"):
+        load(save(x=wide, low=wide.astype(np.float32)), condition="low", image_size=4)
+
+
+def test_statistics_of_conditions(save):
+    floats = PICTURES[..., :2] * np.float32([1, 5]) + np.float32([0, 100])
+    found = measure(load(save(x=PICTURES, a=floats, b=VECTOR), condition="a,b"))
+    rows = load(save(x=PICTURES, a=floats, b=VECTOR), condition="a,b")
+    np.testing.assert_allclose(found.picture_mean, rows.picture.mean(axis=(0, 1, 2), dtype=np.float64))
+    np.testing.assert_allclose(found.vector_std, rows.vector.std(axis=0, dtype=np.float64))
+    assert found.picture_shape == (6, 6, 2)
+    eight = measure(load(save(x=PICTURES, a=LOW), condition="a"))
+    assert eight.picture_shape == (3, 3, 1) and eight.picture_mean == () and eight.vector_mean == ()
+
+
+NAN = VECTOR.copy()
+NAN[4, 1] = np.nan
+WRONG = {
+    "a missing array": (dict(x=X), "given", r"there is no array given; the archive holds x float32\[25, 2\]"),
+    "another length": (dict(x=X, given=VECTOR[:-1]), "given", "array given has 24 rows for 25 examples"),
+    "not finite": (dict(x=X, given=NAN), "given", "1 of its 25 rows, such as 4, are not finite as float32"),
+    "too large": (dict(x=X, given=VECTOR * 1e300), "given", "25 of its 25 rows, such as 0, are not finite"),
+    "text": (dict(x=X, given=np.array(["a"] * NUM)), "given", r"it is <U1\[25\]; it must be uint8 or float pictures"),
+    "complex": (dict(x=X, given=VECTOR + 1j), "given", r"it is complex128\[25, 3\]"),
+    "five axes": (dict(x=X, given=np.zeros((NUM, 1, 1, 1, 1))), "given", r"it is float64\[25, 1, 1, 1, 1\]"),
+    "16 bits": (
+        dict(x=X, given=LOW.astype(np.uint16)),
+        "given",
+        "its pictures are uint16; they must be uint8 or float",
+    ),
+    "two vectors": (dict(x=X, a=VECTOR, b=VECTOR), "a,b", "two of its arrays are a vector: join them into one array"),
+    "objects": (dict(x=X, given=np.array([{}] * NUM)), "given", "array given cannot be used: Object arrays"),
+    "no test array": (dict(x=X, x_test=X, given=VECTOR), "given", "there is no array given_test"),
+}
+
+
+@pytest.mark.parametrize(("arrays", "condition", "message"), WRONG.values(), ids=WRONG)
+def test_what_cannot_be_a_condition_is_named(save, arrays, condition, message):
+    with pytest.raises(UserError, match=message) as caught:
+        load(save(**arrays), "test", condition=condition)
+    assert "\n" not in str(caught.value) and f"`condition` is {condition!r}" in str(caught.value)
+
+
+def test_other_data_have_no_conditions():
+    with pytest.raises(UserError, match="`condition` is 'a'; the data set 'digits' has no such option"):
+        load("digits", condition="a")
