@@ -176,7 +176,8 @@ def _law(mean: np.ndarray, cov: np.ndarray) -> Moments:
 def _measure(name: str, scale: float, data: np.ndarray, args: argparse.Namespace) -> list[dict]:
     """All rows of one model at one scale of the data: a list of values, one a seed, in each."""
     m, mixture = _chain(name, args), _mixture(scale)
-    init, train, eps_fn = _trainable(m, jnp.asarray(data), scale, args)
+    init, train, eps_fn = _trainable(m, scale, args)
+    training_points = jnp.asarray(data)
     draw_exact = jax.jit(lambda key, start: _draw(m, mixture_eps(m, mixture), key, start))
     draw_trained = jax.jit(lambda params, key, start: _draw(m, eps_fn(params), key, start))
     found: dict[tuple[str, str], list[float]] = {
@@ -201,7 +202,7 @@ def _measure(name: str, scale: float, data: np.ndarray, args: argparse.Namespace
         fresh = jnp.asarray(_fresh(scale, args.samples, seed))
         state = init(key_init)
         for done, upto in itertools.pairwise((0, *_stops(args.iterations))):
-            state, loss = train(state, key_train, jnp.arange(done, upto))
+            state, loss = train(state, key_train, training_points, jnp.arange(done, upto))
             if upto not in args.iterations:
                 continue
             record(f"loss, {upto:,}", "", float(loss.mean()))
@@ -297,8 +298,8 @@ def literal_pair(m: LinearSDE, x: jax.Array, t: jax.Array, key: jax.Array) -> tu
     return u, kernels.append_dims(ratio, eps) * eps[..., -1:, :]
 
 
-def _trainable(m: LinearSDE, points: jax.Array, scale: float, args: argparse.Namespace) -> tuple[Callable, ...]:
-    """init(key) -> State; train(state, key, steps) -> (state, losses), compiled; eps_fn(params) -> EpsFn."""
+def _trainable(m: LinearSDE, scale: float, args: argparse.Namespace) -> tuple[Callable, ...]:
+    """init(key) -> State; train(state, key, points, steps) -> (state, losses), compiled; eps_fn(params) -> EpsFn."""
     network = MLP(out_channels=2, conditional=False)
     form = parameterization.PARAMETERIZATIONS[args.parameterization]
     adam = optimizer.adam(LEARNING_RATE, b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.0, clip_norm=CLIP_NORM)
@@ -315,7 +316,7 @@ def _trainable(m: LinearSDE, points: jax.Array, scale: float, args: argparse.Nam
         own = {"parameterization": form, "conditioning": lambda m, t: jnp.asarray(t, jnp.float32), "sigma_data": scale}
         return parameterization.eps_function(m, with_time, **own)
 
-    def one_step(key: jax.Array, state: State, step: jax.Array) -> tuple[State, jax.Array]:
+    def one_step(key: jax.Array, points: jax.Array, state: State, step: jax.Array) -> tuple[State, jax.Array]:
         key_batch, key_loss = jax.random.split(jax.random.fold_in(key, step))
         x = points[jax.random.randint(key_batch, (args.batch,), 0, len(points))]
 
@@ -330,8 +331,8 @@ def _trainable(m: LinearSDE, points: jax.Array, scale: float, args: argparse.Nam
         return State(params, opt_state, optimizer.update_ema(state.ema, params, step, EMA_DECAY)), value
 
     @functools.partial(jax.jit, donate_argnums=0)
-    def train(state: State, key: jax.Array, steps: jax.Array) -> tuple[State, jax.Array]:
-        return jax.lax.scan(functools.partial(one_step, key), state, steps)
+    def train(state: State, key: jax.Array, points: jax.Array, steps: jax.Array) -> tuple[State, jax.Array]:
+        return jax.lax.scan(functools.partial(one_step, key, points), state, steps)
 
     return init, train, eps_fn
 
