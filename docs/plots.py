@@ -293,7 +293,9 @@ def paper_choices() -> None:
     """Held-out error and samples for each choice, mean and standard error over the seeds."""
     rows = results("paper_choices")["rows"]
     names = list(choices.CHANGES)
-    titles = {"error": "held-out error / EDM's c_out²", "samples": "samples: distance / floor"}
+    titles = {"error": "held-out error / EDM's c_out²", "samples": "distance of the samples / floor"}
+    ticks = {"digits": {"error": (0.6, 0.8, 1, 1.5, 2), "samples": (20, 50, 100, 200, 500)}}
+    ticks["rolls"] = {"error": (0.7, 0.8, 0.9, 1), "samples": (0.8, 1, 1.5, 2)}
     figure, axes = plt.subplots(2, 2, figsize=(9, 6.4), sharey=True, layout="constrained")
     for data, panels_of in zip(choices.DATA, axes, strict=True):
         for panel, (column, title) in zip(panels_of, titles.items(), strict=True):
@@ -303,8 +305,10 @@ def paper_choices() -> None:
                 panel.errorbar(value, i, xerr=spread, fmt="o", ms=4, capsize=3, color=color)
                 if name == "base":
                     panel.axvline(value, color="black", lw=0.8, ls=":")
-            categories(panel, names, f"{data}: {title}")
             panel.set(xscale="log")
+            panel.set_xticks(ticks[data][column], [f"{tick:g}" for tick in ticks[data][column]])
+            panel.minorticks_off()
+            categories(panel, names, f"{data}: {title}")
     figure.savefig(FOLDER / "paper_choices.png", dpi=150)
     plt.close(figure)
 
