@@ -250,9 +250,10 @@ def plot(this: Experiment) -> None:
 
 
 def _headline(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The latest figures of each step, by step; of figures only those of the report."""
-    latest = {line["step"]: line for line in results}
-    return [{"step": step} | report.values(latest[step]) for step in sorted(latest)]
+    """The latest figures of each step, by step: those of the report, "recall, pixels" as pixels/recall."""
+    latest = {line["step"]: report.values(line) for line in results}
+    named = {step: {"/".join(reversed(name.split(", "))): v for name, v in latest[step].items()} for step in latest}
+    return [{"step": step} | named[step] for step in sorted(named)]
 
 
 def lines(config: Config) -> list[str]:

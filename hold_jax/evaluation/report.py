@@ -60,7 +60,7 @@ def _all(results: Mapping[str, float]) -> Iterator[Row]:
             yield Row(key, name, _value(results, key), meaning + examples + ("" if floor is None else f"{floor:.3g}"))
 
     for split in ("test", "train"):
-        yield from row(f"{split}_loss", f"{split} loss", _LOWER)
+        yield from row(f"{split}_loss", f"loss, {split}", _LOWER)
     for split, prefix in (("test", ""), ("train", "train_")):
         bound = results.get(f"{prefix}bits_per_dim_is_bound")
         yield from row(
@@ -72,7 +72,7 @@ def _all(results: Mapping[str, float]) -> Iterator[Row]:
     for network in (_NETWORKS[key] for key in _DISTANCES if key in results):
         yield from row(f"{network}_precision", f"precision, {network}", f"share of samples near data; {_HIGHER}")
         yield from row(f"{network}_recall", f"recall, {network}", f"share of data near samples; {_HIGHER}")
-        yield from row(f"{network}_score", f"{network} score", _HIGHER)
+        yield from row(f"{network}_score", f"score, {network}", _HIGHER)
         yield from row(f"{network}_kid", f"KID, {network}", f"{_LOWER}; 0 for samples like the data")
 
 

@@ -31,7 +31,7 @@ def test_it_says_what_the_model_is_how_good_and_what_made_it(tmp_path):
     text = (folder / "README.md").read_text()
     for part in (
         "# digits4\n", "`digits` (examples of 8x8x1, 2 classes, 1,500 training examples)", "`hold` of order 4.",
-        "![samples](samples/step_1000_unipc20/grid.png)", "| test loss | 0.08440 +- 0.00076 | lower is better |",
+        "![samples](samples/step_1000_unipc20/grid.png)", "| loss, test | 0.08440 +- 0.00076 | lower is better |",
         "297 samples, drawn by the sampler `unipc` at order 4 in 20 steps, 21 network evaluations each, seed 7.",
         "sde.order = 4  # ", "model.channels = 32  # ", "(loss.png)", "(eval/step_1000/neighbors.png)",
         "python main.py --mode=train --config.data.name='folder:/d\\xe4ta'", f"jax {origin.versions()['jax']}",

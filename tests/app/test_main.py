@@ -84,7 +84,7 @@ def test_train_sample_eval_and_train_again(tmp_path):
 
     on = command(*tiny("train", "run"), cwd=tmp_path, cache=cache)  # the report comes too
     assert on.returncode == 0, on.stderr
-    assert "checkpoint of step 10" in on.stdout and "test loss" in on.stdout
+    assert "checkpoint of step 10" in on.stdout and "loss, test" in on.stdout
     assert [line["step"] for line in lines(run / "metrics.jsonl")] == [5, 10, 15, 20]
     files = [".lock", "README.md", "commands.txt", "config.json", "loss.png", "metrics.jsonl", "parameters.txt"]
     files += ["results.jsonl"]

@@ -111,7 +111,7 @@ def test_the_printed_report_is_twelve_lines_and_says_where_the_rest_is(capsys, t
     modes._print_results(found, tmp_path)
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) <= 12 and lines[0] == "step 1,000, 297 samples:"
-    assert lines[1].split("  ")[0] == "test loss" and lines[1].endswith("  0.08439 +- 0.00076  lower is better")
+    assert lines[1].split("  ")[0] == "loss, test" and lines[1].endswith("  0.08439 +- 0.00076  lower is better")
     assert lines[2].startswith("FID  ") and lines[2].endswith("lower is better; 297 test examples give 0.895")
     assert lines[-1] == f"all figures: {tmp_path}/results.jsonl; pictures: {tmp_path}/eval/step_1000"
 

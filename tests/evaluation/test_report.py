@@ -37,7 +37,7 @@ def test_the_meaning_says_which_way_is_better_and_what_to_compare_with():
 def test_losses_and_distances_come_before_the_rest_and_what_is_not_there_is_left_out():
     found = {"pixels_recall": 0.4, "frechet_raw": 0.5, "fid": 2.0, "inception_kid": 1e-3, "test_loss": 0.1, "step": 3}
     names = [row.name for row in report.rows(found)]
-    assert names == ["test loss", "FID", "Frechet distance, pixels", "KID, inception", "recall, pixels"]
+    assert names == ["loss, test", "FID", "Frechet distance, pixels", "KID, inception", "recall, pixels"]
     assert [row.name for row in report.rows(found, most=2)] == names[:2]
     assert report.rows({"step": 3}) == []
     assert report.values(found) == dict(zip(names, [0.1, 2.0, 0.5, 1e-3, 0.4], strict=True))

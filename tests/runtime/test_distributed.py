@@ -124,7 +124,7 @@ def test_two_processes_are_one_also_after_the_death_of_one(tmp_path):
     with processes(2, two, cache) as started:
         said = finish(started)
     assert f"checkpoint of step {reached}" in said[0] and "devices: 4 x cpu in 2 processes" in said[0]
-    assert f"step {STEPS}/{STEPS}" not in said[1] and "test loss" not in said[1]  # one speaks for all
+    assert f"step {STEPS}/{STEPS}" not in said[1] and "loss, test" not in said[1]  # one speaks for all
     got, want = outcome(two), outcome(one)
     assert got.keys() == want.keys() and len(want) > 60
     for name, values in want.items():
