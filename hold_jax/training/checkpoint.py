@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import os
 import re
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -23,6 +24,7 @@ FOLDER = "checkpoints"
 BEST_FOLDER = f"{FOLDER}/best"
 DAMAGED_FOLDER = "damaged"
 _RUN, _STATISTICS = "run", "statistics"  # keys beside the fingerprints: fields of the run's record
+_SETTLE_SECONDS = 2.0  # what deletes a folder may not have come to its end
 _SHOWN = 4  # largest number of array names in a message
 
 
@@ -120,6 +122,7 @@ class Checkpoints:
             return "start all processes again with the same command, to go on from the newest checkpoint"
         with contextlib.suppress(Exception):  # a write into the folder that is gone may fail in any way
             self.manager.wait_until_finished()
+        time.sleep(_SETTLE_SECONDS)
         try:
             found = work_directory.find(workdir)
             if found is not None and (self.record is None or found.run != self.record.run):
@@ -248,8 +251,8 @@ class Checkpoints:
         # Samples are mapped back by the mean and standard deviation that the network was trained with.
         if written.get(_STATISTICS, record.statistics) != record.statistics:
             raise UserError(
-                f"the statistics of the training data in {self.manager.directory.parent / work_directory.RECORD_FILE} "
-                f"are not those of checkpoint {step}: restore that file"
+                f"the statistics of the training data in {work_directory.RECORD_FILE} are not those of checkpoint "
+                f"{step} in {self.manager.directory}: restore {work_directory.RECORD_FILE}"
             )
 
     def _of_another(self, step: int, error: UnusableCheckpointError) -> str:

@@ -24,6 +24,7 @@ from hold_jax.numerics import exact
 from hold_jax.runtime import workdir as work_directory
 from hold_jax.runtime.log import Logs, MetricLog, read_jsonl
 from hold_jax.runtime.mesh import Devices
+from hold_jax.training import checkpoint
 from hold_jax.training.checkpoint import BEST_FOLDER, FOLDER, Checkpoints, abstract_state
 from hold_jax.training.state import init_state
 
@@ -333,6 +334,12 @@ def test_told_to_stop_it_writes_a_checkpoint_and_the_same_call_goes_on_bitwise(s
     ]
 
 
+@pytest.fixture
+def at_once(monkeypatch):
+    """Nothing here is still deleting."""
+    monkeypatch.setattr(checkpoint, "_SETTLE_SECONDS", 0.0)
+
+
 def disturbed(workdir, disturb):
     """A run of 20 steps; `disturb` is called while the eighth batch is read."""
     calls = []
@@ -354,7 +361,7 @@ def disturbed(workdir, disturb):
 RECORD = work_directory.Record({}, (2,), 0, run="this")
 
 
-def test_a_work_directory_deleted_under_a_run_costs_no_step(straight, tmp_path):
+def test_a_work_directory_deleted_under_a_run_costs_no_step(straight, tmp_path, at_once):
     workdir = tmp_path / "run"
     message = disturbed(workdir, lambda: shutil.rmtree(workdir))
     assert message.startswith(
@@ -366,7 +373,8 @@ def test_a_work_directory_deleted_under_a_run_costs_no_step(straight, tmp_path):
     small.assert_bitwise(run(workdir), straight[1])
 
 
-def test_a_work_directory_moved_under_a_run_goes_on_in_both_places(straight, tmp_path):
+@pytest.mark.slow
+def test_a_work_directory_moved_under_a_run_goes_on_in_both_places(straight, tmp_path, at_once):
     old, new = tmp_path / "old", tmp_path / "new"
     message = disturbed(old, lambda: os.rename(old, new))
     assert "If you moved the folder, --workdir=DIR goes on from the newest checkpoint in it" in message
@@ -374,7 +382,7 @@ def test_a_work_directory_moved_under_a_run_goes_on_in_both_places(straight, tmp
         small.assert_bitwise(run(workdir), straight[1])
 
 
-def test_a_run_that_was_replaced_by_another_writes_nothing(tmp_path):
+def test_a_run_that_was_replaced_by_another_writes_nothing(tmp_path, at_once):
     def disturb():
         shutil.rmtree(tmp_path)
         work_directory.write(tmp_path, dataclasses.replace(RECORD, run="other"))

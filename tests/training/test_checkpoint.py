@@ -338,6 +338,6 @@ def test_a_record_whose_statistics_changed_is_an_error_and_costs_no_checkpoint(t
     small.assert_bitwise(resume(tmp_path)[0], state_at(5))
     workdir.write(tmp_path, dataclasses.replace(run, statistics={"mean": [1.5, 2.5], "std": [1.0, 0.2]}))
     before = small.contents(tmp_path)
-    with pytest.raises(UserError, match=r"statistics .* in .*/config\.json are not those of checkpoint 5: restore"):
+    with pytest.raises(UserError, match=r"statistics .* in config\.json are not those of checkpoint 5 in .*: restore"):
         resume(tmp_path)
     assert small.contents(tmp_path) == before
