@@ -106,6 +106,9 @@ class Experiment:
     def _next_record(self, run: Record, data: Dataset) -> Record:
         """The record of a run that goes on, with its changes in the history."""
         changes = dict(self.changes)
+        if tuple(run.data_shape) != data.shape:
+            allowed = f"data of shape {tuple(run.data_shape)}, those of the run in {self.path}, not {data.shape}"
+            raise UserError(f"`data.name` is {data.name!r}; it must be {allowed}: choose another --workdir")
         if data.digest_of_some != run.data:
             wrong = [f"data.{key}" for key in _OF_THE_DATA if f"data.{key}" in changes]
             if wrong:

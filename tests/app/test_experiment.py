@@ -173,6 +173,13 @@ def test_data_that_changed_in_place_are_said(tmp_path, capsys):
     assert again.history == {"5": {"data": [first.data, again.data]}} and first.data != again.data
 
 
+def test_data_of_another_shape_do_not_go_on(tmp_path):
+    begun(tmp_path, of_file(), pictures())
+    wide = array_dataset("digits", "train", np.zeros((4, 8, 10, 1), np.uint8), None, 0)
+    with pytest.raises(UserError, match=r"it must be data of shape \(8, 8, 1\), .*\(8, 10, 1\)"):
+        find(of_flags(), tmp_path, to_train=True).record(wide)
+
+
 def test_a_run_without_a_digest_goes_on_with_the_name_of_its_data(run):
     assert find(of_flags(), run, to_train=True).record(pictures()).history == {}
     with pytest.raises(UserError, match=r"config\.json has no digest of its data"):
