@@ -26,6 +26,7 @@ _MODES = {
     "eval": "test loss, distances of samples to the data, bits per dimension (eval.likelihood)",
     "plot": "draw what training logged, and the figures of each evaluated checkpoint",
     "show": "print every key of the config with its value, range and note",
+    "tune": "find the best sampler of the run for each number of network calls (tune.calls)",
     "stats": "compute and keep the reference statistics of the training data",
 }
 _USED_MOST = (

@@ -243,6 +243,11 @@ class SamplingConfig:
         "sampler",
     )  # fmt: skip
     num_steps: int = whole(34, "[1, 1e6]", "of the grid; an adaptive probability_flow chooses its own")
+    calls: int | None = whole(
+        None,
+        "[1, 1e6]",
+        "network calls: the sampler of --mode=tune for so many, else num_steps to fit; None: num_steps",
+    )
     grid: str = choice(
         "log", ("uniform", "quadratic", "karras", "log"), "uniform, quadratic in t; log in effective noise"
     )
@@ -426,6 +431,21 @@ class LikelihoodConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class TuneConfig:
+    """The choice of a sampler, --mode=tune: `hold_jax/loops/tune.py`."""
+
+    calls: int | tuple[int, ...] = several(
+        (10, 20, 50),
+        int,
+        "[2, 1e5]",
+        "[1, 20]",
+        "network calls to find the best sampler for, e.g. 10,20,50",
+        or_one=True,
+    )
+    samples: int = whole(512, "[64, 1e6]", "samples in the last round; the first has an eighth of them")
+
+
+@dataclasses.dataclass(frozen=True)
 class Config:
     """All of an experiment. It is checked when it is read; what it is passed on to does not check it again."""
 
@@ -441,6 +461,7 @@ class Config:
     task: TaskConfig = section(TaskConfig)
     eval: EvalConfig = section(EvalConfig)
     likelihood: LikelihoodConfig = section(LikelihoodConfig)
+    tune: TuneConfig = section(TuneConfig)
 
     def flat(self) -> dict[str, Any]:
         """Every value by `section.key`, in the table's order."""

@@ -39,7 +39,8 @@ _OF_THE_DATA = ("name", "kind", "image_size", "channels", "bits", "data_dir", "s
 _SIGMA_DATA = "model.sigma_data"
 # Sections and keys of which a change is not worth a line: they do not change what is learned.
 _NOT_OF_THE_TRAINING = (
-    "sampling", "task", "eval", "likelihood", "data.memory_limit_gib", "model.remat", "training.steps_per_call",
+    "sampling", "task", "eval", "likelihood", "tune", "logging", "data.memory_limit_gib", "model.remat",
+    "training.steps_per_call",
     "training.log_every", "training.sample_every", "training.checkpoint_every", "training.keep_last",
     "training.keep_every", "training.skip_limit", "training.profile", "training.report",
 )  # fmt: skip

@@ -27,10 +27,12 @@ class Given:
     Attributes:
       name: of the config file, without its ending; None where none is given.
       values: by `section.key`; all of the file's, and the flags'.
+      flags: the keys that flags give.
     """
 
     name: str | None
     values: dict[str, Any]
+    flags: frozenset[str] = frozenset()
 
 
 def read(path: str | None, arguments: Sequence[str]) -> Given:
@@ -44,7 +46,8 @@ def read(path: str | None, arguments: Sequence[str]) -> Given:
       UserError: in one line, for whatever is wrong with the file, a key or a value.
     """
     name, values = (None, {}) if path is None else _load(path)
-    return Given(name, values | dict(_flags(arguments)))
+    found = dict(_flags(arguments))
+    return Given(name, values | found, frozenset(found))
 
 
 def _flags(arguments: Sequence[str]) -> list[tuple[str, Any]]:

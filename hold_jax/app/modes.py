@@ -10,17 +10,20 @@ from typing import Any
 import jax
 import numpy as np
 
-from hold_jax.app import build, card, experiment, initial, packed
+from hold_jax.app import build, card, experiment, initial, packed, tuned
 from hold_jax.app.config import KEYS, Config
 from hold_jax.app.experiment import Experiment
 from hold_jax.app.flags import Given
 from hold_jax.autoguided import Autoguided
 from hold_jax.data import Dataset, Statistics
+from hold_jax.data.dataset import array_dataset
 from hold_jax.errors import UserError, require
 from hold_jax.evaluation import figures, reference, report
 from hold_jax.evaluation.feature_network import FeatureNetwork
+from hold_jax.evaluation.features import features_of
 from hold_jax.loops import tasks
-from hold_jax.loops.draw import make_draw
+from hold_jax.loops import tune as search
+from hold_jax.loops.draw import SampleSettings, make_draw
 from hold_jax.loops.evaluate import FOLDER as EVALUATION_FOLDER
 from hold_jax.loops.evaluate import EvalSettings, Evaluator
 from hold_jax.loops.generate import generate
@@ -51,6 +54,8 @@ def run(mode: str, given: Given, folder: str | None, cache: str = "off", command
     # Stops all processes before they wait for each other with different programs.
     distributed.require_same({"workdir": str(found.path), **found.config.flat()})
     cache_compilations(cache, found.path)
+    if mode in _WRITING:
+        found = dataclasses.replace(found, config=tuned.apply(found.config, found.path, given.flags))
     MODES[mode](found)
     if mode in _WRITING and distributed.is_main():
         if command is not None:
@@ -217,6 +222,45 @@ def score(this: Experiment) -> None:
         _print_results(evaluator.evaluate(joined(params), step=step), path)
 
 
+def tune(this: Experiment) -> None:
+    """Finds the best sampler for each number of network calls; keeps it in tuned.json, and draws tune.png."""
+    config, path, found = this.config, this.path, this.model_run
+    workdir.require_writable(path)
+    require(jax.process_count() == 1, "mode", "tune", "run by one process")
+    model = _model(config, found.data_shape, found.num_classes, build.statistics(found))
+    tried = {calls: tuned.candidates(config, calls) for calls in tuned.calls_of(config)}
+    train = _dataset(config, "train", found.data_shape)
+    network = build.feature_networks(config, lambda: train, path)[:1]
+    require(bool(network), "eval.features", config.eval.features, "the network in whose features samples are compared")
+    given = build.conditions(config, model, lambda: _dataset(config, "test", found.data_shape))
+    chosen = config.sampling.checkpoint
+    ((step, params),) = _averages(config, model, path, None if chosen is None else [chosen])
+    introduce(model, train, path, step=step)
+
+    def features(data: Dataset) -> np.ndarray:
+        values = np.asarray(features_of(network[0], data, Devices.all()).values)
+        # Coordinates of vectors may differ in scale; those of feature networks stay as they are.
+        std = model.statistics.std
+        return values / np.array(std) if len(std) == values.shape[1] else values
+
+    size = config.tune.samples // 2 ** (search.ROUNDS - 1)
+    drawn, joined = _guided(config, model)
+    eps = search.Network(drawn, joined(params), build.sampling(config), given, size)
+
+    def draw(settings: SampleSettings, block: int) -> np.ndarray | None:
+        x = eps.draw(settings, block)
+        return None if x is None else features(array_dataset("samples", "train", x, None, 0))
+
+    target, choices = search.Reference(features(train.subset(_REFERENCE))), {}
+    for calls, candidates in tried.items():
+        say = functools.partial("{} calls, {}".format, calls)
+        choices[calls] = search.choose(candidates, draw, target, lambda line, say=say: distributed.say(say(line)))
+        tuned.write(path, config, step, network[0].name, choices)
+    print(search.table(choices), flush=True)
+    pictures.write_png(search.plot(choices), path / "tune.png")
+    print(f"kept: {path / tuned.FILE}, drawn: {path / 'tune.png'}", flush=True)
+
+
 def stats(this: Experiment) -> None:
     """Computes and keeps the reference statistics of the training data, for each of config.eval.features."""
     config, path = this.config, this.path
@@ -298,7 +342,9 @@ MODES: dict[str, Callable[[Experiment], None]] = {
     "stats": stats,
     "show": show,
     "plot": plot,
+    "tune": tune,
 }
+_REFERENCE = 4000  # training examples that samples are compared with in `tune`
 _WRITING = ("train", "sample", "eval")  # modes that change what the model card says
 
 

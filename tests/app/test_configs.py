@@ -222,12 +222,14 @@ def parameters_of(section):
         "task": list(build.TASKS.values()),
         "eval": [EvalSettings],
         "likelihood": [LikelihoodSettings, ode.Solver],
+        "tune": [],
     }
     return {name for constructor in taken[section] for name in inspect.signature(constructor).parameters}
 
 
 def test_no_key_of_the_base_is_dead():
-    source = inspect.getsource(build) + inspect.getsource(importlib.import_module("hold_jax.app.modes"))
+    source = inspect.getsource(build)
+    source += "".join(inspect.getsource(importlib.import_module(f"hold_jax.app.{name}")) for name in ("modes", "tuned"))
     for section, keys in load("base").items():
         if section in ("seed", "logging"):  # no sections
             continue

@@ -31,7 +31,8 @@ def test_a_file_anywhere_and_flags_after_it(tmp_path):
 
 def test_flags_alone_are_what_they_say():
     found = flags.read(None, ["--config.sde.order", "2", "--config.sde.gammas=(1.5,)", "--config.sampling.label=None"])
-    assert found == flags.Given(None, {"sde.order": 2, "sde.gammas": (1.5,), "sampling.label": None})
+    values = {"sde.order": 2, "sde.gammas": (1.5,), "sampling.label": None}
+    assert found == flags.Given(None, values, frozenset(values))
 
 
 def test_the_argument_of_a_config_file_follows_a_colon():

@@ -1,0 +1,89 @@
+"""Which samplers are tried, and how a command takes the one that was kept."""
+
+import json
+
+import pytest
+
+from hold_jax.app import build, tuned
+from hold_jax.app import config as base
+from hold_jax.errors import UserError
+from hold_jax.loops.tune import Choice, Outcome
+
+CONFIG = build.resolve(base.Config().changed({"data.name": "digits", "sampling.frames": 17}))
+
+
+def kept(path, calls, options, config=CONFIG):
+    candidate = next(c for c in tuned.candidates(config, calls) if options.items() <= c.options.items())
+    outcome = Outcome(candidate, 512, 0.1, 0.01, -0.02, 0.005)
+    tuned.write(path, config, 1000, "classifier", {calls: Choice(outcome, outcome, [outcome])})
+    return candidate
+
+
+def with_calls(calls, config=CONFIG):
+    return config.changed({"sampling.calls": calls})
+
+
+def test_candidates_make_the_calls_that_are_asked_for():
+    found = tuned.candidates(CONFIG, 20)
+    assert found[0].label == "the run's own" and found[0].settings.num_steps == 19
+    assert {c.settings.num_steps for c in found if c.options.get("name") == "heun"} == {
+        9
+    }  # two calls a step, and the last
+    assert {c.settings.num_steps for c in found if c.options.get("name") != "heun"} == {19}
+    assert len({c.label for c in found}) == len(found) == 33
+
+
+def test_the_tuned_sampler_is_taken_for_its_calls(tmp_path, capsys):
+    candidate = kept(tmp_path, 20, {"name": "unipc", "order": 2, "grid": "karras"})
+    found = tuned.apply(with_calls(20), tmp_path)
+    assert build.sampling(found).sampler == candidate.settings.sampler
+    s = found.sampling
+    assert (s.name, s.order, s.grid, s.rho, s.num_steps, s.churn, s.frames) == ("unipc", 2, "karras", 7.0, 19, 0.0, 19)
+    assert capsys.readouterr().err.startswith("20 calls, as tuned: unipc order=2 grid=karras rho=7 in 19 steps")
+
+
+def test_other_calls_processes_and_samplers_are_the_commands_own(tmp_path, capsys):
+    kept(tmp_path, 20, {"name": "unipc"})
+    for config, flags in (
+        (with_calls(30), ()),
+        (with_calls(20).changed({"sde.order": 1}), ()),
+        (with_calls(20).changed({"sampling.guidance": 2.0}), ()),
+        (with_calls(20), ("sampling.churn",)),
+    ):
+        found = tuned.apply(config, tmp_path, flags).sampling
+        assert (found.name, found.num_steps) == ("gaussian_fitted", config.sampling.calls - 1)
+    said = capsys.readouterr().err.splitlines()
+    assert said == [
+        "30 calls: gaussian_fitted in 29 steps; tuned there: 20",
+        *["20 calls: gaussian_fitted in 19 steps; --mode=tune finds the best"] * 2,
+    ]
+    assert tuned.apply(CONFIG, tmp_path) == CONFIG
+
+
+def test_choices_of_other_calls_and_processes_stay(tmp_path):
+    kept(tmp_path, 10, {"name": "heun"})
+    kept(tmp_path, 20, {"name": "heun"})
+    kept(tmp_path, 20, {"name": "dpmpp_2m"})
+    kept(tmp_path, 20, {"name": "heun"}, build.resolve(CONFIG.changed({"sde.order": 1})))
+    entries = tuned.read(tmp_path)
+    assert [(e["calls"], e["sde"]["order"], e["sampling"]["name"]) for e in entries] == [
+        (10, 3, "heun"), (20, 3, "dpmpp_2m"), (20, 1, "heun")
+    ]  # fmt: skip
+    (tmp_path / tuned.FILE).write_text("{")
+    assert tuned.read(tmp_path) == []
+
+
+def test_an_edited_choice_is_checked(tmp_path):
+    kept(tmp_path, 20, {"name": "heun"})
+    text = json.loads((tmp_path / tuned.FILE).read_text())
+    text["tuned"][0]["sampling"] = {"name": "huen", "num_steps": 3}
+    (tmp_path / tuned.FILE).write_text(json.dumps(text))
+    with pytest.raises(UserError, match=r"`sampling.name` is 'huen' \(did you mean 'heun'\?\)"):
+        tuned.apply(with_calls(20), tmp_path)
+
+
+def test_too_few_calls_and_adaptive_samplers_are_errors():
+    heun = build.resolve(CONFIG.changed({"sampling.name": "heun", "sampling.churn": None, "sampling.order": None,
+                                         "sampling.corrector": None, "sampling.gauge": None}))  # fmt: skip
+    with pytest.raises(UserError, match=r"`sampling\.calls` is 1; it must be 3 or more"):
+        tuned.with_calls(heun, 1)
