@@ -3,8 +3,8 @@
 python -m benchmarks.inverse --output=docs/results
 
 A pass is one evaluation of the network or one backward pass through it (a product with the transposed Jacobian, which
-costs about as much): a step of `proximal` is 1 pass, of `dps` and `pigdm` 2, of `moment_matching` 1 + its conjugate
-gradients. The final denoising counts as a step.
+costs about as much): a step of `proximal` is 1 pass, of `dps` and `pigdm` 2, of `moment_matching` 1 + its solver's
+steps. The final denoising counts as a step.
 
 - gaussian: smooth random pictures, 8x8, of power 1 / (1 + |k|^2)^2; four operators, noise 0.05. D' is affine in the
   state for all methods but `dps`, so the law of the samples is propagated through the sampler (unipc, 10 to 80 steps)
@@ -14,7 +14,7 @@ gradients. The final denoising counts as a step.
   samples (gaussian_fitted) to the exact posterior, over that of a second exact draw; mean and standard error over six
   measurements.
 
-Orders 1 to 4. About 10 minutes on 2 CPU cores.
+Orders 1 to 4; order 3 alone takes 4 minutes of processor time.
 """
 
 import argparse
@@ -27,7 +27,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from matplotlib.figure import Figure
 
 from benchmarks import report
 from hold_jax import inverse, kernels, operators, samplers, sde
@@ -40,14 +39,14 @@ from hold_jax.samplers.loop import Draws
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from reference import measured
 
-# Label: method, passes of a step, color.
-METHODS: dict[str, tuple[Any, int, str]] = {
-    "proximal": (inverse.proximal, 1, "tab:gray"),
-    "dps": (inverse.dps, 2, "tab:orange"),
-    "pigdm": (inverse.pigdm, 2, "tab:blue"),
-    "moment_matching, 1": (functools.partial(inverse.moment_matching, steps=1), 2, "tab:pink"),
-    "moment_matching, 3": (functools.partial(inverse.moment_matching, steps=3), 4, "tab:red"),
-    "moment_matching, 8": (functools.partial(inverse.moment_matching, steps=8), 9, "black"),
+# Label: method, passes of a step.
+METHODS: dict[str, tuple[Any, int]] = {
+    "proximal": (inverse.proximal, 1),
+    "dps": (inverse.dps, 2),
+    "pigdm": (inverse.pigdm, 2),
+    "moment_matching, 1": (functools.partial(inverse.moment_matching, steps=1), 2),
+    "moment_matching, 3": (functools.partial(inverse.moment_matching, steps=3), 4),
+    "moment_matching, 8": (functools.partial(inverse.moment_matching, steps=8), 9),
 }
 ORDERS = (1, 2, 3, 4)
 STEPS = (10, 20, 40, 80)
@@ -125,7 +124,7 @@ def gaussian(args: argparse.Namespace) -> report.Rows:
         y, posterior = measurement(operator, law, noise)
         m = sde.hold(order=order)
         basis = starts(m, 64)
-        for label, (method, passes, _) in METHODS.items():
+        for label, (method, passes) in METHODS.items():
             if label == "dps":
                 shape = (DPS_SAMPLES, 8, 8, order, 1)
                 u = jax.random.normal(jax.random.key(0), shape) * np.float32(np.sqrt(m.prior_cov[0, 0]))
@@ -167,7 +166,7 @@ def mixture(args: argparse.Namespace) -> report.Rows:
     distance = functools.partial(sliced_wasserstein, num_projections=64)
     floors = [distance(*pair) for pair in draws]
     same = jnp.asarray(np.repeat(ys, num, axis=0), jnp.float32)
-    for order, (label, (method, passes, _)) in itertools.product(args.orders, METHODS.items()):
+    for order, (label, (method, passes)) in itertools.product(args.orders, METHODS.items()):
         m = sde.hold(order=order)
         run = Run(m, samplers.gaussian_fitted(), method(m, law.eps_fn(m, (6,)), operator, same, noise))
         u = jax.random.normal(jax.random.key(0), (len(same), order, 6)) * np.float32(np.sqrt(m.prior_cov[0, 0]))
@@ -205,29 +204,8 @@ def table(rows: report.Rows, orders: list[int]) -> None:
         print(f"{label:<22}" + "".join(f"{text:>14}" for text in texts))
 
 
-def plot(rows: report.Rows, figure: Figure) -> None:
-    """Error against passes at order 3."""
-    figure.set_size_inches(9.5, 3.8)
-    left, right = figure.subplots(1, 2)
-    for label, (_, _, color) in METHODS.items():
-        style = {"color": color, "label": label, "marker": "o", "ms": 4, "lw": 1.2}
-        steps = {r["steps"]: r["passes"] for r in rows if (r["method"], r["problem"]) == (label, "gaussian")}
-        steps = dict(sorted(steps.items()))
-        values = [worst(rows, problem="gaussian", method=label, order=SHOWN_ORDER, steps=s) for s in steps]
-        left.plot(list(steps.values()), values, **style)
-        found = [r for r in rows if (r["method"], r["problem"], r["order"]) == (label, "mixture", SHOWN_ORDER)]
-        of = ([r[key] for r in found] for key in ("passes", "distance", "error"))
-        right.errorbar(*of, capsize=2, **style)
-    left.set(title="Gaussian pictures: KL from the posterior, worst of 4", ylabel="nats a dimension")
-    right.set(title="Mixture: distance to the posterior", ylabel="sliced Wasserstein over floor")
-    for axes in (left, right):
-        axes.set(xscale="log", yscale="log", xlabel="network passes, forward and backward")
-        axes.grid(alpha=0.3)
-    right.legend(fontsize=8)
-
-
 def main() -> None:
-    """Prints tables; writes JSON and a figure."""
+    """Prints tables; writes JSON."""
     parser = report.parser(__doc__)
     parser.add_argument("--orders", type=int, nargs="+", default=list(ORDERS))
     parser.add_argument("--num", type=int, default=10_000, help="mixture: samples for each measurement")
@@ -236,7 +214,7 @@ def main() -> None:
     table(rows, args.orders)
     at = {label: worst(rows, problem="gaussian", method=label, order=SHOWN_ORDER, steps=20) for label in METHODS}
     sentence = f"Order 3, 20 steps, worst KL: {', '.join(f'{label} {value:.1e}' for label, value in at.items())}."
-    report.finish(args, "inverse", rows, sentence, functools.partial(plot, rows))
+    report.finish(args, "inverse", rows, sentence)
 
 
 if __name__ == "__main__":
