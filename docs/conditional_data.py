@@ -1,6 +1,6 @@
 """Writes the data of docs/conditions.md: digits with their lower halves, points on circles with their directions.
 
-python docs/conditional_data.py
+python -m docs.conditional_data
 """
 
 import numpy as np

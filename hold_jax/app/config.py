@@ -87,8 +87,8 @@ class DataConfig:
     flip: bool = switch(False, "mirror pictures left to right at random")
     condition: str | None = text(
         None,
-        "names of arrays",
-        "npz: arrays with a picture or vector to condition on for each example, comma-separated",
+        "names of arrays, or a path",
+        "npz: arrays to condition on, a picture or vector for each example; folder: PATH of pictures of the same names",
     )
 
 

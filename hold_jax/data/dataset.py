@@ -31,7 +31,10 @@ class RandomAccess(Protocol):
         ...
 
     def __getitem__(self, index: int, /) -> dict[str, Any]:
-        """Returns `{'x': array of Dataset.shape, 'label': int}`; must be safe to call from several threads."""
+        """Returns an example; must be safe to call from several threads.
+
+        It is `{'x': array of Dataset.shape, 'label': int}`, and may have a condition `'picture'`.
+        """
         ...
 
 
@@ -53,8 +56,8 @@ class Dataset:
       num_classes: 0 if unlabeled; all labels in batches are then 0.
       class_names: one per class; empty if the classes have no names.
       kind: one of `KINDS`; `default_kind` unless it is given.
-      picture: a condition picture of each example, `(N, H, W, C)` uint8 or float32, or a source of pictures; None if
-        there are none.
+      picture: a condition picture of each example, `(N, H, W, C)` uint8 or float32; None if there are none, or if they
+        are in the examples of a `RandomAccess` source.
       vector: a condition vector of each example, `(N, k)` float32; None if there are none.
     """
 
@@ -66,7 +69,7 @@ class Dataset:
     num_classes: int
     class_names: tuple[str, ...] = ()
     kind: str = ""
-    picture: np.ndarray | RandomAccess | None = None
+    picture: np.ndarray | None = None
     vector: np.ndarray | None = None
 
     def __post_init__(self):
@@ -129,12 +132,11 @@ class Dataset:
                 "x": np.stack([e["x"] for e in examples]),
                 "label": np.array([e["label"] for e in examples], np.int32),
             }
-        if isinstance(self.picture, np.ndarray):
-            batch["picture"] = self.picture.take(indices, axis=0)
-        elif self.picture is not None:
-            batch["picture"] = np.stack([self.picture[i]["x"] for i in indices.tolist()])
-        if self.vector is not None:
-            batch["vector"] = self.vector.take(indices, axis=0)
+            if "picture" in examples[0]:
+                batch["picture"] = np.stack([e["picture"] for e in examples])
+        for name, array in (("picture", self.picture), ("vector", self.vector)):
+            if array is not None:
+                batch[name] = array.take(indices, axis=0)
         return batch
 
     @functools.cached_property
@@ -223,9 +225,9 @@ def measure(data: Dataset) -> Statistics:
     if data.kind != "picture":
         mean, std = _moments(np.asarray(data.source if batch is None else batch["x"]))
         found = dataclasses.replace(found, mean=mean, std=std)
-    if data.picture is not None:
+    if "picture" in data.layout:
         found = dataclasses.replace(found, picture_shape=data.layout["picture"][0])
-        if isinstance(data.picture, np.ndarray) and data.picture.dtype != np.uint8:
+        if data.picture is not None and data.picture.dtype != np.uint8:
             mean, std = _moments(data.picture)
             found = dataclasses.replace(found, picture_mean=mean, picture_std=std)
     if data.vector is not None:

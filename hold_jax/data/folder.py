@@ -1,5 +1,6 @@
 """`folder:PATH`: pictures in a folder, a zip archive or a bucket, in any format that Pillow reads, or as .npy files."""
 
+import dataclasses
 import logging
 import os
 import threading
@@ -36,6 +37,7 @@ def load(
     image_size: Size = None,
     channels: int | None = None,
     bits: int | None = None,
+    condition: str | None = None,
     data_dir: str | None = None,
     memory_limit_bytes: int,
 ) -> Dataset:
@@ -57,6 +59,8 @@ def load(
       image_size: of pictures; None, and for arrays: the size of the files, which must then be the same for all.
       channels: of pictures: 1 or 3; None: 3.
       bits: of pictures: see `images.read_picture`.
+      condition: a second PATH with a condition picture for each picture, of the same name but perhaps another
+        extension. They are read as the pictures are: with `image_size`, `bits`, and `channels` or else 3.
       data_dir: root of a relative PATH.
       memory_limit_bytes: larger sets are not read into memory; a picture is decoded each time it is used.
 
@@ -75,26 +79,68 @@ def load(
         read = lambda file: images.read_picture(file, image_size, depth, bits)  # noqa: E731
         shape = (*(images.sides(image_size) or _first(name, files, images.picture_size)), depth)
 
-    if len(files) * int(np.prod(shape)) * dtype.itemsize > memory_limit_bytes:
+    pairs = None if condition is None else _paired(name, condition, data_dir, files)
+    read_pair: Read = lambda file: images.read_picture(file, image_size, channels or 3, bits)  # noqa: E731
+    pair_shape = () if pairs is None else _first(condition or "", pairs, lambda file: read_pair(file).shape)
+    size = int(np.prod(shape)) * dtype.itemsize + (int(np.prod(pair_shape)) if pairs else 0)
+    if len(files) * size > memory_limit_bytes:
         if image_size is None:
             keep = _scan(name, files, lambda i: _require_size(files, i, images.picture_size(files[i]), shape[:2]))
             files, labels = [files[i] for i in keep], None if labels is None else labels[keep]
-        source = LazyPictures(name, files, labels, read, shape)
+            pairs = None if pairs is None else [pairs[i] for i in keep]
+        source = LazyPictures(name, files, labels, read, shape, pairs, read_pair, pair_shape)
         return Dataset(name, split, source, labels, shape, num_classes, names, kind)
     x, keep = _decode(name, files, read, np.empty((len(files), *shape), dtype))
-    return array_dataset(name, split, x, None if labels is None else labels[keep], num_classes, names)
+    found = array_dataset(name, split, x, None if labels is None else labels[keep], num_classes, names)
+    if pairs is None:
+        return found
+    pairs = [pairs[i] for i in keep]
+    picture, good = _decode(condition or "", pairs, read_pair, np.empty((len(pairs), *pair_shape), np.uint8))
+    if len(good) < len(pairs):
+        bad = pairs[min(set(range(len(pairs))) - set(good.tolist()))]
+        raise UserError(f"`condition` is {condition!r}; {bad} cannot be read: repair it, or remove it and its picture")
+    return dataclasses.replace(found, picture=picture)
+
+
+def _paired(name: str, condition: str, data_dir: str | None, files: list[File]) -> list[File]:
+    """Returns the condition picture of each file: that with its name, without the extension, below `condition`."""
+    try:
+        root = _root(f"folder:{condition}", data_dir)
+    except UserError as error:
+        raise UserError(str(error).replace("`name` is", "`condition` is", 1)) from None
+    there = {os.path.splitext(file.name)[0]: file for file in _pictures(root, root.names())}
+    keys = [os.path.splitext(file.name)[0] for file in files]
+    missing = [file.name for file, key in zip(files, keys, strict=True) if key not in there]
+    if missing:
+        raise UserError(
+            f"`condition` is {condition!r}; it must hold a picture of the same name for each of {name!r}, and has none "
+            f"for {len(missing):,} of {len(files):,}, such as {missing[0]}"
+        )
+    return [there[key] for key in keys]
 
 
 class LazyPictures:
     """Picture files that are decoded each time they are read.
 
     A damaged file is replaced by the next one, with a warning. The choice is deterministic, so that all processes make
-    the same. More than 1 % of damaged files are an error.
+    the same. More than 1 % of damaged files are an error. A file's condition picture, if `pairs` has one for each file,
+    is the example's `picture`; a damaged one counts as a damaged file.
     """
 
-    def __init__(self, name: str, files: list[File], labels: np.ndarray | None, read: Read, shape: tuple[int, ...]):
+    def __init__(
+        self,
+        name: str,
+        files: list[File],
+        labels: np.ndarray | None,
+        read: Read,
+        shape: tuple[int, ...],
+        pairs: list[File] | None = None,
+        read_pair: Read | None = None,
+        pair_shape: tuple[int, ...] = (),
+    ):
         self._name, self._files, self._labels = name, files, labels
         self._read, self._shape = read, shape
+        self._pairs, self._read_pair, self._pair_shape = pairs, read_pair, pair_shape
         self._bad: dict[int, str] = {}
         self._lock = threading.Lock()
 
@@ -106,13 +152,17 @@ class LazyPictures:
             try:
                 x = self._read(self._files[index])
                 _require_shape(x, self._shape)
+                beside = {}
+                if self._pairs is not None and self._read_pair is not None:
+                    beside = {"picture": self._read_pair(self._pairs[index])}
+                    _require_shape(beside["picture"], self._pair_shape)
             except UserError:
                 raise
             except images.UNREADABLE as error:
                 self._note(index, error)
                 index = (index + 1) % len(self)
                 continue
-            return {"x": x, "label": 0 if self._labels is None else int(self._labels[index])}
+            return {"x": x, "label": 0 if self._labels is None else int(self._labels[index]), **beside}
 
     def _note(self, index: int, error: BaseException) -> None:
         with self._lock:

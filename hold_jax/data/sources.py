@@ -19,7 +19,7 @@ _SOURCES: dict[str, tuple[Callable[..., Dataset], set[str]]] = {
     **{name: (toy.load, {"size", "seed"}) for name in toy.TOYS},
     "damped_sines": (toy_signals.load, {"size", "seed"}),
     "tfds:": (tfds_source.load, _IMAGE | _DISK),
-    "folder:": (folder.load, _IMAGE | _DISK | {"bits", "kind"}),
+    "folder:": (folder.load, _IMAGE | _DISK | {"bits", "kind", "condition"}),
     "npz:": (npz.load, _IMAGE | _DISK | {"bits", "kind", "condition"}),
 }
 # These two options do not change the data, so a source without files may ignore them.
@@ -51,7 +51,8 @@ def load(
       image_size: pictures are scaled so that they cover a square of this side, or (height, width), and cropped around
         the center; None: no change.
       channels: 1 or 3; None: those of the source (folder: 3).
-      condition: npz only: names of the arrays with the conditions of the examples, comma-separated.
+      condition: of the examples. npz: names of arrays, comma-separated; folder: a second PATH with a picture of the
+        same name for each picture; other sources have none.
       data_dir: root of relative PATHs, and the folder of the data of TFDS.
       bits: folder and npz only: number of bits that the values of 16-bit pictures use, 9 to 16; required for those.
       size: toys only: the number of examples (default 50,000 for train, 10,000 for test; of signals 20,000 and 2,000).

@@ -1,6 +1,7 @@
 """Conditions beside the examples of an npz."""
 
 import numpy as np
+import PIL.Image
 import pytest
 
 from hold_jax import data
@@ -110,3 +111,46 @@ def test_what_cannot_be_a_condition_is_named(save, arrays, condition, message):
 def test_other_data_have_no_conditions():
     with pytest.raises(UserError, match="`condition` is 'a'; the data set 'digits' has no such option"):
         load("digits", condition="a")
+
+
+# --- Paired folders --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """20 pictures of 6x6, and in a second folder the upper half of each."""
+    for i in range(20):
+        picture = np.random.default_rng(i).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+        picture[0, 0] = i
+        for folder, ending, array in (("a", "png", picture), ("b", "bmp", picture[:3])):
+            path = tmp_path / folder / ("cat" if i % 2 else "dog") / f"{i:02d}.{ending}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            PIL.Image.fromarray(array).save(path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("limit", [1 << 20, 1], ids=["in memory", "on disk"])
+def test_a_second_folder_has_the_picture_of_the_same_name(folders, limit):
+    for split, num in (("train", 18), ("test", 2)):
+        options = dict(condition=str(folders / "b"), memory_limit_bytes=limit)
+        found = data.load(f"folder:{folders / 'a'}", split=split, **options)
+        assert found.in_memory == (limit > 1) and found.layout["picture"] == ((3, 6, 3), np.uint8)
+        batch = found.subset(None).gather(np.arange(num))
+        np.testing.assert_array_equal(batch["picture"], batch["x"][:, :3])
+        assert measure(found).picture_shape == (3, 6, 3)
+
+
+def test_a_damaged_condition_is_named(folders):
+    (folders / "b" / "cat" / "01.bmp").write_bytes(b"BM")
+    with pytest.raises(UserError, match=r"1 of \d+ pictures cannot be read: .*01\.bmp"):
+        data.load(f"folder:{folders / 'a'}", split="train", condition=str(folders / "b"))
+
+
+def test_pairs_that_are_missing_or_damaged_are_named(folders):
+    (folders / "b" / "dog" / "04.bmp").unlink()
+    name = f"folder:{folders / 'a'}"
+    for split, of in (("train", 18),):
+        with pytest.raises(UserError, match=rf"none for 1 of {of}, such as dog/04.png"):
+            data.load(name, split=split, condition=str(folders / "b"))
+    with pytest.raises(UserError, match="`condition` is 'folder:none'; there is no folder none"):
+        data.load(name, split="train", condition="none")
