@@ -232,7 +232,8 @@ def top_operations(folder: Path, count: int = 20) -> list[dict[str, Any]]:
     on_device = {pid for pid, name in names.items() if "/device:" in name} or set(names)
     total, calls = collections.Counter(), collections.Counter()
     for event in trace:
-        if event.get("ph") == "X" and event["pid"] in on_device:
+        # A name with a dollar sign is a Python function of the host.
+        if event.get("ph") == "X" and event["pid"] in on_device and not event["name"].startswith("$"):
             total[event["name"]] += event.get("dur", 0)
             calls[event["name"]] += 1
     return [{"name": name[:80], "ms": us / 1e3, "calls": calls[name]} for name, us in total.most_common(count)]

@@ -46,7 +46,14 @@ def test_top_operations_are_sums_over_the_devices_events(tmp_path):
         {"name": "process_name", "pid": pid, "args": {"name": of}}
         for pid, of in ((1, "/host:CPU"), (2, "/device:TPU:0"))
     ]
-    events = [*named, event(2, "conv", 2000), event(2, "conv", 1000), event(2, "copy", 500), event(1, "python", 9000)]
+    events = [
+        event(2, "$queue.py:122 put", 7000),
+        *named,
+        event(2, "conv", 2000),
+        event(2, "conv", 1000),
+        event(2, "copy", 500),
+        event(1, "python", 9000),
+    ]
     (tmp_path / "t.trace.json.gz").write_bytes(gzip.compress(json.dumps({"traceEvents": events}).encode()))
     assert accelerator.top_operations(tmp_path) == [
         {"name": "conv", "ms": 3.0, "calls": 2},

@@ -55,6 +55,10 @@ def conv(
     sides = [(n - 1) * d + 1 for n, d in zip(x.shape[1:-1], dilation, strict=True)]
     if isinstance(padding, str):
         padding = lax.padtype_to_pads(sides, kernel.shape[:-2], strides, padding)
+    plain = sides == list(x.shape[1:-1]) and set(strides) == {1} and not any(map(any, padding))
+    if plain and set(kernel.shape[:-2]) == {1}:
+        # A product of matrices: on CPU the gradient of the kernel takes a quarter of the convolution's time.
+        return dot(x, kernel.reshape(kernel.shape[-2:]), (((x.ndim - 1,), (0,)), ((), ())), precision)
 
     def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
         return lax.conv_general_dilated(
