@@ -150,11 +150,15 @@ def cost(text: str) -> dict[str, Any]:
     kernels: collections.Counter[str] = collections.Counter()
     cycles: collections.Counter[str] = collections.Counter()
     moved: dict[str, dict[str, int]] = {}
+    channels: set[str] = set()
     for row, times, fused in executed(bodies):
         kind = row.operation.removesuffix("-start")
         if _is_product(row):
             flops[_kind(row)] += times * _flops(row)
-        if kind in COLLECTIVES:
+        channel = re.search(r"channel_id=(\d+)", row.rest)
+        # A TPU runs a collective beside several fusions, each of which contains it.
+        if kind in COLLECTIVES and not (channel and channel[1] in channels):
+            channels |= {channel[1]} if channel else set()
             entry = moved.setdefault(f"{kind} {row.dtype}", {"count": 0, "bytes": 0})
             entry["count"] += times
             entry["bytes"] += times * array_bytes(row.type)

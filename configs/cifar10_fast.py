@@ -31,5 +31,6 @@ def get_config():
     c.sampling.batch_size = 500
     c.eval.batch_size = 500
     c.eval.num_samples = 10_000
+    c.eval.likelihood = False
     c.likelihood.num_examples = 1_000
     return c.lock()
