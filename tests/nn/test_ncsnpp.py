@@ -103,7 +103,7 @@ def test_rows_are_independent_and_conditions_matter(plain):
 
 def test_labels_matter_and_unconditional_ignores_the_noise_level(random_params):
     model = small(num_classes=3, conditional=False)
-    params = random_params(model, X, T, LABELS)
+    params = random_params(model, X, T, Condition(LABELS))
     run = jax.jit(lambda t, labels: model.apply({"params": params}, X, t, Condition(labels)))
     out, other = run(T, LABELS), run(T, LABELS.at[0].set(3))
     np.testing.assert_array_equal(run(T + 1, LABELS), out)
