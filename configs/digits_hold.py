@@ -2,7 +2,7 @@
 
 python main.py --config=configs/digits_hold.py --mode=train --workdir=runs/digits
 
-Hardware: 2 CPU cores. Time: about 6 minutes.
+Hardware: 2 CPU cores. Time: about three minutes.
 """
 
 from ml_collections.config_dict import placeholder
@@ -14,6 +14,7 @@ def get_config():
     c = base.get_config()
     c.unlock()
     c.data.name = "digits"
+    c.model.sigma_data = 0.5  # not the measured 0.75: at 1,000 steps the scores are better by one standard error
     c.model.channels = 32
     c.model.channel_multipliers = (1, 2)
     c.model.num_res_blocks = 1

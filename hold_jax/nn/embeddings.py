@@ -129,8 +129,10 @@ class ConditionEmbedding(nn.Module):
         )
 
     def _table(self, size: int) -> nn.Embed:
-        # One row more than classes, for the null class. A larger index gives NaN, not a wrong class.
-        return nn.Embed(self.num_classes + 1, size, embedding_init=nn.initializers.normal(0.02), name=LABELS)
+        # One row more than classes, for the null class. A larger index gives NaN, not a wrong class. Vectors of unit
+        # size, because small ones are learned late: digits, 200 steps, error at noise 2 with the right and with a wrong
+        # class 0.242 and 0.245 from deviation 0.02, 0.193 and 0.341 from 1.
+        return nn.Embed(self.num_classes + 1, size, embedding_init=nn.initializers.normal(1.0), name=LABELS)
 
     def _features(self, t: jax.Array) -> jax.Array:
         if self.kind == "fourier":

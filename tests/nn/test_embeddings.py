@@ -73,6 +73,17 @@ def test_class_vector_is_added_to_the_noise_embedding(random_params):
     np.testing.assert_allclose(total, noise.apply({"params": params}, T, None) + table[labels], rtol=1e-6)
 
 
+@pytest.mark.parametrize("place", ["features", "embedding"])
+def test_a_new_network_sees_the_class_as_well_as_the_noise(place):
+    # Where the class's part is small at first, a network learns to use it only after thousands of steps.
+    layer = embedding(size=64, num_frequencies=32, num_classes=10, label_place=place)
+    t, labels = jnp.linspace(-2.0, 2.0, 10), jnp.arange(10)
+    params = layer.init(jax.random.key(0), t, Condition(labels))["params"]
+    out = jax.vmap(lambda s: layer.apply({"params": params}, jnp.full((10,), s), Condition(labels)))(t)
+    of_noise, of_class = out.std(axis=0).mean(), out.std(axis=1).mean()
+    assert of_class > 0.5 * of_noise
+
+
 def test_unknown_label_gives_nan_not_another_class():
     module = embedding(num_classes=3)
     params = module.init(jax.random.key(0), T, Condition(jnp.zeros(3, jnp.int32)))
