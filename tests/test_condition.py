@@ -39,6 +39,7 @@ def noise_at_end(process):
 # --- The exact conditional laws --------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("field", FIELDS)
 def test_samples_have_exactly_the_conditional_law(field, order):
@@ -59,6 +60,7 @@ def test_samples_have_exactly_the_conditional_law(field, order):
     np.testing.assert_allclose(std, exact.STD, rtol=2e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", ORDERS)
 def test_the_loss_of_the_exact_denoiser_is_the_posterior_variance(order):
     """With weight 1/w_n^2 it is Var[x | y, c] = 1 / (1/std^2 + 1/sigma^2) per dimension, and the null condition costs
@@ -92,6 +94,7 @@ def test_the_loss_of_the_exact_denoiser_is_the_posterior_variance(order):
     assert run(shuffled, jax.random.key(0), False) > 1.2 * without
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", (1, 3))
 def test_bits_given_the_condition(order):
     model, c, given = case("vector", order)
@@ -105,6 +108,7 @@ def test_bits_given_the_condition(order):
     np.testing.assert_allclose(found.bpd, want, atol=3e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", (1, 3))
 def test_guidance_extrapolates_from_the_unconditional_denoiser(order):
     model, c, given = case("vector", order, dropout=0.1)
@@ -192,6 +196,7 @@ def test_each_condition_is_dropped_with_its_probability_alone_and_together():
     np.testing.assert_allclose(np.mean(dropped[:, 0] & ~dropped[:, 1] & ~dropped[:, 2]), 0.064, atol=0.006)
 
 
+@pytest.mark.slow
 def test_a_network_receives_the_null_condition_of_what_is_left_out():
     model = everything()
     u, t = jnp.zeros((5, 4, 4, 2, 1)), jnp.full(5, 0.5)

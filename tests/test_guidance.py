@@ -100,6 +100,7 @@ def class_log_prob(label):
     return log_prob
 
 
+@pytest.mark.slow
 @every_model
 @pytest.mark.parametrize("label", [0, 1])
 def test_the_exact_classifier_makes_the_class_s_denoiser_of_the_mixture_s(m, label):
@@ -157,6 +158,7 @@ def mixture_denoiser(y, sigma):
     return jnp.sum(posterior * (means + shrink * (y[:, None] - means)), axis=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", slow_except((3,), {n: n for n in (1, 2, 3)}))
 def test_samples_at_scale_one_have_the_law_of_the_class(order):
     # A class of one component, by either guidance: its mean and its deviation, within what 20,000 samples say.
@@ -244,6 +246,7 @@ def test_what_is_known_follows_its_bridge_exactly(m):
         assert_law(u[..., 0], phi[:, 0] * KNOWN, chol @ chol.T)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", slow_except(("ancestral",), {n: n for n in ("ancestral", "lie_trotter", "unipc")}))
 def test_what_is_known_comes_back(name):
     m = MODELS["hold3"]
@@ -286,6 +289,7 @@ def ancestral_law(m, sigmas):
     return (offset + gain @ mean)[1], (gain @ cov @ gain.T)[1, 1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", range(1, 5))
 def test_the_rest_has_the_law_that_replacement_implies(n):
     m, num_steps = MODELS[f"hold{n}"], 16
@@ -452,6 +456,7 @@ def noisy(m, sigma, size=2.0):
     return jnp.asarray(states(m, x, float(t))), t
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", (1, 3))
 def test_guidance_is_confined_to_an_interval_of_noise(order):
     m = MODELS[f"hold{order}"]

@@ -137,6 +137,7 @@ NOISE = 0.1
 ISOTROPIC = measured.gaussian(MEAN, 0.4**2 * np.eye(24))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "problems"),
     [("proximal", list(OPERATORS)), ("pigdm", ["inpainting", "deblurring"]), ("moment_matching", ["deblurring"])],
@@ -167,6 +168,7 @@ def test_moment_matching_takes_the_mean_and_covariance_of_a_mixture_s_posterior(
 # --- The other methods, by their formulas ----------------------------------------------------------------
 
 
+@pytest.mark.slow
 @every_model
 def test_pigdm_and_dps_follow_their_formulas_for_a_mixture(m):
     operator, s = OPERATORS["inpainting"], 0.5
@@ -236,6 +238,7 @@ def test_a_mask_without_noise_is_filled_as_inpaint_does_it():
     np.testing.assert_allclose(one, guidance.inpaint(m, eps_fn, x, operator.known)(u, jnp.float32(0.4)), atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", inverse.METHODS)
 def test_what_does_not_exist_is_not_looked_at_and_examples_do_not_mix(name):
     m, operator = MODELS["hold2"], OPERATORS["inpainting"]
@@ -248,6 +251,7 @@ def test_what_does_not_exist_is_not_looked_at_and_examples_do_not_mix(name):
     np.testing.assert_allclose(both[1:], apart, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_moment_matching_solves_for_networks_whose_derivative_is_no_covariance():
     # D = J y with any J: C = sigma^2 J' is neither symmetric nor positive.
     m, operator, t = MODELS["hold1"], OPERATORS["colorization"], 0.7
@@ -273,6 +277,7 @@ def test_moment_matching_solves_for_networks_whose_derivative_is_no_covariance()
     assert misses[0] > misses[2] and misses[2] < 1e-3, misses
 
 
+@pytest.mark.slow
 def test_the_example_of_the_module_s_docstring():
     lines = inverse.__doc__.splitlines()
     start = next(i for i, line in enumerate(lines) if line.startswith("    from hold_jax"))

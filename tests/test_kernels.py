@@ -140,6 +140,7 @@ def test_composition(m):
         np.testing.assert_allclose(cov / np.outer(std, std), want / np.outer(std, std), atol=2e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["hold1", "hold3", "hold6", "psld", "vp"])
 def test_stationary_limit(name):
     # Any start is forgotten: Phi vanishes and the factor is that of the stationary law.
@@ -265,6 +266,7 @@ def test_second_order_hold_is_a_cld():
 # --- Transformations -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["hold3", "hold6", "psld", "ve"])
 def test_gradient_in_time(name):
     m = MODELS[name]
@@ -300,6 +302,7 @@ def test_gradient_in_time(name):
         assert float(got_sigma[i]) == pytest.approx(slope, rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["hold2", "vp"])
 def test_eager_jit_vmap_and_batch_agree(name):
     m = MODELS[name]
@@ -426,6 +429,7 @@ def test_perturb_draws_the_marginal(name):
         assert (np.abs(got[i] - want) / size).max() < 3e-6
 
 
+@pytest.mark.slow
 def test_a_clock_that_stalls_still_reads_both_ways():
     # Slow complex eigenvalues: at B = 3.8 the last block tells nothing new of q0, d sigma_eff/dB = 3e-8.
     m = sde.hold(order=4, gammas=(1.0, 1.5, 3.0), xi=4.0, L_inv=2.0, alpha=0.5)
@@ -438,6 +442,7 @@ def test_kernels_too_rough_to_tabulate_are_one_clear_error():
         kernels.marginal(sde.hold(order=4, gammas=(1.0, 0.3, 4.0), xi=0.9), 1.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["vp", "psld", "hold3", "hold6"])
 def test_a_state_is_its_sufficient_statistic_and_the_rest(name):
     """u = A y + L K rest, K orthonormal, of whitened vectors that tell nothing of q0; one such K from t_min to T."""

@@ -74,6 +74,7 @@ def model_covariance(m, std=STD):
     return back @ m.prior_cov @ back.T
 
 
+@pytest.mark.slow
 @every_order
 def test_gaussian_data_have_the_density_of_the_model(n):
     """The process reaches its prior at T, so that the bound is the exact value, at every order."""
@@ -123,6 +124,7 @@ def test_the_papers_bound_is_loose_by_what_the_auxiliaries_have_moved():
     assert found == pytest.approx(gap, abs=0.05 * gap)
 
 
+@pytest.mark.slow
 def test_a_mixture_has_its_density():
     """Two unequal modes: a curved denoiser with a full Jacobian, all the way from the modes to the prior."""
     # Of mean zero: at T the prior differs from the data by mean / sigma = 1 / 80.
@@ -176,6 +178,7 @@ def test_probes_estimate_the_trace():
     assert abs((four - exactly).mean()) < 4 * spread / math.sqrt(2000)
 
 
+@pytest.mark.slow
 def test_a_lattice_costs_its_spacing():
     """-log2 P of a cell: that of the density, less log2 of the width; within it Jensen's h^2 / 24 s^2."""
     width = 0.125
@@ -222,6 +225,7 @@ def test_tolerances_are_kept_and_cost_calls():
     assert 1e-4 < error < 0.05
 
 
+@pytest.mark.slow
 def test_a_solver_that_gives_up_is_an_error_or_nan():
     m = hold(1)
     solve = functools.partial(
@@ -266,6 +270,7 @@ def test_any_linear_sde_has_a_likelihood():
         assert abs(np.mean(found - exactly)) < 2e-3
 
 
+@pytest.mark.slow
 def test_a_corrected_prior_closes_the_gap():
     """The law of u(T) for data of this width as the prior: the bound of a process stopped at T = 1 is exact again."""
     m = hold(3, 1.0)

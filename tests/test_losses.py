@@ -241,6 +241,7 @@ def test_losses_sum_over_the_data_and_take_images():
     np.testing.assert_allclose(got, 24 * 100.0**2, rtol=0.1)
 
 
+@pytest.mark.slow
 def test_vmap_over_keys_and_pmap_over_devices_equal_plain_calls():
     m = MODELS["hold2"]
 

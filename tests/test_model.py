@@ -29,6 +29,7 @@ def draw(model, shape, batch=4):
     return u, jnp.linspace(model.sde.t_min, model.sde.T, batch)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("model", "shape"), CASES.values(), ids=CASES)
 def test_the_noise_of_the_last_block_in_float32(model, shape):
     params = jax.jit(model.init)(jax.random.key(0))
@@ -133,6 +134,7 @@ def test_guidance_moves_no_row_to_another_device():
     assert not re.findall(r"all-gather|all-reduce|all-to-all|collective-permute", compiled.as_text())
 
 
+@pytest.mark.slow
 def test_labels_are_dropped_with_their_probability():
     # One state many times over: in training its rows are the class's or the null class's, and say which was drawn.
     num, rate = 4000, 0.3

@@ -87,6 +87,7 @@ def test_solve_inverts_the_matrix_of_the_measurement(operator, matrix):
             np.testing.assert_allclose(got[i], want, atol=1e-5 * np.abs(want).max())
 
 
+@pytest.mark.slow
 @every_case
 def test_solve_without_noise_gives_the_pseudo_inverse(operator, matrix):
     x = RNG.normal(size=(2, SIZE))

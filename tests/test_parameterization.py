@@ -280,6 +280,7 @@ def test_cld_s_clock_is_the_logarithm_of_time():
     np.testing.assert_allclose(parameterization.log_time(sde.cld(), t), np.log(t.astype(np.float64)), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_denoisers_are_those_that_see_y_and_its_noise_alone():
     # At the same noise two processes give the network the same condition and, of the state, one block.
     pair = [(m, kernels.time_of_noise(m, jnp.float32(0.7))) for m in (MODELS["hold1"], MODELS["hold3"])]

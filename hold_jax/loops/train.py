@@ -111,13 +111,25 @@ class _Best(contextlib.AbstractContextManager):
         lines = read_jsonl(workdir / METRICS_FILE) if start and storage.exists(workdir / METRICS_FILE) else []
         before = [line["test/loss"] for line in lines if "test/loss" in line and line["step"] <= start]
         self._least = min(before, default=math.inf)
+        if jax.process_count() > 1:  # all decide alike, and process 0 writes to the file only after all have read it
+            self._least = float(distributed.gather(repr(self._least))[0])
         self._checkpoints = Checkpoints.open(workdir, folder=BEST_FOLDER)
 
-    def offer(self, loss: float, state: TrainState) -> None:
-        """Keeps the state if its loss is the least so far."""
+    def offer(self, loss: float, state: TrainState, others: Checkpoints) -> None:
+        """Keeps the state if its loss is the least so far; returns when it is written.
+
+        Orbax numbers its barriers in the order of the saves, so several processes wait for ever if two are under way.
+
+        Args:
+          loss: the same on all processes.
+          state: to keep.
+          others: the checkpoints of the run, whose writing must have ended.
+        """
         if loss < self._least:
             self._least = loss
+            others.wait()
             self._checkpoints.save(state)
+            self._checkpoints.wait()
 
     def __exit__(self, *exc: Any) -> None:
         self._checkpoints.__exit__(*exc)
@@ -250,7 +262,7 @@ class Trainer:
                             if best is not None and due(settings.checkpoint_every):
                                 found = self._held_out_loss(program.average(state), devices)
                                 line |= {f"test/{name}": value for name, value in found.items()}
-                                best.offer(found["loss"], program.to_tree(state))
+                                best.offer(found["loss"], program.to_tree(state), checkpoints)
                                 window.start_clock()
                             metric_log.scalars(step, line)
                             for text in skipped:

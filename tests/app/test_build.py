@@ -174,6 +174,7 @@ def test_own_couplings_arrive():
     assert build.process(config) == sde.hold(order=2, gammas=(1.5,), xi=2.0)
 
 
+@pytest.mark.slow
 def test_the_loss_has_its_options():
     loss = build.loss(config_of(loss__name="dsm", loss__weighting="q0", loss__time_law="uniform", loss__t_min=0.25))
     assert loss.func is losses.dsm_loss
@@ -374,6 +375,7 @@ def test_standardized_vectors_have_deviation_one_whatever_sigma_data_is():
     assert model.sigma_data == 1.0
 
 
+@pytest.mark.slow
 def test_the_loss_weighs_standardized_vectors_by_their_deviation_of_one():
     """EDM's weight makes every noise level's error 1 for Gaussian data and a network that is zero, as at the start."""
     mean, std = np.array([1000.0, -3.0]), np.array([47.0, 0.1])

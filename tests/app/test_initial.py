@@ -141,6 +141,7 @@ def test_a_config_file_is_all_there_is(run):
     assert initial.settings(given) is None
 
 
+@pytest.mark.slow
 def test_the_model_of_the_package_is_one_to_start_from():
     given = flags.read(None, ["--config.training.init_from=digits", "--config.model.class_conditional"])
     settings = initial.settings(given)

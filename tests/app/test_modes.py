@@ -116,6 +116,7 @@ def test_the_printed_report_is_twelve_lines_and_says_where_the_rest_is(capsys, t
     assert lines[-1] == f"all figures: {tmp_path}/results.jsonl; pictures: {tmp_path}/eval/step_1000"
 
 
+@pytest.mark.slow
 def test_an_older_checkpoint_is_drawn_by_its_step(trained):
     run_sample(config_of(sampling__checkpoint=5, sampling__frames=0), str(trained))
     assert (trained / "samples" / "step_5_strang4" / "samples.npz").exists()
@@ -163,6 +164,7 @@ def test_each_checkpoint_that_is_named_is_evaluated_in_turn(copied, trained):
     assert sorted(p.name for p in (copied / "eval").iterdir()) == ["step_10", "step_5"]
 
 
+@pytest.mark.slow
 def test_what_was_logged_is_drawn(copied, trained, capsys):
     run = functools.partial(modes.run, "plot", Given(None, {}), str(copied))
     line = (trained / "results.jsonl").read_text().splitlines()[0]
@@ -179,6 +181,7 @@ def test_what_was_logged_is_drawn(copied, trained, capsys):
         run()
 
 
+@pytest.mark.slow
 def test_statistics_made_before_give_the_same_figures(copied, tmp_path, capsys):
     run_stats(config_of(), str(tmp_path / "new"))
     path = tmp_path / "new" / "stats" / "pixels_gaussians8_train.npz"
@@ -481,6 +484,7 @@ def test_a_run_starts_from_another_ones_averages(trained, tmp_path, capsys):
     assert found.config.data.name == "checkerboard" and found.record.run != before.record.run
 
 
+@pytest.mark.slow
 def test_a_run_keeps_what_it_measured_of_its_data(tmp_path):
     """Points at 1,000 with deviations 50 and 0.1, the second class three times as frequent as the first."""
     rng = np.random.default_rng(0)

@@ -58,6 +58,7 @@ def test_a_run_of_any_network_becomes_one_file(toy, tmp_path, capsys):
     assert "toy.pth'; it must be a file whose name ends in .safetensors" in error
 
 
+@pytest.mark.slow
 def test_a_file_holds_what_differs_from_the_base_config(toy, tmp_path):
     _, record, params = toy
     path = tmp_path / "toy.safetensors"

@@ -23,6 +23,7 @@ def with_calls(calls, config=CONFIG):
     return config.changed({"sampling.calls": calls})
 
 
+@pytest.mark.slow
 def test_candidates_make_the_calls_that_are_asked_for():
     found = tuned.candidates(CONFIG, 20)
     assert found[0].label == "the run's own" and found[0].settings.num_steps == 19
@@ -42,6 +43,7 @@ def test_the_tuned_sampler_is_taken_for_its_calls(tmp_path, capsys):
     assert capsys.readouterr().err.startswith("20 calls, as tuned: unipc order=2 grid=karras rho=7 in 19 steps")
 
 
+@pytest.mark.slow
 def test_other_calls_processes_and_samplers_are_the_commands_own(tmp_path, capsys):
     kept(tmp_path, 20, {"name": "unipc"})
     for config, flags in (
@@ -60,6 +62,7 @@ def test_other_calls_processes_and_samplers_are_the_commands_own(tmp_path, capsy
     assert tuned.apply(CONFIG, tmp_path) == CONFIG
 
 
+@pytest.mark.slow
 def test_choices_of_other_calls_and_processes_stay(tmp_path):
     kept(tmp_path, 10, {"name": "heun"})
     kept(tmp_path, 20, {"name": "heun"})

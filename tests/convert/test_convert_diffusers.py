@@ -116,6 +116,7 @@ def test_a_folder_is_loaded_in_one_line(tmp_path):
         hold_jax.load(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FULL)
 def test_published_networks_by_their_settings(tmp_path, name):
     unet = {"sample_size": 256, **FULL[name]["unet"]}

@@ -69,6 +69,7 @@ def test_score_sde_vp_is_a_denoiser_at_order_three():
     np.testing.assert_allclose(recorded(got), RECORD["vp"]["output"], atol=TOLERANCE)
 
 
+@pytest.mark.slow
 def test_score_sde_ve_is_a_denoiser_at_order_three():
     sigma = np.array(RECORD["ve"]["cond"])  # theirs, of pictures in [0, 1]
     D = denoised(sde.hold(order=3), "ve", "ve", "ve_noise", 2 * inputs("ve") - 1, 2 * sigma)
@@ -87,6 +88,7 @@ def test_edm_is_a_denoiser_at_order_three(name):
     )
 
 
+@pytest.mark.slow
 def test_cld_s_kernel_and_score():
     m, t = sde.cld(), np.array(RECORD["cld"]["cond"])
     kernel = kernels.marginal(m, t.astype(np.float32))
@@ -131,7 +133,11 @@ def test_averages_are_a_list_in_the_order_of_the_trained_parameters():
 def test_every_parameter_has_a_layer_and_the_null_class_no_vector():
     found = layers(NETWORKS["edm_ddpmpp"].clone(remat=True), seen("edm_ddpmpp"))
     spec = jax.eval_shape(
-        NETWORKS["edm_ddpmpp"].init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)), jnp.zeros(1), jnp.zeros(1, int)
+        NETWORKS["edm_ddpmpp"].init,
+        jax.random.key(0),
+        jnp.zeros((1, 8, 8, 3)),
+        jnp.zeros(1),
+        Condition(label=jnp.zeros(1, int)),
     )["params"]
     flat = traverse_util.flatten_dict(spec, sep="/")
     assert {f"{layer.path}/{k}" for layer in found for k in layer.shapes} == set(flat)

@@ -123,6 +123,7 @@ def test_any_picture_set_through_mock_data(tmp_path, limit):
         assert batch["x"].shape == (7, 16, 16, 3) and fitted.shape == (16, 16, 3)
 
 
+@pytest.mark.slow
 def test_unlabeled_set(tmp_path):
     with tfds.testing.mock_data(num_examples=3):
         dataset = data.load("tfds:celeb_a", split="test", image_size=32, data_dir=str(tmp_path))

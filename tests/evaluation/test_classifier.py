@@ -36,6 +36,7 @@ def untrainable(monkeypatch):
     monkeypatch.setattr(module, "_train", never)
 
 
+@pytest.mark.slow
 def test_it_tells_held_out_digits_apart(digits):
     network, _ = digits
     logits = features_of(network, TEST, EIGHT).logits
@@ -78,6 +79,7 @@ def test_training_again_gives_the_same_bits_and_other_weights_have_another_name(
     assert second.identity == first.identity != digits[0].identity
 
 
+@pytest.mark.slow
 def test_it_learns_vectors(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "STEPS", 60)
     network = classifier(small.points(2000), tmp_path)

@@ -22,6 +22,7 @@ def outputs():
     return jax.jit(Inception(logits_bias=True).apply)({"params": params}, pictures())
 
 
+@pytest.mark.slow
 def test_features_and_logits_are_those_recorded_from_pytorch_fid(outputs):
     features, logits = outputs
     assert features.shape == (3, 2048) and logits.shape == (3, 1008)

@@ -186,6 +186,7 @@ def test_output_must_be_an_npz_in_a_folder(params, tmp_path):
         save_npz({"a": np.zeros(1)}, tmp_path / "file" / "weights.npz")
 
 
+@pytest.mark.slow
 def test_without_the_last_layer_the_features_are_the_same_and_there_are_no_logits(state, params, tmp_path):
     less = {name: value for name, value in state.items() if not name.startswith("fc.")}
     write_state_dict(tmp_path / "less.pth", less)

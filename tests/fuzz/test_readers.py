@@ -84,6 +84,7 @@ def read_npz(tmp_path, content, split):
         require_sound(found)
 
 
+@pytest.mark.slow
 @given(st.one_of(damaged(POINTS), damaged(GRAYS), st.binary(max_size=200)), st.sampled_from(["train", "test"]))
 def test_any_npz(tmp_path, content, split):
     read_npz(tmp_path, content, split)

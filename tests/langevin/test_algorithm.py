@@ -29,6 +29,7 @@ def run(algorithm, position, steps=3):
     return state.position
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mass", ["number", "diagonal", "tree", "dense", "callable"])
 @pytest.mark.parametrize("method", ["strang", "metropolis"])
 def test_a_mass_matrix_is_a_change_of_coordinates(mass, method):
@@ -54,6 +55,7 @@ def test_a_mass_matrix_is_a_change_of_coordinates(mass, method):
     np.testing.assert_allclose(found, truth, rtol=2e-5, atol=2e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [name for name in METHODS if name != "splitting"])
 @pytest.mark.parametrize("order", [1, 3])
 def test_gradients_are_counted_as_made(method, order):
@@ -97,6 +99,7 @@ def algorithm():
     return langevin.langevin(lambda q: -jnp.sum(q["a"] ** 2) / 2, order=2, step_size=0.5)
 
 
+@pytest.mark.slow
 def test_thinning_keeps_every_third_step(algorithm):
     start = {"a": jnp.ones(2)}
     every = langevin.sample(algorithm, KEY, start, num_samples=12, num_chains=2)
@@ -124,6 +127,7 @@ def test_parts_of_a_run_do_not_matter(algorithm, monkeypatch):
     assert int(more.state.step[0]) == 24
 
 
+@pytest.mark.slow
 def test_the_sampled_law_is_the_target(algorithm):
     """Mean 0 and the method's exact variance: at h = 0.5 UBU's is 4 % below the target's."""
     start = {"a": jnp.zeros(50)}

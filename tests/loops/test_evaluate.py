@@ -93,6 +93,7 @@ def loss_of(params, devices=8, test=TEST, loss=small.LOSS, **changes):
     return evaluation.test_loss(MODEL, loss, params, test, settings, small.devices(devices))
 
 
+@pytest.mark.slow
 def test_the_loss_is_the_same_in_every_batch(params):
     """20 examples, in ragged and in full batches, on one device and on eight."""
     loss = functools.partial(small.LOSS, weighting=losses.q0_weight)
@@ -259,6 +260,7 @@ def test_killed_while_it_samples_it_goes_on_and_comes_to_the_same(params, straig
     assert timeless(score(params, tmp_path)) == straight[0] and drawn == [8, 8, 4][blocks:]  # all there
 
 
+@pytest.mark.slow
 def test_one_device_and_another_batch_size_give_the_figures(params, straight, tmp_path, monkeypatch):
     monkeypatch.setattr(Devices, "all", classmethod(lambda cls: small.devices(1)))
     found, want = score(params, tmp_path, sampling=dict(batch_size=16)), straight[0]

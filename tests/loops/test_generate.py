@@ -39,6 +39,7 @@ def draw(params, num=16, devices=EIGHT, **changes):
     return draw_many(POINTS, params, small.sample_settings(**changes), devices, num=num)[0]
 
 
+@pytest.mark.slow
 def test_points_are_written(points, tmp_path):
     settings = small.sample_settings(num_samples=11, frames=2)
     folder = generate(POINTS, points, settings, tmp_path, step=30, reference=np.zeros((5, 2), np.float32))
@@ -51,6 +52,7 @@ def test_points_are_written(points, tmp_path):
     assert PIL.Image.open(folder / "film.gif").n_frames == 3
 
 
+@pytest.mark.slow
 def test_pictures_are_written(tmp_path):
     params = params_of(PICTURES)
     settings = small.sample_settings(num_samples=11, frames=2, save_pngs=True)
@@ -151,6 +153,7 @@ def test_a_draw_that_was_killed_goes_on_to_the_same_bits(points, tmp_path, batch
     assert batches.sizes == [8, 8, 4] and found == straight
 
 
+@pytest.mark.slow
 def test_pictures_are_written_one_by_one_also_later_and_no_other_is_touched(tmp_path, batches):
     params = params_of(PICTURES)
     of = functools.partial(generate, PICTURES, params, workdir=tmp_path, step=0)
@@ -174,6 +177,7 @@ def test_any_sample_is_drawn_again_alone_bitwise(points, tmp_path):
         np.testing.assert_array_equal(np.load(folder / "samples.npz")["x"], x[list(want)])
 
 
+@pytest.mark.slow
 def test_a_sample_of_an_adaptive_solver_is_drawn_again_with_its_batch(points):
     """All of a batch share their steps, so a sample's bits depend on the others there."""
     settings = small.sample_settings(sampler=samplers.ProbabilityFlow(), num_steps=1)
@@ -205,6 +209,7 @@ def test_one_device_draws_the_samples_of_eight(points):
     np.testing.assert_allclose(draw(points, devices=small.devices(1)), draw(points), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_frames_lead_from_the_prior_to_the_samples(points):
     x, film = draw_many(POINTS, points, small.sample_settings(frames=4, denoise=False), EIGHT, num=8)
     assert film.shape == (5, 8, 2)
@@ -238,6 +243,7 @@ def test_a_sample_that_is_nan_stops_the_draw(points):
         next(draw_blocks(POINTS, broken, settings, EIGHT, np.arange(8)))
 
 
+@pytest.mark.slow
 def test_labels_are_all_in_turn_or_the_one_asked_for():
     params = params_of(CLASSES)
     params["embedding"]["labels"]["embedding"] *= 50

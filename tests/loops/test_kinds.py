@@ -90,6 +90,7 @@ def test_samples_are_written_in_data_units(kind):
     np.testing.assert_allclose(flat.std(axis=0), STD, rtol=5 / np.sqrt(2 * len(flat)) + 5e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(20, 1), (20, 2), (20, 5), (20, 16, 1), (20, 16, 6), (20, 8, 6, 1), (20, 8, 6, 5)])
 def test_every_kind_has_a_picture_and_a_film(shape):
     x = RNG.normal(size=shape).astype(np.float32)

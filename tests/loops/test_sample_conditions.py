@@ -47,6 +47,7 @@ def test_conditions_in_a_file(save):
     assert given.digest != conditions.of_file(MODEL, save(vector=VECTOR + 1)).digest
 
 
+@pytest.mark.slow
 def test_samples_follow_their_conditions_and_are_kept_with_them(save, tmp_path):
     """Means over many samples of two conditions; a model of one step's error would mix them."""
     far = exact.in_data_units(np.array([[3.0, 0, -3], [-3, 0, 3]], np.float32))

@@ -76,6 +76,7 @@ def superres(tmp_path_factory):
     return performed(tmp_path_factory.mktemp("superres"), name="superres", factor=2, noise=0.1)
 
 
+@pytest.mark.slow
 def test_results_are_draws_of_the_posterior(superres):
     found, _, _ = superres
     matrix = np.kron(
@@ -169,6 +170,7 @@ def test_every_inverse_problem_has_its_operator_and_its_defaults(name, shape):
 # --- Edits and latents ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_an_edit_keeps_what_the_noise_leaves(tmp_path):
     settings = change(sampler=samplers.gaussian_fitted())  # stochastic: a draw of the posterior given x + sigma noise
     for sigma in (0.3, 5.0):

@@ -123,6 +123,7 @@ def trainer(**changes):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_each_checkpoint_has_the_loss_of_held_out_examples(held_out):
     workdir, _, ema = held_out
     found = {line["step"]: line for line in lines(workdir)}
@@ -197,6 +198,7 @@ def test_training_writes_to_any_log(tmp_path):
     assert [{"step": step, **values} for step, values in kept.scalar.items()] == read_jsonl(tmp_path / "metrics.jsonl")
 
 
+@pytest.mark.slow
 def test_a_run_in_two_parts_is_the_run_in_one_bitwise(straight, tmp_path):
     workdir, whole, _ = straight
     half = small.to_host(run(tmp_path, num_steps=10))
@@ -265,6 +267,7 @@ def test_steps_a_call_must_fit_the_step_to_go_on_from(straight):
     assert small.contents(straight[0]) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps_per_call", [1, 5])
 def test_a_loss_that_is_not_finite_stops_the_run_at_its_step(straight, tmp_path, steps_per_call):
     _, whole, _ = straight
@@ -294,6 +297,7 @@ def test_parameters_that_are_not_finite_are_never_written(tmp_path):
     assert not list((tmp_path / FOLDER).iterdir())
 
 
+@pytest.mark.slow
 def test_skipped_steps_are_told_of_logged_and_the_run_goes_on(tmp_path, capsys):
     step = 8  # an example that no step before sees
     poisoned = np.array(DATA.source)
@@ -312,6 +316,7 @@ def test_skipped_steps_are_told_of_logged_and_the_run_goes_on(tmp_path, capsys):
     small.assert_bitwise(run(tmp_path / "parts", dataset=dataset, skip_limit=3), state)
 
 
+@pytest.mark.slow
 def test_told_to_stop_it_writes_a_checkpoint_and_the_same_call_goes_on_bitwise(straight, tmp_path, capsys):
     workdir, whole, _ = straight
 
@@ -361,6 +366,7 @@ def disturbed(workdir, disturb):
 RECORD = work_directory.Record({}, (2,), 0, run="this")
 
 
+@pytest.mark.slow
 def test_a_work_directory_deleted_under_a_run_costs_no_step(straight, tmp_path, at_once):
     workdir = tmp_path / "run"
     message = disturbed(workdir, lambda: shutil.rmtree(workdir))

@@ -83,6 +83,7 @@ def test_a_winner_by_chance_is_found_out_by_new_samples():
     assert found.tried[0].candidate.label == "1" and found.tried[0].num == 512 and found.best.candidate.label == "0"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sampler", "calls", "steps"),
     [(samplers.gaussian_fitted(), 20, 19), (samplers.Heun(), 20, 9), (samplers.Heun(), 21, 10)],
@@ -94,6 +95,7 @@ def test_steps_fill_the_calls(sampler, calls, steps):
     assert tune.calls_of(sampler, process, steps + 1, denoise=True) > calls
 
 
+@pytest.mark.slow
 def test_the_loop_in_python_draws_the_samples_of_the_compiled_one():
     model = small.mlp()
     params = small.fresh_state(model, small.optimizer()).params

@@ -73,6 +73,7 @@ def test_class_vector_is_added_to_the_noise_embedding(random_params):
     np.testing.assert_allclose(total, noise.apply({"params": params}, T, None) + table[labels], rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["features", "embedding"])
 def test_a_new_network_sees_the_class_as_well_as_the_noise(place):
     # Where the class's part is small at first, a network learns to use it only after thousands of steps.

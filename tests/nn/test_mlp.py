@@ -29,6 +29,7 @@ def test_default_is_seven_layers_of_128():
     assert count == (6 * 128 + 128) + 6 * (128 * 128 + 128) + (128 * 2 + 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["fourier", "positional"])
 def test_every_parameter_learns_and_every_condition_matters(random_params, kind):
     model = MLP(2, hidden_layers=2, width=8, embedding=kind, num_classes=3)

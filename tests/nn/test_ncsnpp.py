@@ -33,6 +33,7 @@ def count(model, channels):
     return sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(jax.eval_shape(model.init, jax.random.key(0), *args)))
 
 
+@pytest.mark.slow
 def test_parameter_counts_on_cifar10():
     # CLD (arXiv:2112.07068) says 108M: six channels in, three out.
     assert count(NCSNpp(3), channels=6) == 107_593_987

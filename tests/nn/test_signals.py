@@ -29,6 +29,7 @@ def in_the_middle_row(leaf, like):
 
 
 # Without a filter: a filter takes the values outside of a picture as zero, so that rows would not stay equal.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [

@@ -99,7 +99,7 @@ def outcome(workdir):
     found = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(state)}
     for line in read_jsonl(workdir / "metrics.jsonl") + read_jsonl(workdir / "results.jsonl"):
         found |= {f"{name} at {line['step']}": value for name, value in line.items() if name != "made_by"}
-    timed = ("images_per_second", "data_wait", "sampling_seconds")
+    timed = ("images_per_second", "data_wait", "tflops_per_second", "sampling_seconds")
     found["samples"] = np.load(next((workdir / "samples").glob(f"step_{STEPS}_*/samples.npz")))["x"]
     return {name: np.asarray(v, np.float64) for name, v in found.items() if not any(word in name for word in timed)}
 

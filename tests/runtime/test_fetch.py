@@ -179,6 +179,7 @@ def start(server, cache):
     )
 
 
+@pytest.mark.slow
 def test_two_processes_at_once_fetch_once(server, cache):
     server.slow = 1.5  # long enough for the other to come
     both = [start(server, cache) for _ in range(2)]

@@ -50,6 +50,7 @@ def plain():
     return state, metrics
 
 
+@pytest.mark.slow
 def test_the_start_is_the_plain_state_bitwise(after):
     for running, *_ in after.values():
         small.assert_bitwise(running.to_tree(running.start()), small.fresh_state(MODEL, OPTIMIZER))

@@ -64,6 +64,7 @@ def on_eight():
     return take_steps(8, counted) | {"traces": traces}
 
 
+@pytest.mark.slow
 def test_one_device_gives_the_numbers_of_eight(on_eight):
     on_one = take_steps(1)
     for name in ("loss", "grad_norm", "param_norm"):
@@ -92,6 +93,7 @@ def test_donated_states_are_gone(on_eight):
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(on_eight["state"]))
 
 
+@pytest.mark.slow
 def test_several_steps_a_call_are_the_same_steps_bitwise(on_eight):
     scanned = take_steps(8, steps_per_call=STEPS)
     small.assert_bitwise(scanned["states"][-1], on_eight["states"][-1])
@@ -159,6 +161,7 @@ def test_every_step_has_keys_of_its_own():
         np.testing.assert_allclose(value, jax.random.uniform(key_loss, (BATCH,)).mean() / 2, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_dropout_acts_in_training_alone():
     model = small.unet(dropout=0.5)
     params = jax.jit(model.init)(jax.random.key(0))
@@ -180,6 +183,7 @@ def test_dropout_acts_in_training_alone():
 CLASSES = {rate: small.mlp(num_classes=8, label_dropout=rate) for rate in (0.0, 0.5)}
 
 
+@pytest.mark.slow
 def test_the_null_class_learns_where_labels_are_dropped():
     batch = jax.tree.map(jnp.asarray, batches(1)[0])
     seen = np.unique(batch["label"])
@@ -264,6 +268,7 @@ def test_a_step_that_is_not_finite_counts_and_changes_nothing_else(steps_per_cal
     assert small.largest_error(first.params, third.params) > 1e-4
 
 
+@pytest.mark.slow
 def test_bfloat16_gradients_are_the_float32_ones_rounded_before_the_sum():
     model = small.unet(dtype=jnp.bfloat16)
     network = model.network.clone(channels=64)  # its 3x3 kernels between features are large
