@@ -62,6 +62,7 @@ def test_top_operations_are_sums_over_the_devices_events(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif("HOLD_JAX_ALL_STAGES" not in os.environ, reason="over 5 minutes; set HOLD_JAX_ALL_STAGES=1")
 def test_every_stage_runs_at_toy_size_and_a_second_call_goes_on(tmp_path):
     output = tmp_path / "accelerator"
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}

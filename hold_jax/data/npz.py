@@ -145,7 +145,8 @@ class _Reader:
         return {kind: array[rows] for kind, array in found.items()}
 
     def _error(self, problem: str) -> UserError:
-        return UserError(f"`name` is {self._name!r}; {problem}; the file holds {self._archive.describe()}")
+        held = " ".join(self._archive.describe().split())  # a name in a damaged file may be anything
+        return UserError(f"`name` is {self._name!r}; {problem}; the file holds {held}")
 
     def _find(self, keys: tuple[str, ...]) -> str | None:
         return next((key for key in keys if key in self._archive), None)
