@@ -185,11 +185,8 @@ class Edit:
         return Outcome(out, {"given": x, "noisy": noisy}, {}, changed, calls)
 
 
-@dataclasses.dataclass(frozen=True)
-class Reconstruct:
-    """The data from their latents, which are kept: how much a deterministic sampler loses forwards and backwards."""
-
-    group: int = 1
+class _OfLatents:
+    """What the tasks on latents share."""
 
     def shape(self, model: Model) -> tuple[int, ...]:
         """The shape of the data."""
@@ -198,6 +195,13 @@ class Reconstruct:
     def settings(self, model: Model, settings: SampleSettings) -> SampleSettings:
         """The settings with the sampler's deterministic form."""
         return _deterministic(settings)
+
+
+@dataclasses.dataclass(frozen=True)
+class Reconstruct(_OfLatents):
+    """The data from their latents, which are kept: how much a deterministic sampler loses forwards and backwards."""
+
+    group: int = 1
 
     def run(self, model: Model, c: SampleSettings, eps_fn: EpsFn, x: jax.Array, index: jax.Array) -> Outcome:
         """Encodes and decodes."""
@@ -207,7 +211,7 @@ class Reconstruct:
 
 
 @dataclasses.dataclass(frozen=True)
-class Interpolate:
+class Interpolate(_OfLatents):
     """What lies between two examples: samples from the great circle between their latents.
 
     Attributes:
@@ -216,14 +220,6 @@ class Interpolate:
 
     between: int
     group: int = 2
-
-    def shape(self, model: Model) -> tuple[int, ...]:
-        """The shape of the data."""
-        return model.data_shape
-
-    def settings(self, model: Model, settings: SampleSettings) -> SampleSettings:
-        """The settings with the sampler's deterministic form."""
-        return _deterministic(settings)
 
     def run(self, model: Model, c: SampleSettings, eps_fn: EpsFn, x: jax.Array, index: jax.Array) -> Outcome:
         """x holds pairs, one after the other; the results of a pair follow each other."""

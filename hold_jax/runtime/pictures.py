@@ -129,8 +129,8 @@ def shades(x: ArrayLike, columns: int = 4) -> np.ndarray:
     channels = x.shape[-1]
     rows = x.reshape(-1, channels) if channels != 3 else x.reshape(-1, 1)
     low, high = np.nanquantile(rows, (0.005, 0.995), axis=0)
-    levels = np.nan_to_num(255 * (x - low) / np.maximum(high - low, 1e-30))
-    levels = np.rint(np.clip(levels, 0, 255)).astype(np.uint8)
+    levels = np.clip(255 * (x - low) / np.where(high > low, high - low, 1), 0, 255)
+    levels = np.rint(np.where(np.isnan(levels), 0, levels)).astype(np.uint8)  # a value that is not there is black
     if channels in (1, 3):
         return levels
     side_by_side = np.moveaxis(levels[..., :columns], -1, -2)  # (..., H, C, W)
