@@ -88,7 +88,7 @@ def program(config: Any, what: str, shape: tuple[int, ...], batch_size: int, dev
         build.optimizer(config),
         devices,
         seed=0,
-        ema_decay=t.ema_decay,
+        ema_decay=build.training(config).decay,
         accumulation_steps=t.accumulation_steps,
     )
     if what == "step":

@@ -92,7 +92,7 @@ def _waiting(path: str, batch_size: int | None, steps: int) -> dict:
     config = read(module.get_config())
     dataset = _noise() if config.data.name.startswith("tfds:") else build.dataset(config, "train")
     model, optimizer, devices = build.model(config, dataset.shape, 0), build.optimizer(config), Devices.all()
-    step = make_train_step(model, build.loss(config), optimizer, ema_decay=config.training.ema_decay)
+    step = make_train_step(model, build.loss(config), optimizer, ema_decay=build.training(config).decay)
     step = jax.jit(step, donate_argnums=0, out_shardings=devices.replicated)
     state = devices.init(functools.partial(init_state, model, optimizer, 0))
     batch_size = batch_size or config.training.batch_size

@@ -121,7 +121,7 @@ class Ours:
         self.model, self.loss = build.model(settings, shape, 0), build.loss(settings)
         optimizer = build.optimizer(settings)
         devices = Devices.all()
-        decay = settings.training.ema_decay
+        decay = build.training(settings).decay
         self.program = Program.make(self.model, self.loss, optimizer, devices, seed=0, ema_decay=decay)
         rng = np.random.default_rng(0)
         self.images = rng.integers(0, 256, (batch_size, *shape), dtype=np.uint8)

@@ -39,12 +39,13 @@ def get_config():
     c.loss.weighting = "edm"
     c.loss.stratified = False
     c.optimizer.learning_rate = 1e-3
-    c.optimizer.warmup_steps = 19_531  # 10 million pictures
+    c.optimizer.warmup_images = 10_000_000
     c.optimizer.clip_norm = 0.0
     c.optimizer.eps = 1e-8 / 3072  # theirs sums the loss over the 3,072 values of a picture, ours is their mean
     c.training.batch_size = 512
     c.training.num_steps = 390_625  # 200 million pictures
-    c.training.ema_decay = 0.9992905  # half-life of half a million pictures
+    c.training.ema_halflife_images = 500_000
+    c.training.ema_rampup_ratio = 0.05
     c.training.report = False  # 50,000 samples take hours: --mode=eval
     c.sampling.name = "heun"
     c.sampling.num_steps = 17  # and the final denoising: 35 calls

@@ -45,6 +45,7 @@ from hold_jax.training.optimizer import adam, learning_rate_schedule
 from hold_jax.training.step import ScoreLoss
 
 Conditioning = Callable[[sde.LinearSDE, jax.Array], jax.Array]
+_LEARNING_RATE = ("learning_rate", "warmup_steps", "warmup_images", "schedule")  # options of its schedule
 _CONDITIONING = ("beta_schedule", "beta_start", "beta_end", "num_times", "noise_min")  # its options
 NOMINAL_SIGMA_DATA = 0.5  # of pictures in [-1, 1] (EDM, arXiv:2206.00364)
 _LOG_NORMAL = inspect.signature(losses.log_normal).parameters
@@ -299,19 +300,15 @@ def loss(config: Config) -> ScoreLoss:
 
 def learning_rate(config: Config) -> optax.Schedule:
     """The rate by step."""
-    c = config.optimizer
-    return construct(
-        "optimizer",
-        "adam",
-        learning_rate_schedule,
-        {"learning_rate": c.learning_rate, "warmup_steps": c.warmup_steps, "schedule": c.schedule},
-        num_steps=config.training.num_steps,
-    )
+    c, length = config.optimizer, config.training
+    options = {key: value for key, value in given(c).items() if key in _LEARNING_RATE}
+    more = {"num_steps": length.num_steps, "batch_size": length.batch_size}
+    return construct("optimizer", "adam", learning_rate_schedule, options, **more)
 
 
 def optimizer(config: Config) -> optax.GradientTransformation:
     """Adam with its learning-rate schedule."""
-    options = given(config.optimizer, "learning_rate", "warmup_steps", "schedule")
+    options = given(config.optimizer, *_LEARNING_RATE)
     return construct("optimizer", "adam", adam, options, learning_rate=learning_rate(config))
 
 

@@ -32,6 +32,7 @@ _SEED = "[0, 2^32)"
 _COUNT = "[1, 1e6]"  # of what is computed at once
 _STEPS = "[1, 1e9]"
 _EVERY = "[0, 1e9]"
+_IMAGES = "[1, 1e12]"
 _POSITIVE = "(0, 1e6]"
 _TIME = "(0, 1e6)"
 
@@ -187,6 +188,7 @@ class OptimizerConfig:
 
     learning_rate: float = real(2e-4, "(0, 1e6]", "step size")
     warmup_steps: int = whole(5000, _EVERY, "steps of linear growth")
+    warmup_images: int | None = whole(None, _IMAGES, "images of linear growth, as EDM; None: warmup_steps")
     schedule: str = choice(
         "constant", ("constant", "cosine"), "after the warm-up; cosine: to zero at training.num_steps"
     )
@@ -212,6 +214,12 @@ class TrainingConfig:
         None, "a run, a .safetensors file or 'digits': training starts from its averaged weights (fine-tuning)"
     )
     ema_decay: float = real(0.9999, "[0, 1)", "of the averaged parameters, a step")
+    ema_halflife_images: int | None = whole(
+        None, _IMAGES, "images in which a weight of that average halves, as EDM; None: ema_decay"
+    )
+    ema_rampup_ratio: float | None = real(
+        None, "[0, 1]", "largest half-life as a share of the images seen so far (0.05); 0: no limit"
+    )
     log_every: int = whole(100, _STEPS, "steps between lines of the log")
     sample_every: int = whole(10_000, _EVERY, "steps between grids of samples; 0: never")
     checkpoint_every: int = whole(10_000, _STEPS, "steps between checkpoints")
@@ -223,6 +231,8 @@ class TrainingConfig:
     report: bool = switch(True, "sample and evaluate at the end")
 
     def __post_init__(self):
+        used = self.ema_rampup_ratio is None or self.ema_halflife_images is not None
+        require(used, "training.ema_rampup_ratio", self.ema_rampup_ratio, "None without training.ema_halflife_images")
         for key in ("num_steps", "log_every", "sample_every", "checkpoint_every"):
             value = getattr(self, key)
             fits = value % self.steps_per_call == 0

@@ -30,6 +30,7 @@ from hold_jax.runtime.mesh import Devices
 from hold_jax.runtime.progress import Progress
 from hold_jax.runtime.storage import LostFileError, Path
 from hold_jax.training.checkpoint import BEST_FOLDER, Checkpoints
+from hold_jax.training.optimizer import Decay, halflife_decay
 from hold_jax.training.preemption import Preemption
 from hold_jax.training.profile import Profile
 from hold_jax.training.state import TrainState
@@ -52,6 +53,8 @@ class TrainSettings:
       steps_per_call: steps per call of the compiled function. It divides `num_steps` and the intervals of
         log lines, sample grids and checkpoints.
       ema_decay: decay of the exponential moving average of the parameters per step, in [0, 1).
+      ema_halflife_images: images in which a weight of that average halves, in place of `ema_decay`.
+      ema_rampup_ratio: largest half-life as a share of the images seen; 0 sets no limit (`optimizer.halflife_decay`).
       flip: whether images are mirrored left to right at random.
       log_every: interval between lines of the log.
       sample_every: interval between sample grids; 0 draws none.
@@ -77,6 +80,8 @@ class TrainSettings:
     keep_every: int
     skip_limit: int
     profile: int
+    ema_halflife_images: int | None = None
+    ema_rampup_ratio: float = 0.05
     gradient_dtype: str = "float32"
 
     def __post_init__(self):
@@ -92,6 +97,13 @@ class TrainSettings:
         require(0 <= self.ema_decay < 1, "training.ema_decay", self.ema_decay, "in [0, 1)")
         for name in ("keep_every", "skip_limit", "profile"):
             require(getattr(self, name) >= 0, f"training.{name}", getattr(self, name), "0 or more")
+
+    @property
+    def decay(self) -> Decay:
+        """Decay of the averaged parameters, as `update_ema` takes it."""
+        if self.ema_halflife_images is None:
+            return self.ema_decay
+        return halflife_decay(self.ema_halflife_images, self.ema_rampup_ratio, self.batch_size)
 
 
 def _files(workdir: Path, start_step: int) -> Log:
@@ -366,7 +378,7 @@ class Trainer:
             self.optimizer,
             devices,
             seed=settings.seed,
-            ema_decay=settings.ema_decay,
+            ema_decay=settings.decay,
             accumulation_steps=settings.accumulation_steps,
             steps_per_call=settings.steps_per_call,
             gradient_dtype=settings.gradient_dtype,

@@ -20,7 +20,7 @@ from hold_jax.model import Model
 from hold_jax.parameterization import EpsFn
 from hold_jax.runtime.mesh import LARGE, Devices
 from hold_jax.sde import LinearSDE
-from hold_jax.training.optimizer import update_ema
+from hold_jax.training.optimizer import Decay, update_ema
 from hold_jax.training.packing import Packing
 from hold_jax.training.state import TrainState, init_state, shardings
 
@@ -65,7 +65,7 @@ def apply_gradient(
     value: jax.Array,
     optimizer: optax.GradientTransformation,
     *,
-    ema_decay: float,
+    ema_decay: Decay,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """Returns the state after one update, and the norms {"grad_norm", "param_norm"}; see `make_train_step`.
 
@@ -74,7 +74,7 @@ def apply_gradient(
       gradient: gradient of the loss, a tree like `state.params`.
       value: the loss, ().
       optimizer: an Optax transformation.
-      ema_decay: decay of the averaged parameters.
+      ema_decay: decay of the averaged parameters; see `update_ema`.
     """
     grad_norm = optax.global_norm(gradient)
     updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
@@ -93,7 +93,7 @@ def make_train_step(
     loss: ScoreLoss,
     optimizer: optax.GradientTransformation,
     *,
-    ema_decay: float,
+    ema_decay: Decay,
     accumulation_steps: int = 1,
     steps_per_call: int = 1,
     gradient_dtype: str = "float32",
@@ -106,7 +106,7 @@ def make_train_step(
       model: the model to train.
       loss: per-example loss with its options bound.
       optimizer: an Optax transformation.
-      ema_decay: decay of the averaged parameters, in [0, 1).
+      ema_decay: decay of the averaged parameters; see `update_ema`.
       accumulation_steps: parts the batch is split into; their gradients are averaged before the update.
       steps_per_call: optimizer steps in one call; 1 takes batches (B, ...), k takes (k, B, ...).
       gradient_dtype: "float32", or "bfloat16" for a network that computes in bfloat16: the gradients of large

@@ -247,7 +247,7 @@ def test_no_option_of_a_constructor_is_out_of_reach():
         "model": {"out_channels", "num_classes", "sde", "network", "data_shape", "statistics", "parent", "name"},
         "data": {"split", "memory_limit_bytes"},
         "loss": {"sde", "eps_fn", "x", "key", "pair", "sigma_data"},
-        "optimizer": {"num_steps"},
+        "optimizer": {"num_steps", "batch_size"},  # of training
         "training": {"seed", "flip"},
         "sampling": {"sampler", "seed"},
         "task": set(),

@@ -7,7 +7,7 @@ import pytest
 from training import small
 
 from hold_jax.errors import UserError
-from hold_jax.training.optimizer import learning_rate_schedule, update_ema
+from hold_jax.training.optimizer import halflife_decay, learning_rate_schedule, update_ema
 
 RATE = 0.3
 
@@ -24,6 +24,20 @@ def test_learning_rate_at_every_step(warmup, kind):
         else:
             want = RATE * (1 + math.cos(math.pi * (k - warmup) / (20 - warmup))) / 2
         assert float(schedule(jnp.int32(k))) == pytest.approx(want, rel=1e-5, abs=1e-7)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 16])
+def test_a_ramp_in_images_is_edm_s(batch_size):
+    schedule = learning_rate_schedule(
+        learning_rate=RATE,
+        warmup_steps=5000,
+        schedule="constant",
+        num_steps=20,
+        warmup_images=10,
+        batch_size=batch_size,
+    )
+    for k in range(21):
+        assert float(schedule(jnp.int32(k))) == pytest.approx(RATE * min(k * batch_size / 10, 1), rel=1e-6)
 
 
 @pytest.mark.parametrize(("clip_norm", "weight_decay"), [(0.0, 0.0), (0.5, 0.0), (0.5, 0.1)])
@@ -62,6 +76,23 @@ def test_ema_remembers_longer_as_the_run_goes_on(decay):
         np.testing.assert_allclose(ema["w"], want, atol=1e-6)
 
 
+@pytest.mark.parametrize("batch_size", [1, 8, 100])
+def test_after_a_half_life_in_images_half_of_the_weight_is_left(batch_size):
+    decay = halflife_decay(800, 0, batch_size)
+    ema = jnp.float32(1.0)
+    for step in range(800 // batch_size):
+        ema = update_ema(ema, jnp.float32(0.0), np.int32(step), lambda k: np.asarray(decay(k)))
+    assert float(ema) == pytest.approx(0.5, rel=1e-4)
+
+
+def test_the_half_life_grows_with_the_images_seen():
+    # EDM's loop, in its own terms, at its own numbers: batches of 512, half a million images, 5 %.
+    decay = halflife_decay(500_000, 0.05, 512)
+    for step in (0, 1, 100, 19_531, 19_532, 390_624):
+        halflife = max(min(500_000, step * 512 * 0.05), 1e-8)
+        assert float(decay(jnp.int32(step))) == pytest.approx(0.5 ** (512 / halflife), rel=1e-6)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -69,6 +100,10 @@ def test_ema_remembers_longer_as_the_run_goes_on(decay):
         ({"warmup_steps": -1}, "`warmup_steps` is -1; it must be 0 or more"),
         ({"schedule": "cosin"}, "`schedule` is 'cosin' (did you mean 'cosine'?); it must be one of: constant, cosine"),
         ({"schedule": "cosine", "warmup_steps": 9}, "`warmup_steps` is 9; it must be below num_steps = 9"),
+        (
+            {"schedule": "cosine", "warmup_images": 9},
+            "`warmup_images / batch_size` is 9; it must be below num_steps = 9",
+        ),
     ],
 )
 def test_bad_schedules_are_named(change, message):
