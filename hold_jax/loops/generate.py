@@ -13,7 +13,7 @@ from hold_jax.loops import origin
 from hold_jax.loops.conditions import NONE, Conditions
 from hold_jax.loops.draw import Drawn, SampleSettings, draw_blocks
 from hold_jax.model import Model
-from hold_jax.runtime import distributed, npz, pictures, storage
+from hold_jax.runtime import distributed, npz, pictures, plots, storage
 from hold_jax.runtime.mesh import Devices
 from hold_jax.runtime.progress import Progress
 from hold_jax.runtime.resumable import PartialRows
@@ -42,12 +42,12 @@ def picture(x: np.ndarray, *, reference: np.ndarray | None = None, title: str | 
     if x.ndim == 4:
         return pictures.image_grid(pictures.shades(x[:GRID_MAX]))
     if x.ndim == 3:
-        return pictures.curves(x, reference=reference)
+        return plots.signals(x, reference=reference)
     if x.shape[1] == 1:
-        return pictures.histogram(x[:, 0], reference=None if reference is None else reference[:, 0], title=title)
+        return plots.histogram(x[:, 0], reference=None if reference is None else reference[:, 0], title=title)
     if x.shape[1] > 2:
-        return pictures.pairs(x, reference=reference, title=title)
-    return pictures.scatter(x, reference=reference, title=title)
+        return plots.pairs(x, reference=reference, title=title)
+    return plots.scatter(x, reference=reference, title=title)
 
 
 def pairs(given: np.ndarray, x: np.ndarray) -> PIL.Image.Image:
@@ -76,13 +76,13 @@ def film_frames(states: np.ndarray) -> list[PIL.Image.Image]:
         scale = max(1, 320 // (states.shape[3] * columns))
         return [pictures.image_grid(state, scale=scale) for state in states]
     if states.ndim == 4:
-        limits = pictures.curve_limits(states[-1])
-        return [pictures.curves(state, limits=limits) for state in states]
+        limits = plots.signal_limits(states[-1])
+        return [plots.signals(state, limits=limits) for state in states]
     if states.shape[-1] == 1:
-        limits = pictures.histogram_limits(states[-1, :, 0])
-        return [pictures.histogram(state[:, 0], limits=limits) for state in states]
-    limits = pictures.plot_limits(states.reshape(-1, states.shape[-1])[:, :2])
-    return [pictures.scatter(state[:, :2], limits=limits) for state in states]
+        limits = plots.histogram_limits(states[-1, :, 0])
+        return [plots.histogram(state[:, 0], limits=limits) for state in states]
+    limits = plots.plot_limits(states.reshape(-1, states.shape[-1])[:, :2])
+    return [plots.scatter(state[:, :2], limits=limits) for state in states]
 
 
 def generate(

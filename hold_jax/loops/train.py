@@ -24,7 +24,7 @@ from hold_jax.loops.evaluate import loss_of_examples
 from hold_jax.loops.generate import picture
 from hold_jax.loops.introduction import introduce
 from hold_jax.model import Model
-from hold_jax.runtime import distributed, pictures, storage
+from hold_jax.runtime import curves, distributed, pictures, storage
 from hold_jax.runtime.log import METRICS_FILE, Log, MetricLog, NullLog, OpenLog, read_jsonl
 from hold_jax.runtime.mesh import Devices
 from hold_jax.runtime.progress import Progress
@@ -312,7 +312,7 @@ class Trainer:
                 metric_log.close()
         if main:
             lines = [line for line in read_jsonl(workdir / METRICS_FILE) if "train/loss" in line]
-            pictures.loss_curve(
+            curves.loss_curve(
                 [line["step"] for line in lines], [line["train/loss"] for line in lines], workdir / "loss.png"
             )
         return state

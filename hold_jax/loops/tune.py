@@ -25,7 +25,7 @@ from hold_jax.errors import require
 from hold_jax.loops.conditions import Conditions
 from hold_jax.loops.draw import SampleSettings, with_labels
 from hold_jax.model import Model
-from hold_jax.runtime import pictures
+from hold_jax.runtime import plots
 from hold_jax.samplers import Sampler
 from hold_jax.sde import LinearSDE
 
@@ -295,4 +295,4 @@ def plot(choices: Mapping[int, Choice]) -> PIL.Image.Image:
     axes.set_yscale("symlog", linthresh=max(1e-6, min(abs(c.default.error) for c in choices.values())))
     axes.set_xticks(list(choices), [str(calls) for calls in choices])
     axes.legend(frameon=False)
-    return pictures.to_image(figure)
+    return plots.to_image(figure)

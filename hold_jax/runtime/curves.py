@@ -1,17 +1,20 @@
-"""A page of plots of logged values over the training steps.
+"""Curves of logged values over the training steps: a page of panels, the loss alone, running means.
 
 matplotlib is imported inside the functions, because the import takes a second.
 """
 
 import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import PIL.Image
+from numpy.typing import ArrayLike
 
 from hold_jax.errors import UserError
-from hold_jax.runtime.pictures import smooth, to_image
+from hold_jax.runtime import storage
+from hold_jax.runtime.plots import to_image
 
 Curves = dict[str, dict[str, tuple[np.ndarray, np.ndarray]]]
 """Panel -> curve -> (steps, values)."""
@@ -21,6 +24,7 @@ _COLUMNS = 3
 _FEW = 30  # values; more are drawn faintly under their running mean
 _MARKED = 15  # values; fewer are marked by dots
 _COLORS = ("#1f5fa8", "#c1442e", "#3a8f5c", "#8a5aa8", "#c48a1a", "#4aa3a8", "#8f6a4a", "#7a7a7a", "#b84a8a", "#5a6ac1")
+_INK, _FAINT = "#333333", "#b8b8b8"
 
 
 def grouped(lines: Iterable[Mapping[str, Any]]) -> Curves:
@@ -67,6 +71,92 @@ def draw(curves: Curves) -> PIL.Image.Image:
     return to_image(figure)
 
 
+def loss_curve(
+    steps: ArrayLike,
+    losses: ArrayLike,
+    path: str | os.PathLike[str],
+    title: str | None = None,
+    reference: float | None = None,
+) -> None:
+    """Writes a PNG of the loss over the training steps: raw values in gray, their running mean in blue.
+
+    The vertical axis is logarithmic if all finite losses are positive and span more than a decade. Losses that are not
+    finite are gaps in the curves.
+
+    Args:
+        steps: `(T,)`, ascending.
+        losses: `(T,)`.
+        path: the file to write.
+        title: one line above.
+        reference: a loss for comparison, such as a known lower bound; drawn as a dashed line.
+
+    Raises:
+        UserError: if the shapes differ, or no loss is finite.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import EngFormatter
+
+    x, y = np.asarray(steps, np.float64), np.asarray(losses, np.float64)
+    if x.ndim != 1 or x.shape != y.shape:
+        raise UserError(f"`steps` is {x.shape} and `losses` {y.shape}; both must be (T,)")
+    finite = y[np.isfinite(y)]
+    if finite.size == 0:
+        raise UserError("`losses` has no finite value to draw")
+
+    figure = Figure(figsize=(7.2, 4.2), dpi=120, layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot(x, y, color=_FAINT, linewidth=0.8, label="each logged step")
+    axes.plot(x, smooth(y), color=_COLORS[0], linewidth=2.0, label="running mean")
+    if reference is not None:
+        axes.axhline(reference, color=_INK, linewidth=1.2, linestyle=(0, (5, 4)), label=f"reference {reference:.4g}")
+    if finite.min() > 0 and finite.max() > 10 * finite.min():
+        axes.set_yscale("log")
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.set_xlabel("training step (parameter updates)", color=_INK)
+    axes.set_ylabel("training loss (dimensionless)", color=_INK)
+    axes.margins(x=0.01)
+    axes.grid(color="#e8e8e8", linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.tick_params(labelsize=9, colors="#555555", which="both")
+    for side, spine in axes.spines.items():
+        spine.set_visible(side in ("left", "bottom"))
+        spine.set_color("#aaaaaa")
+    axes.legend(loc="upper right", frameon=False, fontsize=9)
+    if title:
+        axes.set_title(title, color=_INK, fontsize=12)
+    with storage.writing(storage.path(path, "path")) as file:
+        figure.savefig(file, format="png")
+
+
+def smooth(values: ArrayLike, half_width: int | None = None) -> np.ndarray:
+    """Returns the centered running mean of `values` over windows of `2 half_width + 1` values.
+
+    Near the start the window shrinks on both sides, so that the steep first part of a loss curve is not shifted. Near
+    the end it is cut on the right side only. Values that are not finite are left out of the means.
+
+    Args:
+        values: `(T,)`.
+        half_width: by default 3 % of T, at least 3.
+
+    Returns:
+        `(T,)` float64; NaN where the value is not finite.
+    """
+    y = np.asarray(values, np.float64)
+    n = len(y)
+    if half_width is None:
+        half_width = max(3, math.ceil(0.03 * n))
+    index = np.arange(n)
+    reach = np.minimum(index, half_width)
+    low, high = index - reach, np.minimum(index + reach, n - 1) + 1
+    finite = np.isfinite(y)
+    # Each window is summed on its own: differences of one cumulative sum would lose all digits after a huge loss.
+    edges = np.stack([low, high], axis=1).ravel()
+    sums = np.add.reduceat(np.append(np.where(finite, y, 0.0), 0.0), edges)[::2]
+    counts = np.add.reduceat(np.append(finite, False).astype(np.int64), edges)[::2]
+    mean = sums / np.maximum(counts, 1)
+    return np.where(finite, mean, np.nan)
+
+
 def _panel(axes: Any, panel: str, curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:
     from matplotlib.ticker import EngFormatter
 
@@ -80,7 +170,7 @@ def _panel(axes: Any, panel: str, curves: Mapping[str, tuple[np.ndarray, np.ndar
         axes.plot(steps, line, color=color, linewidth=1.8, marker=marker, markersize=3.5, label=name)
     if _spans_a_decade([values for _, values in curves.values()]):
         axes.set_yscale("log")
-    axes.set_title(panel.replace("_", " "), fontsize=11, loc="left", color="#333333")
+    axes.set_title(panel.replace("_", " "), fontsize=11, loc="left", color=_INK)
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.set_xlabel("step", fontsize=9, color="#555555")
     axes.grid(color="#e8e8e8", linewidth=0.7)

@@ -36,8 +36,8 @@ from hold_jax.loops import generate as sampling
 from hold_jax.loops import train as training
 from hold_jax.loops.draw import Drawn
 from hold_jax.metrics.frechet import moments
+from hold_jax.runtime import curves, pictures, storage, workdir
 from hold_jax.runtime import log as logs
-from hold_jax.runtime import pictures, storage, workdir
 from hold_jax.runtime.log import MetricLog, log_results, read_jsonl
 from hold_jax.runtime.resumable import PartialRows
 from hold_jax.training.checkpoint import Checkpoints, _storage_fault
@@ -419,7 +419,7 @@ def test_pictures(bucket, tmp_path):
     for folder in (bucket, tmp_path / "run"):
         pictures.write_png(frames[1], folder / "grids" / "a.png")
         pictures.film(frames, folder / "film.gif")
-        pictures.loss_curve([1, 2, 3], [3.0, 2.0, 1.0], folder / "loss.png")
+        curves.loss_curve([1, 2, 3], [3.0, 2.0, 1.0], folder / "loss.png")
     assert objects() == small.contents(tmp_path / "run") and len(objects()) == 3
 
 
