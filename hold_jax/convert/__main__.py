@@ -1,10 +1,11 @@
 """Converts others' weights to ours, and ours to others'.
 
-A trained network to a work directory that main.py samples from and evaluates, or back to a state dict of PyTorch:
+A trained network to a work directory that main.py samples from and evaluates, or a work directory to a file or folder:
 
     python -m hold_jax.convert --from=cld_sgm --input=PATH.pth --output=WORKDIR [--config=configs/X.py --config.a.b=...]
     python -m hold_jax.convert --from=diffusers --input=FOLDER --output=WORKDIR
     python -m hold_jax.convert --to=score_sde_pytorch --input=WORKDIR --output=PATH.pth
+    python -m hold_jax.convert --to=diffusers --input=WORKDIR --output=FOLDER
     python -m hold_jax.convert --to=hold_jax --input=WORKDIR --output=PATH.safetensors
 
 The FID's Inception network:
@@ -50,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--from", dest="source", help=f"project that made the input: {', '.join(known)}")
     parser.add_argument("--to", dest="target", help=f"project that the output is for: {', '.join(TARGETS)}")
     parser.add_argument("--input", required=True, help="its file or folder; with --to, a work directory")
-    parser.add_argument("--output", required=True, help="work directory or file to write")
+    parser.add_argument("--output", required=True, help="work directory, file or folder to write")
     try:
         args, rest = parser.parse_known_args(arguments)
         done = _convert(args, rest)

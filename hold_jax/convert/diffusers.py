@@ -8,6 +8,7 @@ options of `nn.NCSNpp`; the order of the time features, cosines first, by the or
 import json
 import math
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,10 +21,10 @@ from hold_jax.convert.score_sde import Weights, is_state_dict
 from hold_jax.errors import UserError
 from hold_jax.nn import NCSNpp
 from hold_jax.weights import state_file
-from hold_jax.weights.match import Rule, convert, transposed
+from hold_jax.weights.match import Rule, convert
 
 _SCHEDULER_FILES = ("scheduler/scheduler_config.json", "scheduler_config.json")
-_WEIGHTS = "diffusion_pytorch_model"
+WEIGHTS = "diffusion_pytorch_model"
 # Keys of unet/config.json -> what diffusers takes where they are missing.
 _UNET = {
     "sample_size": None,
@@ -95,7 +96,7 @@ _BETAS = (
     "HeunDiscreteScheduler",
     "LMSDiscreteScheduler",
 )
-_PREDICTIONS = {"epsilon": "vp", "v_prediction": "v", "sample": "x0"}
+PREDICTIONS = {"epsilon": "vp", "v_prediction": "v", "sample": "x0"}
 _SQRT_TWO = math.sqrt(2)
 
 _NAMES = {
@@ -139,7 +140,7 @@ _INNER = {
     "ConvDownsample": {"conv": "conv"},
 }
 _PARAMETERS = {"kernel": "weight", "scale": "weight", "bias": "bias", "frequencies": "weight"}
-_AXES = {4: (2, 3, 1, 0), 2: (1, 0), 1: None}
+_AXES = {4: (2, 3, 1, 0), 2: (1, 0), 1: (0,)}
 # Names of diffusers before 0.12 (2023), which its published files keep.
 _OLD_NAMES = {
     r"\.query\.(\w+)$": r".to_q.\1",
@@ -190,7 +191,7 @@ def config(folder: Path, argument: str = "input") -> ml_collections.ConfigDict:
         )
     else:
         c.model.update(
-            parameterization=_PREDICTIONS[scheduler["prediction_type"]],
+            parameterization=PREDICTIONS[scheduler["prediction_type"]],
             conditioning="discrete_time",
             beta_schedule=scheduler["beta_schedule"],
             beta_start=float(scheduler["beta_start"]),
@@ -217,12 +218,27 @@ def read(folder: Path, network: NCSNpp, inputs: tuple[int, ...], where: str) -> 
         raise UserError(f"{where}; its {path.name} is no state dict: it must be a dict of tensors by name")
     state = {_modern(name): value for name, value in state.items()}
     flipped = found.unet["flip_sin_to_cos"] and found.unet["time_embedding_type"] == "positional"
-    params = convert(rules(network, inputs, cosines_first=flipped), state, where, "the network of its config.json")
+    rules = [entry.rule for entry in entries(network, inputs, cosines_first=flipped)]
+    params = convert(rules, state, where, "the network of its config.json")
     return Weights(params, 0, f"the weights of {path.name}")
 
 
-def rules(network: NCSNpp, inputs: tuple[int, ...], *, cosines_first: bool) -> list[Rule]:
-    """How the network's parameters come from the state dict of a `UNet2DModel`.
+class _Entry(NamedTuple):
+    """One parameter: its path here, its name and shape there, and the maps from theirs to ours and back."""
+
+    path: str
+    name: str
+    shape: tuple[int, ...]
+    to_ours: Callable[[np.ndarray], np.ndarray]
+    to_theirs: Callable[[np.ndarray], np.ndarray]
+
+    @property
+    def rule(self) -> Rule:
+        return Rule({self.name: self.shape}, lambda w: {self.path: self.to_ours(w)})
+
+
+def entries(network: NCSNpp, inputs: tuple[int, ...], *, cosines_first: bool) -> list[_Entry]:
+    """The network's parameters with their names in the state dict of a `UNet2DModel`.
 
     Args:
       network: the NCSN++.
@@ -240,18 +256,24 @@ def rules(network: NCSNpp, inputs: tuple[int, ...], *, cosines_first: bool) -> l
             elif layer.name == "shortcut" and len(shape) == 2:
                 found.append(_pointwise(theirs, path, shape))
             else:
-                found.append(transposed(theirs, path, shape, _AXES[len(shape)]))
+                found.append(_transposed(theirs, path, shape))
     return found
 
 
-def _flipped(theirs: str, path: str, shape: tuple[int, ...]) -> Rule:
+def _transposed(theirs: str, path: str, shape: tuple[int, ...]) -> _Entry:
+    axes = _AXES[len(shape)]
+    back = np.argsort(axes)
+    return _Entry(path, theirs, tuple(shape[i] for i in back), lambda w: w.transpose(axes), lambda w: w.transpose(back))
+
+
+def _flipped(theirs: str, path: str, shape: tuple[int, ...]) -> _Entry:
     half = shape[0] // 2
-    return Rule({theirs: shape[::-1]}, lambda w: {path: np.roll(w.T, half, axis=0)})
+    return _Entry(path, theirs, shape[::-1], lambda w: np.roll(w.T, half, axis=0), lambda w: np.roll(w, half, axis=0).T)
 
 
-def _pointwise(theirs: str, path: str, shape: tuple[int, ...]) -> Rule:
+def _pointwise(theirs: str, path: str, shape: tuple[int, ...]) -> _Entry:
     """A convolution of one pixel that is a matrix here."""
-    return Rule({theirs: (*shape[::-1], 1, 1)}, lambda w: {path: w[:, :, 0, 0].T})
+    return _Entry(path, theirs, (*shape[::-1], 1, 1), lambda w: w[:, :, 0, 0].T, lambda w: w.T[:, :, None, None])
 
 
 def _name(path: str, network: NCSNpp) -> str:
@@ -280,8 +302,16 @@ def _modern(name: str) -> str:
     return name
 
 
+def network_options(given: dict[str, Any], where: str = "unet/config.json") -> dict[str, Any]:
+    """The options of our NCSN++ that is a `UNet2DModel` of these settings; those left out are diffusers' defaults.
+
+    Raises:
+      UserError: if it is not one that is read; `where` begins the message.
+    """
+    return _network(_checked_unet(given, where), where)
+
+
 def _network(unet: dict[str, Any], where: str) -> dict[str, Any]:
-    """`config.model` of a `UNet2DModel`."""
     widths, down = unet["block_out_channels"], unet["down_block_types"]
     skip = any("Skip" in name for name in down)
     kinds = ("SkipDownBlock2D", "SkipUpBlock2D") if skip else ("DownBlock2D", "UpBlock2D")
@@ -306,6 +336,8 @@ def _network(unet: dict[str, Any], where: str) -> dict[str, Any]:
         same = same and all(width >= 128 for width in of_attention)
         _require(same, where, "norm_num_groups", groups, "None, with attention of 128 channels or more")
         groups = None
+    else:
+        _require(groups is not None, where, "norm_num_groups", groups, "a whole number from 1 for these blocks")
     size = unet["sample_size"]
     half = widths[0] // 2
     fourier = unet["time_embedding_type"] == "fourier"
@@ -358,9 +390,9 @@ def _open(folder: Path, argument: str = "input") -> _Folder:
     # The pipelines of betas have pictures in [-1, 1]; that of VE in [0, 1], which the network centers or not.
     centers = unet["center_input_sample"]
     _require(fourier or not centers, of_unet, "center_input_sample", centers, "False without 'fourier'")
-    found = [path for path in (inner / f"{_WEIGHTS}{ending}" for ending in (".safetensors", ".bin")) if path.is_file()]
+    found = [path for path in (inner / f"{WEIGHTS}{ending}" for ending in (".safetensors", ".bin")) if path.is_file()]
     if not found:
-        raise UserError(f"{where}; there is no {inner.relative_to(folder) / _WEIGHTS}.safetensors or .bin in it")
+        raise UserError(f"{where}; there is no {inner.relative_to(folder) / WEIGHTS}.safetensors or .bin in it")
     return _Folder(unet, scheduler, found[0], of_unet)
 
 
@@ -397,7 +429,7 @@ def _checked_scheduler(given: dict[str, Any], where: str) -> dict[str, Any]:
         _require(isinstance(found[key], int | float), where, key, found[key], "a number")
     count, prediction = found["num_train_timesteps"], found["prediction_type"]
     _require(_counts(count), where, "num_train_timesteps", count, "a whole number from 1")
-    _require(prediction in _PREDICTIONS, where, "prediction_type", prediction, " or ".join(map(repr, _PREDICTIONS)))
+    _require(prediction in PREDICTIONS, where, "prediction_type", prediction, " or ".join(map(repr, PREDICTIONS)))
     _require(found["trained_betas"] is None, where, "trained_betas", found["trained_betas"], "None")
     _require(not found["rescale_betas_zero_snr"], where, "rescale_betas_zero_snr", True, "False")
     return {"_class_name": name, **found}

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from hold_jax.app import build, packed
 from hold_jax.app.config import Config
-from hold_jax.convert import diffusers, edm, score_sde
+from hold_jax.convert import diffusers, edm, score_sde, to_diffusers
 from hold_jax.convert.score_sde import Weights
 from hold_jax.errors import UserError, require
 from hold_jax.model import Model
@@ -44,8 +44,6 @@ SOURCES = {
     "diffusers": Source(diffusers.config, diffusers.read),
     "edm": Source("cifar10_edm.py", edm.read, edm.num_classes),
 }
-# Project -> (parameters, network, (H, W, C) of its input) -> state dict; None: a model of this package in one file.
-TARGETS = {"hold_jax": None, "score_sde_pytorch": score_sde.to_torch}
 
 
 def import_run(source: Source, path: Path, output: storage.Path, config: Config) -> str:
@@ -97,33 +95,49 @@ def import_run(source: Source, path: Path, output: storage.Path, config: Config)
     return f"{weights.which}, step {weights.step}, {count / 1e6:.3g} million parameters"
 
 
-def export_run(target: Callable[..., dict[str, np.ndarray]] | None, path: storage.Path, output: Path) -> str:
-    """Writes the averaged parameters of a work directory's newest checkpoint in one file.
+def export_run(target: Callable[[packed.Packed, Path], str], path: storage.Path, output: Path) -> str:
+    """Writes the averaged parameters of a work directory's newest checkpoint; returns in words what was written.
 
     Args:
       target: one of `TARGETS`' values.
       path: the work directory.
-      output: the file; if its name ends in .safetensors, it is of that format, otherwise as `torch.save` writes it. A
-        model of this package is always the former.
+      output: the file or folder.
 
     Raises:
       UserError: if `path` holds no run, or one whose network `target` has not, or `output` cannot be written.
     """
-    as_safetensors = output.suffix == state_file.ENDING
-    allowed = f"a file whose name ends in {state_file.ENDING}"
-    require(target is not None or as_safetensors, "output", str(output), allowed)
-    folder = build.workdir(str(path))
-    found = packed.of_run(folder)
-    if target is None:
-        packed.write(output, found)
-        count = sum(leaf.size for leaf in jax.tree.leaves(found.params))
-        return f"the averaged weights of step {found.step}, {count:,} parameters"
+    found = packed.of_run(build.workdir(str(path)))
+    return f"the averaged weights of step {found.step}, {target(found, output)}"
+
+
+def _to_diffusers(found: packed.Packed, output: Path) -> str:
+    model, network = _with_ncsnpp(found)
+    return f"{to_diffusers.write(found.params, model, network, found.config, output)} tensors"
+
+
+def _to_file(found: packed.Packed, output: Path) -> str:
+    ending = state_file.ENDING
+    require(output.suffix == ending, "output", str(output), f"a file whose name ends in {ending}")
+    packed.write(output, found)
+    return f"{sum(leaf.size for leaf in jax.tree.leaves(found.params)):,} parameters"
+
+
+def _to_score_sde(found: packed.Packed, output: Path) -> str:
+    model, network = _with_ncsnpp(found)
+    arrays = score_sde.to_torch(jax.tree.map(np.asarray, found.params), network, model.input_shape)
+    write = safetensors.write if output.suffix == state_file.ENDING else torch_save.write
+    write(output, arrays)
+    return f"{len(arrays)} tensors"
+
+
+TARGETS = {"diffusers": _to_diffusers, "hold_jax": _to_file, "score_sde_pytorch": _to_score_sde}
+"""Project -> (model, file or folder) -> what was written, in words."""
+
+
+def _with_ncsnpp(found: packed.Packed) -> tuple[Model, NCSNpp]:
     config, record = found.config, found.record
     model = build.model(config, record.data_shape, record.num_classes, build.statistics(record))
-    arrays = target(jax.tree.map(np.asarray, found.params), _ncsnpp(config, model), model.input_shape)
-    write = safetensors.write if as_safetensors else torch_save.write
-    write(output, arrays)
-    return f"the averaged weights of step {found.step}, {len(arrays)} tensors"
+    return model, _ncsnpp(config, model)
 
 
 def _ncsnpp(config: Config, model: Model) -> NCSNpp:

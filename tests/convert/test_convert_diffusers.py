@@ -17,7 +17,7 @@ import hold_jax
 from hold_jax import kernels
 from hold_jax.app import build
 from hold_jax.app import config as base
-from hold_jax.convert import diffusers
+from hold_jax.convert import diffusers, to_diffusers
 from hold_jax.errors import UserError
 from hold_jax.runtime import workdir
 from hold_jax.weights import safetensors
@@ -101,6 +101,49 @@ def test_a_folder_of_2022_becomes_a_run(tmp_path, capsys):
     record = workdir.read(folder)
     assert (record.data_shape, record.config["sde"]["order"]) == ((8, 8, 3), 2)
     assert record.config["model"]["num_times"] == 1000
+    out = convert(capsys, "--to=diffusers", f"--input={folder}", f"--output={tmp_path}/back")
+    assert re.fullmatch(rf"{tmp_path}/back: the averaged weights of step 0, \d+ tensors\n", out)
+    theirs, ours = (diffusers._open(f) for f in (new, tmp_path / "back"))
+    assert ours.scheduler == theirs.scheduler
+    assert all(ours.unet[key] == theirs.unet[key] for key in diffusers._UNET)
+    (first,) = (new / "unet").glob("*.safetensors")
+    written = safetensors.read(tmp_path / "back/unet" / first.name)
+    jax.tree.map(np.testing.assert_array_equal, written, safetensors.read(first))
+
+
+@pytest.mark.parametrize("name", ["default", "sample"])
+def test_a_folder_that_is_written_gives_back_the_network(tmp_path, name):
+    first = save(tmp_path / "in", name)  # its features of the time begin with the cosines, ours with the sines
+    config = base.read(diffusers.config(first))
+    model, params = loaded(first)
+    to_diffusers.write(params, model, model.network, config, tmp_path / "out")
+    again = hold_jax.load(tmp_path / "out")
+    jax.tree.map(np.testing.assert_array_equal, again.params, params)
+    assert (again.model.network, again.config) == (model.network, config)
+    with pytest.raises(UserError, match=r"`output` is '.*/out'; it must be a new folder, or an empty one"):
+        to_diffusers.write(params, model, model.network, config, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"skip_rescale": True}, r"`model.skip_rescale` is True; it must be False for a network of diffusers"),
+        ({"attention_up": "last"}, r"`model.attention_up` is 'last'; it must be 'every' for a network of diffusers"),
+        ({"norm_groups": None}, r"`model.norm_groups` is None; it must be 32 for a network of diffusers"),
+        ({"conditioning": "vp_time"}, r"`model.conditioning` is 'vp_time'; it must be discrete_time"),
+        ({"parameterization": "sufficient"}, r"`model.parameterization` is 'sufficient'; it must be vp or v or x0"),
+    ],
+)
+def test_a_network_that_diffusers_has_not_is_not_written(tmp_path, changes, message):
+    folder = save(tmp_path / "in", "ddpm")
+    values = {f"model.{key}": value for key, value in changes.items()}
+    if "conditioning" in changes:
+        values |= dict.fromkeys([f"model.{key}" for key in build._CONDITIONING])
+    config = base.read(diffusers.config(folder)).changed(values)
+    model = build.model(config, (8, 8, 3), 0)
+    with pytest.raises(UserError, match=message):
+        to_diffusers.write({}, model, model.network, config, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_is_loaded_in_one_line(tmp_path):
@@ -149,6 +192,7 @@ def test_published_networks_by_their_settings(tmp_path, name):
         ({"out_channels": 6}, r"out_channels is 6; it must be in_channels"),
         ({"time_embedding_type": "fourier"}, r"'fourier' goes with ScoreSdeVeScheduler, .* with DDPMScheduler"),
         ({"center_input_sample": True}, r"center_input_sample is True; it must be False without 'fourier'"),
+        ({"norm_num_groups": None}, r"norm_num_groups is None; it must be a whole number from 1 for these blocks"),
         ({"mid_block_scale_factor": 2}, r"mid_block_scale_factor is 2; it must be 1"),
         ({"beta_schedule": "sigmoid"}, r"`model.beta_schedule` is 'sigmoid'; it must be one of: linear, scaled_linear"),
         ({"prediction_type": "flow"}, r"scheduler_config.json: prediction_type is 'flow'; it must be 'epsilon' or"),
