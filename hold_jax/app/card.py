@@ -4,7 +4,7 @@ import datetime
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from hold_jax.app import build, experiment
+from hold_jax.app import build, constructors, experiment
 from hold_jax.app.config import KEYS, Config
 from hold_jax.evaluation import report
 from hold_jax.loops import generate, origin
@@ -82,7 +82,7 @@ def _made_by(results: Mapping[str, Any]) -> str:
 
 def _settings(config: Config) -> Iterator[str]:
     values = config.flat()
-    changed = [f"{key} = {schema.shown(values[key])}  # {KEYS[key].note}" for key in build.differences(config)]
+    changed = [f"{key} = {schema.shown(values[key])}  # {KEYS[key].note}" for key in constructors.differences(config)]
     yield "## Settings that differ from the defaults"
     yield "```\n" + "\n".join(changed) + "\n```"
     yield f"`{workdir.RECORD_FILE}` has all settings; `python main.py --mode=show --workdir=DIR` prints them."

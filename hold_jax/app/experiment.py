@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from hold_jax.app import build
+from hold_jax.app import build, constructors
 from hold_jax.app.config import KEYS, Config
 from hold_jax.app.flags import Given
 from hold_jax.data import Dataset, deviation, measure
@@ -161,9 +161,11 @@ def find(given: Given, folder: str | None, *, to_train: bool, base: Config | Non
     before = None if run is None else of_record(run, path / workdir.RECORD_FILE)
     start = base if before is None else before
     if start is None or given.name is not None:
-        config = build.resolve(Config().changed(given.values))
+        config = constructors.resolve(Config().changed(given.values))
     else:
-        config = build.resolve(start.changed(build.without_options_of(start, given.values) | given.values))
+        config = constructors.resolve(
+            start.changed(constructors.without_options_of(start, given.values) | given.values)
+        )
     if run is None or before is None:
         return Experiment(config, path, None)
     if step is None:
@@ -199,7 +201,7 @@ def of_record(run: Record, where: Path | str) -> Config:
     # A key that was never set is no loss where it is gone.
     flat = {key: value for key, value in flat.items() if key in KEYS or value is not None}
     try:
-        return build.resolve(schema.read(Config, flat))
+        return constructors.resolve(schema.read(Config, flat))
     except UserError as error:
         raise UserError(f"{where} cannot be used: {error}") from None
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from hold_jax import kernels
-from hold_jax.app import build
+from hold_jax.app import build, constructors
 from hold_jax.app.config import Config
 from hold_jax.loops import tune
 from hold_jax.loops.tune import Candidate, Choice
@@ -56,9 +56,9 @@ def candidates(config: Config, calls: int) -> list[Candidate]:
     changes = [{}] + [s | g | _end(process, end) for s in _SAMPLERS for g in _GRIDS for end in _ENDS]
     for options in changes:
         chosen = {f"sampling.{key}": value for key, value in options.items()}
-        lost = build.without_options_of(config, chosen) if options else {}
+        lost = constructors.without_options_of(config, chosen) if options else {}
         own = {"sampling.rho": None, "sampling.times": None} if options else {}
-        changed = with_calls(build.resolve(config.changed(lost | own | chosen | {"sampling.frames": 0})), calls)
+        changed = with_calls(constructors.resolve(config.changed(lost | own | chosen | {"sampling.frames": 0})), calls)
         kept = {**options, "num_steps": changed.sampling.num_steps}
         found.append(Candidate(_label(options), kept, build.sampling(changed)))
     return found
@@ -121,8 +121,8 @@ def apply(config: Config, path: Path, flags: Collection[str] = ()) -> Config:
         return changed
     chosen = {f"sampling.{key}": value for key, value in options.items()}
     if len(options) > 1:
-        chosen = {**build.without_options_of(config, chosen), "sampling.rho": None, **chosen}
-    changed = build.resolve(config.changed({**chosen, "sampling.times": None, "sampling.frames": 0}))
+        chosen = {**constructors.without_options_of(config, chosen), "sampling.rho": None, **chosen}
+    changed = constructors.resolve(config.changed({**chosen, "sampling.times": None, "sampling.frames": 0}))
     distributed.say(f"{calls} calls, as tuned: {_label(options)} in {changed.sampling.num_steps} steps")
     return with_calls(changed.changed({"sampling.frames": config.sampling.frames}), calls)
 

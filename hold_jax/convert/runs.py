@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from hold_jax.app import build, packed
+from hold_jax.app import build, constructors, packed
 from hold_jax.app.config import Config
 from hold_jax.convert import diffusers, edm, score_sde, to_diffusers
 from hold_jax.convert.score_sde import Weights
@@ -69,7 +69,7 @@ def import_run(source: Source, path: Path, output: storage.Path, config: Config)
     height, width = (size, size) if isinstance(size, int) else size
     shape = (height, width, config.data.channels or 3)
     num_classes = source.num_classes(path) if config.model.class_conditional else 0
-    config = build.resolve(config).changed({"model.sigma_data": build.sigma_data(config)})
+    config = constructors.resolve(config).changed({"model.sigma_data": build.sigma_data(config)})
     model = build.model(config, shape, num_classes)
     optimizer = build.optimizer(config)
     weights = source.read(path, _ncsnpp(config, model), model.input_shape, where)

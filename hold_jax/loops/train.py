@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import functools
 import itertools
-import math
 import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
@@ -18,18 +17,19 @@ from flax import traverse_util
 
 from hold_jax.data import Dataset, batches, prefetch
 from hold_jax.errors import UserError, require, require_choice
+from hold_jax.loops.best import BestCheckpoint
 from hold_jax.loops.conditions import NONE, Conditions
 from hold_jax.loops.draw import SampleSettings, make_draw
 from hold_jax.loops.evaluate import loss_of_examples
 from hold_jax.loops.generate import picture
-from hold_jax.loops.introduction import introduce
+from hold_jax.loops.introduction import introduce_training
 from hold_jax.model import Model
-from hold_jax.runtime import curves, distributed, pictures, storage
+from hold_jax.runtime import curves, distributed, pictures
 from hold_jax.runtime.log import METRICS_FILE, Log, MetricLog, NullLog, OpenLog, read_jsonl
 from hold_jax.runtime.mesh import Devices
 from hold_jax.runtime.progress import Progress
 from hold_jax.runtime.storage import LostFileError, Path
-from hold_jax.training.checkpoint import BEST_FOLDER, Checkpoints
+from hold_jax.training.checkpoint import Checkpoints
 from hold_jax.training.optimizer import Decay, halflife_decay
 from hold_jax.training.preemption import Preemption
 from hold_jax.training.profile import Profile
@@ -37,7 +37,6 @@ from hold_jax.training.state import TrainState
 from hold_jax.training.step import GRADIENT_DTYPES, Program, ScoreLoss
 from hold_jax.training.window import Window
 
-PARAMETERS_FILE = "parameters.txt"
 _BINS = 10  # of noise levels, in which the held-out loss is logged
 
 
@@ -109,42 +108,6 @@ class TrainSettings:
 def _files(workdir: Path, start_step: int) -> Log:
     """Opens the log of a run that keeps it in its work directory only."""
     return MetricLog(workdir, start_step=start_step)
-
-
-class _Best(contextlib.AbstractContextManager):
-    """The checkpoint of least held-out loss, kept in a folder of its own.
-
-    Args:
-      workdir: of the run.
-      start: the step that it goes on from; the least loss before it is that in `metrics.jsonl`.
-    """
-
-    def __init__(self, workdir: Path, start: int) -> None:
-        lines = read_jsonl(workdir / METRICS_FILE) if start and storage.exists(workdir / METRICS_FILE) else []
-        before = [line["test/loss"] for line in lines if "test/loss" in line and line["step"] <= start]
-        self._least = min(before, default=math.inf)
-        if jax.process_count() > 1:  # all decide alike, and process 0 writes to the file only after all have read it
-            self._least = float(distributed.gather(repr(self._least))[0])
-        self._checkpoints = Checkpoints.open(workdir, folder=BEST_FOLDER)
-
-    def offer(self, loss: float, state: TrainState, others: Checkpoints) -> None:
-        """Keeps the state if its loss is the least so far; returns when it is written.
-
-        Orbax numbers its barriers in the order of the saves, so several processes wait for ever if two are under way.
-
-        Args:
-          loss: the same on all processes.
-          state: to keep.
-          others: the checkpoints of the run, whose writing must have ended.
-        """
-        if loss < self._least:
-            self._least = loss
-            others.wait()
-            self._checkpoints.save(state)
-            self._checkpoints.wait()
-
-    def __exit__(self, *exc: Any) -> None:
-        self._checkpoints.__exit__(*exc)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -236,7 +199,9 @@ class Trainer:
             state = self._start(program) if saved is None else program.from_tree(saved)
             del saved
             if main:
-                self._introduce(program.abstract_tree().params, start, workdir)
+                introduce_training(
+                    self.model, self.dataset, program.abstract_tree().params, workdir, step=start, flip=settings.flip
+                )
                 print("compiling the training step...", flush=True)
 
             feed = self._feed(devices, start)
@@ -244,7 +209,7 @@ class Trainer:
             lowered = program.step.lower(state, self._abstract_batch(devices))
             step_fn, flops = lowered.compile(), self._flops(lowered)
             compiled = time.monotonic()
-            best = stack.enter_context(_Best(workdir, start)) if self.held_out is not None else None
+            best = stack.enter_context(BestCheckpoint(workdir, start)) if self.held_out is not None else None
             metric_log = log(workdir, start) if main else NullLog()
             counted = {"picture": "images", "vector": "points", "signal": "signals"}.get(self.dataset.kind, "examples")
             progress = Progress(settings.num_steps, start, settings.batch_size, enabled=main, examples=counted)
@@ -402,40 +367,6 @@ class Trainer:
         grouped = _grouped(local, settings.steps_per_call)
         stacked = ({name: np.stack([b[name] for b in group]) for name in group[0]} for group in grouped)
         return prefetch(stacked, functools.partial(devices.put, axis=1))
-
-    def _introduce(self, params: Any, start: int, workdir: Path) -> None:
-        """Prints what is trained, on what and where, and a warning if the data do not fit `sigma_data`.
-
-        The table of parameters goes to `workdir`/parameters.txt.
-
-        Args:
-          params: abstract parameters of the network.
-          start: step from which the run continues; 0 for a new run.
-          workdir: work directory of the run.
-        """
-        from clu import parameter_overview  # in the extra [train], which sampling and conversion do not need
-
-        table = parameter_overview.get_parameter_overview(params, include_stats=False)
-        storage.write(workdir / PARAMETERS_FILE, f"{table}\n".encode())
-        model, dataset = self.model, self.dataset
-        some = dataset.subset(10_000)
-        deviation = float(np.std(model.to_model(some.gather(np.arange(len(some)))["x"])))
-        leaves, same = jax.tree.leaves(params), math.isclose(deviation, model.sigma_data, rel_tol=0.01)
-        introduce(model, dataset, workdir, step=start)
-        print(
-            f"network: {sum(leaf.size for leaf in leaves):,} parameters, "
-            f"{sum(leaf.size * leaf.dtype.itemsize for leaf in leaves) / 1e6:,.3g} MB, listed in {PARAMETERS_FILE}; "
-            f"model.sigma_data is {model.sigma_data:g}"
-            + ("" if same else f", the data's standard deviation {deviation:.3g}")
-            + ("; pictures are mirrored at random" if self.settings.flip else ""),
-            flush=True,
-        )
-        if not model.sigma_data / 2 <= deviation <= 2 * model.sigma_data:
-            distributed.say(
-                f"warning: the data's standard deviation is {deviation:.3g} in the model's range and model.sigma_data "
-                f"is {model.sigma_data:g}: noise levels and preconditioning are scaled for the latter; set "
-                "model.sigma_data to the former"
-            )
 
 
 def _grouped(items: Iterator[dict], size: int) -> Iterator[list[dict]]:

@@ -13,7 +13,7 @@ from configs import (
     swissroll_hold,
 )
 from hold_jax import losses, sde
-from hold_jax.app import build
+from hold_jax.app import build, constructors
 from hold_jax.app import config as base
 from hold_jax.errors import UserError
 from hold_jax.evaluation import inception_weights
@@ -56,7 +56,7 @@ def test_a_key_that_is_set_arrives():
     assert model.sde == sde.hold(order=2, alpha=0.5)
     assert (model.network.channels, model.network.attention_resolutions) == (16, (8, 4))
     assert (model.network.num_classes, model.network.out_channels, model.sigma_data) == (10, 1, 0.7)
-    assert model.network.dtype == build.DTYPES["bfloat16"]
+    assert model.network.dtype == constructors.DTYPES["bfloat16"]
     assert build.sampling(config).sampler == gaussian_fitted(churn=0.5)
     settings = build.training(config)
     assert (settings.seed, settings.flip, settings.steps_per_call) == (11, True, 5)

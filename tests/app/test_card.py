@@ -2,12 +2,12 @@
 
 import json
 
-from hold_jax.app import build, card
+from hold_jax.app import build, card, constructors
 from hold_jax.app.config import Config
 from hold_jax.loops import origin
 from hold_jax.runtime import workdir
 
-CONFIG = build.resolve(Config().changed({"data.name": "digits", "model.channels": 32, "sde.order": 4}))
+CONFIG = constructors.resolve(Config().changed({"data.name": "digits", "model.channels": 32, "sde.order": 4}))
 FIGURES = {"step": 1000, "num_samples": 297.0, "test_loss": 0.0844, "test_loss_error": 0.00076}
 MADE = {"sampler": {"name": "unipc"}, "process": {"order": 4}, "steps": 20, "calls": 21, "seed": 7}
 

@@ -14,7 +14,7 @@ import pytest
 
 import configs
 from hold_jax import inverse, kernels, likelihood, losses, parameterization, samplers, sde
-from hold_jax.app import build
+from hold_jax.app import build, constructors
 from hold_jax.app import config as base
 from hold_jax.loops.draw import SampleSettings
 from hold_jax.loops.evaluate import EvalSettings
@@ -123,7 +123,7 @@ def test_experiments_build_with_every_process(name):
         if changes["name"] == "psld" and name == "cifar10_cld":
             # PSLD's last noise alone says too little of the data.
             config.model.parameterization = "signal"
-        assert build.model(typed(config), shape, num_classes).sde == build.SDES[changes["name"]](
+        assert build.model(typed(config), shape, num_classes).sde == constructors.SDES[changes["name"]](
             **{k: v for k, v in changes.items() if k != "name"}
         )
 
@@ -215,13 +215,13 @@ def parameters_of(section):
     """The names that what is built from a section takes."""
     taken = {
         "sde": [sde.hold, sde.vp, sde.ve, sde.cld, sde.psld],
-        "model": [NCSNpp, MLP, build.Model, build._ve_noise, build.parameterization.discrete_time],
+        "model": [NCSNpp, MLP, build.Model, *constructors.CONDITIONINGS.values()],
         "data": [build.load],
         "loss": [build.losses.score_matching_loss],
         "optimizer": [build.adam, build.learning_rate_schedule],
         "training": [TrainSettings],
         "sampling": [SampleSettings, *SAMPLERS.values()],
-        "task": list(build.TASKS.values()),
+        "task": list(constructors.TASKS.values()),
         "eval": [EvalSettings],
         "likelihood": [LikelihoodSettings, ode.Solver],
         "tune": [],
@@ -230,8 +230,8 @@ def parameters_of(section):
 
 
 def test_no_key_of_the_base_is_dead():
-    source = inspect.getsource(build)
-    source += "".join(inspect.getsource(importlib.import_module(f"hold_jax.app.{name}")) for name in ("modes", "tuned"))
+    readers = ("build", "modes", "prepare", "results", "tuned")
+    source = "".join(inspect.getsource(importlib.import_module(f"hold_jax.app.{name}")) for name in readers)
     for section, keys in load("base").items():
         if section in ("seed", "logging"):  # no sections
             continue
@@ -268,12 +268,12 @@ def test_every_key_has_a_note_and_a_range():
 
 def test_the_names_that_a_key_may_have_are_those_of_its_table():
     tables = {
-        "sde.name": build.SDES,
-        "task.name": build.TASKS,
+        "sde.name": constructors.SDES,
+        "task.name": constructors.TASKS,
         "task.method": inverse.METHODS,
         "sde.damping": sde._DAMPINGS,
-        "model.name": build.NETWORKS,
-        "model.dtype": build.DTYPES,
+        "model.name": constructors.NETWORKS,
+        "model.dtype": constructors.DTYPES,
         "model.parameterization": parameterization.PARAMETERIZATIONS,
         "model.conditioning": parameterization.CONDITIONINGS,
         "model.beta_schedule": parameterization.BETA_SCHEDULES,
@@ -295,8 +295,8 @@ def test_the_names_that_a_key_may_have_are_those_of_its_table():
     }
     for key, table in tables.items():
         assert set(base.KEYS[key].choices) == set(table), key
-    assert set(build.TIME_LAWS) == set(losses.TIME_LAWS)
-    assert set(build.CONDITIONINGS) == set(parameterization.CONDITIONINGS)
+    assert set(constructors.TIME_LAWS) == set(losses.TIME_LAWS)
+    assert set(constructors.CONDITIONINGS) == set(parameterization.CONDITIONINGS)
     # Without an error estimate a likelihood is not to be trusted.
     assert set(base.KEYS["likelihood.solver"].choices) == set(ode.SOLVERS) - {"euler"}
 
@@ -304,8 +304,8 @@ def test_the_names_that_a_key_may_have_are_those_of_its_table():
 @pytest.mark.parametrize("name", SHAPES)
 def test_resolved_settings_build_the_same_and_leave_no_default_to_later_versions(name):
     given = typed(load(name))
-    resolved = build.resolve(given)
-    assert build.resolve(resolved) == resolved
+    resolved = constructors.resolve(given)
+    assert constructors.resolve(resolved) == resolved
     assert build.model(resolved, *SHAPES[name]) == build.model(given, *SHAPES[name])
     assert build.sampling(resolved).sampler == build.sampling(given).sampler
     if given.sde.name == "hold":

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from hold_jax.app import build, experiment, flags
+from hold_jax.app import build, constructors, experiment, flags
 from hold_jax.app import config as base
 from hold_jax.app.flags import Given
 from hold_jax.data.dataset import array_dataset
@@ -31,7 +31,7 @@ def find(given, folder, to_train=False):
 @pytest.fixture
 def run(tmp_path):
     """A run with a checkpoint, as far as its settings are concerned."""
-    config = build.resolve(base.Config().changed(of_file().values))
+    config = constructors.resolve(base.Config().changed(of_file().values))
     workdir.write(tmp_path, workdir.Record(build.as_json(config), (8, 8, 1), 10, run="a1"))
     (tmp_path / "checkpoints" / "5").mkdir(parents=True)
     return tmp_path
@@ -40,7 +40,7 @@ def run(tmp_path):
 def test_a_work_directory_suffices(run):
     for to_train in (False, True):
         found = find(of_flags(), run, to_train)
-        assert found.config == build.resolve(base.Config().changed(FILE))
+        assert found.config == constructors.resolve(base.Config().changed(FILE))
         assert (found.path, found.run.run, found.model_run) == (run, "a1", found.run)
 
 
@@ -250,7 +250,7 @@ def test_a_record_of_an_earlier_version_is_read(tmp_path):
 def test_an_edited_record_is_one_line(tmp_path, config, reason):
     record = workdir.Record(config, (8, 8, 1), 10)
     if reason is None:
-        assert experiment.of_record(record, "config.json") == build.resolve(base.Config())
+        assert experiment.of_record(record, "config.json") == constructors.resolve(base.Config())
         return
     with pytest.raises(UserError, match=f"config.json cannot be used: {reason}"):
         experiment.of_record(record, "config.json")

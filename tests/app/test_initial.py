@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from hold_jax.app import build, experiment, flags, initial, packed
+from hold_jax.app import build, constructors, experiment, flags, initial, packed
 from hold_jax.app import config as base
 from hold_jax.app.flags import Given
 from hold_jax.data.dataset import Statistics
@@ -22,7 +22,7 @@ CLASSES = {"model.class_conditional": True}
 
 
 def config_of(values, **more):
-    return build.resolve(base.Config().changed({**values, **more}))
+    return constructors.resolve(base.Config().changed({**values, **more}))
 
 
 def source(config, shape, num_classes=0, names=(), step=7):

@@ -12,11 +12,15 @@ from training import small
 from training.small import quick_compilation  # noqa: F401
 
 from configs import cifar10_hold, cifar10_small_hold, digits_hold, swissroll_hold
+from hold_jax.app import build, constructors, experiment, flags, modes, packed, prepare
 from hold_jax.app import config as base
-from hold_jax.app import flags, modes
+from hold_jax.app.compilation_cache import cache_compilations
 from hold_jax.app.flags import Given
+from hold_jax.app.results import print_figures
+from hold_jax.data import Statistics
 from hold_jax.errors import UserError
 from hold_jax.evaluation import classifier, inception_weights, reference
+from hold_jax.runtime import workdir
 from hold_jax.runtime.log import read_jsonl
 from hold_jax.runtime.mesh import Devices
 from hold_jax.training.checkpoint import FOLDER
@@ -108,7 +112,7 @@ def test_the_printed_report_is_twelve_lines_and_says_where_the_rest_is(capsys, t
     for network, distance in networks:
         found |= {distance: 0.7415, f"{distance}_error": 0.184, f"{distance}_floor": 0.8947, f"{network}_kid": -0.01}
         found |= {f"{network}_{name}": 0.5 for name in ("precision", "recall", "score")}
-    modes._print_results(found, tmp_path)
+    print_figures(found, tmp_path)
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) <= 12 and lines[0] == "step 1,000, 297 samples:"
     assert lines[1].split("  ")[0] == "loss, test" and lines[1].endswith("  0.08439 +- 0.00076  lower is better")
@@ -126,20 +130,20 @@ def test_the_best_checkpoint_is_drawn_by_its_name(trained, tmp_path):
     losses = {line["step"]: line["test/loss"] for line in read_jsonl(trained / "metrics.jsonl") if "test/loss" in line}
     assert losses.keys() == {5, 10}
     best = min(losses, key=losses.__getitem__)
-    found = dict(modes._averages(config_read(config_of()), model_of(trained), trained, ["best"]))
+    found = dict(prepare.averages(config_read(config_of()), model_of(trained), trained, ["best"]))
     assert found.keys() == {best}
     with pytest.raises(UserError, match=r"no best checkpoint in .*: training keeps one if the data have a test split"):
-        next(modes._averages(config_read(config_of()), model_of(trained), tmp_path, ["best"]))
+        next(prepare.averages(config_read(config_of()), model_of(trained), tmp_path, ["best"]))
 
 
 def config_read(given):
-    return modes.build.resolve(base.Config().changed(given.values))
+    return constructors.resolve(base.Config().changed(given.values))
 
 
 def model_of(folder):
-    record = modes.workdir.read(folder)
-    config = modes.experiment.of_record(record, folder)
-    return modes.build.model(config, record.data_shape, record.num_classes, modes.build.statistics(record))
+    record = workdir.read(folder)
+    config = experiment.of_record(record, folder)
+    return build.model(config, record.data_shape, record.num_classes, build.statistics(record))
 
 
 @pytest.fixture
@@ -436,11 +440,11 @@ def test_a_test_split_of_another_size_is_found_before_training(stuff, tmp_path):
 def test_bfloat16_where_the_devices_lack_it_is_float32_with_a_line(capsys, monkeypatch):
     config = base.Config().changed(config_of(model__dtype="bfloat16").values)
     monkeypatch.setattr(Devices, "have_bfloat16", lambda self: False)
-    assert modes._model(config, (2,), 8, modes.Statistics()).network.dtype == np.float32
+    assert prepare.model(config, (2,), 8, Statistics()).network.dtype == np.float32
     assert capsys.readouterr().err == "model.dtype is bfloat16, which cpu does not have: computing in float32\n"
     assert config.model.dtype == "bfloat16"  # what the work directory keeps is what was asked for
     monkeypatch.setattr(Devices, "have_bfloat16", lambda self: True)
-    assert modes._model(config, (2,), 8, modes.Statistics()).network.dtype == jax.numpy.bfloat16
+    assert prepare.model(config, (2,), 8, Statistics()).network.dtype == jax.numpy.bfloat16
     assert capsys.readouterr().err == ""
 
 
@@ -460,7 +464,7 @@ def test_where_compiled_programs_are_kept(tmp_path, monkeypatch, where, backend,
     before = jax.config.jax_compilation_cache_dir
     try:
         jax.config.update("jax_compilation_cache_dir", set_before)
-        modes.cache_compilations(where, tmp_path / "run")
+        cache_compilations(where, tmp_path / "run")
         found = jax.config.jax_compilation_cache_dir
     finally:
         jax.config.update("jax_compilation_cache_dir", before)
@@ -477,7 +481,7 @@ def test_a_run_starts_from_another_ones_averages(trained, tmp_path, capsys):
     ])  # fmt: skip
     run_train(given, str(tmp_path / "run"))
     assert f"starting from {trained}, step 10: 8 of 8 arrays\n" in capsys.readouterr().err
-    found, before = (modes.packed.of_run(folder) for folder in (tmp_path / "run", trained))
+    found, before = (packed.of_run(folder) for folder in (tmp_path / "run", trained))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), found.params, before.params)
     assert found.config.data.name == "checkerboard" and found.record.run != before.record.run
 
@@ -496,7 +500,7 @@ def test_a_run_keeps_what_it_measured_of_its_data(tmp_path):
     folder = tmp_path / "run"
     run_train(config, str(folder))
     kept = json.loads((folder / "config.json").read_text())["statistics"]
-    train = modes.build.dataset(base.Config().changed(config.values), "train")
+    train = build.dataset(base.Config().changed(config.values), "train")
     assert kept["class_counts"] == np.bincount(train.labels, minlength=3).tolist()
     np.testing.assert_allclose(kept["mean"], train.source.astype(np.float64).mean(axis=0), rtol=1e-12)
     np.testing.assert_allclose(kept["std"], train.source.astype(np.float64).std(axis=0), rtol=1e-12)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import configs
-from hold_jax.app import build
+from hold_jax.app import build, constructors
 from hold_jax.app import config as base
 from hold_jax.training.optimizer import adam
 
@@ -344,7 +344,7 @@ OURS = {"cifar10_fast", "cifar10_hold", "cifar10_small_hold"}
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_config_has_every_published_value(name):
     # With the defaults that constructors have: what is not set in the file is listed too.
-    settings = build.resolve(base.read(importlib.import_module(f"configs.{name}").get_config()))
+    settings = constructors.resolve(base.read(importlib.import_module(f"configs.{name}").get_config()))
     flat, deviations = settings.flat(), ON_PURPOSE.get(name, {})
     for source, stated in PUBLISHED[name].items():
         for key, wanted in stated.items():

@@ -4,12 +4,12 @@ import json
 
 import pytest
 
-from hold_jax.app import build, tuned
+from hold_jax.app import build, constructors, tuned
 from hold_jax.app import config as base
 from hold_jax.errors import UserError
 from hold_jax.loops.tune import Choice, Outcome
 
-CONFIG = build.resolve(base.Config().changed({"data.name": "digits", "sampling.frames": 17}))
+CONFIG = constructors.resolve(base.Config().changed({"data.name": "digits", "sampling.frames": 17}))
 
 
 def kept(path, calls, options, config=CONFIG):
@@ -67,7 +67,7 @@ def test_choices_of_other_calls_and_processes_stay(tmp_path):
     kept(tmp_path, 10, {"name": "heun"})
     kept(tmp_path, 20, {"name": "heun"})
     kept(tmp_path, 20, {"name": "dpmpp_2m"})
-    kept(tmp_path, 20, {"name": "heun"}, build.resolve(CONFIG.changed({"sde.order": 1})))
+    kept(tmp_path, 20, {"name": "heun"}, constructors.resolve(CONFIG.changed({"sde.order": 1})))
     entries = tuned.read(tmp_path)
     assert [(e["calls"], e["sde"]["order"], e["sampling"]["name"]) for e in entries] == [
         (10, 3, "heun"), (20, 3, "dpmpp_2m"), (20, 1, "heun")
@@ -86,7 +86,7 @@ def test_an_edited_choice_is_checked(tmp_path):
 
 
 def test_too_few_calls_and_adaptive_samplers_are_errors():
-    heun = build.resolve(CONFIG.changed({"sampling.name": "heun", "sampling.churn": None, "sampling.order": None,
+    heun = constructors.resolve(CONFIG.changed({"sampling.name": "heun", "sampling.churn": None, "sampling.order": None,
                                          "sampling.corrector": None, "sampling.gauge": None}))  # fmt: skip
     with pytest.raises(UserError, match=r"`sampling\.calls` is 1; it must be 3 or more"):
         tuned.with_calls(heun, 1)

@@ -5,7 +5,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hold_jax.app import build, flags
+from hold_jax.app import build, constructors, flags
 from hold_jax.app.config import KEYS, Config
 from hold_jax.errors import UserError
 from hold_jax.runtime import schema
@@ -32,7 +32,7 @@ CHANGES = st.lists(
     min_size=1,
     max_size=3,
 )
-FAMILIES = st.fixed_dictionaries({key: st.sampled_from(list(names)) for key, names in build.SELECTORS.items()})
+FAMILIES = st.fixed_dictionaries({key: st.sampled_from(list(names)) for key, names in constructors.SELECTORS.items()})
 
 
 def built(config):
@@ -57,7 +57,9 @@ def one_line(call):
 
 @given(FAMILIES, CHANGES)
 def test_any_settings_are_built_or_named(families, changes):
-    one_line(lambda: built(build.resolve(Config().changed({"data.name": "digits", **families, **dict(changes)}))))
+    one_line(
+        lambda: built(constructors.resolve(Config().changed({"data.name": "digits", **families, **dict(changes)})))
+    )
 
 
 @given(st.sampled_from(list(KEYS)), st.one_of(WORDS, st.text(), NUMBERS.map(str)))
@@ -73,5 +75,7 @@ def test_any_flag_is_read_or_named(key, text):
 
 def test_the_families_of_the_test_can_be_built():
     """Otherwise the first test would say little."""
-    for name in build.SELECTORS["sde.name"]:
-        assert one_line(lambda name=name: built(build.resolve(Config().changed({"data.name": "x", "sde.name": name}))))
+    for name in constructors.SELECTORS["sde.name"]:
+        assert one_line(
+            lambda name=name: built(constructors.resolve(Config().changed({"data.name": "x", "sde.name": name})))
+        )

@@ -18,6 +18,7 @@ from hold_jax.data.dataset import array_dataset
 from hold_jax.errors import UserError
 from hold_jax.loops import evaluate
 from hold_jax.loops.draw import draw_many
+from hold_jax.loops.introduction import introduce_training
 from hold_jax.loops.train import Trainer
 from hold_jax.metrics.sliced_wasserstein import sliced_wasserstein
 from hold_jax.numerics import exact
@@ -81,9 +82,8 @@ def test_a_run_leaves_its_files(straight):
 
 
 def test_the_first_lines_say_what_is_trained_and_the_table_goes_to_a_file(tmp_path, capsys):
-    trainer = Trainer(MODEL, small.LOSS, OPTIMIZER, DATA, small.train_settings(), SAMPLING)
     params = jax.eval_shape(MODEL.init, jax.random.key(0))
-    trainer._introduce(params, 5, tmp_path)
+    introduce_training(MODEL, DATA, params, tmp_path, step=5, flip=False)
     said = capsys.readouterr().out.splitlines()
     size = sum(leaf.size for leaf in jax.tree.leaves(params))
     assert [line.partition(":")[0] for line in said] == ["process", "data", "devices", "work directory", "network"]

@@ -25,8 +25,9 @@ from training.small import quick_compilation  # noqa: F401
 
 from configs import digits_hold
 from hold_jax import data
-from hold_jax.app import build, modes
+from hold_jax.app import build
 from hold_jax.app import config as base
+from hold_jax.app.compilation_cache import cache_compilations
 from hold_jax.convert import __main__ as command
 from hold_jax.errors import UserError
 from hold_jax.evaluation import classifier as classifiers
@@ -494,11 +495,11 @@ def test_compiled_programs_are_kept_there(bucket, monkeypatch, where, path):
     set_to = {}
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     monkeypatch.setattr(jax, "config", types.SimpleNamespace(jax_compilation_cache_dir=None, update=set_to.__setitem__))
-    modes.cache_compilations(where, epath.Path("gs://bucket/run"))
+    cache_compilations(where, epath.Path("gs://bucket/run"))
     wanted = {"jax_compilation_cache_dir": path, "jax_persistent_cache_enable_xla_caches": "none"}
     assert set_to == ({"jax_compilation_cache_dir": None} if path is None else wanted)
     set_to.clear()
-    modes.cache_compilations("/tmp/cache", epath.Path("gs://bucket/run"))
+    cache_compilations("/tmp/cache", epath.Path("gs://bucket/run"))
     assert set_to == {"jax_compilation_cache_dir": "/tmp/cache"}
 
 

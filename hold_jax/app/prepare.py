@@ -1,0 +1,101 @@
+"""What the modes prepare in the same way: the model, a split of the data, averaged parameters of checkpoints."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+
+from hold_jax.app import build, packed
+from hold_jax.app.config import Config
+from hold_jax.autoguided import Autoguided
+from hold_jax.data import Dataset, Statistics
+from hold_jax.errors import UserError, require
+from hold_jax.evaluation.feature_network import FeatureNetwork
+from hold_jax.loops.evaluate import EvalSettings
+from hold_jax.model import Model
+from hold_jax.runtime import distributed
+from hold_jax.runtime.mesh import Devices
+from hold_jax.runtime.storage import Path
+from hold_jax.training.checkpoint import BEST_FOLDER, FOLDER, Checkpoints, abstract_state
+from hold_jax.training.state import init_state
+
+
+def model(config: Config, data_shape: tuple[int, ...], num_classes: int, statistics: Statistics) -> Model:
+    """The model, in float32 where the devices have no bfloat16; parameters are float32 either way."""
+    if config.model.dtype == "bfloat16" and not Devices.all().have_bfloat16():
+        kind = jax.devices()[0].device_kind
+        distributed.say(f"model.dtype is bfloat16, which {kind} does not have: computing in float32")
+        config = config.changed({"model.dtype": "float32"})
+    return build.model(config, data_shape, num_classes, statistics)
+
+
+def guided(config: Config, model: Model) -> tuple[Model, Callable[[Any], Any]]:
+    """The model that samples are drawn from, with `sampling.guide` if it is set, and its parameters of the run's."""
+    where = config.sampling.guide
+    if where is None:
+        return model, lambda params: params
+    found = packed.find(where, "sampling.guide")
+    theirs = found.config
+    allowed = "a run of the process of the samples, or a denoiser of any"
+    usable = build.any_process(theirs) or theirs.sde == config.sde
+    require(usable, "sampling.guide", where, allowed)
+    theirs = theirs.changed({key: value for key, value in config.flat().items() if key.startswith("sde.")})
+    record = found.record
+    guide = build.model(theirs, record.data_shape, record.num_classes, build.statistics(record))
+    try:
+        return Autoguided.of(model, guide), lambda params: (params, found.params)
+    except UserError as error:
+        raise UserError(f"`sampling.guide` is {where!r}: {error}") from None
+
+
+def dataset(config: Config, split: str, shape: tuple[int, ...]) -> Dataset:
+    """A split that must have the shape the model was made for."""
+    data = build.dataset(config, split)
+    require(
+        data.shape == shape,
+        "data.name",
+        config.data.name,
+        f"data of shape {shape}; its {split} split's is {data.shape}",
+    )
+    return data
+
+
+def feature_networks(
+    config: Config, settings: EvalSettings, load_train: Callable[[], Dataset], path: Path
+) -> list[FeatureNetwork]:
+    """What samples are compared in, if any are drawn."""
+    return [] if settings.num_samples == 0 else build.feature_networks(config, load_train, path)
+
+
+def held_out(config: Config, shape: tuple[int, ...]) -> Dataset | None:
+    """The test examples whose loss training logs; None where there are none."""
+    if config.training.held_out == 0:
+        return None
+    try:
+        found = dataset(config, "test", shape)
+    except UserError as error:
+        if config.training.report:
+            raise
+        distributed.say(f"no held-out loss and no best checkpoint: {error}")
+        return None
+    return found.subset(config.training.held_out) if len(found) >= 2 else None
+
+
+def averages(config: Config, model: Model, path: Path, steps: Sequence[int | str] | None) -> Iterator[tuple[int, Any]]:
+    """The averaged parameters of checkpoints in turn.
+
+    Args:
+      config: the settings.
+      model: the run's.
+      path: the work directory.
+      steps: of the checkpoints; ["best"]: of least held-out loss; empty: all; None: the newest.
+    """
+    optimizer = build.optimizer(config)
+    abstract = abstract_state(lambda: init_state(model, optimizer, config.seed), Devices.all().replicated)
+    best = steps is not None and list(steps) == ["best"]
+    with Checkpoints.open_to_read(path, BEST_FOLDER if best else FOLDER) as checkpoints:
+        newest = steps is None or best
+        chosen: Sequence[Any] = [checkpoints.latest()] if newest else steps or checkpoints.steps() or [None]
+        for step in chosen:
+            state = checkpoints.restore(abstract, step)
+            yield int(state.step), state.ema

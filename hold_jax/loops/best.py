@@ -1,0 +1,49 @@
+"""The checkpoint of least held-out loss."""
+
+import contextlib
+import math
+from typing import Any
+
+import jax
+
+from hold_jax.runtime import distributed, storage
+from hold_jax.runtime.log import METRICS_FILE, read_jsonl
+from hold_jax.runtime.storage import Path
+from hold_jax.training.checkpoint import BEST_FOLDER, Checkpoints
+from hold_jax.training.state import TrainState
+
+
+class BestCheckpoint(contextlib.AbstractContextManager):
+    """The checkpoint of least held-out loss, kept in a folder of its own.
+
+    Args:
+      workdir: of the run.
+      start: the step that it goes on from; the least loss before it is that in `metrics.jsonl`.
+    """
+
+    def __init__(self, workdir: Path, start: int) -> None:
+        lines = read_jsonl(workdir / METRICS_FILE) if start and storage.exists(workdir / METRICS_FILE) else []
+        before = [line["test/loss"] for line in lines if "test/loss" in line and line["step"] <= start]
+        self._least = min(before, default=math.inf)
+        if jax.process_count() > 1:  # all decide alike, and process 0 writes to the file only after all have read it
+            self._least = float(distributed.gather(repr(self._least))[0])
+        self._checkpoints = Checkpoints.open(workdir, folder=BEST_FOLDER)
+
+    def offer(self, loss: float, state: TrainState, others: Checkpoints) -> None:
+        """Keeps the state if its loss is the least so far; returns when it is written.
+
+        Orbax numbers its barriers in the order of the saves, so several processes wait for ever if two are under way.
+
+        Args:
+          loss: the same on all processes.
+          state: to keep.
+          others: the checkpoints of the run, whose writing must have ended.
+        """
+        if loss < self._least:
+            self._least = loss
+            others.wait()
+            self._checkpoints.save(state)
+            self._checkpoints.wait()
+
+    def __exit__(self, *exc: Any) -> None:
+        self._checkpoints.__exit__(*exc)
