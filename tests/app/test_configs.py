@@ -215,7 +215,7 @@ def parameters_of(section):
     """The names that what is built from a section takes."""
     taken = {
         "sde": [sde.hold, sde.vp, sde.ve, sde.cld, sde.psld],
-        "model": [NCSNpp, MLP, build.Model, *constructors.CONDITIONINGS.values()],
+        "model": [NCSNpp, MLP, build.Model, *map(constructors.CONDITIONINGS.get, ("ve_noise", "discrete_time"))],
         "data": [build.load],
         "loss": [build.losses.score_matching_loss],
         "optimizer": [build.adam, build.learning_rate_schedule],
