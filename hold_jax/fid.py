@@ -1,18 +1,18 @@
-"""Frechet inception distance, kernel distance, precision and recall between two sets of pictures.
+"""Frechet distance, kernel distance, precision and recall between two sets of pictures, in features of a network.
 
     python -m hold_jax.fid SAMPLES DATA [--inception=FILE] [--cache=FOLDER] [--crop=PIXELS] [--features=inception]
 
 Each set is a folder of pictures; an .npz of statistics (pytorch-fid's, score_sde's or our own) or of samples (uint8,
 N x H x W x C); or a data source by name with its split, such as digits:test or tfds:cifar10:train.
 
-Pictures are read as by pytorch-fid, each stretched to 299 x 299, unless --crop gives a size. Precision is the part of
-SAMPLES near DATA, recall the part of DATA near SAMPLES.
+Pictures are read as by pytorch-fid, each stretched to the network's size, unless --crop gives a size. Precision is the
+part of SAMPLES near DATA, recall the part of DATA near SAMPLES.
 """
 
 import argparse
-import dataclasses
+import functools
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -20,18 +20,21 @@ import jax
 import numpy as np
 
 from hold_jax import data
-from hold_jax.data.dataset import SPLITS, Dataset, array_dataset
+from hold_jax.data.dataset import SPLITS, Dataset, array_dataset, default_kind
 from hold_jax.data.images import fit_arrays
 from hold_jax.data.sources import MEMORY_LIMIT_BYTES
 from hold_jax.errors import UserError, require
 from hold_jax.evaluation import figures, reference
-from hold_jax.evaluation.feature_network import FeatureNetwork, Features
+from hold_jax.evaluation import inception as inception_features
+from hold_jax.evaluation.feature_network import FeatureNetwork, Features, distance_of
 from hold_jax.evaluation.features import PER_DEVICE, features_of
 from hold_jax.evaluation.inception import inception
 from hold_jax.evaluation.inception_weights import published
+from hold_jax.evaluation.own_function import function_of, is_own, own_function
 from hold_jax.evaluation.picture_files import digest, pictures
 from hold_jax.evaluation.pixels import pixels
 from hold_jax.evaluation.reference import Reference
+from hold_jax.evaluation.resize import Stretch
 from hold_jax.metrics.frechet import frechet_distance, moments
 from hold_jax.runtime.mesh import Devices
 from hold_jax.runtime.npz import Npz, NpzError
@@ -39,7 +42,11 @@ from hold_jax.runtime.progress import Progress
 from hold_jax.runtime.storage import open_regular
 
 _EXIT_USER_ERROR = 2
+_STRETCHES = {"inception": inception_features.STRETCH}
 _SAMPLES = ("x", "images", "samples", "arr_0")
+
+# (shape of an example, its dtype) -> the network that compares such data.
+_NetworkFor = Callable[[tuple[int, ...], np.dtype], FeatureNetwork]
 
 
 class _Parser(argparse.ArgumentParser):
@@ -55,7 +62,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("samples", metavar="SAMPLES", help="folder, .npz or data source")
     parser.add_argument("data", metavar="DATA", help="what they are compared with")
-    parser.add_argument("--features", default="inception", choices=("inception", "pixels"), help="what is compared")
+    parser.add_argument(
+        "--features",
+        default="inception",
+        metavar="NAME",
+        help="what is compared: inception (the default), pixels, or a function of your own, module:function",
+    )
     parser.add_argument(
         "--inception",
         metavar="FILE",
@@ -81,26 +93,36 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _figures(args: argparse.Namespace) -> dict[str, float]:
-    sides = {name: _open(getattr(args, name), name, args.crop) for name in ("samples", "data")}
-    network = None
-    if any(isinstance(side, Dataset) for side in sides.values()):
-        if args.features == "pixels":
-            network = pixels()
-        else:
-            network = inception(args.inception or published("--inception"), "inception")
-    a, b = (_reference(side, network, args) for side in sides.values())
+    network_for = _networks(args)
+    stretch = _STRETCHES.get(args.features)
+    sides = [_open(getattr(args, name), name, args.crop, stretch) for name in ("samples", "data")]
+    if not any(isinstance(side, Dataset) for side in sides):
+        network_for = None  # no weights are needed
+    a, b = (_reference(side, network_for, args) for side in sides)
     width = b.moments.mean.size
     require(a.moments.mean.size == width, "samples", args.samples, f"of {width} features, as `data` is")
-    distance = {"inception": "fid", "pixels": "frechet_raw"}[args.features]
-    names = network or dataclasses.replace(pixels(), name=args.features, distance=distance)
+    name = function_of(args.features)
     if a.features is not None:
-        return figures.compute(names, Features(a.features, None), b)
+        return figures.compute(name, Features(a.features, None), b)
     if b.features is not None:  # the distance, which has no direction, and its error
-        return figures.compute(names, Features(b.features, None), Reference(a.moments, None, None))
-    return {distance: frechet_distance(a.moments, b.moments)}
+        return figures.compute(name, Features(b.features, None), Reference(a.moments, None, None))
+    return {distance_of(name): frechet_distance(a.moments, b.moments)}
 
 
-def _open(text: str, argument: str, crop: int | None) -> Dataset | Reference:
+def _networks(args: argparse.Namespace) -> _NetworkFor:
+    """Returns what makes the network of --features; only one of the user's own depends on the data."""
+    if is_own(args.features):
+        return functools.cache(functools.partial(own_function, args.features, argument="features"))
+    known: dict[str, Callable[[], FeatureNetwork]] = {
+        "inception": lambda: inception(args.inception or published("--inception"), "inception"),
+        "pixels": pixels,
+    }
+    require(args.features in known, "features", args.features, f"{', '.join(known)}, or module:function of your own")
+    make = functools.cache(known[args.features])
+    return lambda shape, dtype: make()
+
+
+def _open(text: str, argument: str, crop: int | None, stretch: Stretch | None) -> Dataset | Reference:
     """What a user named, with a line that says how it is read."""
     name, _, split = text.rpartition(":")
     if name and split in SPLITS:
@@ -112,7 +134,7 @@ def _open(text: str, argument: str, crop: int | None) -> Dataset | Reference:
         return found
     path = Path(text).expanduser()
     if path.is_dir():
-        found, how = pictures(path, crop)
+        found, how = pictures(path, crop, stretch)
         _say(f"{argument}: {text}, {len(found):,} pictures, {how}")
         return found
     allowed = "a folder, an .npz file, or a data source with its split such as digits:test"
@@ -140,14 +162,17 @@ def _samples(path: Path, argument: str) -> np.ndarray | None:
     return x
 
 
-def _reference(side: Dataset | Reference, network: FeatureNetwork | None, args: argparse.Namespace) -> Reference:
+def _reference(side: Dataset | Reference, network_for: _NetworkFor | None, args: argparse.Namespace) -> Reference:
     """Features and moments, from the cache if the same pictures and weights were there before."""
     if isinstance(side, Reference):
         about = side.about
-        if about is not None and network is not None:
-            require(about.identity == network.identity, "statistics made by", about.identity, network.identity)
+        if about is not None and network_for is not None:
+            dtype = np.dtype(np.uint8 if default_kind(about.shape) == "picture" else np.float32)
+            identity = network_for(about.shape, dtype).identity
+            require(about.identity == identity, "statistics made by", about.identity, identity)
         return side
-    assert network is not None
+    assert network_for is not None
+    network = network_for(side.shape, side.dtype)
     path = None
     if args.cache is not None:
         key = f"{network.name}_{network.identity.split()[-1]}_{digest(side)}"
@@ -158,11 +183,9 @@ def _reference(side: Dataset | Reference, network: FeatureNetwork | None, args: 
     with Progress(len(side), 0, 1, True, unit="picture") as progress:
         out = features_of(network, side, Devices.all(), per_device=args.batch_size, tick=progress.update)
     values = np.asarray(out.values)
-    if len(values) <= values.shape[1]:
-        _say(
-            f"warning: {len(values)} pictures for {values.shape[1]} features: their covariance is singular, and the "
-            "distance far above what more pictures give; compare it at equal numbers only"
-        )
+    warning = figures.too_few(*values.shape)
+    if warning is not None:
+        _say(warning)
     found = Reference(moments(values), values, reference.about(network, side))
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)

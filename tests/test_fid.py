@@ -8,8 +8,9 @@ from training.small import quick_compilation  # noqa: F401
 
 from hold_jax import fid
 from hold_jax.evaluation import inception_weights, picture_files, reference
-from hold_jax.evaluation.inception_network import resize
+from hold_jax.evaluation.inception import STRETCH
 from hold_jax.evaluation.reference import Reference
+from hold_jax.evaluation.resize import bilinear
 from hold_jax.metrics.frechet import frechet_distance, moments
 
 RNG = np.random.default_rng(0)
@@ -51,8 +52,8 @@ def test_folders_samples_statistics_and_sources_give_one_distance(tmp_path, caps
     folder(tmp_path / "data" / "test", X)
     want = frechet_distance(moments(features(X)), moments(features(Y)))
     found, said = run(capsys, a, b)
-    assert "samples: " in said and "40 pictures, 4 x 4 pixels, stretched to 299 x 299" in said
-    assert "40 pictures for 48 features: their covariance is singular" in said
+    assert "samples: " in said and "40 pictures, 4 x 4 pixels" in said and "stretched" not in said
+    assert "40 examples for 48 features: their covariance is singular" in said
     assert {"frechet_raw", "frechet_raw_bias", "pixels_kid", "pixels_precision", "pixels_recall"} <= found.keys()
     assert found["frechet_raw"] == pytest.approx(want, rel=1e-5)
     for one, other in [
@@ -94,15 +95,15 @@ def test_crop_is_that_of_the_data(tmp_path, capsys):
 def test_mixed_sizes_are_stretched_as_the_network_stretches(tmp_path):
     for shape in [(4, 9, 3), (320, 33, 3)]:
         x = RNG.integers(0, 256, shape, dtype=np.uint8)
-        got = picture_files.stretched(x)
-        # The network's positions are float32, of up to `shape` pixels; 255 is the largest slope.
-        rounding = 255 * max(shape) * 2.0**-23
-        np.testing.assert_allclose(got, jax.jit(resize)(x[None].astype(np.float32))[0], atol=2 * rounding)
+        got = STRETCH.apply(x)
+        assert got.shape == (299, 299, 3) and got.dtype == np.float32
+        at_once = jax.jit(lambda x: bilinear(x, 299))(x[None].astype(np.float32))[0]
+        np.testing.assert_allclose(got, at_once, atol=255 * 2.0**-22)  # products may be fused with sums
     folder(tmp_path / "a", X)
     Image.fromarray(X[0, :3]).save(tmp_path / "a" / "other.jpg")
-    found, how = picture_files.pictures(tmp_path / "a", None)
-    assert found.shape == (299, 299, 3) and how == "of 2 sizes, each stretched to 299 x 299"
-    np.testing.assert_array_equal(found.gather(np.array([0]))["x"][0], picture_files.stretched(X[0]))
+    found, how = picture_files.pictures(tmp_path / "a", None, STRETCH)
+    assert found.shape == (299, 299, 3) and how == "of 2 sizes, stretched to 299 x 299 (bilinear)"
+    np.testing.assert_array_equal(found.gather(np.array([0]))["x"][0], STRETCH.apply(X[0]))
 
 
 def test_mistakes(tmp_path, capsys, monkeypatch):
@@ -123,6 +124,10 @@ def test_mistakes(tmp_path, capsys, monkeypatch):
     assert "it must be of 3 features, as `data` is" in fails(capsys, a, tmp_path / "small.npz", pixels)
     (a / "4.png").write_bytes(b"no picture")
     assert "4.png cannot be read: " in fails(capsys, a, a, pixels)
+    assert "it must be inception, pixels, or module:function" in fails(capsys, a, a, "--features=inceptoin")
+    Image.fromarray(X[0, :3]).save(tmp_path / "none" / "1.png")
+    Image.fromarray(X[0]).save(tmp_path / "none" / "2.png")
+    assert "none has pictures of 2 sizes, and these" in fails(capsys, tmp_path / "none", tmp_path / "none", pixels)
     assert "unrecognized arguments: --weights=x" in fails(capsys, a, a, "--weights=x")
 
 

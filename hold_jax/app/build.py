@@ -32,6 +32,7 @@ from hold_jax.evaluation.classifier import classifier
 from hold_jax.evaluation.feature_network import FeatureNetwork
 from hold_jax.evaluation.inception import inception
 from hold_jax.evaluation.inception_weights import published
+from hold_jax.evaluation.own_function import own_function
 from hold_jax.evaluation.pixels import pixels
 from hold_jax.loops import tasks
 from hold_jax.loops.conditions import NONE, Conditions, of_data, of_file
@@ -286,13 +287,25 @@ def likelihood(config: Config) -> LikelihoodSettings:
 
 
 def feature_networks(config: Config, load_train: Callable[[], Dataset], folder: Path) -> list[FeatureNetwork]:
-    """The networks whose features are compared; trains the classifier if it is chosen and not in `folder` yet."""
+    """The networks whose features are compared; trains the classifier if it is chosen and not in `folder` yet.
+
+    Raises:
+      UserError: for two functions of the user's own of one name, which their figures would share.
+    """
     known: dict[str, Callable[[], FeatureNetwork]] = {
         "classifier": lambda: classifier(load_train(), folder),
         "inception": lambda: inception(_inception_weights(config), "eval.inception"),
         "pixels": lambda: pixels(measure(load_train())),
     }
-    return [known[name]() for name in names(config.eval.features)]
+
+    def mine(name: str) -> FeatureNetwork:
+        data = load_train()
+        return own_function(name, data.shape, data.dtype, "eval.features")
+
+    found = [known[name]() if name in known else mine(name) for name in names(config.eval.features)]
+    called = [network.name for network in found]
+    require(len({*called}) == len(called), "eval.features", config.eval.features, "of different names after the colon")
+    return found
 
 
 def _inception_weights(config: Config) -> str | pathlib.Path:

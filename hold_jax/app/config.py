@@ -13,6 +13,7 @@ from ml_collections.config_dict import placeholder
 
 from hold_jax.data.dataset import KINDS
 from hold_jax.errors import UserError, require
+from hold_jax.evaluation.own_function import is_own
 from hold_jax.runtime import schema
 from hold_jax.runtime.schema import (
     choice,
@@ -396,7 +397,7 @@ class EvalConfig:
     features: str = text(
         "pixels",
         "names of feature networks",
-        "inception | classifier | pixels, comma-separated: what they are compared in",
+        "inception | classifier | pixels | module:function of your own, comma-separated: what they are compared in",
         empty=True,
     )
     inception: str | None = path(
@@ -412,7 +413,8 @@ class EvalConfig:
     def __post_init__(self):
         require(self.num_samples != 1, "eval.num_samples", self.num_samples, "None, 0, or 2 or more")
         for feature in names(self.features):
-            schema.require_choice("eval.features", feature, FEATURES)
+            if not is_own(feature):
+                schema.require_choice("eval.features", feature, FEATURES)
         if self.checkpoints not in ("newest", "best", "all"):
             steps = names(self.checkpoints)
             fits = bool(steps) and all(step.isascii() and step.isdecimal() and len(step) <= 10 for step in steps)

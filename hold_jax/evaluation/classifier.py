@@ -1,7 +1,6 @@
 """Features of a small classifier of the data's own labels, for data that Inception knows nothing of."""
 
 import functools
-import hashlib
 import io
 from typing import Any
 
@@ -14,7 +13,7 @@ from flax import traverse_util
 
 from hold_jax.data import Dataset, Statistics, batches, measure, to_model_range
 from hold_jax.errors import UserError
-from hold_jax.evaluation.feature_network import FeatureNetwork, Features
+from hold_jax.evaluation.feature_network import FeatureNetwork, Features, digest_of
 from hold_jax.runtime import distributed, storage
 from hold_jax.runtime.npz import Npz
 from hold_jax.runtime.storage import Path
@@ -89,7 +88,7 @@ def classifier(data: Dataset, folder: Path) -> FeatureNetwork:
 
     params = distributed.from_first(read_or_train, _shapes(network, data.shape))
     apply = functools.partial(_apply, network, statistics)
-    return FeatureNetwork("classifier", "frechet_classifier_distance", _identity(params), params, apply)
+    return FeatureNetwork("classifier", f"classifier {digest_of(params)}", params, apply)
 
 
 def accuracy(network: FeatureNetwork, data: Dataset) -> float:
@@ -142,14 +141,6 @@ def _train(network: Classifier, statistics: Statistics, data: Dataset) -> Any:
     for i, batch in enumerate(batches(data, batch_size=_BATCH, seed=_SEED, steps=STEPS)):
         params, state = step(params, state, batch, jax.random.fold_in(jax.random.key(_SEED), i))
     return jax.tree.map(np.asarray, params)
-
-
-def _identity(params: Any) -> str:
-    digest = hashlib.sha256()
-    for name, value in sorted(traverse_util.flatten_dict(params, sep="/").items()):
-        digest.update(name.encode())
-        digest.update(np.asarray(value).tobytes())
-    return f"classifier {digest.hexdigest()[:16]}"
 
 
 def _write(path: Path, params: Any, digest: str) -> None:

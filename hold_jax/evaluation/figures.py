@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from hold_jax.data import Dataset
-from hold_jax.evaluation.feature_network import FeatureNetwork, Features
+from hold_jax.evaluation.feature_network import Features, distance_of
 from hold_jax.evaluation.reference import Reference
 from hold_jax.metrics.frechet import frechet_distance, frechet_jackknife, moments
 from hold_jax.metrics.inception_score import inception_score
@@ -18,24 +18,24 @@ _SPLITS = 10
 _PRECISION_K, _DENSITY_K = 3, 5
 
 
-def compute(network: FeatureNetwork, sampled: Features, reference: Reference) -> dict[str, float]:
+def compute(name: str, sampled: Features, reference: Reference) -> dict[str, float]:
     """Returns distances and scores of samples by their features; names begin with the network's.
 
-    `network.distance` is the squared Frechet distance ("fid" for Inception), `_error` its standard error and `_bias`
-    its excess over the value at infinitely many samples, by the jackknife; it is not subtracted. `*_kid` is the kernel
-    distance, `*_score` the inception score of the network's own classes; `*_low` and `*_high` are ends of 95 %
+    The squared Frechet distance is called `distance_of(name)`, "fid" for Inception; `_error` is its standard error and
+    `_bias` its excess over the value at infinitely many samples, by the jackknife; it is not subtracted. `*_kid` is the
+    kernel distance, `*_score` the inception score of the network's own classes; `*_low` and `*_high` are ends of 95 %
     intervals.
 
     Args:
-      network: the feature network.
+      name: of the feature network.
       sampled: of the samples.
       reference: of the data.
     """
-    x, name = sampled.values, network.name
-    found = {network.distance: frechet_distance(moments(x), reference.moments)}
+    x, distance = sampled.values, distance_of(name)
+    found = {distance: frechet_distance(moments(x), reference.moments)}
     if len(x) >= 2 * _SPLITS:
         _, error, bias = frechet_jackknife(x, reference.moments, num_parts=_SPLITS)
-        found |= {f"{network.distance}_error": error, f"{network.distance}_bias": bias}
+        found |= {f"{distance}_error": error, f"{distance}_bias": bias}
     if sampled.logits is not None and len(x) >= _SPLITS:
         score = inception_score(sampled.logits)
         found |= {f"{name}_score": score.mean, f"{name}_score_std": score.std}
@@ -59,12 +59,22 @@ def compute(network: FeatureNetwork, sampled: Features, reference: Reference) ->
     return found
 
 
-def floor(network: FeatureNetwork, held_out: Features, reference: Reference) -> dict[str, float]:
+def floor(name: str, held_out: Features, reference: Reference) -> dict[str, float]:
     """Returns the Frechet distance of held-out data.
 
     Samples of a perfect model would have it if they were as many as the held-out examples; fewer have a larger one.
     """
-    return {f"{network.distance}_floor": frechet_distance(moments(held_out.values), reference.moments)}
+    return {f"{distance_of(name)}_floor": frechet_distance(moments(held_out.values), reference.moments)}
+
+
+def too_few(num: int, width: int) -> str | None:
+    """Returns a warning if `num` examples of `width` features have a singular covariance, otherwise None."""
+    if num > width:
+        return None
+    return (
+        f"warning: {num} examples for {width} features: their covariance is singular, and the Frechet distance far "
+        "above what more examples give; compare it at equal numbers only"
+    )
 
 
 def in_the_plane(samples: np.ndarray, train: Dataset, held_out: np.ndarray) -> dict[str, float]:

@@ -5,11 +5,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from hold_jax.errors import require
 from hold_jax.evaluation.feature_network import FeatureNetwork, Features
-from hold_jax.evaluation.inception_network import Inception
+from hold_jax.evaluation.inception_network import SIZE, Inception
 from hold_jax.evaluation.inception_weights import load
+from hold_jax.evaluation.resize import Stretch, bilinear
+
+# Pictures of many sizes, as they are read; the network itself stretches those of one size.
+STRETCH = Stretch(SIZE, "bilinear", lambda x: bilinear(x.astype(np.float32), SIZE))
 
 
 def inception(weights: str | Path, argument: str = "weights") -> FeatureNetwork:
@@ -24,7 +29,7 @@ def inception(weights: str | Path, argument: str = "weights") -> FeatureNetwork:
       argument: what errors call it.
     """
     params, identity = load(weights, argument)
-    return FeatureNetwork("inception", "fid", identity, jax.tree.map(jnp.asarray, params), _apply)
+    return FeatureNetwork("inception", identity, jax.tree.map(jnp.asarray, params), _apply)
 
 
 def _apply(params: Any, x: jax.Array) -> Features:

@@ -10,10 +10,10 @@ three digits.
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from hold_jax.errors import require
+from hold_jax.evaluation.resize import bilinear
 
 SIZE = 299
 NUM_CLASSES = 1008
@@ -37,7 +37,7 @@ class Inception(nn.Module):
     def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array | None]:
         """Maps (B, H, W, 3), uint8 or float in [0, 255], to pool3 features (B, 2048) and logits (B, 1008) or None."""
         require(x.ndim == 4 and x.shape[-1] == 3, "x.shape", x.shape, "(B, H, W, 3)")
-        h = resize(x.astype(jnp.float32)) * (2 / 255) - 1
+        h = bilinear(x.astype(jnp.float32), SIZE) * (2 / 255) - 1
 
         h = _Conv(32, (3, 3), stride=2, same=False, name="Conv2d_1a_3x3")(h)
         h = _Conv(32, (3, 3), same=False, name="Conv2d_2a_3x3")(h)
@@ -57,25 +57,6 @@ class Inception(nn.Module):
 
         features = h.mean(axis=(1, 2))
         return features, _Logits(self.logits_bias, name="fc")(features) if self.logits else None
-
-
-def resize(x: jax.Array) -> jax.Array:
-    """Bilinear, half-pixel centers, no antialiasing: (B, H, W, C) float32 -> (B, 299, 299, C).
-
-    By two neighbors each way: `jax.image.resize` multiplies by matrices, a product that XLA (jax 0.10.2) fails to tile
-    for an H100.
-    """
-    for axis in (1, 2):
-        last = x.shape[axis] - 1
-        # In float32, as PyTorch computes them.
-        at = (np.arange(SIZE, dtype=np.float32) + np.float32(0.5)) * np.float32((last + 1) / SIZE) - np.float32(0.5)
-        at = np.clip(at, 0, last)
-        low = np.floor(at).astype(np.int32)
-        weight = jnp.asarray((at - low).reshape(-1, *(1,) * (x.ndim - 1 - axis)), jnp.float32)
-        weight = weight.reshape(*(1,) * axis, *weight.shape)
-        below, above = jnp.take(x, low, axis=axis), jnp.take(x, np.minimum(low + 1, last), axis=axis)
-        x = below * (1 - weight) + above * weight
-    return x
 
 
 class _Conv(nn.Module):

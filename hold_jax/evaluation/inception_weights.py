@@ -15,6 +15,7 @@ from flax import traverse_util
 
 from hold_jax.errors import UserError, require
 from hold_jax.evaluation import inception_script
+from hold_jax.evaluation.feature_network import digest_of
 from hold_jax.evaluation.inception_network import SIZE, Inception
 from hold_jax.runtime import fetch
 from hold_jax.runtime.npz import Npz
@@ -72,7 +73,7 @@ def load(path: str | Path, argument: str = "weights") -> tuple[Params, str]:
     else:
         _check_name(path, where)
         params = from_state_dict(torch_file.read(path, argument), where)
-    return params, _identity(params)
+    return params, f"fid_inception {digest_of(params)}"
 
 
 def from_state_dict(state: Any, where: str = "the state dict") -> Params:
@@ -189,14 +190,6 @@ def _read_npz(path: Path, where: str) -> Params:
         if value.dtype != np.float32:
             raise UserError(f"{where}; its {name} is of type {value.dtype}; it must be float32")
     return traverse_util.unflatten_dict(params, sep="/")
-
-
-def _identity(params: Params) -> str:
-    digest = hashlib.sha256()
-    for name, value in sorted(traverse_util.flatten_dict(params, sep="/").items()):
-        digest.update(f"{name} {value.shape}".encode())
-        digest.update(np.ascontiguousarray(value, "<f4").tobytes())
-    return f"fid_inception {digest.hexdigest()[:16]}"
 
 
 @functools.cache

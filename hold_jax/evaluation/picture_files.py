@@ -1,4 +1,4 @@
-"""Picture files as what a feature network sees, by the rules of two conventions."""
+"""Picture files as what a feature network sees."""
 
 import hashlib
 from collections.abc import Callable
@@ -11,7 +11,7 @@ import numpy as np
 from hold_jax.data import images
 from hold_jax.data.dataset import Dataset
 from hold_jax.errors import UserError
-from hold_jax.evaluation.inception_network import SIZE
+from hold_jax.evaluation.resize import Stretch
 
 # pytorch-fid's list; it looks for these endings in lower case only.
 ENDINGS = frozenset(f".{name}" for name in ("bmp", "jpg", "jpeg", "pgm", "png", "ppm", "tif", "tiff", "webp"))
@@ -33,16 +33,17 @@ class PictureFiles:
             raise UserError(f"{self._files[index]} cannot be read: {error}") from None
 
 
-def pictures(folder: Path, crop: int | None) -> tuple[Dataset, str]:
-    """The pictures of a folder, and in words how they are read.
+def pictures(folder: Path, crop: int | None, stretch: Stretch | None) -> tuple[Dataset, str]:
+    """Returns the pictures of a folder, and in words how they are read.
 
     Args:
       folder: its own pictures count, as for pytorch-fid; if it has none, those of its sub-folders.
-      crop: None: pytorch-fid's rule, each picture converted to RGB by Pillow and stretched to 299 x 299; a size in
+      crop: None: as pytorch-fid and dgm-eval do, each picture converted to RGB by Pillow, and stretched; a size in
         pixels: as `data` reads them for training, upright, shorter side scaled to it, center cropped.
+      stretch: the rule of the feature network; None: it compares pictures of one size.
 
     Raises:
-      UserError: if there are fewer than two pictures.
+      UserError: if there are fewer than two pictures, or pictures of several sizes without a rule for them.
     """
     files = sorted(file for file in folder.iterdir() if _is_picture(file))
     files = files or sorted(file for file in folder.rglob("*") if _is_picture(file))
@@ -52,32 +53,22 @@ def pictures(folder: Path, crop: int | None) -> tuple[Dataset, str]:
         how = f"shorter side to {crop} pixels, center cropped"
         return _dataset(folder, files, lambda file: images.read_picture(file, crop, 3), (crop, crop, 3)), how
     sizes = set(_sizes(files))
-    if len(sizes) == 1:
+    how = "" if stretch is None else f", stretched to {stretch.size} x {stretch.size} ({stretch.words})"
+    if len(sizes) == 1:  # the network stretches them
         width, height = sizes.pop()
-        return _dataset(folder, files, _rgb, (height, width, 3)), f"{width} x {height} pixels, stretched to 299 x 299"
-    how = f"of {len(sizes)} sizes, each stretched to 299 x 299"
-    return _dataset(folder, files, lambda file: stretched(_rgb(file)), (SIZE, SIZE, 3)), how
+        return _dataset(folder, files, _rgb, (height, width, 3)), f"{width} x {height} pixels{how}"
+    if stretch is None:
+        raise UserError(f"{folder} has pictures of {len(sizes)} sizes, and these features are of one size: give --crop")
+    rule, shape = stretch.apply, (stretch.size, stretch.size, 3)
+    return _dataset(folder, files, lambda file: rule(_rgb(file)), shape), f"of {len(sizes)} sizes{how}"
 
 
 def digest(data: Dataset) -> str:
-    """A short name of the pictures themselves, whatever they are called and wherever they lie."""
+    """Returns a digest of the pixels; names and folders of the files do not matter."""
     found = hashlib.sha256(repr(data.shape).encode())
     for start in range(0, len(data), 256):
         found.update(data.gather(np.arange(start, min(start + 256, len(data))))["x"].tobytes())
     return found.hexdigest()[:16]
-
-
-def stretched(x: np.ndarray) -> np.ndarray:
-    """A picture (H, W, C) as (299, 299, C) float32, as the network does it: bilinear, half-pixel centers."""
-    return _interpolated(_interpolated(x.astype(np.float32), 0), 1)
-
-
-def _interpolated(x: np.ndarray, axis: int) -> np.ndarray:
-    length = x.shape[axis]
-    at = np.clip((np.arange(SIZE) + 0.5) * (length / SIZE) - 0.5, 0, length - 1)
-    low = at.astype(int)
-    share = (at - low).astype(np.float32).reshape([-1 if a == axis else 1 for a in range(x.ndim)])
-    return x.take(low, axis) * (1 - share) + x.take(np.minimum(low + 1, length - 1), axis) * share
 
 
 def _dataset(folder: Path, files: list[Path], read: Callable[[Path], np.ndarray], shape: tuple[int, ...]) -> Dataset:

@@ -24,7 +24,7 @@ def pixels(statistics: Statistics = Statistics()) -> FeatureNetwork:  # noqa: B0
     if statistics.mean:
         units = hashlib.sha256(np.array([statistics.mean, statistics.std]).tobytes()).hexdigest()[:16]
         identity = f"standardized values {units}"
-    return FeatureNetwork("pixels", "frechet_raw", identity, None, functools.partial(_flatten, statistics))
+    return FeatureNetwork("pixels", identity, None, functools.partial(_flatten, statistics))
 
 
 def _flatten(statistics: Statistics, params: None, x: jax.Array) -> Features:

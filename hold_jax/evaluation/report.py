@@ -4,14 +4,11 @@ import dataclasses
 import math
 from collections.abc import Iterator, Mapping
 
+from hold_jax.evaluation.feature_network import DISTANCES, distance_of
+
 MOST = 9  # figures in a report
 _LOWER, _HIGHER = "lower is better", "higher is better"
-_DISTANCES = {
-    "fid": "FID",
-    "frechet_classifier_distance": "Frechet distance, classifier",
-    "frechet_raw": "Frechet distance, pixels",
-}
-_NETWORKS = {"fid": "inception", "frechet_classifier_distance": "classifier", "frechet_raw": "pixels"}
+_FRECHET = {"inception": "FID", "dinov2": "FD-DINOv2"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,14 +63,22 @@ def _all(results: Mapping[str, float]) -> Iterator[Row]:
         yield from row(
             f"{prefix}bits_per_dim", f"bits per dimension, {split}", f"{'an upper bound; ' if bound else ''}{_LOWER}"
         )
-    for key, name in _DISTANCES.items():
-        yield from row(key, name, _LOWER)
+    networks = _networks(results)
+    for name, key in networks.items():
+        yield from row(key, _FRECHET.get(name, f"Frechet distance, {name}"), _LOWER)
     yield from row("sliced_wasserstein", "sliced Wasserstein distance", _LOWER)
-    for network in (_NETWORKS[key] for key in _DISTANCES if key in results):
+    for network in networks:
         yield from row(f"{network}_precision", f"precision, {network}", f"share of samples near data; {_HIGHER}")
         yield from row(f"{network}_recall", f"recall, {network}", f"share of data near samples; {_HIGHER}")
         yield from row(f"{network}_score", f"score, {network}", _HIGHER)
         yield from row(f"{network}_kid", f"KID, {network}", f"{_LOWER}; 0 for samples like the data")
+
+
+def _networks(results: Mapping[str, float]) -> dict[str, str]:
+    """Returns the feature networks of some figures, each with the name of its distance; the user's own come last."""
+    own = (key.removesuffix("_kid") for key in results if key.endswith("_kid"))
+    found = DISTANCES | {name: distance_of(name) for name in own}
+    return {name: key for name, key in found.items() if key in results}
 
 
 def _value(results: Mapping[str, float], key: str) -> str:

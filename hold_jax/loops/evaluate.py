@@ -323,13 +323,11 @@ def compare(
         else:
             target = reference.load(settings.stats)
         found = features_of(network, samples, devices)
-        if len(x) <= found.values.shape[1]:
-            distributed.say(
-                f"warning: {len(x)} samples for {found.values.shape[1]} {network.name} features: their covariance is "
-                f"singular, and {network.distance} far above what more samples give; compare it at equal numbers only"
-            )
-        results |= figures.compute(network, found, target)
-        results |= figures.floor(network, features_of(network, held_out, devices), target)
+        warning = figures.too_few(*found.values.shape)
+        if warning is not None:
+            distributed.say(f"{network.name}: {warning}")
+        results |= figures.compute(network.name, found, target)
+        results |= figures.floor(network.name, features_of(network, held_out, devices), target)
     if x.shape[1:] == (2,):
         results |= figures.in_the_plane(x, load_train(), np.asarray(held_out.source))
     images = {"samples": picture(x, reference=np.asarray(held_out.source))}

@@ -110,7 +110,7 @@ def test_feature_networks_are_those_asked_for_in_order(tmp_path, monkeypatch):
     assert of("pixels", lambda: points) == ["pixels"] and of("") == [] and of(" , ") == []
     called = []
     for name in ("classifier", "inception"):
-        stand_in = FeatureNetwork(name, "distance", name, None, None)
+        stand_in = FeatureNetwork(name, name, None, None)
         monkeypatch.setattr(build, name, lambda *args, network=stand_in: called.append(args) or network)
     assert of(" pixels,classifier ", lambda: points) == ["pixels", "classifier"]
     assert of("classifier,pixels", lambda: points) == ["classifier", "pixels"]

@@ -34,15 +34,13 @@ def _linear(params, x):
     return Features(x @ params["w"], x @ params["v"])
 
 
-LINEAR = FeatureNetwork("linear", "frechet_linear", "linear", {"w": W, "v": V}, _linear)
+LINEAR = FeatureNetwork("linear", "linear", {"w": W, "v": V}, _linear)
 
 
 def untrained():
     network = Classifier(10)
     params = jax.jit(network.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))["params"]
-    return FeatureNetwork(
-        "classifier", "frechet", "untrained", params, functools.partial(_apply, network, Statistics())
-    )
+    return FeatureNetwork("classifier", "untrained", params, functools.partial(_apply, network, Statistics()))
 
 
 def assert_bitwise(got, want):
@@ -94,7 +92,7 @@ def test_an_examples_features_do_not_depend_on_the_others_in_its_batch():
 
 
 def test_sets_of_any_size_share_one_compilation():
-    network = FeatureNetwork("linear", "frechet_linear", "linear", LINEAR.params, lambda p, x: _linear(p, x))
+    network = FeatureNetwork("linear", "linear", LINEAR.params, lambda p, x: _linear(p, x))
     features_of(network, points(), EIGHT)
     with small.compilations() as found:
         features_of(network, points(POINTS[:100]), EIGHT)

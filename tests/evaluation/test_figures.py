@@ -8,8 +8,7 @@ from training import small
 
 from hold_jax.data.dataset import array_dataset
 from hold_jax.evaluation import figures
-from hold_jax.evaluation.feature_network import FeatureNetwork, Features
-from hold_jax.evaluation.pixels import pixels
+from hold_jax.evaluation.feature_network import Features
 from hold_jax.evaluation.reference import Reference
 from hold_jax.metrics.frechet import Moments, frechet_distance, frechet_jackknife, moments
 from hold_jax.metrics.inception_score import inception_score
@@ -21,12 +20,11 @@ RNG = np.random.default_rng(0)
 REAL = RNG.standard_normal((50, 4), dtype=np.float32)
 SAMPLED = 1.3 * RNG.standard_normal((60, 4), dtype=np.float32) + np.float32(0.5)
 LOGITS = 3 * RNG.standard_normal((60, 5), dtype=np.float32)
-NETWORK = FeatureNetwork("net", "fid", "identity", None, None)
 
 
 def compare(x=SAMPLED, logits=LOGITS, real=REAL, of=None):
     sampled = Features(x, None if logits is None else logits[: len(x)])
-    return figures.compute(NETWORK, sampled, Reference(moments(real) if of is None else of, real, None))
+    return figures.compute("inception", sampled, Reference(moments(real) if of is None else of, real, None))
 
 
 def test_every_figure_is_its_metric():
@@ -39,18 +37,18 @@ def test_every_figure_is_its_metric():
         "fid": frechet_distance(moments(SAMPLED), moments(REAL)),
         "fid_error": jackknife.error,
         "fid_bias": jackknife.bias,
-        "net_score": score.mean,
-        "net_score_std": score.std,
-        "net_kid": kernel.value,
-        "net_kid_error": kernel.error,
-        "net_neighbor_points": 50,
+        "inception_score": score.mean,
+        "inception_score_std": score.std,
+        "inception_kid": kernel.value,
+        "inception_kid_error": kernel.error,
+        "inception_neighbor_points": 50,
     }
     for name in ("precision", "recall", "density", "coverage"):
         value, low, high = getattr(near, name)
         assert low <= value <= high and low < high
-        want |= {f"net_{name}": value, f"net_{name}_low": low, f"net_{name}_high": high}
+        want |= {f"inception_{name}": value, f"inception_{name}_low": low, f"inception_{name}_high": high}
     assert found == want
-    points = [found[f"net_{name}"] for name in ("precision", "recall", "density", "coverage")]
+    points = [found[f"inception_{name}"] for name in ("precision", "recall", "density", "coverage")]
     assert len({round(value, 3) for value in points}) == 4  # none passes for another
 
 
@@ -58,9 +56,15 @@ def test_real_data_and_samples_are_not_taken_for_each_other():
     # All samples on one of two clusters: precise, but half of the data are not recalled.
     clusters = np.concatenate([REAL[:25], REAL[25:] + np.float32(100)])
     found = compare(x=REAL[:25] + np.float32(1e-3), logits=None, real=clusters)
-    assert found["net_precision"] == 1.0 and found["net_recall"] == 0.5 and found["net_coverage"] == 0.5
+    assert (
+        found["inception_precision"] == 1.0 and found["inception_recall"] == 0.5 and found["inception_coverage"] == 0.5
+    )
     turned = compare(x=clusters, logits=None, real=REAL[:25])
-    assert turned["net_precision"] == 0.5 and turned["net_recall"] == 1.0 and turned["net_coverage"] == 1.0
+    assert (
+        turned["inception_precision"] == 0.5
+        and turned["inception_recall"] == 1.0
+        and turned["inception_coverage"] == 1.0
+    )
 
 
 def test_a_translation_is_its_square_and_a_copy_is_at_distance_zero():
@@ -68,21 +72,21 @@ def test_a_translation_is_its_square_and_a_copy_is_at_distance_zero():
     assert moved["fid"] == pytest.approx(9.0, rel=1e-6)
     copy = compare(x=REAL, logits=None)
     assert copy["fid"] == pytest.approx(0.0, abs=1e-9)
-    assert copy["net_precision"] == copy["net_recall"] == copy["net_coverage"] == 1.0
+    assert copy["inception_precision"] == copy["inception_recall"] == copy["inception_coverage"] == 1.0
 
 
 def test_a_reference_of_moments_alone_gives_the_frechet_distance_and_the_score():
     # N(0, I) known exactly, as pytorch-fid's files give it, with a count that says nothing.
     known = Moments(5, np.zeros(4), np.eye(4))
     found = compare(real=None, of=known)
-    assert found.keys() == {"fid", "fid_error", "fid_bias", "net_score", "net_score_std"}
+    assert found.keys() == {"fid", "fid_error", "fid_bias", "inception_score", "inception_score_std"}
     mean, cov = SAMPLED.astype(np.float64).mean(axis=0), np.cov(SAMPLED.astype(np.float64), rowvar=False)
     lam = np.linalg.eigvalsh(cov)
     assert found["fid"] == pytest.approx(mean @ mean + np.sum((np.sqrt(lam) - 1) ** 2), rel=1e-10)
     assert compare(real=None, of=known, logits=None).keys() == {"fid", "fid_error", "fid_bias"}
 
 
-FEWEST = {"fid_error": 20, "net_score": 10, "net_precision": 6}
+FEWEST = {"fid_error": 20, "inception_score": 10, "inception_precision": 6}
 
 
 @pytest.mark.parametrize("num", [20, 19, 10, 9, 6, 5, 3])
@@ -90,16 +94,16 @@ def test_few_samples_give_what_they_can(num):
     found = compare(SAMPLED[:num])
     assert {name: name in found for name in FEWEST} == {name: num >= fewest for name, fewest in FEWEST.items()}
     assert found["fid"] == pytest.approx(frechet_distance(moments(SAMPLED[:num]), moments(REAL)), rel=1e-12)
-    assert found["net_kid"] == kernel_distance_exact(SAMPLED[:num], REAL).value
+    assert found["inception_kid"] == kernel_distance_exact(SAMPLED[:num], REAL).value
     assert all(np.isfinite(value) for value in found.values())
 
 
 def test_two_samples_and_six_of_the_data():
     found = compare(SAMPLED[:2], logits=None)
-    assert found.keys() == {"fid", "net_kid"}  # no error of a kernel distance below three
+    assert found.keys() == {"fid", "inception_kid"}  # no error of a kernel distance below three
     few = compare(logits=None, real=REAL[:6])
-    assert few["net_neighbor_points"] == 6
-    assert "net_precision" not in compare(logits=None, real=REAL[:5])
+    assert few["inception_neighbor_points"] == 6
+    assert "inception_precision" not in compare(logits=None, real=REAL[:5])
 
 
 def test_from_two_thousand_on_the_kernel_distance_is_of_random_subsets(monkeypatch):
@@ -109,18 +113,18 @@ def test_from_two_thousand_on_the_kernel_distance_is_of_random_subsets(monkeypat
     real, x = RNG.standard_normal((2100, 2), dtype=np.float32), RNG.standard_normal((2000, 2), dtype=np.float32)
     want = subsets(x, real)
     found = compare(x, None, real)
-    assert (found["net_kid"], found["net_kid_error"]) == (want.mean, want.error)
+    assert (found["inception_kid"], found["inception_kid_error"]) == (want.mean, want.error)
     for a, b in ((x[:1999], real), (x, real[:1999])):
         exact, found = kernel_distance_exact(a, b), compare(a, None, b)
-        assert (found["net_kid"], found["net_kid_error"]) == (exact.value, exact.error)
+        assert (found["inception_kid"], found["inception_kid_error"]) == (exact.value, exact.error)
 
 
 def test_the_floor_is_the_distance_of_held_out_data():
     reference = Reference(moments(REAL), REAL, None)
-    found = figures.floor(NETWORK, Features(SAMPLED, LOGITS), reference)
+    found = figures.floor("inception", Features(SAMPLED, LOGITS), reference)
     assert found == {"fid_floor": frechet_distance(moments(SAMPLED), moments(REAL))}
     assert found["fid_floor"] == compare()["fid"]  # samples as good as held-out data are at the floor
-    assert figures.floor(pixels(), Features(REAL, None), reference) == {"frechet_raw_floor": pytest.approx(0, abs=1e-9)}
+    assert figures.floor("pixels", Features(REAL, None), reference) == {"frechet_raw_floor": pytest.approx(0, abs=1e-9)}
 
 
 def test_in_the_plane_distances_are_to_the_training_data():

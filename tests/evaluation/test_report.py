@@ -43,6 +43,16 @@ def test_losses_and_distances_come_before_the_rest_and_what_is_not_there_is_left
     assert report.values(found) == dict(zip(names, [0.1, 2.0, 0.5, 1e-3, 0.4], strict=True))
 
 
+def test_features_of_ones_own_are_named_by_their_function_and_come_last():
+    found = {"frechet_hue": 4.0, "frechet_hue_bias": 0.1, "hue_kid": 0.2, "fd_dinov2": 3.0, "frechet_raw": 2.0}
+    assert [row.name for row in report.rows(found)] == [
+        "FD-DINOv2",
+        "Frechet distance, pixels",
+        "Frechet distance, hue",
+        "KID, hue",
+    ]
+
+
 def test_lines_are_columns():
     lines = report.lines([report.Row("x", "a", "1.0", "low"), report.Row("y", "abc", "1.25", "high")])
     assert lines == ["a    1.0   low", "abc  1.25  high"] and report.lines([]) == []
