@@ -41,6 +41,7 @@ __all__ = [
     "Network",
     "Preconditioning",
     "betas",
+    "discrete_noise",
     "discrete_time",
     "eps",
     "eps_function",
@@ -291,15 +292,51 @@ def discrete_time(
     return index
 
 
+@functools.cache
+def discrete_noise(
+    noise_min: float = 0.02, noise_max: float = 100.0, num_times: int = 1000
+) -> Callable[[LinearSDE, jax.Array], jax.Array]:
+    """The index i of sigma_eff in a geometric sequence of noise levels, the greatest first (NCSN, 1907.05600, 4.1).
+
+    sigma_i = noise_max (noise_min / noise_max)^(i / (num_times - 1)); i is 0 above `noise_max` and num_times - 1 below
+    `noise_min`. The defaults are those of score_sde's discrete VE networks for data in [-1, 1].
+
+    Args:
+      noise_min: the least noise level, in the model's range.
+      noise_max: the greatest.
+      num_times: their number.
+    """
+    require(0 < noise_min < noise_max, "noise_min", noise_min, f"between 0 and noise_max = {noise_max}")
+    require(num_times >= 2, "num_times", num_times, "2 or more")
+    last, span = num_times - 1, math.log(noise_max / noise_min)
+
+    def index(sde: LinearSDE, t: jax.Array) -> jax.Array:
+        below = math.log(noise_max) - jnp.log(kernels.effective_noise(sde, t))
+        return jnp.clip(below * (last / span), 0, last)
+
+    return index
+
+
 def scaled_time(sde: LinearSDE, t: jax.Array) -> jax.Array:
     """score_sde's conditioning 999 t / T, for positional embeddings."""
-    return 999.0 * jnp.asarray(t, jnp.float32) / sde.T
+    return scaled_time_by(999.0)(sde, t)
+
+
+@functools.cache
+def scaled_time_by(time_scale: float) -> Callable[[LinearSDE, jax.Array], jax.Array]:
+    """Returns `scaled_time` with another factor than 999: PSLD's networks with positional embeddings have 1."""
+    return lambda sde, t: time_scale * jnp.asarray(t, jnp.float32) / sde.T
 
 
 def log_time(sde: LinearSDE, t: jax.Array) -> jax.Array:
-    """CLD's conditioning log t, for random Fourier features (2112.07068, code)."""
-    del sde
-    return jnp.log(jnp.asarray(t, jnp.float32))
+    """CLD's and PSLD's conditioning log t, for random Fourier features (2112.07068, code)."""
+    return log_time_by(1.0)(sde, t)
+
+
+@functools.cache
+def log_time_by(time_scale: float) -> Callable[[LinearSDE, jax.Array], jax.Array]:
+    """Returns log(time_scale * t): gDDIM's networks have 999 (2206.05564, code)."""
+    return lambda sde, t: jnp.log(jnp.asarray(t, jnp.float32) * time_scale)
 
 
 # beta of score_sde's published VP and sub-VP networks (2011.13456, appendix C).
@@ -311,6 +348,7 @@ CLOCKS = {
     "subvp_time": subvp_time,
     "ve_noise": ve_noise,
     "discrete_time": discrete_time(),
+    "discrete_noise": discrete_noise(),
 }
 CONDITIONINGS = {**CLOCKS, "time": scaled_time, "log_time": log_time}
 

@@ -275,6 +275,27 @@ def test_a_discrete_process_that_is_none(options, message):
         parameterization.discrete_time(*options)
 
 
+def test_discrete_noise_is_the_index_of_a_geometric_sequence_and_its_ends_beyond():
+    m, levels = MODELS["hold3"], np.geomspace(50.0, 0.05, 7)
+    at = np.array([60.0, *levels, 0.01])
+    got = parameterization.discrete_noise(0.05, 50.0, 7)(m, kernels.time_of_noise(m, jnp.asarray(at, jnp.float32)))
+    np.testing.assert_allclose(got, [0, *range(7), 6], atol=1e-5)
+    between = parameterization.discrete_noise(0.05, 50.0, 7)(
+        m, kernels.time_of_noise(m, jnp.float32(np.sqrt(levels[2] * levels[3])))
+    )
+    np.testing.assert_allclose(between, 2.5, atol=1e-5)
+    with pytest.raises(UserError, match=r"`noise_min` is 2.0; it must be between 0 and noise_max = 1.0"):
+        parameterization.discrete_noise(2.0, 1.0)
+
+
+def test_times_are_scaled():
+    t = np.array([1e-5, 0.3, 1.0], np.float32)
+    m = sde.cld(T=2.0)
+    np.testing.assert_allclose(parameterization.scaled_time_by(10.0)(m, t), 5 * t, rtol=1e-6)
+    want = np.log(999 * t.astype(np.float64))
+    np.testing.assert_allclose(parameterization.log_time_by(999.0)(m, t), want, rtol=1e-6)
+
+
 def test_cld_s_clock_is_the_logarithm_of_time():
     t = np.array([1e-5, 0.3, 1.0], np.float32)
     np.testing.assert_allclose(parameterization.log_time(sde.cld(), t), np.log(t.astype(np.float64)), rtol=1e-6)

@@ -51,7 +51,8 @@ from hold_jax.training.optimizer import adam, learning_rate_schedule
 from hold_jax.training.step import ScoreLoss
 
 _LEARNING_RATE = ("learning_rate", "warmup_steps", "warmup_images", "schedule")  # options of its schedule
-_CONDITIONING = ("beta_schedule", "beta_start", "beta_end", "num_times", "noise_min")  # its options
+# Options of the conditioning.
+_CONDITIONING = ("beta_schedule", "beta_start", "beta_end", "num_times", "noise_min", "noise_max", "time_scale")
 NOMINAL_SIGMA_DATA = 0.5  # of pictures in [-1, 1] (EDM, arXiv:2206.00364)
 
 

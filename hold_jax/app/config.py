@@ -106,7 +106,7 @@ class ModelConfig:
     )
     conditioning: str = choice(
         "log_noise",
-        ("log_noise", "vp_time", "subvp_time", "ve_noise", "discrete_time", "time", "log_time"),
+        ("log_noise", "vp_time", "subvp_time", "ve_noise", "discrete_time", "discrete_noise", "time", "log_time"),
         "time passed to the network",
     )
     beta_schedule: str | None = choice(
@@ -114,10 +114,12 @@ class ModelConfig:
     )
     beta_start: float | None = real(None, "(0, 1)", "discrete_time: first beta (1e-4)")
     beta_end: float | None = real(None, "(0, 1)", "discrete_time: last beta (0.02)")
-    num_times: int | None = whole(None, "[2, 1e6]", "discrete_time: number of betas (1000)")
+    num_times: int | None = whole(None, "[2, 1e6]", "discrete_time, discrete_noise: number of noise levels (1000)")
     noise_min: float | None = real(
-        None, _POSITIVE, "ve_noise: least noise of its training; below it the network sees this one"
+        None, _POSITIVE, "ve_noise, discrete_noise (0.02): least noise of its training; below it the network sees this"
     )
+    noise_max: float | None = real(None, _POSITIVE, "discrete_noise: greatest noise of its training (100)")
+    time_scale: float | None = real(None, _POSITIVE, "time, log_time: factor of t, or of t / T (1, 999)")
     sigma_data: float | None = real(
         None, "(0, 1e6]", "standard deviation of the data in the model's range; None: measured on the training data"
     )

@@ -36,6 +36,16 @@ def _ve_noise(*, noise_min: float | None = None) -> Conditioning:
     return parameterization.ve_noise if noise_min is None else parameterization.ve_noise_from(noise_min)
 
 
+def _time(*, time_scale: float | None = None) -> Conditioning:
+    """`parameterization.scaled_time`, with another factor where one is given."""
+    return parameterization.scaled_time if time_scale is None else parameterization.scaled_time_by(time_scale)
+
+
+def _log_time(*, time_scale: float | None = None) -> Conditioning:
+    """`parameterization.log_time`, of the time multiplied by a factor where one is given."""
+    return parameterization.log_time if time_scale is None else parameterization.log_time_by(time_scale)
+
+
 SDES = {"hold": sde.hold, "vp": sde.vp, "ve": sde.ve, "cld": sde.cld, "psld": sde.psld}
 NETWORKS = {"ncsnpp": NCSNpp, "mlp": MLP}
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -47,7 +57,10 @@ TIME_LAWS = {
 CONDITIONINGS = {
     **{name: lambda law=law: law for name, law in parameterization.CONDITIONINGS.items()},
     "discrete_time": parameterization.discrete_time,
+    "discrete_noise": parameterization.discrete_noise,
     "ve_noise": _ve_noise,
+    "time": _time,
+    "log_time": _log_time,
 }
 TASKS: dict[str, Callable[..., tasks.Task | None]] = {
     "draw": lambda: None,

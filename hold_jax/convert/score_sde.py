@@ -1,7 +1,8 @@
 """score_sde's networks (2011.13456) and CLD's (2112.07068): their files, and their names for our NCSN++'s parameters.
 
-The three projects share one network. PyTorch's two number its modules in a list; the first, in Flax, counts them by
-class. EMA weights of PyTorch's are a list without names, in the order of the trained parameters.
+The projects share one network; score_sde's `ddpm`, the network of DDPM (2006.11239), is the same with other options.
+PyTorch's code numbers its modules in a list; score_sde's first code, in Flax, counts them by class. EMA weights of
+PyTorch's are a list without names, in the order of the trained parameters.
 """
 
 import collections
@@ -38,6 +39,8 @@ _FLAX_CLASSES = {
     "ConvDownsample": "Downsample",
     "InputSkip": "Combine",
 }
+# The classes that `ddpm` has in place of `ncsnpp`'s.
+_FLAX_DDPM_CLASSES = {**_FLAX_CLASSES, "ResBlockDDPM": "ResnetBlockDDPM", "SelfAttention": "AttnBlock"}
 _FUSED = "Conv2d_0"
 # Our parameter -> (theirs, the axes of theirs in our order), by the kind of the layer.
 _Table = dict[str, tuple[str, tuple[int, ...] | None]]
@@ -98,15 +101,15 @@ def torch_entries(network: NCSNpp, inputs: tuple[int, ...]) -> list[_Entry]:
     return found
 
 
-def flax_entries(network: NCSNpp, inputs: tuple[int, ...]) -> list[_Entry]:
-    """The network's parameters with their paths in Flax's."""
+def flax_entries(network: NCSNpp, inputs: tuple[int, ...], classes: Mapping[str, str] = _FLAX_CLASSES) -> list[_Entry]:
+    """The network's parameters with their paths in Flax's; `classes`: our classes -> theirs."""
     names: dict[str, str] = {}
     counters: collections.Counter[str] = collections.Counter()
     output_skips = 0
     found = []
     for layer in _known(layers(network, inputs)):
         if layer.owner_path not in names:
-            kind = _FLAX_CLASSES.get(layer.owner, layer.owner)
+            kind = classes.get(layer.owner, layer.owner)
             # A pyramid of pictures has resampling modules without parameters, which are counted too.
             if layer.owner == "InputSkip":
                 counters["Downsample"] += 1
@@ -195,7 +198,8 @@ def read_flax(path: Path, network: NCSNpp, inputs: tuple[int, ...], where: str) 
     arrays = traverse_util.flatten_dict(dict(tree), sep="/")
     if not all(isinstance(value, np.ndarray) for value in arrays.values()):
         raise UserError(f"{where}; its parameters are not all arrays")
-    rules = [entry.rule for entry in flax_entries(network, inputs)]
+    of_ddpm = any(name.startswith(f"{_FLAX_DDPM_CLASSES['ResBlockDDPM']}_") for name in arrays)
+    rules = [entry.rule for entry in flax_entries(network, inputs, _FLAX_DDPM_CLASSES if of_ddpm else _FLAX_CLASSES)]
     which = "the averaged weights (params_ema)" if averaged else "the weights as trained: the file has no average"
     return Weights(convert(rules, arrays, where, "the config's network"), step_of(file, where), which)
 

@@ -211,11 +211,14 @@ def test_configs_are_locked_and_each_is_a_copy_of_its_own():
         assert load(name).training.num_steps > 1
 
 
+OPTIONS = ("ve_noise", "discrete_time", "discrete_noise", "time")  # conditionings with options
+
+
 def parameters_of(section):
     """The names that what is built from a section takes."""
     taken = {
         "sde": [sde.hold, sde.vp, sde.ve, sde.cld, sde.psld],
-        "model": [NCSNpp, MLP, build.Model, *map(constructors.CONDITIONINGS.get, ("ve_noise", "discrete_time"))],
+        "model": [NCSNpp, MLP, build.Model, *map(constructors.CONDITIONINGS.get, OPTIONS)],
         "data": [build.load],
         "loss": [build.losses.score_matching_loss],
         "optimizer": [build.adam, build.learning_rate_schedule],

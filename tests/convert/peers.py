@@ -18,6 +18,8 @@ _PLAIN = dict(fir=False, progressive_input="none", embedding="positional")
 NETWORKS = {
     "vp": NCSNpp(3, **_SMALL, **_PLAIN),
     "ve": NCSNpp(3, **_SMALL),
+    "ve_discrete": NCSNpp(3, **_SMALL, embedding="positional"),
+    "ddpm": NCSNpp(3, **(_SMALL | _PLAIN | {"channels": 32}), resblock_type="ddpm", skip_rescale=False, norm_groups=32),
     "cld": NCSNpp(3, **_SMALL),
     "edm_ddpmpp": NCSNpp(3, **_SMALL, **_PLAIN, num_classes=3, label_place="features"),
     "edm_ncsnpp": NCSNpp(3, **_SMALL),
@@ -30,11 +32,11 @@ def seen(name):
 
 
 def inputs(name):
-    """(B, H, W, C) float32: standard normal, of `ve` with mean and deviation 1/2."""
+    """(B, H, W, C) float32: standard normal, of `ve` and `ve_discrete` with mean and deviation 1/2."""
     height, width, channels = seen(name)
     shape = (len(RECORD[name]["cond"]), channels, height, width)
     x = np.random.RandomState(zlib.crc32(b"x")).standard_normal(shape).astype(np.float32)
-    x = (0.5 + 0.5 * x).astype(np.float32) if name == "ve" else x
+    x = (0.5 + 0.5 * x).astype(np.float32) if name.startswith("ve") else x
     return x.transpose(0, 2, 3, 1)
 
 

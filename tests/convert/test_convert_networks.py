@@ -77,6 +77,25 @@ def test_score_sde_ve_is_a_denoiser_at_order_three():
     np.testing.assert_allclose(recorded(got), np.array(RECORD["ve"]["output"]) * sigma[:, None], atol=TOLERANCE)
 
 
+@pytest.mark.slow
+def test_score_sde_s_discrete_ddpm_is_a_denoiser_at_order_three():
+    abar = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))[RECORD["ddpm"]["cond"]]
+    alpha, std = np.sqrt(abar), np.sqrt(1 - abar)
+    y = inputs("ddpm") / images(alpha)
+    D = denoised(sde.hold(order=3), "ddpm", "vp", "discrete_time", y, std / alpha)
+    got = (y - D) * images(alpha / std)
+    np.testing.assert_allclose(recorded(got), RECORD["ddpm"]["output"], atol=TOLERANCE)
+
+
+@pytest.mark.slow
+def test_score_sde_s_discrete_ve_is_a_denoiser_at_order_three():
+    sigma = np.geomspace(50, 0.01, 1000)[RECORD["ve_discrete"]["cond"]]  # theirs, of pictures in [0, 1]
+    D = denoised(sde.hold(order=3), "ve_discrete", "ve", "discrete_noise", 2 * inputs("ve_discrete") - 1, 2 * sigma)
+    got = ((D + 1) / 2 - inputs("ve_discrete")) / images(sigma)
+    want = np.array(RECORD["ve_discrete"]["output"]) * sigma[:, None]
+    np.testing.assert_allclose(recorded(got), want, atol=TOLERANCE)
+
+
 @pytest.mark.parametrize("name", ["edm_ddpmpp", "edm_ncsnpp"])
 def test_edm_is_a_denoiser_at_order_three(name):
     sigma = np.array(RECORD[name]["cond"])
@@ -112,6 +131,18 @@ def test_flax_s_names_are_the_same_network():
     theirs = {entry.name: ours[entry.path] for entry in flax}
     got = convert([entry.rule for entry in flax], theirs, "the file", "the network")
     jax.tree.map(np.testing.assert_array_equal, got, params("ve"))
+
+
+def test_flax_s_names_of_ddpm_are_read_from_its_own_checkpoint(tmp_path):
+    network, shape = NETWORKS["ddpm"], seen("ddpm")
+    flax = score_sde.flax_entries(network, shape, score_sde._FLAX_DDPM_CLASSES)
+    assert {entry.name: list(entry.shape) for entry in flax} == RECORD["flax_ddpm"]
+    ours = traverse_util.flatten_dict(params("ddpm"), sep="/")
+    tree = traverse_util.unflatten_dict({entry.name: ours[entry.path] for entry in flax}, sep="/")
+    path = tmp_path / "checkpoint_3"
+    path.write_bytes(serialization.msgpack_serialize({"step": 3, "params_ema": tree}))
+    found = score_sde.read_flax(path, network, shape, "it")
+    jax.tree.map(np.testing.assert_array_equal, found.params, params("ddpm"))
 
 
 def test_flax_counts_modules_without_parameters(tmp_path):
