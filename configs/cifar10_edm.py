@@ -2,10 +2,9 @@
 
 python main.py --config=configs/cifar10_edm.py --mode=train --workdir=DIR
 
-The published figure is of 35 calls of Heun's method, trained with augmentation of the pictures, which is not done here,
-and with dropout 0.13. As published: network, preconditioning, law of the noise, weight of the loss, batch, learning
-rate, average, sampler. Its networks are read by: python -m hold_jax.convert --from=edm
-(docs/importers.md).
+The published figure is of 35 calls of Heun's method. As published: network, preconditioning, law of the noise, weight
+of the loss, augmentation, dropout, batch, learning rate and its ramp, average, length, sampler (docs/training.md). Its
+networks are read by: python -m hold_jax.convert --from=edm (docs/importers.md).
 Any process of any order samples from them: --mode=sample --config.sde.order=3.
 NCSN++ architecture: --config.model.fir=True --config.model.progressive_input=residual --config.model.embedding=fourier.
 Class-conditional (FID 1.79): --config.model.class_conditional=True.
@@ -21,7 +20,7 @@ def get_config():
     c.sde.order = 1  # effective noise from 0.002 to 80, EDM's
     c.data.name = "tfds:cifar10"
     c.data.image_size = 32
-    c.data.flip = True
+    c.data.augment = 0.12
     c.model.parameterization = "sufficient"
     c.model.conditioning = "log_noise"
     c.model.sigma_data = 0.5

@@ -1,5 +1,7 @@
 """`Condition`: what an example is conditioned on, a class, a picture, a vector, or several of these.
 
+Training adds how the example was augmented.
+
 Conditions are in data units where users meet them (`Model.eps_fn`, files, batches of data): class numbers, uint8 or
 float pictures, float vectors. A network receives them in its own range (`hold_jax.condition_encoder`).
 """
@@ -24,14 +26,17 @@ class Condition:
       label: (B,) integer classes.
       picture: (B, H, W, C) pictures.
       vector: (B, k) vectors.
+      augmentation: (B, 9) labels of `data.augment`, in training only; None is the same as zeros: not augmented.
     """
 
     label: Any = None
     picture: Any = None
     vector: Any = None
+    augmentation: Any = None
 
 
-FIELDS = tuple(field.name for field in dataclasses.fields(Condition))
+FIELDS = ("label", "picture", "vector")
+"""The conditions that data have and users give."""
 
 
 def as_condition(given: Condition | Mapping[str, Any] | None) -> Condition:

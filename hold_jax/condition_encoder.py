@@ -116,7 +116,7 @@ class ConditionEncoder:
             picture = _with_one(picture)
         if vector is not None:
             vector = _with_one(_standardized(jnp.asarray(vector), self.vector_mean, self.vector_std))
-        return Condition(condition.label if self.num_classes else None, picture, vector)
+        return Condition(condition.label if self.num_classes else None, picture, vector, condition.augmentation)
 
     def null(self, name: str, size: int) -> jax.Array:
         """Returns `size` null conditions, in the network's range, for one of the fields that the network takes."""

@@ -40,6 +40,8 @@ class Model:
         network conditional and unconditional (2207.12598, algorithm 1); 0: never, and then without guidance.
       picture_dropout: the same for the condition picture.
       vector_dropout: the same for the condition vector.
+      augment: probability of each transform of training pictures (`data.augment`); above 0 the network takes their
+        labels. 0: none.
       statistics: of the training data. With a mean and a standard deviation here, vectors are standardized by
         coordinate, signals and arrays by channel: the model's range is sigma_data (x - mean) / std. Without, data that
         are not pictures are taken as they are. The network takes condition pictures if `picture_shape`
@@ -58,6 +60,7 @@ class Model:
     label_dropout: float = 0.0
     picture_dropout: float = 0.0
     vector_dropout: float = 0.0
+    augment: float = 0.0
     statistics: Statistics = Statistics()  # noqa: RUF009
 
     def __post_init__(self):
@@ -176,7 +179,7 @@ class Model:
         rngs: Any = {"dropout": dropout} if train else {}
 
         def apply(inputs: jax.Array, noise_cond: jax.Array, given: Condition) -> jax.Array:
-            seen = given if conditions.takes else None
+            seen = given if jax.tree.leaves(given) else None
             out: Any = self.network.apply({"params": params}, inputs, noise_cond, seen, train, rngs=rngs)
             return out
 

@@ -26,6 +26,7 @@ from hold_jax.app.constructors import (
     given,
 )
 from hold_jax.data import Dataset, Statistics, load, measure
+from hold_jax.data.augment import NUM_LABELS
 from hold_jax.data.dataset import default_kind
 from hold_jax.errors import require
 from hold_jax.evaluation.classifier import classifier
@@ -69,7 +70,7 @@ def as_json(config: Config) -> dict[str, Any]:
 
 def dataset(config: Config, split: str) -> Dataset:
     """One split of the data; what cannot be loaded fails within seconds."""
-    options = given(config.data, "name", "memory_limit_gib", "flip")
+    options = given(config.data, "name", "memory_limit_gib", "flip", "augment")
     limit = config.data.memory_limit_gib
     if limit is not None:
         options["memory_limit_bytes"] = math.ceil(limit * 2**30)
@@ -105,6 +106,11 @@ def model(
         *("name", "dtype", "parameterization", "conditioning", "sigma_data", "standardize"),
         *("class_conditional", "label_dropout", "picture_dropout", "vector_dropout", *_CONDITIONING),
     )
+    kind, augment = statistics.kind or default_kind(data_shape), config.data.augment
+    is_picture = kind == "picture"
+    require(is_picture or not augment, "data.augment", augment, f"0 for data of kind {kind!r}: pictures are augmented")
+    alone = not statistics.picture_shape or not augment
+    require(alone, "data.augment", augment, "0 with condition pictures, which would not be changed alike")
     network = construct(
         "model",
         c.name,
@@ -113,12 +119,12 @@ def model(
         out_channels=data_shape[-1],
         num_classes=num_classes if c.class_conditional else 0,
         dtype=DTYPES[c.dtype],
+        **({"augment_labels": NUM_LABELS} if augment else {}),
     )
     pictures = len(data_shape) == 3 or not statistics.picture_shape
     require(pictures, "data.condition", config.data.condition, "of vectors: only data of pictures take a picture")
     suits = "mlp" if len(data_shape) == 1 else "ncsnpp"
     require(c.name == suits, "model.name", c.name, f"{suits!r} for data of shape {data_shape}")
-    is_picture = (statistics.kind or default_kind(data_shape)) == "picture"
     require(c.standardize is None or not is_picture, "model.standardize", c.standardize, "None for pictures")
     if len(data_shape) > 1:
         check_sides(data_shape[:-1], len(network.channel_multipliers))
@@ -139,6 +145,7 @@ def model(
         label_dropout=c.label_dropout or 0.0,
         picture_dropout=c.picture_dropout or 0.0,
         vector_dropout=c.vector_dropout or 0.0,
+        augment=augment,
         statistics=statistics,
     )
 

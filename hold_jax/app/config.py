@@ -87,6 +87,7 @@ class DataConfig:
     seed: int | None = whole(None, _SEED, "toys: which draw")
     memory_limit_gib: float | None = real(None, "(0, 1e6]", "decoded sets above this stay on disk (4)")
     flip: bool = switch(False, "mirror pictures left to right at random")
+    augment: float = real(0.0, "[0, 1]", "EDM's augmentation: probability of each transform of a picture; 0: none")
     condition: str | None = text(
         None,
         "names of arrays, or a path",

@@ -21,6 +21,7 @@ _RENAMED = {"eval.neighbours": "eval.neighbors"}
 _OF_THE_MODEL = {
     "sde": "the network was trained for this process",
     "model": "the network's shape and the meaning of its output are in the checkpoint",
+    "data.augment": "the network takes the labels of the augmentation, or it does not",
 }
 _OF_THE_TRAINING = _OF_THE_MODEL | {
     "seed": "it made the initial parameters and the order of the data",
@@ -174,7 +175,7 @@ def find(given: Given, folder: str | None, *, to_train: bool, base: Config | Non
     if config.model.sigma_data is None or _standardizes(config, run.statistics):
         config = config.changed({_SIGMA_DATA: before.model.sigma_data})
     changes = _changes(before, config)
-    _require_allowed(changes, path, _fixed(config, to_train), by_file=given.name is not None)
+    _require_allowed(changes, path, _fixed(before, config, to_train), by_file=given.name is not None)
     of_training = {
         key: pair for key, pair in changes.items() if not {key, key.partition(".")[0]} & {*_NOT_OF_THE_TRAINING}
     }
@@ -220,9 +221,11 @@ def _changes(before: Config, after: Config) -> dict[str, tuple[Any, Any]]:
     return {key: (old[key], new[key]) for key in KEYS if old[key] != new[key]}
 
 
-def _fixed(config: Config, to_train: bool) -> dict[str, str]:
+def _fixed(before: Config, config: Config, to_train: bool) -> dict[str, str]:
     """What may not change, with the reason, by key or section."""
     fixed = dict(_OF_THE_TRAINING if to_train else _OF_THE_MODEL)
+    if bool(before.data.augment) == bool(config.data.augment):
+        del fixed["data.augment"]  # another probability
     if not to_train and build.any_process(config):
         del fixed["sde"]  # a denoiser samples by any process
     return fixed

@@ -2,8 +2,8 @@
 
 The networks are one, with four differences in how parameters are kept: query, key and value are one convolution with
 interleaved rows; attention belongs to the residual block before it; the class is a one-hot vector through a linear map
-with a bias, ours a table; and a network trained with augmentation has a map of it, which without augmentation is not
-used (EDM's own sampling feeds none).
+with a bias, ours a table; and a network trained with augmentation has a linear map of its labels, which is read if ours
+takes them (`data.augment` above 0). Sampling feeds no labels, so that the map then has no effect.
 """
 
 import re
@@ -22,10 +22,11 @@ EXPORT = (
     "python -c \"import pickle, sys, torch; net = pickle.load(open(sys.argv[1], 'rb'))['ema']; "
     'torch.save(net.float().cpu().state_dict(), sys.argv[2])" network.pkl network.pth'
 )
-# Filters of the resampling, which are options of ours, and the augmentation's map.
-_UNUSED = re.compile(r"\.resample_filter$|^map_augment\.")
+_UNUSED = re.compile(r"\.resample_filter$")  # filters of the resampling, which are options of ours
+_AUGMENT = "map_augment.weight"
 _NAMES = {
     "embedding/fourier": "map_noise",
+    "embedding/augmentation": "map_augment",
     "embedding/dense0": "map_layer0",
     "embedding/dense1": "map_layer1",
     "conv_in": "enc.{0}_conv",
@@ -63,7 +64,13 @@ def read(path: Path, network: NCSNpp, inputs: tuple[int, ...], where: str) -> We
       where: what errors call the file.
     """
     state = {name: value for name, value in _state_dict(path, where).items() if not _UNUSED.search(name)}
-    params = convert(rules(network, inputs), state, where, "the config's network")
+    found = rules(network, inputs)
+    taken = [rule.shapes[_AUGMENT] for rule in found if _AUGMENT in rule.shapes]
+    if taken:
+        state.setdefault(_AUGMENT, np.zeros(taken[0], np.float32))  # it was trained without augmentation
+    else:
+        state.pop(_AUGMENT, None)
+    params = convert(found, state, where, "the config's network")
     return Weights(params, 0, "the weights in the file (EDM's pickles keep the averaged ones)")
 
 

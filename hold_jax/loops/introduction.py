@@ -43,15 +43,15 @@ def introduce(model: Model, data: Dataset | None, workdir: Path, *, step: int = 
 def introduce_training(model: Model, dataset: Dataset, params: Any, workdir: Path, *, step: int, flip: bool) -> None:
     """Prints what is trained, on what and where, and a warning if the data do not fit `sigma_data`.
 
-      The table of parameters goes to `workdir`/parameters.txt.
+    The table of parameters goes to `workdir`/parameters.txt.
 
-      Args:
-        model: the model that is trained.
-    dataset: the training data.
-    params: abstract parameters of the network.
-    workdir: work directory of the run.
-    step: step from which the run continues; 0 for a new run.
-    flip: whether pictures are mirrored at random.
+    Args:
+      model: the model that is trained.
+      dataset: the training data.
+      params: abstract parameters of the network.
+      workdir: work directory of the run.
+      step: step from which the run continues; 0 for a new run.
+      flip: whether pictures are mirrored at random.
     """
     from clu import parameter_overview  # in the extra [train], which sampling and conversion do not need
 
@@ -66,7 +66,8 @@ def introduce_training(model: Model, dataset: Dataset, params: Any, workdir: Pat
         f"{sum(leaf.size * leaf.dtype.itemsize for leaf in leaves) / 1e6:,.3g} MB, listed in {PARAMETERS_FILE}; "
         f"model.sigma_data is {model.sigma_data:g}"
         + ("" if same else f", the data's standard deviation {deviation:.3g}")
-        + ("; pictures are mirrored at random" if flip else ""),
+        + ("; pictures are mirrored at random" if flip else "")
+        + (f"; pictures are augmented, each transform with probability {model.augment:g}" if model.augment else ""),
         flush=True,
     )
     if not model.sigma_data / 2 <= deviation <= 2 * model.sigma_data:

@@ -1,4 +1,4 @@
-"""Embedding of the noise level, of the class label and of the condition vector; always float32."""
+"""Embedding of the noise level, the class label, the condition vector and the augmentation; always float32."""
 
 import math
 from typing import Literal
@@ -60,7 +60,8 @@ def sinusoidal_features(t: jax.Array, size: int, max_period: float = 10_000.0) -
 class ConditionEmbedding(nn.Module):
     """Noise level -> features -> dense -> SiLU -> dense (arXiv:2011.13456, appendix H), plus a vector per class.
 
-    A condition vector passes through a network of the same form, dense -> SiLU -> dense, and is added too.
+    A condition vector passes through a network of the same form, dense -> SiLU -> dense, and is added too. A linear map
+    of the augmentation's labels, without a bias, is added to the features (EDM).
 
     Attributes:
       size: length of the embedding.
@@ -72,6 +73,7 @@ class ConditionEmbedding(nn.Module):
       label_place: what the class's vector is added to: the 'embedding', or the 'features' before the dense layers
         (EDM, arXiv:2206.00364, code).
       max_period: the longest period of 'positional', divided by 2 pi.
+      augment_labels: number of the augmentation's labels; 0: it takes none. Needs `conditional`.
     """
 
     size: int
@@ -82,6 +84,7 @@ class ConditionEmbedding(nn.Module):
     num_classes: int
     label_place: LabelPlace = "embedding"
     max_period: float = 10_000.0
+    augment_labels: int = 0
 
     @nn.compact
     def __call__(self, noise_cond: jax.Array, condition: Condition | None) -> jax.Array | None:
@@ -89,8 +92,8 @@ class ConditionEmbedding(nn.Module):
 
         Args:
           noise_cond: (B,) float32, the conditioning scalar.
-          condition: `label` (B,) int32, or None if the network has no classes, and `vector` (B, k) float32 or None;
-            None: neither. Its picture is not used here.
+          condition: `label` (B,) int32, or None if the network has no classes, `vector` (B, k) float32 or None, and
+            `augmentation` (B, augment_labels) float32, or None for zeros; None: none of these. Its picture is not used.
 
         Returns:
           (B, size) float32; None if the network uses none of these.
@@ -98,23 +101,29 @@ class ConditionEmbedding(nn.Module):
         Raises:
           UserError: if labels are missing but the network has classes, or the reverse.
         """
-        labels, vector = (None, None) if condition is None else (condition.label, condition.vector)
-        self._check_labels(noise_cond, labels)
-        embedding = self._noise_and_label(noise_cond.astype(jnp.float32), labels)
-        if vector is None:
+        given = Condition() if condition is None else condition
+        self._check_labels(noise_cond, given.label)
+        embedding = self._noise_and_label(noise_cond.astype(jnp.float32), given.label, given.augmentation)
+        if given.vector is None:
             return embedding
-        added = self._dense(vector.astype(jnp.float32), "vector")
+        added = self._dense(given.vector.astype(jnp.float32), "vector")
         return added if embedding is None else embedding + added
 
-    def _noise_and_label(self, noise_cond: jax.Array, labels: jax.Array | None) -> jax.Array | None:
-        if labels is None:
-            return self._dense(self._features(noise_cond)) if self.conditional else None
-        if self.label_place == "features":
-            features = self._features(noise_cond)
-            return self._dense(features + self._table(features.shape[-1])(labels))
+    def _noise_and_label(
+        self, noise_cond: jax.Array, labels: jax.Array | None, augmentation: jax.Array | None
+    ) -> jax.Array | None:
         if not self.conditional:
-            return self._table(self.size)(labels)
-        return self._dense(self._features(noise_cond)) + self._table(self.size)(labels)
+            return None if labels is None else self._table(self.size)(labels)
+        features = self._features(noise_cond)
+        if self.augment_labels:
+            zeros = jnp.zeros((noise_cond.shape[0], self.augment_labels))
+            added = dense(features.shape[-1], name="augmentation", dtype=jnp.float32, use_bias=False)
+            features += added(zeros if augmentation is None else augmentation)
+        if labels is None:
+            return self._dense(features)
+        if self.label_place == "features":
+            return self._dense(features + self._table(features.shape[-1])(labels))
+        return self._dense(features) + self._table(self.size)(labels)
 
     def _check_labels(self, noise_cond: jax.Array, labels: jax.Array | None) -> None:
         if self.num_classes == 0:

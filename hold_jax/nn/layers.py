@@ -121,10 +121,11 @@ def conv1(features: int, *, name: str, dtype: DTypeLike) -> Conv:
     return Conv(features, 1, dtype, name=name)
 
 
-def dense(features: int, *, name: str, dtype: DTypeLike, init_scale: float = 1.0) -> nn.Dense:
-    """Returns an affine map of the last axis, (..., C) -> (..., features)."""
+def dense(features: int, *, name: str, dtype: DTypeLike, init_scale: float = 1.0, use_bias: bool = True) -> nn.Dense:
+    """Returns an affine map of the last axis, (..., C) -> (..., features); without a bias a linear one."""
     return _Dense(
         features,
+        use_bias=use_bias,
         kernel_init=default_init(init_scale),
         dtype=dtype,
         promote_dtype=_keep_parameters,

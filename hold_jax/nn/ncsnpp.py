@@ -80,6 +80,7 @@ class NCSNpp(nn.Module):
       num_classes: number of classes; label `num_classes` is the null class of classifier-free guidance; 0: no labels.
       label_place: where the vector of the class is added: 'embedding', after the dense layers of the noise level, or
         'features', before them (EDM).
+      augment_labels: number of labels of the augmentation (`data.augment`) that it takes; 0: none.
       unit_input: True for a network trained on pictures in [0, 1]: its input is then (x + 1) / 2.
       dtype: compute type, jnp.float32 or jnp.bfloat16.
       remat: recompute residual blocks in the backward pass, which saves memory and takes about a third more time.
@@ -111,6 +112,7 @@ class NCSNpp(nn.Module):
     conditional: bool = True
     num_classes: int = 0
     label_place: LabelPlace = "embedding"
+    augment_labels: int = 0
     unit_input: bool = False
     dtype: DTypeLike = jnp.float32
     remat: bool = False
@@ -127,6 +129,8 @@ class NCSNpp(nn.Module):
         require_choice("label_place", self.label_place, LABEL_PLACES)
         with_noise = self.label_place == "embedding" or self.conditional
         require(with_noise, "label_place", self.label_place, "'embedding' where `conditional` is False")
+        with_noise = self.augment_labels == 0 or self.conditional
+        require(with_noise, "conditional", self.conditional, "True for a network that takes labels of the augmentation")
         require(len(self.channel_multipliers) > 0, "channel_multipliers", self.channel_multipliers, "not empty")
         require(0 <= self.dropout < 1, "dropout", self.dropout, "in [0, 1)")
         require(self.num_classes >= 0, "num_classes", self.num_classes, "0 or more")
@@ -142,7 +146,8 @@ class NCSNpp(nn.Module):
           x: (B, *S, C) float32, S = (H, W) or (length,), any C; the sides divisible by 2**(levels - 1).
           noise_cond: (B,) float32, the conditioning scalar as embedded: log(sigma) / 4, 999 t or the like.
           condition: in the network's range, `label` (B,) int32, 0 to `num_classes`, and `vector` (B, k) float32 as in
-            `ConditionEmbedding`, and `picture` (B, H, W, C') float32, concatenated to x; None: no condition.
+            `ConditionEmbedding`, `picture` (B, H, W, C') float32, concatenated to x, and `augmentation`
+            (B, augment_labels) float32, None: zeros; None: no condition.
           train: whether to use dropout, which needs `rngs={'dropout': key}`.
 
         Returns:
@@ -162,6 +167,7 @@ class NCSNpp(nn.Module):
             self.num_classes,
             self.label_place,
             self.max_period,
+            self.augment_labels,
             name="embedding",
         )(noise_cond, condition)
 

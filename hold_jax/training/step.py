@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import optax
 
 from hold_jax.condition import conditions_of
+from hold_jax.data.augment import augment
 from hold_jax.model import Model
 from hold_jax.parameterization import EpsFn
 from hold_jax.runtime.mesh import LARGE, Devices
@@ -52,9 +53,13 @@ def _is_convolution(leaf: jax.Array) -> bool:
 
 def mean_loss(model: Model, loss: ScoreLoss, params: Any, batch: Batch, key: jax.Array, *, train: bool) -> jax.Array:
     """Returns the mean loss of the batch per data dimension, () float32."""
+    x, condition = model.to_model(batch["x"]), conditions_of(batch)
+    if train and model.augment:
+        key, key_augment = jax.random.split(key)
+        x, labels = augment(x, key_augment, model.augment)
+        condition = dataclasses.replace(condition, augmentation=labels)
     key_loss, key_dropout = jax.random.split(key)
-    x = model.to_model(batch["x"])
-    eps_fn = model.eps_fn(params, condition=conditions_of(batch), dropout=key_dropout if train else None)
+    eps_fn = model.eps_fn(params, condition=condition, dropout=key_dropout if train else None)
     return jnp.mean(loss(model.sde, eps_fn, x, key_loss, sigma_data=model.sigma_data)) / math.prod(model.data_shape)
 
 

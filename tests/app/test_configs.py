@@ -247,7 +247,10 @@ def test_no_key_of_the_base_is_dead():
 def test_no_option_of_a_constructor_is_out_of_reach():
     bound = {
         "sde": set(),
-        "model": {"out_channels", "num_classes", "sde", "network", "data_shape", "statistics", "parent", "name"},
+        "model": {
+            *("out_channels", "num_classes", "sde", "network", "data_shape", "statistics", "parent", "name"),
+            *("augment", "augment_labels"),  # of data.augment
+        },
         "data": {"split", "memory_limit_bytes"},
         "loss": {"sde", "eps_fn", "x", "key", "pair", "sigma_data"},
         "optimizer": {"num_steps", "batch_size"},  # of training

@@ -186,6 +186,17 @@ def test_a_run_without_a_digest_goes_on_with_the_name_of_its_data(run):
         find(of_flags("data.name=npz:b.npz"), run, to_train=True).record(pictures())
 
 
+def test_a_run_with_augmentation_keeps_it(run, tmp_path):
+    error = r"data.augment = 0.0 there, 0.1 here: the network takes the labels of the augmentation, or it does not"
+    with pytest.raises(UserError, match=error):
+        find(of_flags("data.augment=0.1"), run, to_train=True)
+    begun(tmp_path / "augmented", of_file(data__augment=0.1), pictures())
+    with pytest.raises(UserError, match=r"data.augment = 0.1 there, 0.0 here"):
+        find(of_flags("data.augment=0"), tmp_path / "augmented")
+    found = find(of_flags("data.augment=0.2"), tmp_path / "augmented", to_train=True)
+    assert found.changes == {"data.augment": (0.1, 0.2)}
+
+
 def test_the_record_keeps_the_history_of_changes(tmp_path):
     begun(tmp_path, of_file(), pictures())
     begun(tmp_path, of_flags("optimizer.learning_rate=1e-3", "sampling.num_steps=5", "training.report=0"), pictures())

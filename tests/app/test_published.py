@@ -253,6 +253,8 @@ PUBLISHED = {
         EDM: {
             **PLAIN,
             "sde.order": 1,
+            "data.augment": 0.12,
+            "data.flip": False,  # half of the pictures are mirrored by the augmentation
             "model.parameterization": "sufficient",
             "model.conditioning": "log_noise",
             "model.sigma_data": 0.5,
@@ -333,7 +335,6 @@ ON_PURPOSE = {
         "optimizer.eps": (1e-8, 1e-8 / 1536, "the same"),
     },
     "cifar10_edm": {
-        "data.flip": ("augmentation of the pictures", True, "only flips are implemented"),
         "optimizer.eps": (1e-8, 1e-8 / 3072, SUMMED),
     },
 }

@@ -22,7 +22,7 @@ NETWORKS = {
     "ddpm": NCSNpp(3, **(_SMALL | _PLAIN | {"channels": 32}), resblock_type="ddpm", skip_rescale=False, norm_groups=32),
     "cld": NCSNpp(3, **_SMALL),
     "edm_ddpmpp": NCSNpp(3, **_SMALL, **_PLAIN, num_classes=3, label_place="features"),
-    "edm_ncsnpp": NCSNpp(3, **_SMALL),
+    "edm_ncsnpp": NCSNpp(3, **_SMALL, augment_labels=9),
 }
 
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from convert.peers import NETWORKS, RECORD, SIZE, inputs, params, recorded, seen, state
+from convert.peers import NETWORKS, RECORD, SIZE, inputs, numbers, params, recorded, seen, state
 from flax import serialization, traverse_util
 
 from hold_jax import kernels, parameterization, sde
@@ -21,17 +21,17 @@ TOLERANCE = 2e-4
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def apply(network, params, x, noise, labels):
+def apply(network, params, x, noise, condition):
     """Compiled once for the networks that are the same."""
-    return network.apply({"params": params}, x, noise, None if labels is None else Condition(labels))
+    return network.apply({"params": params}, x, noise, condition)
 
 
-def eps_fn(m, name, form, clock):
+def eps_fn(m, name, form, clock, augmentation=None):
     labels = RECORD[name].get("labels")
-    labels = None if labels is None else jnp.asarray(labels)
+    condition = Condition(None if labels is None else jnp.asarray(labels), augmentation=augmentation)
 
     def network(x, noise):
-        return apply(NETWORKS[name], params(name), x, noise, labels)
+        return apply(NETWORKS[name], params(name), x, noise, condition)
 
     return parameterization.eps_function(
         m,
@@ -42,9 +42,9 @@ def eps_fn(m, name, form, clock):
     )
 
 
-def denoised(m, name, form, clock, y, sigma):
+def denoised(m, name, form, clock, y, sigma, augmentation=None):
     """D of a state of `m` whose sufficient statistic is y, with anything beside it."""
-    fn = eps_fn(m, name, form, clock)
+    fn = eps_fn(m, name, form, clock, augmentation)
     y = y.astype(np.float32)
     rest = np.random.default_rng(0).standard_normal((*y.shape[:-1], m.order - 1, y.shape[-1])).astype(np.float32)
     t = kernels.time_of_noise(m, sigma.astype(np.float32))
@@ -96,14 +96,18 @@ def test_score_sde_s_discrete_ve_is_a_denoiser_at_order_three():
     np.testing.assert_allclose(recorded(got), want, atol=TOLERANCE)
 
 
-@pytest.mark.parametrize("name", ["edm_ddpmpp", "edm_ncsnpp"])
-def test_edm_is_a_denoiser_at_order_three(name):
+@pytest.mark.parametrize(
+    ("name", "output"), [("edm_ddpmpp", "output"), ("edm_ncsnpp", "output"), ("edm_ncsnpp", "augmented")]
+)
+def test_edm_is_a_denoiser_at_order_three(name, output):
     sigma = np.array(RECORD[name]["cond"])
     total = sigma**2 + 0.25
-    D = denoised(sde.hold(order=3), name, "sufficient", "log_noise", inputs(name) * images(np.sqrt(total)), sigma)
+    augmentation = numbers("augmentation", (3, 9)) if output == "augmented" else None
+    y = inputs(name) * images(np.sqrt(total))
+    D = denoised(sde.hold(order=3), name, "sufficient", "log_noise", y, sigma, augmentation)
     out = np.sqrt(total) / (sigma * 0.5)  # 1 / c_out
     np.testing.assert_allclose(
-        recorded(D) * out[:, None], np.array(RECORD[name]["output"]) * out[:, None], atol=TOLERANCE
+        recorded(D) * out[:, None], np.array(RECORD[name][output]) * out[:, None], atol=TOLERANCE
     )
 
 

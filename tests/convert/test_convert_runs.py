@@ -7,7 +7,7 @@ import sys
 import jax
 import numpy as np
 import pytest
-from convert.peers import NETWORKS, RECORD, numbers, params, seen, state
+from convert.peers import NETWORKS, numbers, params, seen, state
 from flax import serialization, traverse_util
 from training import small
 from training.small import quick_compilation  # noqa: F401
@@ -186,11 +186,18 @@ def test_score_sde_s_msgpack(tmp_path):
             score_sde.read_flax(path, network, shape, "it")
 
 
-def test_edm_s_map_of_the_augmentation_is_not_used(tmp_path):
+def test_edm_s_map_of_the_augmentation_is_read_where_the_network_takes_it(tmp_path):
     write_value(tmp_path / "edm.pth", dict(state("edm_ncsnpp")))
-    assert "model.map_augment.weight" in RECORD["edm_ncsnpp"]["state"]
-    found = edm.read(tmp_path / "edm.pth", NETWORKS["edm_ncsnpp"], seen("edm_ncsnpp"), "it")
-    equal(found.params, params("edm_ncsnpp"))
+    network, path = NETWORKS["edm_ncsnpp"], tmp_path / "edm.pth"
+    equal(edm.read(path, network, seen("edm_ncsnpp"), "it").params, params("edm_ncsnpp"))
+    without = traverse_util.flatten_dict(params("edm_ncsnpp"), sep="/")
+    kernel = without.pop("embedding/augmentation/kernel")
+    found = edm.read(path, network.clone(augment_labels=0), seen("edm_ncsnpp"), "it").params
+    equal(found, traverse_util.unflatten_dict(without, sep="/"))
+    # A file of a network trained without augmentation: labels have no effect.
+    write_value(path, {name: value for name, value in state("edm_ncsnpp").items() if "map_augment" not in name})
+    zeros = without | {"embedding/augmentation/kernel": 0 * kernel}
+    equal(edm.read(path, network, seen("edm_ncsnpp"), "it").params, traverse_util.unflatten_dict(zeros, sep="/"))
 
 
 def test_edm_s_classes_are_those_of_the_file(tmp_path, capsys):

@@ -1,6 +1,7 @@
 import dataclasses
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -295,3 +296,35 @@ def test_bfloat16_gradients_are_the_float32_ones_rounded_before_the_sum():
             ends = ("conv_in", "head")
             inner = {name for name, shape in shapes.items() if shape[:2] == (3, 3)}
             assert rounded == {name for name in inner if not any(end in name for end in ends)}
+
+
+class _Labels(nn.Module):
+    """A network that puts out a linear function of the augmentation's labels."""
+
+    num_classes: int = 0
+
+    @nn.compact
+    def __call__(self, x, noise_cond, condition, train=False):
+        seen = None if condition is None else condition.augmentation
+        weights = self.param("weights", nn.initializers.ones, (9,))
+        return jnp.zeros_like(x) if seen is None else jnp.zeros_like(x) + (seen @ weights)[:, None, None, None]
+
+
+def test_labels_of_the_augmentation_reach_the_network_in_training_alone():
+    model = dataclasses.replace(small.unet(), network=_Labels(), augment=1e-9)  # half are mirrored, and no more
+    params = {"weights": jnp.ones((9,))}
+    half = np.random.default_rng(0).integers(0, 256, (BATCH, 8, 4, 1), dtype=np.uint8)
+    batch = {"x": np.concatenate([half, half[:, :, ::-1]], axis=2)}  # which mirroring leaves as they are
+
+    def loss(model, train):
+        return jax.value_and_grad(lambda p: mean_loss(model, small.LOSS, p, batch, jax.random.key(0), train=train))(
+            params
+        )
+
+    _, gradient = loss(model, train=True)
+    assert abs(gradient["weights"][0]) > 1e-4
+    np.testing.assert_array_equal(gradient["weights"][1:], 0)
+    plain, _ = loss(dataclasses.replace(model, augment=0.0), train=False)
+    value, gradient = loss(model, train=False)
+    assert value == plain
+    np.testing.assert_array_equal(gradient["weights"], 0)
