@@ -24,8 +24,10 @@ from hold_jax.data.dataset import SPLITS, Dataset, array_dataset, default_kind
 from hold_jax.data.images import fit_arrays
 from hold_jax.data.sources import MEMORY_LIMIT_BYTES
 from hold_jax.errors import UserError, require
+from hold_jax.evaluation import dinov2 as dinov2_features
 from hold_jax.evaluation import figures, reference
 from hold_jax.evaluation import inception as inception_features
+from hold_jax.evaluation.dinov2 import dinov2
 from hold_jax.evaluation.feature_network import FeatureNetwork, Features, distance_of
 from hold_jax.evaluation.features import PER_DEVICE, features_of
 from hold_jax.evaluation.inception import inception
@@ -42,7 +44,7 @@ from hold_jax.runtime.progress import Progress
 from hold_jax.runtime.storage import open_regular
 
 _EXIT_USER_ERROR = 2
-_STRETCHES = {"inception": inception_features.STRETCH}
+_STRETCHES = {"inception": inception_features.STRETCH, "dinov2": dinov2_features.STRETCH}
 _SAMPLES = ("x", "images", "samples", "arr_0")
 
 # (shape of an example, its dtype) -> the network that compares such data.
@@ -66,13 +68,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--features",
         default="inception",
         metavar="NAME",
-        help="what is compared: inception (the default), pixels, or a function of your own, module:function",
+        help="what is compared: inception (the default), dinov2, pixels, or a function of your own, module:function",
     )
     parser.add_argument(
         "--inception",
         metavar="FILE",
         help="weights: pytorch-fid's .pth, an .npz of it, or TorchScript; without it the .pth is fetched on first use",
     )
+    parser.add_argument("--dinov2", metavar="FILE", help="weights of --features=dinov2: .pth or .safetensors")
     parser.add_argument("--crop", type=int, metavar="PIXELS", help="scale and center crop, instead of stretching")
     parser.add_argument("--cache", metavar="FOLDER", help="keep features here, by the pictures and the weights")
     parser.add_argument("--device", choices=("cpu", "gpu", "tpu"), help="what computes them (JAX's choice)")
@@ -115,6 +118,7 @@ def _networks(args: argparse.Namespace) -> _NetworkFor:
         return functools.cache(functools.partial(own_function, args.features, argument="features"))
     known: dict[str, Callable[[], FeatureNetwork]] = {
         "inception": lambda: inception(args.inception or published("--inception"), "inception"),
+        "dinov2": lambda: dinov2(args.dinov2, "dinov2"),
         "pixels": pixels,
     }
     require(args.features in known, "features", args.features, f"{', '.join(known)}, or module:function of your own")

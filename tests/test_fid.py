@@ -124,7 +124,7 @@ def test_mistakes(tmp_path, capsys, monkeypatch):
     assert "it must be of 3 features, as `data` is" in fails(capsys, a, tmp_path / "small.npz", pixels)
     (a / "4.png").write_bytes(b"no picture")
     assert "4.png cannot be read: " in fails(capsys, a, a, pixels)
-    assert "it must be inception, pixels, or module:function" in fails(capsys, a, a, "--features=inceptoin")
+    assert "it must be inception, dinov2, pixels, or module:function" in fails(capsys, a, a, "--features=inceptoin")
     Image.fromarray(X[0, :3]).save(tmp_path / "none" / "1.png")
     Image.fromarray(X[0]).save(tmp_path / "none" / "2.png")
     assert "none has pictures of 2 sizes, and these" in fails(capsys, tmp_path / "none", tmp_path / "none", pixels)

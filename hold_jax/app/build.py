@@ -30,6 +30,7 @@ from hold_jax.data.augment import NUM_LABELS
 from hold_jax.data.dataset import default_kind
 from hold_jax.errors import require
 from hold_jax.evaluation.classifier import classifier
+from hold_jax.evaluation.dinov2 import dinov2
 from hold_jax.evaluation.feature_network import FeatureNetwork
 from hold_jax.evaluation.inception import inception
 from hold_jax.evaluation.inception_weights import published
@@ -302,6 +303,7 @@ def feature_networks(config: Config, load_train: Callable[[], Dataset], folder: 
     """
     known: dict[str, Callable[[], FeatureNetwork]] = {
         "classifier": lambda: classifier(load_train(), folder),
+        "dinov2": lambda: _dinov2(config.eval.dinov2),
         "inception": lambda: inception(_inception_weights(config), "eval.inception"),
         "pixels": lambda: pixels(measure(load_train())),
     }
@@ -323,6 +325,12 @@ def _inception_weights(config: Config) -> str | pathlib.Path:
         return published("--config.eval.inception", ", or take --config.eval.features=classifier")
     storage.require_local(path, "eval.inception")
     return path
+
+
+def _dinov2(path: str | None) -> FeatureNetwork:
+    if path is not None:
+        storage.require_local(path, "eval.dinov2")
+    return dinov2(path, "eval.dinov2")
 
 
 def checkpoint_steps(config: Config) -> Sequence[int | str] | None:

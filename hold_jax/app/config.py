@@ -41,7 +41,7 @@ _DATA = (
     "digits | swissroll | swissroll5 | gaussians8 | diamond9 | checkerboard | damped_sines | tfds:NAME | folder:PATH | "
     "npz:PATH"
 )
-FEATURES = ("inception", "classifier", "pixels")
+FEATURES = ("inception", "dinov2", "classifier", "pixels")
 _ODE_SOLVERS = ("tsit5", "dopri5", "dopri8", "bosh3", "heun", "midpoint", "euler")
 _EMBEDDINGS = ("fourier", "positional")
 _GAUGES = ("signal", "cholesky", "probability_flow")
@@ -400,9 +400,10 @@ class EvalConfig:
     features: str = text(
         "pixels",
         "names of feature networks",
-        "inception | classifier | pixels | module:function of your own, comma-separated: what they are compared in",
+        "inception | dinov2 | classifier | pixels | module:function, comma-separated: what they are compared in",
         empty=True,
     )
+    dinov2: str | None = path(None, "path of DINOv2's weights (the authors' .pth, or safetensors of transformers)")
     inception: str | None = path(
         None, "path of the FID network's weights (.pth of pytorch-fid, or .npz); None: fetched once"
     )

@@ -51,7 +51,10 @@ def bilinear(x: Any, size: int) -> Any:
 
 
 def bicubic(x: Any, size: int) -> Any:
-    """Bicubic with antialiasing, bit for bit as Pillow resizes uint8 pictures: the width first, rounded to uint8.
+    """Bicubic with antialiasing, bit for bit as Pillow resizes uint8 pictures.
+
+    The width is resized first and rounded to uint8, as Pillow up to 12 does for every shape; Pillow 13 resizes the
+    height first where that is less work.
 
     Args:
       x: (..., H, W, C) uint8.

@@ -123,7 +123,7 @@ def test_a_feature_network_that_is_unknown_is_named_before_any_is_made(features,
     with pytest.raises(UserError) as caught:
         build.feature_networks(config_of(eval__features=features), never, tmp_path)
     assert str(caught.value) == (
-        "`eval.features` is 'pixles' (did you mean 'pixels'?); it must be one of: classifier, inception, pixels"
+        "`eval.features` is 'pixles' (did you mean 'pixels'?); it must be one of: classifier, dinov2, inception, pixels"
     )
 
 
