@@ -56,7 +56,7 @@ def proximal(
 ) -> EpsFn:
     """D' = argmin |y - A x|^2 / noise^2 + |x - D|^2 / r^2: DiffPIR's step (2305.08995, eq. 13), without a derivative.
 
-    With noise = 0 it is DDNM's D + A^+ (y - A D) (2212.00490, eq. 12), and for a mask `guidance.inpaint`.
+    With noise = 0 it is DDNM's D + A^+ (y - A D) (2212.00490, eq. 12); `guidance.inpaint` is that for a mask.
 
     Args:
       sde: the SDE.
@@ -99,19 +99,10 @@ def dps(
     algorithm 1 divides by the length of the residual instead. In the same way v is the larger of noise^2 and the mean
     square of y - A D here, so that scale = 1 needs no tuning.
 
+    The other arguments, the result and the errors are those of `proximal`; `eps_fn` must be differentiable in u.
+
     Args:
-      sde: as in `proximal`.
-      eps_fn: differentiable in u.
-      operator: as in `proximal`.
-      measured: as in `proximal`.
-      noise: as in `proximal`.
       scale: of the step.
-
-    Returns:
-      The conditional `eps_fn`, as in `proximal`.
-
-    Raises:
-      UserError: as in `proximal`.
     """
     y = _measurement(operator, measured, noise)
 
@@ -138,19 +129,7 @@ def pigdm(
 
     D' = D + sigma^2 (dD/dy)' A' (r^2 A A' + noise^2 I)^-1 (y - A D).
 
-    Args:
-      sde: as in `proximal`.
-      eps_fn: differentiable in u.
-      operator: as in `proximal`.
-      measured: as in `proximal`.
-      noise: as in `proximal`.
-      sigma_data: as in `proximal`.
-
-    Returns:
-      The conditional `eps_fn`, as in `proximal`.
-
-    Raises:
-      UserError: as in `proximal`.
+    The arguments, the result and the errors are those of `proximal`; `eps_fn` must be differentiable in u.
     """
     y = _measurement(operator, measured, noise, sigma_data)
 
@@ -180,20 +159,11 @@ def moment_matching(
     grows, whatever the matrix: C is that of a network, which need not be symmetric or positive. (Conjugate gradients
     need that, and failed for one in fifteen of the digits; docs/inverse.md.)
 
+    The other arguments, the result and the errors are those of `proximal`; `eps_fn` must be differentiable in u.
+
     Args:
-      sde: as in `proximal`.
-      eps_fn: differentiable in u.
-      operator: as in `proximal`.
-      measured: as in `proximal`.
-      noise: as in `proximal`.
       sigma_data: as in `proximal`, for the preconditioner alone.
       steps: of the solution, 1 or more.
-
-    Returns:
-      The conditional `eps_fn`, as in `proximal`.
-
-    Raises:
-      UserError: as in `proximal`, and for steps below 1.
     """
     y = _measurement(operator, measured, noise, sigma_data)
     require(isinstance(steps, int) and steps >= 1, "steps", steps, "a whole number >= 1")

@@ -54,10 +54,10 @@ class Operator:
     data_shape: tuple[int, ...]
     measured_shape: tuple[int, ...]
     forward: Map
-    eigenvalues: np.ndarray
+    eigenvalues: np.ndarray | jax.Array
     rotate: Map = _same
     unrotate: Map = _same
-    known: np.ndarray | None = None
+    known: np.ndarray | jax.Array | None = None
 
     def transpose(self, y: jax.Array) -> jax.Array:
         """A' y (B, *data_shape) of y (B, *measured_shape)."""
@@ -108,32 +108,33 @@ class Operator:
         return y if self.known is None else jnp.where(self.known, y, 0)
 
     @property
-    def num_known(self) -> np.ndarray:
+    def num_known(self) -> np.ndarray | jax.Array:
         """The number of values that a measurement has, (1,), or (B,) where it differs among examples."""
         if self.known is None:
             return np.array([float(np.prod(self.measured_shape))], np.float32)
         return self.known.reshape(len(self.known), -1).sum(axis=1).astype(np.float32)
 
 
-def inpainting(data_shape: tuple[int, ...], mask: np.ndarray) -> Operator:
+def inpainting(data_shape: tuple[int, ...], mask: np.ndarray | jax.Array) -> Operator:
     """Some of the values themselves: A x = mask x.
 
     Args:
       data_shape: (*S, C).
       mask: 1 where known, 0 where unknown; boolean or numbers. It broadcasts to data_shape, or to (B, *data_shape) for
-        a mask of each example.
+        a mask of each example. It may be traced by `jax.jit`; whether something is known is then not checked.
 
     Raises:
       UserError: for a mask that does not broadcast, or without a known value.
     """
-    mask = np.asarray(mask) != 0
+    traced = isinstance(mask, jax.core.Tracer)
+    mask = (mask if traced else np.asarray(mask)) != 0
     batch = len(mask) if mask.ndim > len(data_shape) else 1
     full = (batch, *data_shape)
     pairs = zip(mask.shape[::-1], full[::-1], strict=False)
     fits = mask.ndim <= len(full) and all(a in (1, b) for a, b in pairs)
     require(fits, "mask", mask.shape, f"broadcastable to the data's shape, {data_shape}")
-    known = np.broadcast_to(mask, full)
-    require(bool(known.any()), "mask", "zero everywhere", "1 where the data are known")
+    known = (jnp if traced else np).broadcast_to(mask, full)
+    require(traced or bool(known.any()), "mask", "zero everywhere", "1 where the data are known")
 
     def forward(x: jax.Array) -> jax.Array:
         return jnp.where(known, x, 0)

@@ -382,6 +382,10 @@ def test_what_is_not_known_is_not_looked_at():
     eps = guidance.inpaint(m, eps_fn, known, np.array([[255, 0]], np.uint8))(u, jnp.float32(0.3))
     np.testing.assert_array_equal(eps[..., 1], eps_fn(u, None)[..., 1])
     np.testing.assert_allclose(kernels.denoiser(m, u, jnp.float32(0.3), eps)[:, 0], 0.5, atol=1e-5)
+    traced = jax.jit(lambda mask: guidance.inpaint(m, eps_fn, known, mask)(u, jnp.float32(0.3)))(
+        np.array([True, False])
+    )
+    np.testing.assert_allclose(traced, eps, atol=1e-6)
 
 
 M, ZERO = MODELS["hold2"], lambda u, t: 0 * u[..., -1:, :]
@@ -389,11 +393,11 @@ PICTURES = jax.ShapeDtypeStruct((4, 3, 2, 2, 3), jnp.float32)
 REFUSED = {
     "mask": (
         lambda: guidance.inpaint(M, ZERO, np.zeros((4, 3, 2, 3)), np.zeros((3, 3))),
-        "`mask` is (3, 3); it must be broadcastable to known's shape, (4, 3, 2, 3)",
+        "`mask` is (3, 3); it must be broadcastable to the data's shape, (3, 2, 3)",
     ),
     "mask of too many axes": (
         lambda: guidance.inpaint(M, ZERO, np.zeros((2, 3)), np.zeros((1, 2, 3))),
-        "`mask` is (1, 2, 3); it must be broadcastable to known's shape, (2, 3)",
+        "`mask` is (1, 2, 3); it must be broadcastable to the data's shape, (3,)",
     ),
     "bytes": (
         lambda: guidance.inpaint(M, ZERO, np.zeros((4, 3, 2, 3), np.uint8), True),
@@ -401,7 +405,7 @@ REFUSED = {
     ),
     "known": (
         lambda: jax.eval_shape(guidance.inpaint(M, ZERO, np.zeros((1, 3, 2, 3)), True), PICTURES, 0.5),
-        "`known` is (1, 3, 2, 3); it must be an array of shape (4, 3, 2, 3)",
+        "`shape` is (4, 3, 2, 3); it must be (1, 3, 2, 3): the operator's data, one example a measurement",
     ),
     "gray bytes": (
         lambda: guidance.colorize(M, ZERO, np.zeros((4, 3, 2, 1), np.uint8)),

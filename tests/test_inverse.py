@@ -8,7 +8,7 @@ import pytest
 from reference import measured, oracle
 from training.small import quick_compilation  # noqa: F401
 
-from hold_jax import guidance, inverse, kernels, operators, samplers, sde
+from hold_jax import inverse, kernels, operators, samplers, sde
 from hold_jax.errors import UserError
 
 MODELS = {f"hold{n}": sde.hold(order=n) for n in range(1, 5)} | {"psld": sde.psld()}
@@ -229,13 +229,13 @@ def test_samples_have_the_posterior_s_law(n):
     assert far > 2
 
 
-def test_a_mask_without_noise_is_filled_as_inpaint_does_it():
+def test_without_noise_what_is_known_is_kept_and_the_rest_denoised():
     m, operator = MODELS["hold2"], OPERATORS["inpainting"]
     x = jnp.asarray(RNG.normal(size=(NUM, *SHAPE)), jnp.float32)
-    u = jnp.asarray(states(m, np.asarray(x), time_of(m, 0.3)))
+    u, t = jnp.asarray(states(m, np.asarray(x), time_of(m, 0.3))), jnp.float32(0.4)
     eps_fn = lambda u, t: jnp.sin(2 * u[..., -1:, :])  # noqa: E731
-    one = inverse.proximal(m, eps_fn, operator, x)(u, jnp.float32(0.4))
-    np.testing.assert_allclose(one, guidance.inpaint(m, eps_fn, x, operator.known)(u, jnp.float32(0.4)), atol=1e-6)
+    found = kernels.denoiser(m, u, t, inverse.proximal(m, eps_fn, operator, x)(u, t))
+    np.testing.assert_allclose(found, jnp.where(operator.known, x, kernels.denoiser(m, u, t, eps_fn(u, t))), atol=1e-4)
 
 
 @pytest.mark.slow

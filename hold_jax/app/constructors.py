@@ -64,14 +64,14 @@ CONDITIONINGS = {
 }
 TASKS: dict[str, Callable[..., tasks.Task | None]] = {
     "draw": lambda: None,
-    "inpaint": tasks.inpaint,
-    "superres": tasks.superres,
-    "deblur": tasks.deblur,
-    "colorize": tasks.colorize,
-    "compress": tasks.compress,
-    "edit": tasks.edit,
-    "reconstruct": tasks.reconstruct,
-    "interpolate": tasks.interpolate,
+    "inpaint": tasks.Inpaint,
+    "superres": tasks.Superres,
+    "deblur": tasks.Deblur,
+    "colorize": tasks.Colorize,
+    "compress": tasks.Compress,
+    "edit": tasks.Edit,
+    "reconstruct": tasks.Reconstruct,
+    "interpolate": tasks.Interpolate,
 }
 SELECTORS: dict[str, Mapping[str, Callable[..., Any]]] = {
     "sde.name": SDES,

@@ -164,7 +164,8 @@ def test_masks_at_random_and_from_a_file(tmp_path):
 def test_every_inverse_problem_has_its_operator_and_its_defaults(name, shape):
     task = task_of(name=name)
     assert task.operator(SHAPE).measured_shape == shape
-    assert (task.noise, task.method, task.options, task.measured) == (0.05, "moment_matching", {}, False)
+    assert (task.noise, task.method, task.measured) == (0.05, "moment_matching", False)
+    assert task.steps is None and task.scale is None  # the method's own
 
 
 # --- Edits and latents ----------------------------------------------------------------------------------
@@ -240,6 +241,10 @@ WRONG = {
     "rows of vectors": (
         checked(model=VECTORS, name="inpaint", mask="upper"),
         "`task.mask` is 'upper'; it must be box, left, right or random for data that are no pictures",
+    ),
+    "measured projections": (
+        lambda: task_of(name="compress", measured=True),
+        "`task.measured` is True; it must be False to compress: its measurements are not read from files",
     ),
     "no mask file": (
         checked(name="inpaint", mask="lowr"),
