@@ -90,8 +90,8 @@ class DataConfig:
     augment: float = real(0.0, "[0, 1]", "EDM's augmentation: probability of each transform of a picture; 0: none")
     condition: str | None = text(
         None,
-        "names of arrays, or a path",
-        "npz: arrays to condition on, a picture or vector for each example; folder: PATH of pictures of the same names",
+        "inpaint:MASK | superres:FACTOR | deblur:PIXELS | colorize: | names of arrays | a path",
+        "what to condition on: a measurement of each example; npz: arrays; folder: PATH of pictures of the same names",
     )
 
 
@@ -351,7 +351,7 @@ class SamplingConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TaskConfig:
-    """What `--mode=sample` makes of given examples: `hold_jax/loops/tasks.py`, docs/inverse.md."""
+    """What `--mode=sample` makes of given examples: `hold_jax/loops/tasks`, docs/inverse.md."""
 
     name: str = choice(
         "draw",

@@ -33,7 +33,7 @@ class RandomAccess(Protocol):
     def __getitem__(self, index: int, /) -> dict[str, Any]:
         """Returns an example; must be safe to call from several threads.
 
-        It is `{'x': array of Dataset.shape, 'label': int}`, and may have a condition `'picture'`.
+        It is `{'x': array of Dataset.shape, 'label': int}`, and may have the conditions `'picture'` and `'vector'`.
         """
         ...
 
@@ -58,7 +58,8 @@ class Dataset:
       kind: one of `KINDS`; `default_kind` unless it is given.
       picture: a condition picture of each example, `(N, H, W, C)` uint8 or float32; None if there are none, or if they
         are in the examples of a `RandomAccess` source.
-      vector: a condition vector of each example, `(N, k)` float32; None if there are none.
+      vector: a condition vector of each example, `(N, k)` float32; None in the same cases.
+      integers: whether the values of vectors, signals or arrays were integers, all exact in float32.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Dataset:
     kind: str = ""
     picture: np.ndarray | None = None
     vector: np.ndarray | None = None
+    integers: bool = False
 
     def __post_init__(self):
         object.__setattr__(self, "kind", self.kind or default_kind(self.shape))
@@ -132,8 +134,8 @@ class Dataset:
                 "x": np.stack([e["x"] for e in examples]),
                 "label": np.array([e["label"] for e in examples], np.int32),
             }
-            if "picture" in examples[0]:
-                batch["picture"] = np.stack([e["picture"] for e in examples])
+            for name in {"picture", "vector"} & examples[0].keys():
+                batch[name] = np.stack([e[name] for e in examples])
         for name, array in (("picture", self.picture), ("vector", self.vector)):
             if array is not None:
                 batch[name] = array.take(indices, axis=0)
@@ -192,6 +194,7 @@ class Statistics:
       picture_std: standard deviation of each channel of condition pictures; empty if they are uint8.
       vector_mean: of each entry of condition vectors; empty if there are none.
       vector_std: standard deviation of each entry of condition vectors.
+      integers: as in `Dataset`: bits per dimension are then those of discrete data.
     """
 
     class_counts: tuple[int, ...] = ()
@@ -204,6 +207,7 @@ class Statistics:
     picture_std: tuple[float, ...] = ()
     vector_mean: tuple[float, ...] = ()
     vector_std: tuple[float, ...] = ()
+    integers: bool = False
 
 
 def measure(data: Dataset) -> Statistics:
@@ -213,27 +217,33 @@ def measure(data: Dataset) -> Statistics:
     channel that is constant up to float32 rounding gets standard deviation 1.
     """
     counts: tuple[int, ...] = ()
-    batch = None
-    if not data.in_memory and ((data.num_classes and data.labels is None) or not data.is_image):
+    batch: dict[str, np.ndarray] = {}
+    floats = [name for name, (_, dtype) in data.layout.items() if dtype == np.float32]
+    if not data.in_memory and ((data.num_classes and data.labels is None) or floats):
         some = data.subset(_MEASURED)
         batch = some.gather(np.arange(len(some)))
     if data.num_classes:
-        labels = data.labels if batch is None else batch["label"]
+        labels = batch.get("label") if data.labels is None else data.labels
         assert labels is not None, "a labeled set in memory has its labels"
         counts = tuple(np.bincount(labels, minlength=data.num_classes).tolist())
-    found = Statistics(counts, data.class_names, kind=data.kind)
-    if data.kind != "picture":
-        mean, std = _moments(np.asarray(data.source if batch is None else batch["x"]))
-        found = dataclasses.replace(found, mean=mean, std=std)
-    if "picture" in data.layout:
-        found = dataclasses.replace(found, picture_shape=data.layout["picture"][0])
-        if data.picture is not None and data.picture.dtype != np.uint8:
-            mean, std = _moments(data.picture)
-            found = dataclasses.replace(found, picture_mean=mean, picture_std=std)
-    if data.vector is not None:
-        mean, std = _moments(data.vector)
-        found = dataclasses.replace(found, vector_mean=mean, vector_std=std)
-    return found
+    whole = {"x": data.source, "picture": data.picture, "vector": data.vector}
+    moments = {name: _moments(np.asarray(batch.get(name, whole[name]))) for name in floats}
+    (mean, std), (picture_mean, picture_std), (vector_mean, vector_std) = (
+        moments.get(name, ((), ())) for name in whole
+    )
+    return Statistics(
+        class_counts=counts,
+        class_names=data.class_names,
+        mean=mean,
+        std=std,
+        kind=data.kind,
+        picture_shape=data.layout["picture"][0] if "picture" in data.layout else (),
+        picture_mean=picture_mean,
+        picture_std=picture_std,
+        vector_mean=vector_mean,
+        vector_std=vector_std,
+        integers=data.integers,
+    )
 
 
 def _moments(x: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:

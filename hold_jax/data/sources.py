@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from hold_jax.data import digits, folder, npz, tfds_source, toy, toy_signals
+from hold_jax.data import digits, folder, measured, npz, tfds_source, toy, toy_signals
 from hold_jax.data.dataset import KINDS, SPLITS, Dataset
 from hold_jax.data.images import Size
 from hold_jax.errors import UserError, require, require_choice
@@ -51,8 +51,8 @@ def load(
       image_size: pictures are scaled so that they cover a square of this side, or (height, width), and cropped around
         the center; None: no change.
       channels: 1 or 3; None: those of the source (folder: 3).
-      condition: of the examples. npz: names of arrays, comma-separated; folder: a second PATH with a picture of the
-        same name for each picture; other sources have none.
+      condition: of the examples: a measurement of each, in a form of `measured.FORMS`, such as inpaint:upper; npz:
+        names of arrays, comma-separated; folder: a second PATH with a picture of the same name for each picture.
       data_dir: root of relative PATHs, and the folder of the data of TFDS.
       bits: folder and npz only: number of bits that the values of 16-bit pictures use, 9 to 16; required for those.
       size: toys only: the number of examples (default 50,000 for train, 10,000 for test; of signals 20,000 and 2,000).
@@ -83,11 +83,17 @@ def load(
         require_local(data_dir, "data_dir")
 
     loader, accepted = _SOURCES[prefix + colon]
+    measurements, named = measured.split(condition)
+    if named is not None and "condition" not in accepted:
+        raise UserError(
+            f"`condition` is {condition!r}; for {name!r} it must be None or a measurement, {measured.FORMS}; "
+            "other conditions are arrays in an .npz (npz:PATH) or a second folder (folder:PATH)"
+        )
     options = {
         "kind": kind,
         "image_size": image_size if image_size is None or isinstance(image_size, int) else tuple(image_size),
         "channels": channels,
-        "condition": condition,
+        "condition": named,
         "data_dir": data_dir,
         "bits": bits,
         "size": size,
@@ -97,7 +103,8 @@ def load(
     given = {key: value for key, value in options.items() if value is not None}
     for key in given.keys() - accepted - _IGNORABLE:
         raise UserError(f"`{key}` is {given[key]!r}; the data set {name!r} has no such option: leave it None")
-    return loader(name, split=split, **{key: given[key] for key in given.keys() & accepted})
+    found = loader(name, split=split, **{key: given[key] for key in given.keys() & accepted})
+    return measured.add(found, measurements) if measurements else found
 
 
 def _is_int(value: Any) -> bool:

@@ -108,9 +108,88 @@ def test_what_cannot_be_a_condition_is_named(save, arrays, condition, message):
     assert "\n" not in str(caught.value) and f"`condition` is {condition!r}" in str(caught.value)
 
 
-def test_other_data_have_no_conditions():
-    with pytest.raises(UserError, match="`condition` is 'a'; the data set 'digits' has no such option"):
-        load("digits", condition="a")
+# --- Measurements of the data ----------------------------------------------------------------------------
+
+
+def test_halves_of_digits():
+    """What docs/conditions.md trains on: the lower half, and gray in place of the upper one."""
+    found = load("digits", "test", condition="inpaint:upper")
+    want = found.source.copy()
+    want[:, :4] = 128
+    np.testing.assert_array_equal(found.picture, want)
+    assert measure(found).picture_shape == (8, 8, 1) and not measure(found).picture_mean
+
+
+def test_small_and_gray_pictures(save):
+    name = save(x=PICTURES)
+    small = load(name, condition="superres:3")
+    blocks = small.source.reshape(22, 2, 3, 2, 3, 3).mean(axis=(2, 4))
+    assert np.abs(small.picture - blocks).max() <= 0.5 + 1e-4
+    gray = load(name, condition="colorize:")
+    assert np.abs(gray.picture - gray.source.mean(axis=-1, keepdims=True)).max() <= 0.5 + 1e-4
+
+
+def test_a_coordinate_of_points_is_a_vector_in_their_units():
+    found = load("swissroll", condition="inpaint:right", size=100)
+    np.testing.assert_array_equal(found.vector, found.source[:, :1])
+    halves = load("damped_sines", condition="inpaint:left", size=10)
+    np.testing.assert_array_equal(halves.vector, halves.source[:, 32:, 0])
+
+
+def test_a_measurement_beside_an_array(save):
+    batch = load(save(x=PICTURES, angle=X[:, 0]), condition="inpaint:left, angle").gather(np.arange(22))
+    np.testing.assert_array_equal(batch["picture"][:, :, 3:], batch["x"][:, :, 3:])
+    assert batch["vector"].shape == (22, 1)
+
+
+@pytest.mark.parametrize("kind", ["picture", "array"])
+def test_a_measurement_on_disk_is_that_in_memory(tmp_path, kind):
+    for i in range(20):
+        PIL.Image.fromarray(PICTURES[i % 4 + i // 4]).save(tmp_path / f"{i:02d}.png")
+    memory, disk = (
+        load(f"folder:{tmp_path}", kind=kind, condition="superres:2", memory_limit_bytes=limit)
+        for limit in (1 << 30, 1)
+    )
+    assert memory.in_memory and not disk.in_memory
+    rows = np.arange(len(memory))
+    np.testing.assert_allclose(disk.gather(rows)["picture"], memory.gather(rows)["picture"], rtol=1e-6)
+    assert disk.layout == memory.layout
+    np.testing.assert_allclose(measure(disk).picture_mean, measure(memory).picture_mean, rtol=1e-6)
+
+
+UNFIT = {
+    "an array of digits": (
+        "digits",
+        "lower",
+        "`condition` is 'lower'; for 'digits' it must be None or a measurement, inpaint:MASK, superres:FACTOR, "
+        "deblur:PIXELS, colorize:; other conditions are arrays in an .npz (npz:PATH) or a second folder (folder:PATH)",
+    ),
+    "an array of a toy": ("swissroll", "angle", "`condition` is 'angle'; for 'swissroll' it must be None or a"),
+    "a factor": (
+        "digits",
+        "superres:3",
+        "`condition` is 'superres:3', for data of shape (8, 8, 1): `factor` is 3; it must be 2 or more and a",
+    ),
+    "no number": ("digits", "deblur:much", "`condition` is 'deblur:much'; 'much' must be a number: inpaint:MASK"),
+    "an infinite blur": ("digits", "deblur:inf", "`blur` is inf; it must be positive"),
+    "a mask": ("digits", "inpaint:lowr", "`mask` is 'lowr'; it must be box, left, right, upper, lower, random, or a"),
+    "a value too many": ("digits", "colorize:red", "`condition` is 'colorize:red'; it must be 'colorize:', which has"),
+    "one channel": ("digits", "colorize:", "`channels` is 1; it must be 2 or more to colorize"),
+    "two": ("digits", "superres:2,inpaint:left", "it must be one measurement of the data, inpaint:MASK"),
+    "points": ("swissroll", "superres:2", "`data_shape` is (2,); it must be (*S, C) with axes S"),
+}
+
+
+@pytest.mark.parametrize(("name", "condition", "message"), UNFIT.values(), ids=UNFIT)
+def test_a_measurement_that_does_not_fit_is_named(name, condition, message):
+    with pytest.raises(UserError) as caught:
+        load(name, condition=condition)
+    assert message in str(caught.value) and "`condition`" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_two_condition_pictures_are_one_too_many(save):
+    with pytest.raises(UserError, match="'superres:2'; it must be None, because the data have a condition picture"):
+        load(save(x=PICTURES, low=LOW), condition="low,superres:2")
 
 
 # --- Paired folders --------------------------------------------------------------------------------------
