@@ -21,10 +21,11 @@ The auxiliary blocks are integrated out by a bound (HOLD 2404.12814; CLD 2112.07
   KL(law at 0 || p(auxiliaries | x) at t_min), which is large unless t_min is so small that the auxiliary blocks still
   have their law of t = 0 (docs/method.md, section 7).
 
-Bits per dimension of data on a lattice of spacing `bin_width` (2 / 255 for 8-bit pictures in [-1, 1]): with u uniform
-on a cell, log P(x) >= E log p(x + u) + d log bin_width (Theis et al., 1511.01844), so
+Bits per dimension of data on a lattice of spacing `bin_width` (2 / 255 for 8-bit pictures in [-1, 1]; sigma_data / std
+for integers of any width that are standardized): with u uniform on a cell, log P(x) >= E log p(x + u) + sum_i log
+bin_width_i over the d dimensions (Theis et al., 1511.01844), so
 
-    bpd = -log2 p(x + u) / d - log2 bin_width.
+    bpd = -log2 p(x + u) / d - mean_i log2 bin_width_i.
 """
 
 import math
@@ -73,7 +74,7 @@ def bits_per_dim(
     *,
     key: jax.Array,
     index: jax.Array | None = None,
-    bin_width: float | None = None,
+    bin_width: float | tuple[float, ...] | None = None,
     probes: int = 1,
     repeats: int = 1,
     importance_weighted: bool = False,
@@ -93,8 +94,9 @@ def bits_per_dim(
       key: for dequantization, auxiliary blocks and probes.
       index: (B,) int32 numbers of the examples: the draws of example i depend on `key` and i alone; None: on its
         place in the batch.
-      bin_width: spacing of the lattice of discrete data, in data units: uniform noise of this width is added, and the
-        result is in bits of the lattice; None: continuous data, and bits of the density.
+      bin_width: spacing of the lattice of discrete data, in the units of x, one number or one for each channel: uniform
+        noise of this width is added, and the result is in bits of the lattice; None: continuous data, and bits of the
+        density.
       probes: Rademacher probes of Hutchinson's trace estimate, one draw for the whole path; 0: the exact trace, by d
         derivatives, for small d.
       repeats: independent draws of everything random, averaged for each example.
@@ -112,7 +114,11 @@ def bits_per_dim(
     """
     t_min = sde.t_min if t_min is None else t_min
     require(0 < t_min < sde.T, "t_min", t_min, f"between 0 and T = {sde.T}")
-    require(bin_width is None or 0 < bin_width < float("inf"), "bin_width", bin_width, "positive, or None")
+    widths = None if bin_width is None else tuple(np.atleast_1d(bin_width).tolist())
+    fits = widths is None or (len(widths) in (1, np.shape(x)[-1]) and all(0 < w < math.inf for w in widths))
+    require(
+        fits, "bin_width", bin_width, f"positive, one number or one for each of {np.shape(x)[-1]} channels, or None"
+    )
     for name, value, least in (("probes", probes, 0), ("repeats", repeats, 1)):
         whole = isinstance(value, int) and not isinstance(value, bool) and value >= least
         require(whole, name, value, f"a whole number >= {least}")
@@ -121,7 +127,7 @@ def bits_per_dim(
     require(not singular, "auxiliary", auxiliary, "'posterior' for an SDE with a singular cov0")
     x = jnp.asarray(x)
     require_data("x", x)
-    settings = _Settings(sde, bin_width, probes, repeats, importance_weighted, auxiliary, solver, float(t_min))
+    settings = _Settings(sde, widths, probes, repeats, importance_weighted, auxiliary, solver, float(t_min))
     bpd, nfe, reached = programs.run(_bits_per_dim, eps_fn, settings, x, key, index)
     if not isinstance(reached, jax.core.Tracer) and not bool(reached):
         raise UserError(UNFINISHED)
@@ -132,7 +138,7 @@ class _Settings(NamedTuple):
     """What a program is compiled for."""
 
     sde: LinearSDE
-    bin_width: float | None
+    bin_width: tuple[float, ...] | None
     probes: int
     repeats: int
     importance_weighted: bool
@@ -152,7 +158,8 @@ def _bits_per_dim(
         key_cell, key_rest, key_probe = jax.random.split(key, 3)
         inside = x
         if c.bin_width is not None:
-            inside = x + c.bin_width * (per_example(jax.random.uniform, key_cell, x.shape, index) - 0.5)
+            width = jnp.asarray(np.reshape(c.bin_width, (1,) * (x.ndim - 1) + (-1,)), jnp.float32)
+            inside = x + width * (per_example(jax.random.uniform, key_cell, x.shape, index) - 0.5)
         start = AUXILIARIES[c.auxiliary](c.sde, inside, jnp.float32(c.t_min), key_rest, index)
         probes = _probes(key_probe, x.shape, index, c.probes)
         log_p, nfe, reached = _log_density(c.sde, eps_fn, start.y, start.rest, c.t_min, c.solver, probes)
@@ -163,7 +170,7 @@ def _bits_per_dim(
         mean = (jax.nn.logsumexp(d * log_p, axis=0) - math.log(c.repeats)) / d
     else:
         mean = jnp.mean(log_p, axis=0)
-    bpd = -mean / math.log(2) - (0.0 if c.bin_width is None else math.log2(c.bin_width))
+    bpd = -mean / math.log(2) - (0.0 if c.bin_width is None else float(np.mean(np.log2(c.bin_width))))
     done = jnp.all(reached)
     return jnp.where(done, bpd, jnp.nan), jnp.sum(nfe), done
 

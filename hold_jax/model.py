@@ -110,8 +110,17 @@ class Model:
 
     @property
     def log2_scale(self) -> float:
-        """Mean over the dimensions of log2(dx_data / dx_model): what bits per dimension gain in data units."""
+        """Mean over the dimensions of log2(dx_data / dx_model): what bits of the density gain in data units."""
         return float(np.mean(np.log2(np.array(self.statistics.std) / self.sigma_data))) if self.statistics.std else 0.0
+
+    @property
+    def bin_width(self) -> tuple[float, ...] | None:
+        """Spacing of discrete data in the model's range, of all channels or of each; None: continuous data."""
+        if self.kind == "picture":
+            return (2 / 255,)
+        if not self.statistics.integers:
+            return None
+        return tuple(self.sigma_data / std for std in self.statistics.std) or (1.0,)
 
     def _affine(self, ndim: int) -> tuple[jax.Array, jax.Array]:
         """Returns mean and scale of each coordinate or channel, of shape (1, ..., 1, C) with `ndim` axes."""

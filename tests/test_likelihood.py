@@ -194,6 +194,29 @@ def test_a_lattice_costs_its_spacing():
 
 
 @pytest.mark.slow
+@every_order
+def test_integers_have_the_entropy_of_a_discretized_gaussian(n):
+    """Two channels, of deviations 6 and 300 in units of the lattice, standardized: each has its own spacing."""
+    deviations, mean = np.array([6.0, 300.0]), np.array([-3.2, 20_000.0])
+    cells = [np.arange(-10 * s, 10 * s + 1) for s in deviations]
+    edges = [np.append(k - 0.5, k[-1] + 0.5) - m % 1 for k, m in zip(cells, mean, strict=True)]
+    below = [[math.erf(e / s / math.sqrt(2)) / 2 for e in edge] for edge, s in zip(edges, deviations, strict=True)]
+    shares = [np.diff(values) for values in below]
+    entropy = np.mean([-np.sum(p * np.log2(np.maximum(p, 1e-300))) for p in shares])
+    x = np.round(mean + deviations * np.random.default_rng(0).standard_normal((2000, 8, 2)))
+    std, m = x.std(axis=(0, 1)), hold(n)
+    inside = ((x - mean) / std).astype(np.float32)
+    law = np.sqrt(deviations**2 + 1 / 6) / std  # of the values, each with its uniform noise: twice 1 / 12
+    options = {"key": KEY, "bin_width": tuple(1 / std)}
+    bits = jax.jit(lambda v: likelihood.bits_per_dim(m, gaussian_eps(m, law), v, **options).bpd)
+    found = np.asarray(bits(inside))
+    # Of the same draws under the exact law: the entropy's own error of sampling cancels.
+    exactly = np.mean((x - mean) ** 2 / deviations**2, axis=(1, 2)) / 2 / BITS
+    assert abs(np.mean(found - exactly) + 1 / 2 / BITS - entropy) < 5e-3
+    assert entropy == pytest.approx(np.mean(np.log2(deviations * math.sqrt(2 * math.pi * math.e))), abs=2e-3)
+
+
+@pytest.mark.slow
 def test_importance_weights_tighten_the_bound():
     """By the divergence of one draw of the rest, 0.1 bits here, most of which sixteen draws take away."""
     m = hold(3, 0.6)
@@ -248,7 +271,8 @@ def test_the_program_is_exported_because_it_never_calls_the_host():
     [
         ({"t_min": 0.0}, "`t_min` is 0.0; it must be between 0 and T"),
         ({"t_min": 100.0}, "`t_min` is 100.0"),
-        ({"bin_width": 0.0}, "`bin_width` is 0.0; it must be positive, or None"),
+        ({"bin_width": 0.0}, "`bin_width` is 0.0; it must be positive, one number or one for each of 4 channels"),
+        ({"bin_width": (0.1, 0.1)}, "`bin_width` is .0.1, 0.1.; it must be positive, one number or one for each of 4"),
         ({"probes": -1}, "`probes` is -1; it must be a whole number >= 0"),
         ({"repeats": 0}, "`repeats` is 0; it must be a whole number >= 1"),
         ({"auxiliary": "prior"}, "`auxiliary` is 'prior'.*initial, posterior"),

@@ -74,8 +74,9 @@ def load(
             require(value is None, argument, value, "None for kind = 'array', which keeps the values of the files")
         read, dtype = images.read_values, np.dtype(np.float32)
         shape = _first(name, files, lambda file: read(file).shape)
+        integers = _first(name, files, images.has_integers)
     else:
-        depth, dtype = channels or 3, np.dtype(np.uint8)
+        depth, dtype, integers = channels or 3, np.dtype(np.uint8), False
         read = lambda file: images.read_picture(file, image_size, depth, bits)  # noqa: E731
         shape = (*(images.sides(image_size) or _first(name, files, images.picture_size)), depth)
 
@@ -89,9 +90,10 @@ def load(
             files, labels = [files[i] for i in keep], None if labels is None else labels[keep]
             pairs = None if pairs is None else [pairs[i] for i in keep]
         source = LazyPictures(name, files, labels, read, shape, pairs, read_pair, pair_shape)
-        return Dataset(name, split, source, labels, shape, num_classes, names, kind)
+        return Dataset(name, split, source, labels, shape, num_classes, names, kind, integers=integers)
     x, keep = _decode(name, files, read, np.empty((len(files), *shape), dtype))
-    found = array_dataset(name, split, x, None if labels is None else labels[keep], num_classes, names)
+    labels = None if labels is None else labels[keep]
+    found = dataclasses.replace(array_dataset(name, split, x, labels, num_classes, names), integers=integers)
     if pairs is None:
         return found
     pairs = [pairs[i] for i in keep]

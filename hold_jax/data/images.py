@@ -83,6 +83,21 @@ def read_values(file: File | Path) -> np.ndarray:
     Raises:
       UNREADABLE: as in `read_picture`; also for values that are not finite.
     """
+    return as_float32(_values(file))
+
+
+def has_integers(file: File | Path) -> bool:
+    """Returns whether the values of `read_values` are integers, all exact in float32; it raises the same errors."""
+    return are_integers(_values(file))
+
+
+def are_integers(x: np.ndarray) -> bool:
+    """Returns whether numbers are integers, all exact in float32."""
+    return x.dtype.kind in "uib" and -(1 << 24) <= int(x.min()) <= int(x.max()) <= 1 << 24
+
+
+def _values(file: File | Path) -> np.ndarray:
+    """The numbers `(H, W, C)` of a picture file, of any type."""
     if file.suffix == ARRAY_SUFFIX:
         x = _npy(file)
     else:
@@ -91,7 +106,7 @@ def read_values(file: File | Path) -> np.ndarray:
             x = np.asarray(picture.convert("RGB") if palette else picture)
     if x.ndim not in (2, 3) or x.size == 0 or x.dtype.kind not in "uifb":
         raise ValueError(f"it holds {x.dtype} of shape {x.shape}; it must hold numbers of shape (H, W) or (H, W, C)")
-    return as_float32(x if x.ndim == 3 else x[..., None])
+    return x if x.ndim == 3 else x[..., None]
 
 
 def as_float32(x: np.ndarray) -> np.ndarray:

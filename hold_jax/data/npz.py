@@ -10,7 +10,7 @@ import numpy as np
 from hold_jax.data import conditions
 from hold_jax.data.dataset import MAX_CLASSES, Dataset, array_dataset, hold_out
 from hold_jax.data.files import is_url, local_path, system
-from hold_jax.data.images import Size, as_float32, eight_bits, fit_arrays
+from hold_jax.data.images import Size, are_integers, as_float32, eight_bits, fit_arrays
 from hold_jax.errors import UserError, require
 from hold_jax.runtime import storage
 from hold_jax.runtime.npz import Npy, Npz, NpzError
@@ -85,7 +85,8 @@ def load(
             added["picture"] = conditions.fit(added["picture"], image_size)
     elif image_size or channels or bits:
         raise UserError(f"`image_size`, `channels` and `bits` must be None: {name!r} holds floats, not pictures")
-    return dataclasses.replace(array_dataset(name, split, x, labels, num_classes), **added)
+    found = array_dataset(name, split, x, labels, num_classes)
+    return dataclasses.replace(found, integers=reader.integers, **added)
 
 
 @contextlib.contextmanager
@@ -107,10 +108,15 @@ def _opened(name: str, data_dir: str | None) -> Iterator[BinaryIO]:
 
 
 class _Reader:
-    """Finds and checks the arrays of an open file; each error lists the arrays of the file."""
+    """Finds and checks the arrays of an open file; each error lists the arrays of the file.
+
+    Attributes:
+      integers: `Dataset.integers` of what `split` returned.
+    """
 
     def __init__(self, name: str, archive: Npz | Npy, kind: str | None, bits: int | None):
         self._name, self._archive, self._kind, self._bits = name, archive, kind, bits
+        self.integers = False
 
     def split(self, split: str) -> tuple[np.ndarray, np.ndarray | None, int]:
         """Returns (x, labels or None, num_classes) of `split`."""
@@ -168,6 +174,7 @@ class _Reader:
         x = x if x.ndim == _RANKS[kind][-1] else x[..., None]
         try:
             if kind != "picture":
+                self.integers = are_integers(x)
                 return as_float32(x)
             if x.shape[-1] not in (1, 3):
                 raise self._error(f"array {key} must be {_SHAPES[kind]} for data.kind = {kind!r}")

@@ -18,9 +18,6 @@ from hold_jax.numerics import ode
 from hold_jax.runtime.mesh import Devices
 from hold_jax.runtime.resumable import PartialRows
 
-# Spacing of 8-bit values in the model's range [-1, 1].
-PICTURE_BIN = 2 / 255
-
 
 @dataclasses.dataclass(frozen=True)
 class LikelihoodSettings:
@@ -67,7 +64,7 @@ def evaluate_likelihood(
     *,
     tick: Callable[[int], None] = lambda done: None,
 ) -> dict[str, float]:
-    """Mean and standard error over examples, in bits per dimension: discrete for pictures, else of the density.
+    """Mean and standard error over examples, in bits per dimension: of pictures and integers, else of the density.
 
     Args:
       model: what was trained.
@@ -95,7 +92,7 @@ def evaluate_likelihood(
     )
     for batch in local:
         bpd, nfe = compiled(params, devices.put(batch))
-        bpd = np.asarray(bpd, np.float64) + model.log2_scale
+        bpd = np.asarray(bpd, np.float64) + (model.log2_scale if model.bin_width is None else 0.0)
         if not np.isfinite(bpd).all():
             raise UserError(likelihood.UNFINISHED)
         rows.append(np.stack([bpd, np.full_like(bpd, float(nfe) / settings.repeats)], axis=1))
@@ -128,7 +125,6 @@ def check(model: Model, settings: LikelihoodSettings, batch: dict[str, jax.Shape
 @functools.lru_cache(maxsize=4)
 def _compiled(model: Model, settings: LikelihoodSettings, devices: Devices) -> Callable[..., Any]:
     """Returns the jitted function (params, batch) -> bits per dimension (B,) in the model's range, and evaluations."""
-    bin_width = PICTURE_BIN if model.kind == "picture" else None
     key = jax.random.key(settings.seed)
 
     def of_batch(params: Any, batch: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
@@ -138,7 +134,7 @@ def _compiled(model: Model, settings: LikelihoodSettings, devices: Devices) -> C
             model.to_model(batch["x"]),
             key=key,
             index=batch["index"],
-            bin_width=bin_width,
+            bin_width=model.bin_width,
             probes=settings.probes,
             repeats=settings.repeats,
             importance_weighted=settings.importance_weighted,

@@ -19,7 +19,6 @@ from hold_jax.convert import diffusers
 from hold_jax.errors import UserError, require
 from hold_jax.loops import conditions
 from hold_jax.loops.draw import SampleSettings, guided, with_labels
-from hold_jax.loops.likelihood import PICTURE_BIN
 from hold_jax.model import Model
 from hold_jax.nn import NCSNpp
 from hold_jax.numerics import programs
@@ -143,6 +142,7 @@ class Pretrained:
           (B, *data_shape) float32 in the model's range; `model.to_data` makes data of it.
         """
         given = as_condition(condition)
+        self.model.conditions.check("condition", given)
         arrays = (self.params, jnp.asarray(y, jnp.float32), jnp.asarray(sigma, jnp.float32), given)
         return programs.run(_denoise, self._predictor, (self.model,), *arrays)
 
@@ -163,7 +163,7 @@ class Pretrained:
         condition: Condition | Mapping[str, Any] | None = None,
         **options: Any,
     ) -> likelihood.Likelihood:
-        """Bits per dimension of data: of 8-bit values for pictures, else of the density in data units.
+        """Bits per dimension of data: of the values of pictures and integers, else of the density in data units.
 
         Args:
           x: (B, *data_shape) data.
@@ -174,10 +174,10 @@ class Pretrained:
         Returns:
           Likelihood.
         """
-        options.setdefault("bin_width", PICTURE_BIN if self.model.kind == "picture" else None)
+        options.setdefault("bin_width", self.model.bin_width)
         eps_fn = self.eps_fn if condition is None else self.model.eps_fn(self.params, condition=condition)
         found = likelihood.bits_per_dim(self.sde, eps_fn, self.model.to_model(x), key=key, **options)
-        return found._replace(bpd=found.bpd + self.model.log2_scale)
+        return found if options["bin_width"] else found._replace(bpd=found.bpd + self.model.log2_scale)
 
     @functools.cached_property
     def _predictor(self) -> Callable[..., EpsFn]:

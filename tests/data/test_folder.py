@@ -462,6 +462,7 @@ def test_arrays_keep_the_values_of_sixteen_bits_floats_and_any_channels(tmp_path
                 data.load(f"folder:{name}", split=s, kind="array", memory_limit_bytes=limit) for s in ("train", "test")
             ]
             assert all(part.kind == "array" and not part.is_image for part in parts)
+            assert all(part.integers == (want.dtype == np.uint16) for part in parts)
             found = np.concatenate([part.gather(np.arange(len(part)))["x"] for part in parts])
             assert found.dtype == np.float32
             assert {a.tobytes() for a in found} == {a.astype(np.float32).tobytes() for a in want}

@@ -245,8 +245,14 @@ def test_kinds_by_shape_type_and_option(tmp_path, x, options, kind, shape, singl
         (kind, shape, np.float32, 18),
         (kind, shape, np.float32, 2),
     ]
+    assert [p.integers for p in parts] == [x.dtype.kind in "iu"] * 2
     rows = {r.tobytes() for p in parts for r in p.source}
     assert rows == {r.astype(np.float32).tobytes() for r in x}
+
+
+def test_integers_that_float32_rounds_are_not_taken_for_discrete(save):
+    name = save(x=np.full((4, 2), (1 << 24) + 1))
+    assert not data.load(name, split="train", kind="vector").integers
 
 
 def test_float_and_sixteen_bit_pictures_become_eight_bits(save):

@@ -112,7 +112,7 @@ def test_pictures_lie_on_a_lattice_of_eight_bits_in_the_models_range(params, tmp
     x = np.random.default_rng(0).integers(0, 256, (20, 2, 2, 1), dtype=np.uint8)
     model = dataclasses.replace(MODEL, data_shape=(2, 2, 1))
     _, rows = run(tmp_path, params, model=model, test=array_dataset("pictures", "test", x, None, 0))
-    assert asked[0]["bin_width"] == 2 / 255 and asked[0]["x"] == ((8, 2, 2, 1), jnp.float32)
+    assert asked[0]["bin_width"] == (2 / 255,) and asked[0]["x"] == ((8, 2, 2, 1), jnp.float32)
     np.testing.assert_allclose(rows[:, 0], expected(x / 127.5 - 1), atol=1e-6)
 
 
@@ -122,6 +122,16 @@ def test_vectors_that_are_standardized_have_the_bits_of_their_own_units(params, 
     test = dataclasses.replace(TEST, source=(2 * TEST.source + (1000, -3)).astype(np.float32))
     _, rows = run(tmp_path, params, model=dataclasses.replace(MODEL, statistics=statistics), test=test)
     np.testing.assert_allclose(rows[:, 0], expected(TEST.source) + 1, atol=1e-4)
+
+
+def test_integers_have_bits_of_the_lattice_whatever_their_units(params, tmp_path, asked):
+    """Standardized values lie on a lattice of spacing sigma_data / std in each coordinate."""
+    statistics = Statistics(mean=(1000.0, -3.0), std=(2.0, 8.0), integers=True)
+    x = np.round(50 * TEST.source)
+    model = dataclasses.replace(MODEL, statistics=statistics, sigma_data=0.5)
+    _, rows = run(tmp_path, params, model=model, test=dataclasses.replace(TEST, source=x, integers=True))
+    assert asked[0]["bin_width"] == (0.25, 0.0625)
+    np.testing.assert_allclose(rows[:, 0], expected(0.5 * (x - (1000, -3)) / (2, 8)), rtol=1e-5)
 
 
 def test_a_value_of_the_first_order_is_no_bound(params, tmp_path, asked):
