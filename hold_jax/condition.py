@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import numpy as np
 
 from hold_jax.errors import UserError
 
@@ -42,18 +43,30 @@ FIELDS = ("label", "picture", "vector")
 def as_condition(given: Condition | Mapping[str, Any] | None) -> Condition:
     """Returns the `Condition` that a dictionary of its fields stands for; None stands for no condition.
 
+    Lists of numbers become arrays.
+
     Raises:
       UserError: for anything else, and for a key that is no field.
     """
     if isinstance(given, Condition):
-        return given
+        return dataclasses.replace(given, **{name: _array(name, getattr(given, name)) for name in FIELDS})
     allowed = f"a Condition or a dictionary with keys among {', '.join(FIELDS)}"
     if given is not None and not isinstance(given, Mapping):
         raise UserError(f"`condition` is of type {type(given).__name__}; it must be {allowed}")
     wrong = sorted(map(str, set(given or {}) - set(FIELDS)))
     if wrong:
         raise UserError(f"`condition` has the keys {', '.join(wrong)}; it must be {allowed}")
-    return Condition(**(given or {}))
+    return as_condition(Condition(**(given or {})))
+
+
+def _array(name: str, value: Any) -> Any:
+    """The value as an array, or None; what has a shape stays."""
+    if value is None or hasattr(value, "shape"):
+        return value
+    try:
+        return np.asarray(value)
+    except ValueError:
+        raise UserError(f"`condition.{name}` is no array: its rows differ in length") from None
 
 
 def conditions_of(batch: Mapping[str, Any]) -> Condition:

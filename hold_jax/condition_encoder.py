@@ -62,7 +62,7 @@ class ConditionEncoder:
         return tuple(name for name, rate in zip(FIELDS, self.dropout, strict=True) if rate > 0)
 
     def check(self, argument: str, condition: Condition) -> None:
-        """Checks shapes and types of conditions in data units; values are not read.
+        """Checks shapes and types of conditions in data units, and the values of NumPy arrays.
 
         Args:
           argument: what errors call them.
@@ -70,15 +70,16 @@ class ConditionEncoder:
 
         Raises:
           UserError: for a condition that is missing and has no dropout, that the network does not take, or of another
-            shape or type. Labels are allowed for every network, because every batch of data has them.
+            shape or type, or with values that are not finite or no class. Labels are allowed for every network, because
+            every batch of data has them.
         """
         eight_bits = not self.picture_mean
         kinds: dict[str, tuple[str, Callable[[Any], bool]]] = {
             "label": ("integers", lambda kind: np.issubdtype(kind, np.integer)),
             "picture": (
-                ("uint8", lambda kind: kind == np.uint8) if eight_bits else ("floating", lambda kind: kind != np.uint8)
+                ("uint8", lambda kind: kind == np.uint8) if eight_bits else ("floats", lambda kind: kind != np.uint8)
             ),
-            "vector": ("floating", lambda kind: np.issubdtype(kind, np.floating)),
+            "vector": ("floats", lambda kind: np.issubdtype(kind, np.floating)),
         }
         for name in FIELDS:
             array, where = getattr(condition, name), f"{argument}.{name}"
@@ -95,6 +96,11 @@ class ConditionEncoder:
             # Height and width of a picture are free: it is resized.
             fits = len(array.shape) == 1 + len(shape) and array.shape[1:][-1:] == shape[-1:]
             require(fits and is_kind(array.dtype), where, f"{array.dtype}{list(array.shape)}", expected)
+            if isinstance(array, np.ndarray) and array.size:
+                require(bool(np.isfinite(array).all()), where, "not finite", "finite")
+                low, high = (int(array.min()), int(array.max())) if name == "label" else (0, 0)
+                allowed = f"classes from 0 to {self.num_classes - 1}, or {self.num_classes} for none"
+                require(0 <= low <= high <= self.num_classes, where, f"from {low} to {high}", allowed)
 
     def encode(self, condition: Condition) -> Condition:
         """Returns conditions in the network's range; those that are not given, or that it does not take, are None.

@@ -233,16 +233,15 @@ RATES_ZERO = dict.fromkeys(RATES, 0.0)
 WRONG = {
     "a missing vector": (
         refused(vector=None),
-        "`condition.vector` is None; it must be an array of floating, of shape (B, 2): the network is conditioned on "
-        "it",
+        "`condition.vector` is None; it must be an array of floats, of shape (B, 2): the network is conditioned on it",
     ),
     "a vector of another length": (
         refused(vector=np.zeros((5, 3), np.float32)),
-        "`condition.vector` is 'float32[5, 3]'; it must be an array of floating, of shape (B, 2)",
+        "`condition.vector` is 'float32[5, 3]'; it must be an array of floats, of shape (B, 2)",
     ),
     "integers": (
         refused(vector=np.zeros((5, 2), np.int32)),
-        "`condition.vector` is 'int32[5, 2]'; it must be an array of floating, of shape (B, 2)",
+        "`condition.vector` is 'int32[5, 2]'; it must be an array of floats, of shape (B, 2)",
     ),
     "a float picture": (
         refused(picture=np.zeros((5, 2, 2, 1), np.float32)),
@@ -255,6 +254,23 @@ WRONG = {
     "float classes": (
         refused(label=np.zeros(5, np.float32)),
         "`condition.label` is 'float32[5]'; it must be an array of integers, of shape (B,)",
+    ),
+    "no class": (
+        refused(label=np.array([0, 1, 2, 4, 1])),
+        "`condition.label` is 'from 0 to 4'; it must be classes from 0 to 2, or 3 for none",
+    ),
+    "not finite": (
+        refused(vector=np.full((5, 2), np.nan, np.float32)),
+        "`condition.vector` is 'not finite'; it must be finite",
+    ),
+    "ragged": (refused(vector=[[1.0, 2.0], [1.0]]), "`condition.vector` is no array: its rows differ in length"),
+    "text": (
+        refused(label=["seven"]),
+        "`condition.label` is '<U5[1]'; it must be an array of integers, of shape (B,)",
+    ),
+    "a number": (
+        refused(label=3),
+        "`condition.label` is 'int64[]'; it must be an array of integers, of shape (B,)",
     ),
     "a key": (
         lambda: everything().eps_fn({}, condition={"labels": np.zeros(5, np.int32)}),
@@ -294,7 +310,7 @@ def test_conditions_must_be_as_many_as_examples():
 
 
 def test_a_dictionary_is_a_condition():
-    assert as_condition({"label": 3}) == Condition(label=3)
+    np.testing.assert_array_equal(as_condition({"vector": [[1, 2.5]]}).vector, [[1, 2.5]])
     assert as_condition(None) == Condition()
 
 

@@ -23,6 +23,7 @@ _OPERATORS: dict[str, Callable[[tuple[int, ...], str], Operator]] = {
     "deblur": lambda shape, blur: operators.deblurring(shape, float(blur or 1)),
     "colorize": lambda shape, nothing: operators.colorization(shape),
 }
+_NUMBERS = {"superres": "a whole number of pixels", "deblur": "a number of pixels"}
 FORMS = "inpaint:MASK, superres:FACTOR, deblur:PIXELS, colorize:"
 
 
@@ -57,7 +58,7 @@ def add(data: Dataset, measurements: Sequence[str]) -> Dataset:
     except UserError as error:
         raise UserError(f"`condition` is {text!r}, for data of shape {data.shape}: {error}") from None
     except ValueError:
-        raise UserError(f"`condition` is {text!r}; {value!r} must be a number: {FORMS}") from None
+        raise UserError(f"`condition` is {text!r}; {value!r} must be {_NUMBERS[name]}") from None
     kind = "picture" if len(data.shape) == 3 else "vector"
     require(kind not in data.layout, "condition", text, f"None, because the data have a condition {kind} already")
 
@@ -88,7 +89,7 @@ class _Measured:
         return {**example, self._kind: self._measure(example["x"][None])[0]}
 
 
-def _host() -> jax.Device | None:
+def _host() -> Any:
     """The processor, so that reading data does not wait for an accelerator; None where JAX has no such backend."""
     try:
         return jax.local_devices(backend="cpu")[0]

@@ -109,7 +109,7 @@ class Pretrained:
         require(not wrong, "options", wrong, f"among {', '.join(known)}")
         size = min(num, self.settings.batch_size if batch_size is None else batch_size)
         settings = dataclasses.replace(self.settings, batch_size=size, **options)
-        given = as_condition(condition)
+        given = jax.tree.map(np.asarray, as_condition(condition))
         self.model.conditions.check("condition", given)
         rows = conditions.of_arrays(given)
         blocks = []
