@@ -127,7 +127,9 @@ class ModelConfig:
     standardize: bool | None = switch(
         None, "not for pictures: subtract the data's mean, divide by their standard deviation, by channel (True)"
     )
-    dtype: str = choice("float32", ("float32", "bfloat16"), "compute type; parameters are float32")
+    dtype: str = choice(
+        "float32", ("float32", "bfloat16", "float16"), "compute type; parameters are float32; float16: not in training"
+    )
     class_conditional: bool = switch(False, "feed the data's labels to the network")
     label_dropout: float | None = real(None, "[0, 1)", "probability of training without the label, for guidance (0)")
     picture_dropout: float | None = real(None, "[0, 1)", "the same for the picture of data.condition (0)")

@@ -48,7 +48,7 @@ def _log_time(*, time_scale: float | None = None) -> Conditioning:
 
 SDES = {"hold": sde.hold, "vp": sde.vp, "ve": sde.ve, "cld": sde.cld, "psld": sde.psld}
 NETWORKS = {"ncsnpp": NCSNpp, "mlp": MLP}
-DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
 TIME_LAWS = {
     "uniform": lambda: losses.uniform,
     "log_uniform": lambda: losses.log_uniform,

@@ -151,6 +151,8 @@ class Trainer:
         allowed = f"False for data of kind {self.dataset.kind!r}"
         require(not settings.flip or self.dataset.is_image, "data.flip", True, allowed)
         computed = jnp.dtype(getattr(self.model.network, "dtype", jnp.float32))
+        allowed = "bfloat16 or float32 to train: in float16, which is for sampling and evaluation, gradients underflow"
+        require(computed != jnp.float16, "model.dtype", computed.name, allowed)
         usable = settings.gradient_dtype in ("float32", computed.name)
         require(usable, "training.gradient_dtype", settings.gradient_dtype, f"float32 where model.dtype is {computed}")
         make_draw(self.model, self.sampling, devices)

@@ -30,7 +30,7 @@ class MLP(nn.Module):
       init_scale: variance scale of the output layer; 0 stands for 1e-10: the network starts at zero.
       conditional: whether the network sees the noise level; if False `noise_cond` is ignored.
       num_classes: number of classes; label `num_classes` is the null class of classifier-free guidance; 0: no labels.
-      dtype: compute type, jnp.float32 or jnp.bfloat16; parameters are float32.
+      dtype: compute type, jnp.float32, jnp.bfloat16 or, not for training, jnp.float16; parameters are float32.
     """
 
     out_channels: int

@@ -50,7 +50,7 @@ class NCSNpp(nn.Module):
 
     The network does not scale its input or output: this is the task of the preconditioning. Parameters are float32.
     The first and last convolutions and the embedding always compute in float32: in a bfloat16 image the noise would be
-    lost at low noise levels.
+    lost at low noise levels. Training in float16 is not supported: gradients below 6e-8 would be zero.
 
     Attributes:
       out_channels: channels of the output.
@@ -82,7 +82,7 @@ class NCSNpp(nn.Module):
         'features', before them (EDM).
       augment_labels: number of labels of the augmentation (`data.augment`) that it takes; 0: none.
       unit_input: True for a network trained on pictures in [0, 1]: its input is then (x + 1) / 2.
-      dtype: compute type, jnp.float32 or jnp.bfloat16.
+      dtype: compute type, jnp.float32, jnp.bfloat16 or, not for training, jnp.float16.
       remat: recompute residual blocks in the backward pass, which saves memory and takes about a third more time.
     """
 

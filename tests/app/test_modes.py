@@ -315,6 +315,7 @@ REFUSED = {
     "label dropout": (dict(model__label_dropout=0.1), "`model.label_dropout` is 0.1; it must be 0 or None unless"),
     "loss t_min": (dict(loss__t_min=99.0), "`loss.t_min` is 99.0; it must be between 0 and T"),
     "flip": (dict(data__flip=True), "`data.flip` is True; it must be False for data of kind 'vector'"),
+    "float16": (dict(model__dtype="float16"), "`model.dtype` is 'float16'; it must be bfloat16 or float32 to train"),
     "augment": (dict(data__augment=0.1), "`data.augment` is 0.1; it must be 0 for data of kind 'vector': pictures are"),
     "network": (of("digits"), "`model.name` is 'mlp'; it must be 'ncsnpp' for data of shape"),
     # Data. The folder is put in for STUFF.
