@@ -28,7 +28,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from hold_jax.errors import UserError
-from hold_jax.numerics import exact
+from hold_jax.numerics import exact, gauges
 from hold_jax.numerics.tables import Table, tabulate
 from hold_jax.sde import LinearSDE
 
@@ -38,6 +38,7 @@ __all__ = [
     "append_dims",
     "denoiser",
     "effective_noise",
+    "flow_factor",
     "full_noise",
     "full_score",
     "inverse_lower",
@@ -60,6 +61,8 @@ __all__ = [
 # The tables end at this B or later, so that kernels can be computed beyond T too.
 _LEAST_TOP = 16.0
 _LEAST_NOISE = 1e-5
+# Where the factor of the probability flow starts: the process has not moved yet.
+_LEAST_B = 1e-11
 
 
 class Kernel(NamedTuple):
@@ -155,6 +158,37 @@ def marginal(sde: LinearSDE, t: ArrayLike) -> Kernel:
 def total_chol(sde: LinearSDE, t: ArrayLike, sigma_data: float) -> jax.Array:
     """The lower factor (..., n, n) of Sigma + sigma_data^2 A A', the covariance of u(t) for data N(0, sigma_data^2)."""
     return _total_table(sde, float(sigma_data))(_integral(sde, 0.0, t))
+
+
+@functools.lru_cache(maxsize=16)
+def _flow_table(sde: LinearSDE, variance: float) -> Table:
+    """The factor of `flow_factor` against log(B / _LEAST_B)."""
+    cov0 = sde.cov0 + variance * np.eye(sde.order)
+
+    def factor(shift: np.ndarray) -> np.ndarray:
+        b = _LEAST_B * np.exp(shift)
+        _, chol = exact.marginal(sde.F, sde.G, cov0, b)
+        return chol @ gauges.flow_turn(sde.F, sde.G, cov0, b, _LEAST_B)
+
+    return tabulate(factor, top=float(np.log(_top(sde) / _LEAST_B)))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 2))
+def flow_factor(sde: LinearSDE, t: ArrayLike, variance: float) -> jax.Array:
+    """The factor R of the covariance that the probability flow carries along (gDDIM, 2206.05564, eq. 17).
+
+    dR/dB = F R + 1/2 G G' R^-T from R(0) = (C0 + variance I)^(1/2), where the covariance C0 at the start is diagonal.
+
+    Args:
+      sde: the SDE.
+      t: () or (B,), >= 0.
+      variance: positive; C0 is zero in the data, so that R starts from it.
+
+    Returns:
+      (..., n, n) float32.
+    """
+    b = jnp.maximum(_integral(sde, 0.0, t), _LEAST_B)
+    return _flow_table(sde, variance)(jnp.log(b / _LEAST_B))
 
 
 def inverse_lower(chol: jax.Array) -> jax.Array:

@@ -1,10 +1,11 @@
-"""What a network sees and what its output means: eps_n = c_skip u + c_out net(c_in u, c_noise).
+"""What a network sees and what its output means: eps_n = c_skip u + c_out c_blocks net(c_in u, c_noise).
 
 Parameterizations of the last block's noise, each a few lines of coefficients at time t:
 
 - `eps`: the network predicts eps_n from the raw state (HOLD, CLD).
 - `score`: the network is the last block's score itself (TOLD++, 2409.07697).
 - `signal`: the network predicts the noise along the signal from the raw state, for noise in several blocks (PSLD).
+- `noise` and `flow_noise`: as `signal`, of a network that predicts the noise of every block (PSLD, gDDIM).
 - `mixed`: the network corrects the score of the Gaussian stationary part (CLD, 2112.07068, section 3).
 - `gaussian`: EDM's preconditioning (2206.00364, table 1) for any order: whitened input, the optimal
   linear prediction for N(0, sigma_data^2) data as skip, unit-variance target.
@@ -30,6 +31,7 @@ from hold_jax.numerics.schedules import Linear
 from hold_jax.sde import LinearSDE
 
 __all__ = [
+    "ALL_NOISE",
     "BETA_SCHEDULES",
     "CLOCKS",
     "CONDITIONINGS",
@@ -45,11 +47,13 @@ __all__ = [
     "discrete_time",
     "eps",
     "eps_function",
+    "flow_noise",
     "gaussian",
     "is_denoiser",
     "log_noise",
     "log_time",
     "mixed",
+    "noise",
     "scaled_time",
     "score",
     "signal",
@@ -69,15 +73,23 @@ EpsFn = Callable[[jax.Array, jax.Array], jax.Array]
 """eps_fn(u (B, *S, n, C), t () or (B,)) -> (B, *S, 1, C), the noise of the last block."""
 
 Network = Callable[[jax.Array, jax.Array], jax.Array]
-"""network(inputs (B, *S, k C), c_noise (B,)) -> (B, *S, C) float32."""
+"""network(inputs (B, *S, k C), c_noise (B,)) -> (B, *S, C), or of m blocks (B, *S, m C), float32."""
 
 
 class Coefficients(NamedTuple):
-    """c_in (..., k, n) input blocks; c_skip (..., 1, n); c_out (...,): scalars or one per example."""
+    """Scalars and matrices at one time, or at one for each example.
+
+    Attributes:
+      c_in: (..., k, n), of the network's k input blocks.
+      c_skip: (..., 1, n).
+      c_out: (...,).
+      c_blocks: (..., 1, m), which makes one block of the m blocks that the network returns; None: it returns one.
+    """
 
     c_in: jax.Array
     c_skip: jax.Array
     c_out: jax.Array
+    c_blocks: jax.Array | None = None
 
 
 def eps(sde: LinearSDE, t: jax.Array, sigma_data: float) -> Coefficients:
@@ -105,6 +117,31 @@ def signal(sde: LinearSDE, t: jax.Array, sigma_data: float) -> Coefficients:
     sigma = kernels.effective_noise(sde, t)
     along = _of_denoiser(sde, t, Preconditioning(jnp.ones_like(sigma), jnp.zeros_like(sigma), -sigma))
     return along._replace(c_in=jnp.eye(sde.order))
+
+
+def noise(sde: LinearSDE, t: jax.Array, sigma_data: float) -> Coefficients:
+    """The network predicts the noise L^-1 (u - A q0) of every block from u (PSLD, ICCV 2023, code: `lower`).
+
+    All of it but the part along the signal, w' eps / |w|, is a linear function of u: this part is used, as in `signal`.
+    """
+    return signal(sde, t, sigma_data)._replace(c_blocks=_along_signal(sde, t)[..., None, :])
+
+
+def flow_noise(sde: LinearSDE, t: jax.Array, sigma_data: float) -> Coefficients:
+    """As `noise`, for the noise R^-1 (u - A q0) with the factor R of `kernels.flow_factor` (gDDIM, 2206.05564).
+
+    gDDIM's code adds 1e-6 to the variances at the start, on which R depends at all times.
+    """
+    inverse = kernels.inverse_lower(kernels.marginal(sde, t).chol)
+    row = jnp.sum(_along_signal(sde, t)[..., :, None] * inverse, axis=-2)
+    row = jnp.sum(row[..., :, None] * kernels.flow_factor(sde, t, 1e-6), axis=-2)
+    return signal(sde, t, sigma_data)._replace(c_blocks=row[..., None, :])
+
+
+def _along_signal(sde: LinearSDE, t: jax.Array) -> jax.Array:
+    """w / |w| (..., n): the direction of the signal in whitened coordinates."""
+    w = kernels.whitened_mean(kernels.marginal(sde, t))
+    return w * kernels.effective_noise(sde, t)[..., None]
 
 
 def mixed(sde: LinearSDE, t: jax.Array, sigma_data: float) -> Coefficients:
@@ -216,7 +253,9 @@ def _posterior_std(sde: LinearSDE, t: jax.Array, sigma_data: float) -> jax.Array
 DENOISERS = {"sufficient": sufficient, "vp": vp, "v": v, "x0": x0, "subvp": subvp, "ve": ve}
 # Here the network's error is an error of eps_n, which the division by w_n amplifies: see `kernels.amplification`.
 LAST_NOISE = {"eps": eps, "mixed": mixed, "score": score}
-PARAMETERIZATIONS = {**LAST_NOISE, "signal": signal, "gaussian": gaussian, **DENOISERS}
+# The network returns as many blocks as the state has.
+ALL_NOISE = {"noise": noise, "flow_noise": flow_noise}
+PARAMETERIZATIONS = {**LAST_NOISE, **ALL_NOISE, "signal": signal, "gaussian": gaussian, **DENOISERS}
 
 
 def log_noise(sde: LinearSDE, t: jax.Array) -> jax.Array:
@@ -370,7 +409,7 @@ def eps_function(
 
     Args:
       sde: the SDE.
-      network: sees k blocks stacked on the channel axis, returns one block, float32.
+      network: sees k blocks stacked on the channel axis; returns one block, or with `ALL_NOISE` one for each of u's.
       parameterization: one of `PARAMETERIZATIONS`' values.
       conditioning: one of `CONDITIONINGS`' values.
       sigma_data: standard deviation of the data, for `gaussian` and `sufficient`; the others ignore it.
@@ -386,7 +425,11 @@ def eps_function(
         inputs = inputs.reshape(*inputs.shape[:-2], -1)
         out = network(inputs, jnp.broadcast_to(conditioning(sde, t), u.shape[:1]))
         _require_float32("network output", out)
-        return kernels.mix(c.c_skip, u) + kernels.append_dims(c.c_out, u) * out[..., None, :]
+        if c.c_blocks is None:
+            out = out[..., None, :]
+        else:
+            out = kernels.mix(c.c_blocks, out.reshape(*out.shape[:-1], c.c_blocks.shape[-1], -1))
+        return kernels.mix(c.c_skip, u) + kernels.append_dims(c.c_out, u) * out
 
     return eps_fn
 

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from reference import oracle
+from scipy.integrate import solve_ivp
 
 from hold_jax import kernels, losses, parameterization, sde
 from hold_jax.errors import UserError
@@ -94,6 +95,41 @@ def test_the_network_s_input_has_unit_covariance(m, name):
         factor = c_in[i] @ total.astype(np.float64)
         slack = 3e-6 * (np.abs(c_in[i]) @ np.abs(total.astype(np.float64))).max()
         np.testing.assert_allclose(factor @ factor.T, np.eye(len(factor)), atol=5e-6 + slack)
+
+
+def flow_factors(m, t):
+    """R (N, n, n) of gDDIM's equation 17 from (C0 + 1e-6)^(1/2), by an adaptive solver in float64."""
+
+    def slope(_, r):
+        r = r.reshape(m.order, m.order)
+        return (m.F @ r + m.G @ m.G.T @ np.linalg.inv(r).T / 2).ravel()
+
+    start, b = np.sqrt(m.cov0 + 1e-6 * np.eye(m.order)), m.schedule.integral(0.0, t.astype(np.float64))
+    out = solve_ivp(slope, (0, b[-1]), start.ravel(), t_eval=b, rtol=1e-11, atol=1e-13, method="DOP853")
+    return out.y.T.reshape(-1, m.order, m.order)
+
+
+@pytest.mark.parametrize(
+    ("m", "name"), [(sde.psld(), "noise"), (sde.cld(), "noise"), (sde.cld(), "flow_noise"), (sde.hold(3), "flow_noise")]
+)
+def test_the_exact_noise_of_every_block_gives_that_of_the_last(m, name):
+    t = np.geomspace(0.02, 1, 6).astype(np.float32) * np.float32(m.T)
+    u = states(m, t, STD)
+    phi, chol = (v.astype(np.float64) for v in oracle.marginal(m, oracle.integral(m, t), digits=False))
+    inverse = oracle.inverse_lower(chol)
+    w = np.einsum("bij,bj->bi", inverse, phi[:, :, 0])
+    z = np.einsum("bij,bxjc->bxic", inverse, u)
+    D = np.einsum("bi,bxic->bxc", w, z) / (np.sum(w**2, -1) + STD**-2)[:, None, None]
+    eps = z - np.einsum("bi,bxc->bxic", w, D)  # the posterior mean of the noise, Cholesky factor
+    factor = chol if name == "noise" else flow_factors(m, t)
+    out = np.einsum("bij,bxjc->bxic", np.linalg.inv(factor) @ chol, eps)
+
+    def network(inputs, noise):
+        assert inputs.shape == (len(t), 4, m.order * 2)
+        return jnp.asarray(out.reshape(len(t), 4, -1), jnp.float32)
+
+    got = wrapped(m, network, name)(jnp.asarray(u), t)
+    np.testing.assert_allclose(got[:, :, 0], eps[:, :, -1], atol=2e-5 if name == "noise" else 1e-4)
 
 
 def edm(x, sigma, network, sigma_data):

@@ -112,12 +112,15 @@ def model(
     require(is_picture or not augment, "data.augment", augment, f"0 for data of kind {kind!r}: pictures are augmented")
     alone = not statistics.picture_shape or not augment
     require(alone, "data.augment", augment, "0 with condition pictures, which would not be changed alike")
+    equation = process(config)
+    _require_conditioned(c.parameterization, equation)
+    blocks = equation.order if c.parameterization in parameterization.ALL_NOISE else 1
     network = construct(
         "model",
         c.name,
         NETWORKS[c.name],
         given(c, *own),
-        out_channels=data_shape[-1],
+        out_channels=blocks * data_shape[-1],
         num_classes=num_classes if c.class_conditional else 0,
         dtype=DTYPES[c.dtype],
         **({"augment_labels": NUM_LABELS} if augment else {}),
@@ -129,8 +132,6 @@ def model(
     require(c.standardize is None or not is_picture, "model.standardize", c.standardize, "None for pictures")
     if len(data_shape) > 1:
         check_sides(data_shape[:-1], len(network.channel_multipliers))
-    equation = process(config)
-    _require_conditioned(c.parameterization, equation)
     return construct(
         "model",
         c.name,

@@ -102,9 +102,12 @@ class ModelConfig:
     name: str = choice("ncsnpp", ("ncsnpp", "mlp"), "network")
     parameterization: str = choice(
         "sufficient",
-        ("eps", "mixed", "score", "signal", "gaussian", "sufficient", "vp", "v", "x0", "subvp", "ve"),
+        (
+            "eps", "mixed", "score", "signal", "noise", "flow_noise", "gaussian",
+            "sufficient", "vp", "v", "x0", "subvp", "ve",
+        ),
         "what the network's output means",
-    )
+    )  # fmt: skip
     conditioning: str = choice(
         "log_noise",
         ("log_noise", "vp_time", "subvp_time", "ve_noise", "discrete_time", "discrete_noise", "time", "log_time"),

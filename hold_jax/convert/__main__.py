@@ -20,11 +20,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from absl import logging
-from ml_collections import ConfigDict
 
-from hold_jax.app import config, flags
-from hold_jax.app.config import Config
-from hold_jax.convert.runs import SOURCES, TARGETS, export_run, import_run
+from hold_jax.convert.runs import SOURCES, TARGETS, export_run, import_run, settings
 from hold_jax.errors import UserError, require, require_choice
 from hold_jax.evaluation import inception_weights
 from hold_jax.runtime import storage
@@ -34,7 +31,6 @@ FROM: dict[str, Callable[[Path, Path], str]] = {
     "pytorch_fid": inception_weights.convert,
 }
 
-_EXPERIMENTS = Path(__file__).parents[2] / "configs"  # of a checkout; beside an installed package give --config=PATH
 _EXIT_USER_ERROR = 2
 
 
@@ -76,8 +72,7 @@ def _convert(args: argparse.Namespace, rest: list[str]) -> str:
     if args.source in FROM:
         return FROM[args.source](path, _file(args.output, "output"))
     source = SOURCES[args.source]
-    default = _EXPERIMENTS / source.config if isinstance(source.config, str) else source.config(path)
-    return import_run(source, path, _workdir(args.output, "output"), _config(default, rest))
+    return import_run(source, path, _workdir(args.output, "output"), settings(source, path, rest))
 
 
 def _file(text: str, argument: str) -> Path:
@@ -89,15 +84,6 @@ def _workdir(text: str, argument: str) -> storage.Path:
     """A path as it was given, or one in a bucket: pathlib alone would make gs:/x of gs://x."""
     found = storage.path(text, argument)
     return Path(text) if storage.is_local(found) else found
-
-
-def _config(default: Path | ConfigDict, arguments: list[str]) -> Config:
-    """The settings of --config=PATH, otherwise of `default`, a file or its config; changed by --config.section.key."""
-    chosen = [text.partition("=")[2] for text in arguments if text.startswith("--config=")]
-    changes = [text for text in arguments if not text.startswith("--config=")]
-    path = chosen[-1] if chosen else str(default) if isinstance(default, Path) else None
-    values = {} if path is not None or isinstance(default, Path) else config.flat_values(default)
-    return Config().changed(values | flags.read(path, changes).values)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,17 @@
 """Work directories from others' trained networks, and state dicts for others from work directories."""
 
-from collections.abc import Callable
+import types
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from hold_jax.app import build, constructors, packed
-from hold_jax.app.config import Config
+from hold_jax.app import build, constructors, flags, packed
+from hold_jax.app.config import Config, flat_values
 from hold_jax.convert import diffusers, edm, score_sde, to_diffusers
 from hold_jax.convert.score_sde import Weights
 from hold_jax.errors import UserError, require
@@ -30,20 +31,87 @@ class Source(NamedTuple):
       config: name in configs/ of the config of its CIFAR-10 network; or what makes the config from the input.
       read: (file or folder, network, (H, W, C) of its input, what errors call the file) -> weights.
       num_classes: of the network in a file.
+      changes: values that all its networks have and the configs have not, by `section.key`.
     """
 
     config: str | Callable[[Path], ConfigDict]
     read: Callable[[Path, NCSNpp, tuple[int, ...], str], Weights]
     num_classes: Callable[[Path], int] = lambda path: 0
+    changes: Mapping[str, Any] = types.MappingProxyType({})
 
 
 SOURCES = {
     "cld_sgm": Source("cifar10_cld.py", score_sde.read_torch),
     "score_sde_pytorch": Source("cifar10_vp.py", score_sde.read_torch),
     "score_sde": Source("cifar10_vp.py", score_sde.read_flax),
+    "psld": Source("cifar10_psld.py", score_sde.read_lightning, changes={"model.parameterization": "noise"}),
+    "gddim": Source(
+        "cifar10_cld.py",
+        score_sde.read_flax,
+        changes={"model.parameterization": "flow_noise", "model.time_scale": 999.0},
+    ),
     "diffusers": Source(diffusers.config, diffusers.read),
     "edm": Source("cifar10_edm.py", edm.read, edm.num_classes),
 }
+_EXPERIMENTS = Path(__file__).parents[2] / "configs"  # of a checkout
+
+
+class Imported(NamedTuple):
+    """A network in its model.
+
+    Attributes:
+      config: the resolved settings.
+      model: of pictures.
+      num_classes: that the network takes; 0: none.
+      weights: its parameters, arrays of NumPy.
+    """
+
+    config: Config
+    model: Model
+    num_classes: int
+    weights: Weights
+
+
+def settings(source: Source, path: Path, arguments: Sequence[str] = ()) -> Config:
+    """The settings of a network.
+
+    Args:
+      source: its project.
+      path: of its file or folder.
+      arguments: `--config=PATH`, another config than the project's, and `--config.section.key=value`.
+    """
+    chosen = [text.partition("=")[2] for text in arguments if text.startswith("--config=")]
+    changes = [text for text in arguments if not text.startswith("--config=")]
+    file = str(_EXPERIMENTS / source.config) if isinstance(source.config, str) else None
+    given = flags.read(chosen[-1] if chosen else file, changes)
+    made = {} if chosen or isinstance(source.config, str) else flat_values(source.config(path))
+    of_source = {key: value for key, value in source.changes.items() if key not in given.flags}
+    return Config().changed(made | given.values | of_source)
+
+
+def read(source: Source, path: Path, config: Config) -> Imported:
+    """The network of a file or folder.
+
+    Raises:
+      UserError: if the file is none of `source`, or does not fit the config's network.
+    """
+    where = f"`input` is {str(path)!r}"
+    if not path.exists():
+        raise UserError(f"{where}; there is no such file")
+    size = config.data.image_size
+    if size is None:
+        raise UserError(
+            "`config.data.image_size` is None; it must be the side of the network's pictures, or (height, width)"
+        )
+    height, width = (size, size) if isinstance(size, int) else size
+    shape = (height, width, config.data.channels or 3)
+    num_classes = source.num_classes(path) if config.model.class_conditional else 0
+    config = constructors.resolve(config).changed({"model.sigma_data": build.sigma_data(config)})
+    model = build.model(config, shape, num_classes)
+    weights = source.read(path, _ncsnpp(config, model), model.input_shape, where)
+    spec = jax.eval_shape(model.init, jax.random.key(0))
+    params = jax.tree.map(lambda leaf, value: value.reshape(leaf.shape), spec, weights.params)
+    return Imported(config, model, num_classes, weights._replace(params=params))
 
 
 def import_run(source: Source, path: Path, output: storage.Path, config: Config) -> str:
@@ -55,27 +123,12 @@ def import_run(source: Source, path: Path, output: storage.Path, config: Config)
     Raises:
       UserError: if the file is none of `source`, does not fit the config's network, or `output` holds a run.
     """
-    where = f"`input` is {str(path)!r}"
-    if not path.exists():
-        raise UserError(f"{where}; there is no such file")
     folder = build.workdir(str(output))
     taken = [name for name in (workdir.RECORD_FILE, FOLDER) if (folder / name).exists()]
     require(not taken, "output", str(output), f"a new folder, not one that holds a run ({' and '.join(taken)})")
-    size = config.data.image_size
-    if size is None:
-        raise UserError(
-            "`config.data.image_size` is None; it must be the side of the network's pictures, or (height, width)"
-        )
-    height, width = (size, size) if isinstance(size, int) else size
-    shape = (height, width, config.data.channels or 3)
-    num_classes = source.num_classes(path) if config.model.class_conditional else 0
-    config = constructors.resolve(config).changed({"model.sigma_data": build.sigma_data(config)})
-    model = build.model(config, shape, num_classes)
+    config, model, num_classes, weights = read(source, path, config)
     optimizer = build.optimizer(config)
-    weights = source.read(path, _ncsnpp(config, model), model.input_shape, where)
-
-    spec = jax.eval_shape(model.init, jax.random.key(0))
-    params = jax.tree.map(lambda leaf, value: jnp.asarray(value.reshape(leaf.shape)), spec, weights.params)
+    params = jax.tree.map(jnp.asarray, weights.params)
     state = TrainState(
         step=jnp.asarray(weights.step, jnp.int32),
         params=params,
@@ -88,7 +141,7 @@ def import_run(source: Source, path: Path, output: storage.Path, config: Config)
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"`output` is {str(output)!r}; it cannot be written: {error.strerror or error}") from None
-    workdir.write(folder, workdir.Record(build.as_json(config), shape, num_classes, run=workdir.new_run()))
+    workdir.write(folder, workdir.Record(build.as_json(config), model.data_shape, num_classes, run=workdir.new_run()))
     with Checkpoints.open(folder) as checkpoints:
         checkpoints.save(state)
     count = sum(leaf.size for leaf in jax.tree.leaves(params))

@@ -1,4 +1,4 @@
-"""score_sde's networks (2011.13456) and CLD's (2112.07068): their files, and their names for our NCSN++'s parameters.
+"""score_sde's networks (2011.13456) and those of CLD, PSLD and gDDIM: their files, and our NCSN++'s parameters in them.
 
 The projects share one network; score_sde's `ddpm`, the network of DDPM (2006.11239), is the same with other options.
 PyTorch's code numbers its modules in a list; score_sde's first code, in Flax, counts them by class. EMA weights of
@@ -60,6 +60,9 @@ _FLAX: dict[str, _Table] = {
     "GroupNorm": {"scale": ("scale", None), "bias": ("bias", None)},
     "NIN": {"kernel": ("W", None), "bias": ("b", None)},
 }
+_NO_AVERAGE = "the weights as trained: the file has no average"
+# Names of PSLD's networks in its checkpoints.
+_AVERAGED, _TRAINED = "ema_score_fn.", "score_fn."
 # Noise levels of the discrete-time objectives, part of PyTorch's state and of nothing that is computed here.
 _BUFFERS = ("sigmas",)
 
@@ -163,7 +166,7 @@ def read_torch(path: Path, network: NCSNpp, inputs: tuple[int, ...], where: str)
     params = convert([entry.rule for entry in entries], state, where, whose)
     average = file.get("ema") if file is not state and isinstance(file, Mapping) else None
     if average is None:
-        return Weights(params, step_of(file, where), "the weights as trained: the file has no average")
+        return Weights(params, step_of(file, where), _NO_AVERAGE)
 
     trained = [entry.name for entry in entries if not entry.path.endswith("/frequencies")]
     order = [name for name in state if name in set(trained)]
@@ -176,6 +179,26 @@ def read_torch(path: Path, network: NCSNpp, inputs: tuple[int, ...], where: str)
     averaged = fixed | dict(zip(order, shadow, strict=True))
     params = convert([entry.rule for entry in entries], averaged, f"{where}; of its average", whose)
     return Weights(params, step_of(file, where), "the averaged weights (ema)")
+
+
+def read_lightning(path: Path, network: NCSNpp, inputs: tuple[int, ...], where: str) -> Weights:
+    """The weights of a checkpoint of PSLD, PyTorch Lightning's of its two networks; arguments as of `read_torch`.
+
+    The network's own state dict is read too.
+    """
+    file = state_file.read(path)
+    state = file.get("state_dict", file) if isinstance(file, Mapping) else file
+    if not is_state_dict(state):
+        raise UserError(
+            f"{where}; it is no checkpoint of PSLD: it must be a dict with `state_dict`, or a dict of tensors by name"
+        )
+    averaged = {name: value for name, value in state.items() if name.startswith(_AVERAGED)}
+    chosen = averaged or state
+    arrays = {name.removeprefix(_AVERAGED).removeprefix(_TRAINED): value for name, value in chosen.items()}
+    rules = [entry.rule for entry in torch_entries(network, inputs)]
+    which = f"the averaged weights ({_AVERAGED[:-1]})" if averaged else _NO_AVERAGE
+    step = step_of({"step": file.get("global_step", 0)}, where)
+    return Weights(convert(rules, arrays, where, "the config's network"), step, which)
 
 
 def read_flax(path: Path, network: NCSNpp, inputs: tuple[int, ...], where: str) -> Weights:
@@ -200,7 +223,7 @@ def read_flax(path: Path, network: NCSNpp, inputs: tuple[int, ...], where: str) 
         raise UserError(f"{where}; its parameters are not all arrays")
     of_ddpm = any(name.startswith(f"{_FLAX_DDPM_CLASSES['ResBlockDDPM']}_") for name in arrays)
     rules = [entry.rule for entry in flax_entries(network, inputs, _FLAX_DDPM_CLASSES if of_ddpm else _FLAX_CLASSES)]
-    which = "the averaged weights (params_ema)" if averaged else "the weights as trained: the file has no average"
+    which = "the averaged weights (params_ema)" if averaged else _NO_AVERAGE
     return Weights(convert(rules, arrays, where, "the config's network"), step_of(file, where), which)
 
 

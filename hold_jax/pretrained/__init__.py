@@ -13,14 +13,12 @@ import numpy as np
 from hold_jax import kernels, likelihood, samplers
 from hold_jax.app import build, packed
 from hold_jax.app.config import Config
-from hold_jax.app.config import read as read_config
 from hold_jax.condition import Condition, as_condition
-from hold_jax.convert import diffusers
-from hold_jax.errors import UserError, require
+from hold_jax.convert import diffusers, runs
+from hold_jax.errors import UserError, require, require_choice
 from hold_jax.loops import conditions
 from hold_jax.loops.draw import SampleSettings, guided, with_labels
 from hold_jax.model import Model
-from hold_jax.nn import NCSNpp
 from hold_jax.numerics import programs
 from hold_jax.parameterization import EpsFn
 from hold_jax.sde import LinearSDE
@@ -218,14 +216,24 @@ def _denoise(
     return kernels.denoiser(sde, u, t, predictor(params, condition, None)(u, t))
 
 
-def load(workdir: str | Path, checkpoint: int | None = None) -> Pretrained:
-    """A trained model, from a work directory, a file, or the package itself.
+def load(
+    workdir: str | Path,
+    checkpoint: int | None = None,
+    *,
+    source: str | None = None,
+    config: Mapping[str, Any] | None = None,
+) -> Pretrained:
+    """A trained model, from a work directory, a file, the package itself, or another project's file.
 
     Args:
       workdir: a work directory, trained by `main.py` or made by `python -m hold_jax.convert` (a folder, or
         gs://BUCKET/PATH); a .safetensors file of `python -m hold_jax.convert --to=hold_jax`; a pipeline's folder of
-        diffusers (docs/importers.md); or "digits", the model that the package contains (`app.packed.SHIPPED`).
+        diffusers; "digits", the model that the package contains (`app.packed.SHIPPED`); or, with `source`, what that
+        project's checkpoints are (docs/importers.md).
       checkpoint: the step to load from a work directory; None: the newest.
+      source: the project that made the checkpoint, as `--from` of `python -m hold_jax.convert`: "psld", "edm" and the
+        like. None: this package, or diffusers.
+      config: with `source`, values by "section.key" that differ from the project's config; None: none.
 
     Returns:
       Pretrained.
@@ -234,20 +242,26 @@ def load(workdir: str | Path, checkpoint: int | None = None) -> Pretrained:
       UserError: if there is no model there, or it cannot be read.
     """
     name = str(workdir)
+    if source is None and not packed.is_file(name) and diffusers.is_pipeline(Path(name)):
+        source = "diffusers"
+    require(source is not None or config is None, "config", config, "None without `source`")
+    if source is not None:
+        require_choice("source", source, runs.SOURCES)
+        require(checkpoint is None, "checkpoint", checkpoint, f"None for a file or folder of {source}")
+        return _of_project(runs.SOURCES[source], name, config or {})
     if packed.is_file(name):
         require(checkpoint is None, "checkpoint", checkpoint, "None for a model in one file")
         return _pretrained(packed.find(name, "workdir"))
-    folder = Path(name)
-    if diffusers.is_pipeline(folder):
-        require(checkpoint is None, "checkpoint", checkpoint, "None for a folder of diffusers")
-        config = read_config(diffusers.config(folder, "workdir"))
-        side, channels = config.data.image_size, config.data.channels
-        assert isinstance(side, int) and channels is not None, "what the importer of diffusers sets"
-        model = build.model(config, (side, side, channels), 0)
-        assert isinstance(model.network, NCSNpp)
-        weights = diffusers.read(folder, model.network, model.input_shape, f"`workdir` is {name!r}")
-        return Pretrained(model, jax.tree.map(jnp.asarray, weights.params), config, build.sampling(config), 0)
     return _pretrained(packed.of_run(build.workdir(name), checkpoint))
+
+
+def _of_project(source: runs.Source, name: str, changes: Mapping[str, Any]) -> Pretrained:
+    try:
+        found = runs.read(source, Path(name), runs.settings(source, Path(name)).changed(changes))
+    except UserError as error:
+        raise UserError(str(error).replace("`input`", "`workdir`", 1)) from None
+    params = jax.tree.map(jnp.asarray, found.weights.params)
+    return Pretrained(found.model, params, found.config, build.sampling(found.config), found.weights.step)
 
 
 def _pretrained(found: packed.Packed) -> Pretrained:

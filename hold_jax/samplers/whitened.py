@@ -22,15 +22,13 @@ from typing import NamedTuple
 import numpy as np
 
 from hold_jax.errors import require_choice
-from hold_jax.numerics import exact
+from hold_jax.numerics import exact, gauges
 from hold_jax.sde import LinearSDE
 
 GAUGES = ("cholesky", "probability_flow", "signal")
 
 # Quadrature nodes in log B over one step: exact to rounding for steps of a factor 30 in effective noise.
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(16)
-# The probability-flow gauge is integrated over at least this many steps in log B.
-_GAUGE_STEPS = 1024
 
 
 class Whitening(NamedTuple):
@@ -76,49 +74,12 @@ def _turn(sde: LinearSDE, big_b: np.ndarray, w: np.ndarray, gauge: str) -> np.nd
         side = exact.signal_side(sde.F, sde.G, sde.cov0, _reference(sde))
         v = w / np.linalg.norm(w, axis=-1, keepdims=True) + side * eye[-1]
         return eye - 2 * v[..., :, None] * v[..., None, :] / np.sum(v * v, axis=-1)[..., None, None]
-    return _flow_turn(sde, big_b)
+    return gauges.flow_turn(sde.F, sde.G, sde.cov0, big_b, _reference(sde))
 
 
 def _reference(sde: LinearSDE) -> np.ndarray:
     """B at T, where O is fixed, so that calls for different times agree."""
     return np.asarray(sde.schedule.integral(0.0, sde.T))
-
-
-def _flow_turn(sde: LinearSDE, big_b: np.ndarray) -> np.ndarray:
-    """O of the probability-flow gauge: dO = Omega O dB (`_turning`), O = 1 at T.
-
-    From d(L O) = (F + 1/2 G G' Sigma^-1) L O and dL = L lower_half(L^-1 (F Sigma + Sigma F' + G G') L^-T);
-    fourth-order Magnus steps in log B.
-    """
-    wanted, fixed = np.log(big_b), np.log(_reference(sde))
-    low, high = min(wanted.min(), fixed), max(wanted.max(), fixed)
-    path = np.unique(np.concatenate([wanted.ravel(), [fixed], np.linspace(low, high, _GAUGE_STEPS + 1)]))
-    h = np.diff(path)[:, None]
-    nodes = (path[:-1] + path[1:])[:, None] / 2 + h / 2 * np.array([-1, 1]) / np.sqrt(3)
-    b = np.exp(nodes)
-    _, chol = exact.marginal(sde.F, sde.G, sde.cov0, b)
-    omega = _turning(sde, chol, exact.solve_lower(chol, np.broadcast_to(np.eye(sde.order), chol.shape)))
-    omega = omega * b[..., None, None]
-    first, second = omega[:, 0], omega[:, 1]
-    h = h[..., None]
-    steps = h / 2 * (first + second) + np.sqrt(3) / 12 * h**2 * (second @ first - first @ second)
-    values, vectors = np.linalg.eigh(1j * steps)
-    turns = np.real(vectors * np.exp(-1j * values)[..., None, :] @ np.conj(np.swapaxes(vectors, -1, -2)))
-    along = [np.eye(sde.order)]
-    for turn in turns:
-        along.append(turn @ along[-1])
-    there = along[int(np.searchsorted(path, fixed))]
-    return np.stack(along)[np.searchsorted(path, wanted)] @ there.T
-
-
-def _turning(sde: LinearSDE, chol: np.ndarray, inverse: np.ndarray) -> np.ndarray:
-    """Omega (..., n, n), skew: the rate in B at which the process's flow rotates against the Cholesky factor.
-
-    Omega = upper(X) - upper(X)', X = L^-1 F L + 1/2 g g', g = L^-1 G.
-    """
-    g = inverse @ sde.G
-    upper = np.triu(inverse @ sde.F @ chol + g @ np.swapaxes(g, -1, -2) / 2, k=1)
-    return upper - np.swapaxes(upper, -1, -2)
 
 
 class Quadrature(NamedTuple):
@@ -165,5 +126,5 @@ def _slope(sde: LinearSDE, at: Whitening, gauge: str) -> tuple[np.ndarray, np.nd
         return -at.mean * rate[..., None], rate
     if gauge == "probability_flow":
         return -pushed / 2, rate
-    turning = _turning(sde, at.factor, at.inverse)
+    turning = gauges.turning(sde.F, sde.G, at.factor, at.inverse)
     return (turning @ at.mean[..., None])[..., 0] - pushed / 2, rate

@@ -21,6 +21,7 @@ NETWORKS = {
     "ve_discrete": NCSNpp(3, **_SMALL, embedding="positional"),
     "ddpm": NCSNpp(3, **(_SMALL | _PLAIN | {"channels": 32}), resblock_type="ddpm", skip_rescale=False, norm_groups=32),
     "cld": NCSNpp(3, **_SMALL),
+    "psld": NCSNpp(6, **_SMALL),
     "edm_ddpmpp": NCSNpp(3, **_SMALL, **_PLAIN, num_classes=3, label_place="features"),
     "edm_ncsnpp": NCSNpp(3, **_SMALL, augment_labels=9),
 }
@@ -28,7 +29,7 @@ NETWORKS = {
 
 def seen(name):
     """(H, W, C) of what the network sees."""
-    return (SIZE, SIZE, 6 if name == "cld" else 3)
+    return (SIZE, SIZE, 6 if name in ("cld", "psld") else 3)
 
 
 def inputs(name):

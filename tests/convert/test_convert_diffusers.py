@@ -119,7 +119,7 @@ def test_a_folder_that_is_written_gives_back_the_network(tmp_path, name):
     to_diffusers.write(params, model, model.network, config, tmp_path / "out")
     again = hold_jax.load(tmp_path / "out")
     jax.tree.map(np.testing.assert_array_equal, again.params, params)
-    assert (again.model.network, again.config) == (model.network, config)
+    assert (again.model.network, again.config) == (model.network, hold_jax.load(first).config)
     with pytest.raises(UserError, match=r"`output` is '.*/out'; it must be a new folder, or an empty one"):
         to_diffusers.write(params, model, model.network, config, tmp_path / "out")
 
@@ -152,7 +152,7 @@ def test_a_folder_is_loaded_in_one_line(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, found.params, loaded(folder)[1])
     assert (found.model.data_shape, found.sde.order, found.step) == ((8, 8, 3), 1, 0)
     assert found.config.model.parameterization == "v"
-    with pytest.raises(UserError, match=r"`checkpoint` is 3; it must be None for a folder of diffusers"):
+    with pytest.raises(UserError, match=r"`checkpoint` is 3; it must be None for a file or folder of diffusers"):
         hold_jax.load(folder, checkpoint=3)
     (folder / "unet/config.json").write_text("[1]")
     with pytest.raises(UserError, match=r"`workdir` is '.*'; its config.json is no JSON object"):

@@ -126,6 +126,34 @@ def test_cld_s_kernel_and_score():
     np.testing.assert_allclose(recorded(got), -np.array(RECORD["cld"]["output"]) * last[:, None], atol=TOLERANCE)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "process", "form", "clock"),
+    [
+        ("psld", sde.psld(), "noise", parameterization.log_time),
+        ("gddim", sde.cld(), "flow_noise", parameterization.log_time_by(999.0)),
+    ],
+)
+def test_the_noise_of_both_blocks_is_a_denoiser(name, process, form, clock):
+    t = np.array(RECORD[name]["cond"], np.float32)
+    x = jnp.asarray(inputs("psld"))
+
+    def network(x, noise):
+        return apply(NETWORKS["psld"], params("psld"), x, noise, None)
+
+    np.testing.assert_allclose(
+        recorded(network(x, clock(process, t))), RECORD[name]["output"], atol=TOLERANCE
+    )  # both its blocks
+    fn = parameterization.eps_function(
+        process, network, parameterization=parameterization.PARAMETERIZATIONS[form], conditioning=clock
+    )
+    u = x.reshape(-1, SIZE, SIZE, 2, 3)
+    D = kernels.denoiser(process, u, t, fn(u, t))
+    # D is y minus sigma_eff times the noise: errors grow with the noise.
+    scale = 1 + np.asarray(kernels.effective_noise(process, t), np.float64)[:, None]
+    np.testing.assert_allclose(recorded(D) / scale, np.array(RECORD[name]["denoised"]) / scale, atol=TOLERANCE)
+
+
 def test_flax_s_names_are_the_same_network():
     # PyTorch's parameters under Flax's names, in Flax's axes: shapes and names are score_sde's own, recorded.
     network, shape = NETWORKS["ve"], seen("ve")

@@ -1,8 +1,10 @@
 """Work directories from others' checkpoints, and back."""
 
+import ast
 import pickle
 import re
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -13,10 +15,12 @@ from training import small
 from training.small import quick_compilation  # noqa: F401
 from weights.torch_bytes import call, name, row, text, whole, write_value, write_zip
 
+import hold_jax
+from hold_jax import sde
 from hold_jax.app import build, experiment, modes
 from hold_jax.app.flags import Given
 from hold_jax.convert import __main__ as command
-from hold_jax.convert import edm, score_sde
+from hold_jax.convert import edm, runs, score_sde
 from hold_jax.errors import UserError
 from hold_jax.runtime import workdir
 from hold_jax.runtime.mesh import Devices
@@ -111,9 +115,8 @@ def test_a_checkpoint_becomes_a_run_that_other_orders_sample_and_a_state_dict_ag
         np.testing.assert_array_equal(back[label], value)
     assert "torch" not in sys.modules and "tensorflow" not in sys.modules
 
-    config = command._config(
-        command._EXPERIMENTS / "cifar10_vp.py", [*one_level, "--config.sde.name=hold", "--config.sde.order=3"]
-    )
+    source = runs.SOURCES["score_sde_pytorch"]
+    config = runs.settings(source, tmp_path, [*one_level, "--config.sde.name=hold", "--config.sde.order=3"])
     draw = dict(name="ddim", grid="log", num_steps=2, num_samples=8, batch_size=8, denoise=False)
     config = config.changed({f"sampling.{key}": value for key, value in draw.items()})
     modes.run("sample", Given("test", config.flat()), str(folder))
@@ -184,6 +187,82 @@ def test_score_sde_s_msgpack(tmp_path):
         path.write_bytes(content)
         with pytest.raises(UserError, match=message):
             score_sde.read_flax(path, network, shape, "it")
+
+
+def lightning(state):
+    """A checkpoint as PyTorch Lightning saves PSLD's two networks, whose average is `state`."""
+    raw = {k: numbers(f"raw {k}", v.shape) for k, v in state.items()}
+    named = {f"score_fn.{k}": v for k, v in raw.items()} | {f"ema_score_fn.{k}": v for k, v in state.items()}
+    return {
+        "epoch": 0,
+        "global_step": 7,
+        "state_dict": named,
+        "callbacks": {"ModelCheckpoint{}": {"best_model_score": None, "kth_value": np.full(1, np.inf, np.float32)}},
+        "lr_schedulers": [{"last_epoch": 7, "lr_lambdas": []}],
+    }
+
+
+def test_psld_s_average(tmp_path):
+    checkpoint, path = lightning(state("psld")), tmp_path / "psld.ckpt"
+    write_value(path, checkpoint)
+    found = score_sde.read_lightning(path, NETWORKS["psld"], seen("psld"), "it")
+    assert (found.which, found.step) == ("the averaged weights (ema_score_fn)", 7)
+    equal(found.params, params("psld"))
+    own = {f"score_fn.{k}": v for k, v in state("psld").items()}
+    for content in (checkpoint | {"state_dict": own}, own, dict(state("psld"))):
+        write_value(path, content)
+        found = score_sde.read_lightning(path, NETWORKS["psld"], seen("psld"), "it")
+        assert found.which == "the weights as trained: the file has no average"
+        equal(found.params, params("psld"))
+    for content, message in [
+        (
+            {"state_dict": {"a": 1}},
+            "it; it is no checkpoint of PSLD: it must be a dict with `state_dict`, or a dict of",
+        ),
+        (checkpoint | {"global_step": -1}, r"its step is .*; it must be a whole number from 0"),
+        (lightning({k: v for k, v in state("psld").items() if k != "all_modules.0.W"}), "it lacks all_modules.0.W"),
+    ]:
+        write_value(path, content)
+        with pytest.raises(UserError, match=message):
+            score_sde.read_lightning(path, NETWORKS["psld"], seen("psld"), "it")
+
+
+def test_a_checkpoint_of_another_project_is_loaded_in_one_line(tmp_path):
+    small = dict(flag.removeprefix("--config.").split("=") for flag in SMALL)
+    small = {key: ast.literal_eval(value) for key, value in small.items()}
+    write_value(tmp_path / "psld.ckpt", lightning(state("psld")))
+    found = hold_jax.load(tmp_path / "psld.ckpt", source="psld", config=small)
+    equal(found.params, params("psld"))
+    assert (found.step, found.sde, found.config.model.parameterization) == (7, sde.psld(), "noise")
+    assert found.model.network == NETWORKS["psld"].clone(dropout=0.15)
+
+    entries = score_sde.flax_entries(NETWORKS["psld"], seen("psld"))
+    ours = traverse_util.flatten_dict(params("psld"), sep="/")
+    tree = traverse_util.unflatten_dict({entry.name: ours[entry.path] for entry in entries}, sep="/")
+    (tmp_path / "checkpoint_5").write_bytes(serialization.msgpack_serialize({"params_ema": tree, "step": 5}))
+    found = hold_jax.load(tmp_path / "checkpoint_5", source="gddim", config=small)
+    equal(found.params, params("psld"))
+    assert (found.step, found.sde, found.config.model.parameterization) == (5, sde.cld(), "flow_noise")
+    np.testing.assert_allclose(found.model.conditioning(found.sde, np.float32(0.5)), np.log(999 / 2), rtol=1e-6)
+    with pytest.raises(UserError, match=r"`sde` is 3; it must be the one of training: this network, of .*'flow_noise'"):
+        found.with_sde(sde.hold(3))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"source": "pslt"}, r"`source` is 'pslt' \(did you mean 'psld'\?\); it must be one of: cld_sgm, diffusers, "),
+        ({"source": "psld", "config": {"model.chanels": 3}}, r"no key `model.chanels` \(did you mean 'model.channels'"),
+        ({"source": "psld", "checkpoint": 3}, r"`checkpoint` is 3; it must be None for a file or folder of psld"),
+        ({"config": {"seed": 3}}, r"`config` is {'seed': 3}; it must be None without `source`"),
+        ({"source": "edm"}, r"`workdir` is '.*/a.ckpt'; it is no file of torch.save"),
+        ({"source": "gddim"}, r"`workdir` is '.*/a.ckpt'; it is no msgpack of Flax"),
+    ],
+)
+def test_mistakes_in_loading_one(tmp_path, options, message):
+    (tmp_path / "a.ckpt").write_bytes(b"abc")
+    with pytest.raises(UserError, match=message):
+        hold_jax.load(tmp_path / "a.ckpt", **options)
 
 
 def test_edm_s_map_of_the_augmentation_is_read_where_the_network_takes_it(tmp_path):
@@ -277,7 +356,7 @@ def test_files_that_are_no_checkpoint_leave_no_run(tmp_path, capsys):
         (["--from=edm", "--to=score_sde_pytorch"], "it must be one of the two"),
         (
             ["--from=emd"],
-            "`from` is 'emd' (did you mean 'edm'?); it must be one of: cld_sgm, diffusers, edm, pytorch_fid",
+            "`from` is 'emd' (did you mean 'edm'?); it must be one of: cld_sgm, diffusers, edm, gddim, ",
         ),
         (["--to=score_sde"], "`to` is 'score_sde' (did you mean 'score_sde_pytorch'?)"),
         (["--from=edm", "--config=configs/none.py"], "--config=configs/none.py: no such file; configs/ holds the"),
@@ -318,5 +397,5 @@ def test_a_state_dict_is_written_as_torch_does(tmp_path):
 
 
 def test_the_network_s_input_shape_counts_the_blocks():
-    config = command._config(command._EXPERIMENTS / "cifar10_cld.py", [])
+    config = runs.settings(runs.SOURCES["cld_sgm"], Path())
     assert build.model(config, (32, 32, 3), 0).input_shape == (32, 32, 6)
