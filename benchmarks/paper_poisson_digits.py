@@ -14,9 +14,10 @@ from pathlib import Path
 import jax
 import numpy as np
 
+import hold_jax
 from benchmarks import report
 from benchmarks.samplers import steps_for
-from benchmarks.samplers_trained import draw, trained
+from benchmarks.samplers_trained import draw, training_data
 from hold_jax import samplers
 from hold_jax.metrics.frechet import frechet_distance, moments
 
@@ -35,11 +36,11 @@ SUITE = {
 def main() -> None:
     """Prints a table; writes JSON."""
     parser = report.parser(__doc__)
-    parser.add_argument("--config", default="configs/digits_hold.py")
     parser.add_argument("--workdir", type=Path, required=True)
     parser.add_argument("--num", type=int, default=200, help="samples of each")
     args = parser.parse_args()
-    model, params, data = trained(args.workdir, args.config)
+    trained = hold_jax.load(args.workdir)
+    model, data = trained.model, training_data(trained.config)
     target, rng = moments(data), np.random.default_rng(0)
     floors = [frechet_distance(moments(data[rng.integers(len(data), size=args.num)]), target) for _ in range(20)]
     rows = [{"sampler": "floor", "calls": 0, "distance": float(np.mean(floors)), "error": float(np.std(floors))}]
@@ -48,7 +49,7 @@ def main() -> None:
         for calls in counts:
             options = {"num_steps": steps_for(calls, per_step), "grid": "log"}
             run = jax.jit(functools.partial(draw, sampler, model, num=args.num, options=options))
-            out = run(params, jax.random.key(0))
+            out = run(trained.params, jax.random.key(0))
             x = np.asarray(out.x, np.float64).reshape(args.num, -1).clip(-1, 1)
             parts = [np.delete(x, np.arange(i, args.num, 10), axis=0) for i in range(10)]
             left = np.array([frechet_distance(moments(part), target) for part in parts])

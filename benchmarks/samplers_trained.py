@@ -3,7 +3,7 @@
 for n in 1 2 3 4; do
   python main.py --config=configs/digits_hold.py --mode=train --workdir=runs/digits$n --config.sde.order=$n
 done
-python -m benchmarks.samplers_trained --config=configs/digits_hold.py --workdirs runs/digits1 runs/digits2 ... \
+python -m benchmarks.samplers_trained --workdirs runs/digits1 runs/digits2 ... \
   --output=docs/results/samplers_digits.json
 
 Squared Frechet distance between raw pixels of samples and the training pictures; the floor is what as many training
@@ -13,7 +13,6 @@ models on 2 CPU cores.
 
 import argparse
 import functools
-import importlib.util
 import json
 import time
 from pathlib import Path
@@ -22,57 +21,30 @@ from typing import Any
 import jax
 import numpy as np
 
-from benchmarks.samplers import SUITE, steps_for
+import hold_jax
+from benchmarks.samplers import MIXTURE, SUITE, steps_for
 from hold_jax import samplers
 from hold_jax.app import build
-from hold_jax.app.config import read
+from hold_jax.app.config import Config
 from hold_jax.data import to_model_range
 from hold_jax.metrics.frechet import frechet_distance, moments
 from hold_jax.model import Model
-from hold_jax.runtime import workdir
-from hold_jax.runtime.mesh import Devices
-from hold_jax.training.checkpoint import Checkpoints, abstract_state
-from hold_jax.training.state import init_state
 
 CALLS = (10, 20, 50)
-DEFAULT = (
-    "euler_maruyama",
-    "lie_trotter",
-    "sscs (strang, start)",
-    "ancestral",
-    "ddim",
-    "heun",
-    "dpmpp_2m",
-    "unipc",
-    "gaussian_fitted",
-    "gaussian_fitted (churn=0)",
-)
+DEFAULT = [name for name in MIXTURE if name != "dpmpp_3m"]
 
 
-def trained(path: Path, config_file: str) -> tuple[Model, Any, np.ndarray]:
-    """The model, its averaged parameters and its training data (N, d) of one work directory."""
-    spec = importlib.util.spec_from_file_location("config", config_file)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    config = module.get_config()
-    found = workdir.read(path)
-    config.sde.order = found.config["sde"]["order"]
-    config = read(config)
-    model = build.model(config, found.data_shape, found.num_classes, build.statistics(found))
-    optimizer = build.optimizer(config)
-    abstract = abstract_state(lambda: init_state(model, optimizer, config.seed), Devices.all().replicated)
-    with Checkpoints.open_to_read(path.absolute()) as checkpoints:
-        params = checkpoints.restore(abstract, None).ema
+def training_data(config: Config) -> np.ndarray:
+    """The training data of a run (N, d), in the model's range."""
     data = np.asarray(to_model_range(build.dataset(config, "train").source), np.float64)
-    return model, params, data.reshape(len(data), -1)
+    return data.reshape(len(data), -1)
 
 
 def main() -> None:
     """Prints a table; writes JSON; `python -m docs.plots` draws it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", required=True)
     parser.add_argument("--workdirs", type=Path, nargs="+", required=True)
-    parser.add_argument("--samplers", nargs="+", default=list(DEFAULT), choices=SUITE, metavar="NAME")
+    parser.add_argument("--samplers", nargs="+", default=DEFAULT, choices=SUITE, metavar="NAME")
     parser.add_argument("--grids", nargs="+", default=["karras", "log"], choices=samplers.GRIDS)
     parser.add_argument("--calls", type=int, nargs="+", default=list(CALLS))
     parser.add_argument("--num", type=int, default=1500, help="samples, drawn at once")
@@ -81,7 +53,8 @@ def main() -> None:
 
     began, rows = time.monotonic(), []
     for path in args.workdirs:
-        model, params, data = trained(path, args.config)
+        trained = hold_jax.load(path)
+        model, data = trained.model, training_data(trained.config)
         target = moments(data)
         rng = np.random.default_rng(0)
         floors = [frechet_distance(moments(data[rng.integers(len(data), size=args.num)]), target) for _ in range(8)]
@@ -92,7 +65,7 @@ def main() -> None:
                 for calls in args.calls:
                     options = {"num_steps": steps_for(calls, per_step), "grid": grid}
                     run = jax.jit(functools.partial(draw, sampler, model, num=args.num, options=options))
-                    out = run(params, jax.random.key(0))
+                    out = run(trained.params, jax.random.key(0))
                     x = np.asarray(out.x, np.float64).reshape(args.num, -1).clip(-1, 1)
                     rows.append(
                         {

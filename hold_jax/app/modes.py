@@ -113,7 +113,7 @@ def draw(this: Experiment) -> None:
     drawn, joined = prepare.guided(config, model)
     load_test = functools.cache(lambda: prepare.dataset(config, "test", found.data_shape))
     chosen = config.sampling.checkpoint
-    averages = prepare.averages(config, model, path, None if chosen is None else [chosen])
+    averages = packed.averages(config, model, path, None if chosen is None else [chosen])
     if task is None:
         make_draw(drawn, sampling, Devices.all())
         given = build.conditions(config, model, load_test)
@@ -145,7 +145,7 @@ def score(this: Experiment) -> None:
     load_train = functools.cache(lambda: prepare.dataset(config, "train", found.data_shape))
     drawn, joined = prepare.guided(config, model)
     make_draw(drawn, sampling, Devices.all())
-    averages = prepare.averages(config, model, path, build.checkpoint_steps(config))
+    averages = packed.averages(config, model, path, build.checkpoint_steps(config))
     first = next(averages)
     networks = prepare.feature_networks(config, settings, load_train, path)
     evaluator = Evaluator(drawn, loss, held_out, load_train, networks, settings, sampling, path)
@@ -167,7 +167,7 @@ def tune(this: Experiment) -> None:
     require(bool(network), "eval.features", config.eval.features, "the network in whose features samples are compared")
     given = build.conditions(config, model, lambda: prepare.dataset(config, "test", found.data_shape))
     chosen = config.sampling.checkpoint
-    ((step, params),) = prepare.averages(config, model, path, None if chosen is None else [chosen])
+    ((step, params),) = packed.averages(config, model, path, None if chosen is None else [chosen])
     introduce(model, train, path, step=step)
 
     def features(data: Dataset) -> np.ndarray:

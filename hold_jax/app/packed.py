@@ -8,6 +8,7 @@ of the data and the step.
 import dataclasses
 import importlib.resources
 import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,12 @@ from flax import traverse_util
 from hold_jax.app import build, experiment
 from hold_jax.app.config import Config
 from hold_jax.errors import UserError
+from hold_jax.model import Model
 from hold_jax.runtime import schema, storage
 from hold_jax.runtime import workdir as work_directory
 from hold_jax.runtime.mesh import Devices
 from hold_jax.runtime.workdir import Record
-from hold_jax.training.checkpoint import Checkpoints, abstract_state
+from hold_jax.training.checkpoint import BEST_FOLDER, FOLDER, Checkpoints, abstract_state
 from hold_jax.training.state import init_state
 from hold_jax.weights import safetensors
 
@@ -66,11 +68,30 @@ def of_run(workdir: storage.Path, checkpoint: int | None = None) -> Packed:
     record = work_directory.read(workdir)
     config = experiment.of_record(record, workdir / work_directory.RECORD_FILE)
     model = build.model(config, record.data_shape, record.num_classes, build.statistics(record))
+    ((step, params),) = averages(config, model, workdir, None if checkpoint is None else [checkpoint])
+    return Packed(record, params, step)
+
+
+def averages(
+    config: Config, model: Model, workdir: storage.Path, steps: Sequence[int | str] | None
+) -> Iterator[tuple[int, Any]]:
+    """The averaged parameters of checkpoints in turn.
+
+    Args:
+      config: the settings.
+      model: the run's.
+      workdir: of the run.
+      steps: of the checkpoints; ["best"]: of least held-out loss; empty: all; None: the newest.
+    """
     optimizer = build.optimizer(config)
-    abstract = abstract_state(lambda: init_state(model, optimizer, 0), Devices.all().replicated)
-    with Checkpoints.open_to_read(workdir) as checkpoints:
-        state = checkpoints.restore(abstract, checkpoint)
-    return Packed(record, state.ema, int(state.step))
+    abstract = abstract_state(lambda: init_state(model, optimizer, config.seed), Devices.all().replicated)
+    best = steps is not None and list(steps) == ["best"]
+    with Checkpoints.open_to_read(workdir, BEST_FOLDER if best else FOLDER) as checkpoints:
+        newest = steps is None or best
+        chosen: Sequence[Any] = [checkpoints.latest()] if newest else steps or checkpoints.steps() or [None]
+        for step in chosen:
+            state = checkpoints.restore(abstract, step)
+            yield int(state.step), state.ema
 
 
 def find(where: str, argument: str) -> Packed:

@@ -1,6 +1,6 @@
-"""What the modes prepare in the same way: the model, a split of the data, averaged parameters of checkpoints."""
+"""What the modes prepare in the same way: the model, a split of the data, the feature networks."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -16,8 +16,6 @@ from hold_jax.model import Model
 from hold_jax.runtime import distributed
 from hold_jax.runtime.mesh import Devices
 from hold_jax.runtime.storage import Path
-from hold_jax.training.checkpoint import BEST_FOLDER, FOLDER, Checkpoints, abstract_state
-from hold_jax.training.state import init_state
 
 
 def model(config: Config, data_shape: tuple[int, ...], num_classes: int, statistics: Statistics) -> Model:
@@ -79,23 +77,3 @@ def held_out(config: Config, shape: tuple[int, ...]) -> Dataset | None:
         distributed.say(f"no held-out loss and no best checkpoint: {error}")
         return None
     return found.subset(config.training.held_out) if len(found) >= 2 else None
-
-
-def averages(config: Config, model: Model, path: Path, steps: Sequence[int | str] | None) -> Iterator[tuple[int, Any]]:
-    """The averaged parameters of checkpoints in turn.
-
-    Args:
-      config: the settings.
-      model: the run's.
-      path: the work directory.
-      steps: of the checkpoints; ["best"]: of least held-out loss; empty: all; None: the newest.
-    """
-    optimizer = build.optimizer(config)
-    abstract = abstract_state(lambda: init_state(model, optimizer, config.seed), Devices.all().replicated)
-    best = steps is not None and list(steps) == ["best"]
-    with Checkpoints.open_to_read(path, BEST_FOLDER if best else FOLDER) as checkpoints:
-        newest = steps is None or best
-        chosen: Sequence[Any] = [checkpoints.latest()] if newest else steps or checkpoints.steps() or [None]
-        for step in chosen:
-            state = checkpoints.restore(abstract, step)
-            yield int(state.step), state.ema

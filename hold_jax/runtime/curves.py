@@ -94,7 +94,6 @@ def loss_curve(
         UserError: if the shapes differ, or no loss is finite.
     """
     from matplotlib.figure import Figure
-    from matplotlib.ticker import EngFormatter
 
     x, y = np.asarray(steps, np.float64), np.asarray(losses, np.float64)
     if x.ndim != 1 or x.shape != y.shape:
@@ -109,18 +108,12 @@ def loss_curve(
     axes.plot(x, smooth(y), color=_COLORS[0], linewidth=2.0, label="running mean")
     if reference is not None:
         axes.axhline(reference, color=_INK, linewidth=1.2, linestyle=(0, (5, 4)), label=f"reference {reference:.4g}")
-    if finite.min() > 0 and finite.max() > 10 * finite.min():
+    if _spans_a_decade([finite]):
         axes.set_yscale("log")
-    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.set_xlabel("training step (parameter updates)", color=_INK)
     axes.set_ylabel("training loss (dimensionless)", color=_INK)
     axes.margins(x=0.01)
-    axes.grid(color="#e8e8e8", linewidth=0.7)
-    axes.set_axisbelow(True)
-    axes.tick_params(labelsize=9, colors="#555555", which="both")
-    for side, spine in axes.spines.items():
-        spine.set_visible(side in ("left", "bottom"))
-        spine.set_color("#aaaaaa")
+    _style(axes, 9)
     axes.legend(loc="upper right", frameon=False, fontsize=9)
     if title:
         axes.set_title(title, color=_INK, fontsize=12)
@@ -158,8 +151,6 @@ def smooth(values: ArrayLike, half_width: int | None = None) -> np.ndarray:
 
 
 def _panel(axes: Any, panel: str, curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:
-    from matplotlib.ticker import EngFormatter
-
     for i, (name, (steps, values)) in enumerate(curves.items()):
         color = _COLORS[i % len(_COLORS)]
         many = len(values) > _FEW
@@ -171,16 +162,22 @@ def _panel(axes: Any, panel: str, curves: Mapping[str, tuple[np.ndarray, np.ndar
     if _spans_a_decade([values for _, values in curves.values()]):
         axes.set_yscale("log")
     axes.set_title(panel.replace("_", " "), fontsize=11, loc="left", color=_INK)
-    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.set_xlabel("step", fontsize=9, color="#555555")
+    _style(axes, 8)
+    if len(curves) > 1:
+        axes.legend(frameon=False, fontsize=8)
+
+
+def _style(axes: Any, label_size: int) -> None:
+    from matplotlib.ticker import EngFormatter
+
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.grid(color="#e8e8e8", linewidth=0.7)
     axes.set_axisbelow(True)
-    axes.tick_params(labelsize=8, colors="#555555", which="both")
+    axes.tick_params(labelsize=label_size, colors="#555555", which="both")
     for side, spine in axes.spines.items():
         spine.set_visible(side in ("left", "bottom"))
         spine.set_color("#aaaaaa")
-    if len(curves) > 1:
-        axes.legend(frameon=False, fontsize=8)
 
 
 def _spans_a_decade(values: Sequence[np.ndarray]) -> bool:

@@ -130,10 +130,10 @@ def test_the_best_checkpoint_is_drawn_by_its_name(trained, tmp_path):
     losses = {line["step"]: line["test/loss"] for line in read_jsonl(trained / "metrics.jsonl") if "test/loss" in line}
     assert losses.keys() == {5, 10}
     best = min(losses, key=losses.__getitem__)
-    found = dict(prepare.averages(config_read(config_of()), model_of(trained), trained, ["best"]))
+    found = dict(packed.averages(config_read(config_of()), model_of(trained), trained, ["best"]))
     assert found.keys() == {best}
     with pytest.raises(UserError, match=r"no best checkpoint in .*: training keeps one if the data have a test split"):
-        next(prepare.averages(config_read(config_of()), model_of(trained), tmp_path, ["best"]))
+        next(packed.averages(config_read(config_of()), model_of(trained), tmp_path, ["best"]))
 
 
 def config_read(given):
