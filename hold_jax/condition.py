@@ -46,7 +46,7 @@ def as_condition(given: Condition | Mapping[str, Any] | None) -> Condition:
     Lists of numbers become arrays.
 
     Raises:
-      UserError: for anything else, and for a key that is no field.
+      UserError: for anything else, and for a key that is not a field.
     """
     if isinstance(given, Condition):
         return dataclasses.replace(given, **{name: _array(name, getattr(given, name)) for name in FIELDS})

@@ -46,7 +46,7 @@ class LinearSDE:
       T: end time, positive.
 
     Raises:
-      UserError: for matrices of different shapes, covariances that are none, or a bad T.
+      UserError: for matrices of different shapes, a matrix that is not a covariance, or a T that is not positive.
     """
 
     F: np.ndarray

@@ -29,6 +29,6 @@ def cache_compilations(where: str, folder: Path) -> None:
     path = folder / "compilation_cache" if where == "auto" else storage.path(where, "compilation_cache")
     require(not storage.is_file(path), "compilation_cache", where, "a folder, auto or off; it is a file")
     if not storage.is_local(path):
-        # JAX gives XLA a folder in this one for its autotuner, whose C++ knows no gs:// and fails to compile with it.
+        # JAX would pass XLA's autotuner a folder inside this one; its C++ cannot open gs:// and compilation would fail.
         jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
     jax.config.update("jax_compilation_cache_dir", str(path))

@@ -95,7 +95,7 @@ def _load(path: str) -> tuple[str, dict[str, Any]]:
 def _import(file: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(_MODULE, file)
     if spec is None or spec.loader is None:
-        raise UserError("it is no Python file: its name must end in .py")
+        raise UserError("it is not a Python file: its name must end in .py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[_MODULE] = module  # dataclasses and the like look their module up
     spec.loader.exec_module(module)

@@ -221,7 +221,7 @@ def plot(this: Experiment) -> None:
     for name, picture in there.items():
         drawn = _headline(read_jsonl(path / name)) if name == RESULTS_FILE else read_jsonl(path / name)
         if name == RESULTS_FILE and len(drawn) < 2:
-            continue  # the figures of one step are no curve
+            continue  # one step makes no curve
         pictures.write_png(curves.draw(curves.grouped(drawn)), path / picture)
         print(f"{name}: {path / picture}", flush=True)
 

@@ -155,7 +155,7 @@ def read(path: Path, argument: str = "input") -> Packed:
         record = schema.read(Record, about | {"config": build.as_json(config)})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
-            f"`{argument}` is {str(path)!r}; it is no model of this package, or of another version of it ({error}); "
+            f"`{argument}` is {str(path)!r}; it is not a model of this package, or of another version of it ({error}); "
             "python -m hold_jax.convert --to=hold_jax writes such files"
         ) from None
     arrays = {name: value.astype(np.float32) for name, value in safetensors.read(path, argument).items()}

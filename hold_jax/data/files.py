@@ -101,7 +101,7 @@ class Archive:
     """A zip archive. If all of its files are in one folder, names are relative to that folder.
 
     Raises:
-      UserError: if it is no zip archive.
+      UserError: if it is not a zip archive.
     """
 
     def __init__(self, where: str, file: BinaryIO):

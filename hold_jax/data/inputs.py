@@ -42,7 +42,7 @@ def read_input(path: str, argument: str, shape: tuple[int, ...], *, picture: boo
             with open_regular(file) as opened:
                 x = np.load(opened, allow_pickle=False)
         else:
-            require(picture, argument, path, "an .npy or .npz file for data that are no pictures")
+            require(picture, argument, path, "an .npy or .npz file for data that are not pictures")
             x = read_picture(file, (shape[0], shape[1]), shape[-1])[None]
     except (NpzError, *UNREADABLE) as error:
         if isinstance(error, UserError):

@@ -4,7 +4,6 @@ import dataclasses
 import io
 import json
 import re
-import sys
 from typing import Any
 
 import jax
@@ -100,10 +99,9 @@ def stats_path(folder: Path, network: FeatureNetwork, data: Dataset) -> Path:
 
 
 def compute(network: FeatureNetwork, data: Dataset, devices: Devices) -> Reference:
-    """Returns the statistics of every example of `data`; shows a progress bar."""
-    if distributed.is_main():
-        print(f"{network.name} features of {data.name}, {data.split}: {len(data):,} examples", file=sys.stderr)
-    with Progress(len(data), 0, 1, distributed.is_main(), unit="example") as progress:
+    """Returns the statistics of every example of `data`; shows a progress bar if it takes long."""
+    title = f"{network.name} features of {data.name}, {data.split}"
+    with Progress(len(data), 0, 1, distributed.is_main(), unit="example", title=title) as progress:
         values = np.asarray(features_of(network, data, devices, tick=progress.update).values)
     return Reference(moments(values), values, about(network, data))
 

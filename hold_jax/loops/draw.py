@@ -127,7 +127,7 @@ def make_draw(model: Model, settings: SampleSettings, devices: Devices) -> DrawF
     """
     devices.require_divides("sampling.batch_size", settings.batch_size)
     usable = not settings.save_pngs or model.kind == "picture"
-    require(usable, "sampling.save_pngs", settings.save_pngs, "False for data that are no pictures")
+    require(usable, "sampling.save_pngs", settings.save_pngs, "False for data that are not pictures")
     draw = functools.partial(
         samplers.sample,
         settings.sampler,
@@ -194,7 +194,7 @@ def draw_labels(model: Model, settings: SampleSettings, index: jax.Array) -> jax
       (B,) int32; 0 for a model without classes.
 
     Raises:
-      UserError: for a label that is no class of the model.
+      UserError: for a label that is not a class of the model.
     """
     classes = model.network.num_classes
     if settings.label is not None or not classes:

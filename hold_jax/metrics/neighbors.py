@@ -68,7 +68,7 @@ def neighbor_figures(
     latter takes them open. That matters where distances are equal: a copy of the real set has precision,
     recall and coverage 1 here even if points occur twice, and density (k + 1) / k (there 1).
 
-    The intervals resample the points that the mean is over, the balls staying as they are: they do not tell
+    The intervals resample the points that the mean is over and keep the balls: they do not include
     what another draw of the other set would change.
 
     Args:

@@ -11,7 +11,7 @@ _CHECK_ROWS = 4096  # rows checked at once: the marks of a whole set would take 
 
 
 class Estimate(NamedTuple):
-    """A figure and its standard error; None where the samples are too few to tell it."""
+    """A figure and its standard error; None where the samples are too few to estimate it."""
 
     value: float
     error: float | None

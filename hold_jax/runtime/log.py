@@ -278,7 +278,7 @@ class _Events:
         self._staged.send()
         if self._staged.size() > _EVENTS_BYTES:
             self.writer.close()
-            self._staged.send(forget=True)
+            self._staged.send(delete=True)
             self._open()
 
     def close(self) -> None:

@@ -24,7 +24,7 @@ class Npz:
       limit_bytes: the largest array that is read.
 
     Raises:
-      NpzError: if the file is no zip archive.
+      NpzError: if the file is not a zip archive.
     """
 
     def __init__(self, file: BinaryIO, limit_bytes: int):

@@ -24,6 +24,8 @@ class Progress:
         start_step: the step at which it starts or resumes.
         examples_per_step: the global batch size.
         unit: name of what is counted, in the singular.
+        title: begins every line. With a title, elsewhere than on a terminal, work of less than `line_every_s` shows
+            nothing; a bar on a terminal is removed at the end.
         examples: name of what the rate counts, in the plural, such as "images" or "points"; `unit` by default.
         enabled: whether anything is shown; pass `False` on all processes except the first.
         clock: returns seconds.
@@ -39,6 +41,7 @@ class Progress:
         enabled: bool = True,
         *,
         unit: str = "step",
+        title: str | None = None,
         examples: str | None = None,
         clock: Callable[[], float] = time.monotonic,
         stream: TextIO | None = None,
@@ -48,6 +51,7 @@ class Progress:
         self._step = start_step
         self._examples_per_step = examples_per_step
         self._unit, self._examples = unit, f"{unit}s" if examples is None else examples
+        self._title = title
         self._clock = clock
         self._stream = sys.stderr if stream is None else stream
         self._line_every_s = line_every_s
@@ -66,6 +70,7 @@ class Progress:
                 ncols=None if width else 100,  # at a size of 0 tqdm would show nothing
                 nrows=None if width else 24,
                 dynamic_ncols=width > 0,
+                leave=title is None,
                 miniters=1,
                 bar_format="{percentage:3.0f}% {bar} {desc}",
             )
@@ -118,7 +123,7 @@ class Progress:
         if self._bar is not None:
             self._bar.refresh()
             self._bar.close()
-        else:
+        elif self._title is None or self._clock() - self._began >= self._line_every_s:
             ending = "finished" if self._step >= self._total_steps else "stopped"
             elapsed = tqdm.format_interval(self._clock() - self._began)
             self._print(f"{ending} after {elapsed}: {self._text()}")
@@ -130,7 +135,8 @@ class Progress:
         self.close()
 
     def _text(self) -> str:
-        parts = [f"{self._unit} {self._step:,}/{self._total_steps:,}"]
+        title = "" if self._title is None else f"{self._title}: "
+        parts = [f"{title}{self._unit} {self._step:,}/{self._total_steps:,}"]
         if self._loss is not None:
             parts.append(f"loss {self._loss:.4g}")
         rate, left = self.examples_per_second, self.seconds_left

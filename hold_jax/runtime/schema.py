@@ -179,7 +179,7 @@ def ranges(words: str) -> list[tuple[int, int]]:
     for part in words.split(","):
         first, colon, stop = (word.strip() for word in part.partition(":"))
         if not all(word.isascii() and word.isdecimal() and len(word) <= 10 for word in (first, stop or first)):
-            raise ValueError(f"{part!r} is no number and no range")
+            raise ValueError(f"{part!r} is neither a number nor a range")
         found.append((int(first), int(stop) if colon else int(first) + 1))
     ends = [number for pair in found for number in pair]
     rises = all(a < b for a, b in found) and ends == sorted(ends)
@@ -266,7 +266,7 @@ def is_path(text: str) -> bool:
     """Whether the system can have such a path, perhaps after a prefix: no NUL, no long name, a ~USER that exists."""
     text = text.partition(":")[2] or text
     try:
-        encoded = text.encode()  # a lone surrogate, from bytes that are no UTF-8, cannot be printed or kept as JSON
+        encoded = text.encode()  # a lone surrogate, from bytes that are not UTF-8, cannot be printed or kept as JSON
         expanded = os.path.expanduser(text)
     except ValueError:
         return False

@@ -269,15 +269,15 @@ class Staged:
         """Returns the number of bytes in the temporary folder; 0 if there is none."""
         return sum(file.stat().st_size for file in self._files())
 
-    def send(self, *, forget: bool = False) -> None:
-        """Copies the new and changed files to the bucket; with `forget`, then deletes the local files."""
+    def send(self, *, delete: bool = False) -> None:
+        """Copies the new and changed files to the bucket; with `delete`, then deletes the local files."""
         for file in self._files():
             found = file.stat()
             mark = found.st_size, found.st_mtime_ns
             if self._sent.get(file) != mark:
                 write(self._folder / file.relative_to(self.local).as_posix(), file.read_bytes())
                 self._sent[file] = mark
-            if forget:
+            if delete:
                 file.unlink()
 
     def close(self) -> None:

@@ -50,7 +50,7 @@ def read(path: Path, argument: str = "input") -> dict[str, np.ndarray]:
 
 
 def read_metadata(path: Path, argument: str = "input") -> dict[str, str]:
-    """The strings that a file says of itself. Raises as `read`."""
+    """The metadata of a file, strings by name. Raises as `read`."""
     return _read(path, argument)[1]
 
 
@@ -83,15 +83,15 @@ def _read(path: Path, argument: str) -> tuple[dict[str, np.ndarray], dict[str, s
         raise UserError(f"{where}; it cannot be read: {error.strerror or error}") from None
     size = struct.unpack("<Q", raw[:8])[0] if len(raw) >= 8 else _LONGEST_HEADER + 1
     if size > min(_LONGEST_HEADER, len(raw) - 8):
-        raise UserError(f"{where}; it is no safetensors file, or is cut")
+        raise UserError(f"{where}; it is not a safetensors file, or is cut")
     try:
         header = json.loads(raw[8 : 8 + size].decode())
         metadata = header.pop(_METADATA, {})
         arrays = _arrays(header, memoryview(raw)[8 + size :])
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(f"{where}; it is no safetensors file, or is damaged ({error})") from None
+        raise UserError(f"{where}; it is not a safetensors file, or is damaged ({error})") from None
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise UserError(f"{where}; its {_METADATA} is no object of strings")
+        raise UserError(f"{where}; its {_METADATA} is not an object of strings")
     return arrays, metadata
 
 

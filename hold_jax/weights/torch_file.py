@@ -23,7 +23,7 @@ from hold_jax.errors import UserError
 from hold_jax.runtime.storage import open_regular
 
 _READABLE = "only tensors, dicts, lists, numbers and strings are read"
-# torch.serialization's first pickle of a file that is no zip (before PyTorch 1.6, or asked for since), and its version.
+# torch.serialization's first pickle of a file that is not a zip (the format before PyTorch 1.6), and its version.
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
 # Tensors are beside the pickle, which takes about 200 bytes for each of them.
@@ -161,7 +161,7 @@ def _numpy_scalar(dtype: Any, raw: Any) -> Any:
 def _encode(text: Any, encoding: Any) -> bytes:
     """How protocol 2 writes bytes."""
     if not isinstance(text, str) or encoding != "latin1":
-        _refuse(f"encodes what is no string of bytes; {_READABLE}")
+        _refuse(f"encodes an object that is not a string of bytes; {_READABLE}")
     return text.encode("latin1")
 
 
@@ -181,7 +181,7 @@ class _Module(dict):
 
     def __setstate__(self, state: Any) -> None:
         if not isinstance(state, dict):
-            _refuse(f"has a module whose state is no dict; {_READABLE}")
+            _refuse(f"has a module whose state is not a dict; {_READABLE}")
         self.update(state)
 
 
@@ -237,7 +237,7 @@ _GLOBALS = (
 
 
 class _Unpickler(pickle.Unpickler):
-    """A pickle machine that knows `_GLOBALS` only; `storages` collects what tensors refer to."""
+    """A pickle machine that allows `_GLOBALS` only; `storages` collects what tensors refer to."""
 
     def __init__(self, file: BinaryIO):
         # "utf-8" is for strings that Python 2 pickled; torch.load reads them so.
@@ -248,7 +248,7 @@ class _Unpickler(pickle.Unpickler):
         if module.startswith("__torch__."):  # classes of a TorchScript archive, whose code lies beside and is not read
             return _Module
         found = _GLOBALS.get(f"{module}.{name}")
-        return found or _refuse(f"asks for {_printable(f'{module}.{name}')}; {_READABLE}")
+        return found or _refuse(f"refers to {_printable(f'{module}.{name}')}; {_READABLE}")
 
     def persistent_load(self, pid: Any) -> _Storage:
         """`pid`: ("storage", type, key, device, number of elements), and a sixth, None, in the older format."""
@@ -260,7 +260,7 @@ class _Unpickler(pickle.Unpickler):
                 if self.storages.setdefault(key, storage) != storage:
                     _refuse(f"is damaged: it describes storage {_printable(key)} in two ways")
                 return storage
-        return _refuse(f"refers to something beside its pickle that is no storage of a tensor; {_READABLE}")
+        return _refuse(f"refers to something beside its pickle that is not a tensor's storage; {_READABLE}")
 
 
 def _unpickle(file: BinaryIO) -> tuple[Any, dict[str, _Storage]]:
@@ -329,7 +329,7 @@ def _require_stored(archive: zipfile.ZipFile, file: BinaryIO, root: str) -> None
 
 def _read_legacy(file: BinaryIO) -> Any:
     if not _starts_with(file, b"\x80") or _unpickle(file)[0] != _LEGACY_MAGIC:
-        _refuse("is no file of torch.save, or one from before PyTorch 0.4")
+        _refuse("is not a file of torch.save, or one from before PyTorch 0.4")
     protocol, _ = _unpickle(file)
     if protocol != _LEGACY_PROTOCOL:
         _refuse(f"is of another version of the format than {_LEGACY_PROTOCOL}, the only one known")

@@ -82,7 +82,7 @@ def test_a_config_file_that_is_wrong_is_one_line(tmp_path, body, message):
     [
         ("PATH", "--config=PATH is a folder: give a file in it"),
         ("PATH/none.py", "--config=PATH/none.py: no such file; configs/ holds the experiments"),
-        ("PATH/text", "--config=PATH/text: it is no Python file: its name must end in .py"),
+        ("PATH/text", "--config=PATH/text: it is not a Python file: its name must end in .py"),
         ("", "`config` is ''; it must be the path of a config file"),
         ("a" * 300, "`config` is 'aaa"),
         ("a\0", "`config` is 'a\\x00'; it must be the path of a config file"),

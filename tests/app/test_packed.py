@@ -80,7 +80,7 @@ def test_a_file_holds_what_differs_from_the_base_config(toy, tmp_path):
 @pytest.mark.parametrize("metadata", [None, {"hold_jax": "{"}, {"hold_jax": '{"config": {"model.nme": 1}}'}])
 def test_another_file_of_the_format_is_none(tmp_path, metadata):
     safetensors.write(tmp_path / "a.safetensors", {"a": np.zeros(2)}, metadata)
-    with pytest.raises(UserError, match=r"it is no model of this package, or of another .* --to=hold_jax"):
+    with pytest.raises(UserError, match=r"it is not a model of this package, or of another .* --to=hold_jax"):
         packed.read(tmp_path / "a.safetensors")
 
 

@@ -65,5 +65,5 @@ def test_what_cannot_be_used_is_named(write, shape, message, tmp_path):
 
 def test_a_picture_file_is_for_pictures(tmp_path):
     PIL.Image.fromarray(PICTURES[0]).save(tmp_path / "one.png")
-    with pytest.raises(UserError, match="for data that are no pictures"):
+    with pytest.raises(UserError, match="for data that are not pictures"):
         read_input(str(tmp_path / "one.png"), "task.input", (2,), picture=False)

@@ -214,8 +214,7 @@ def test_statistics_are_those_of_the_features(capsys):
     np.testing.assert_allclose(found.moments.mean, x.mean(axis=0), atol=1e-7)
     np.testing.assert_allclose(found.moments.cov, np.cov(x, rowvar=False), atol=1e-7)
     assert found.about == reference.about(PIXELS, PICTURES)
-    told = capsys.readouterr().err
-    assert "pixels features of my pictures:1, train: 30 examples" in told and "example 30/30" in told
+    assert capsys.readouterr().err == ""  # it takes less than half a minute
 
 
 def test_statistics_are_computed_once_and_again_for_another_network_or_number(tmp_path, computed):

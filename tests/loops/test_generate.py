@@ -319,7 +319,7 @@ def test_samples_of_standardized_vectors_are_in_the_datas_units(points):
         ({"t_min": 99.0}, "`sampling.t_min` is 99.0; it must be between 0 and T"),
         ({"frames": 3}, "`sampling.frames` is 3; it must be 0 or a divisor of num_steps = 4"),
         ({"frames": -2}, "`sampling.frames` is -2"),
-        ({"save_pngs": True}, "`sampling.save_pngs` is True; it must be False for data that are no pictures"),
+        ({"save_pngs": True}, "`sampling.save_pngs` is True; it must be False for data that are not pictures"),
         ({"label": 0}, "`sampling.label` is 0; it must be None for a model without classes"),
         (
             {"guidance": 2.0},

@@ -62,6 +62,20 @@ def test_what_is_counted_has_its_name():
     )
 
 
+@pytest.mark.parametrize("seconds", [20.0, 40.0])
+def test_work_with_a_title_shows_lines_only_if_it_takes_long(seconds):
+    clock, stream = _Clock(), io.StringIO()
+    with Progress(3, 0, 1, unit="example", title="features", clock=clock, stream=stream) as progress:
+        progress.update(1)
+        clock.now += seconds
+        progress.update(2)
+        progress.update(3)
+    lines = stream.getvalue().splitlines()
+    assert [line.split(",")[0] for line in lines] == ([] if seconds < 30 else [
+        "features: example 2/3", "finished after 00:40: features: example 3/3"
+    ])  # fmt: skip
+
+
 def test_a_run_cut_short_says_so_once():
     clock, stream = _Clock(), io.StringIO()
     with pytest.raises(KeyboardInterrupt), Progress(100, 0, 64, clock=clock, stream=stream) as progress:

@@ -74,8 +74,8 @@ ONE = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
 @pytest.mark.parametrize(
     ("raw", "message"),
     [
-        (b"", "it is no safetensors file, or is cut"),
-        (b"PK\x03\x04aaaaaaaa", "it is no safetensors file, or is cut"),
+        (b"", "it is not a safetensors file, or is cut"),
+        (b"PK\x03\x04aaaaaaaa", "it is not a safetensors file, or is cut"),
         (file_of({"a": ONE}, b"1234567"), "a ends at byte 8 of 7"),
         (file_of({"a": ONE}, b"123456789"), "1 bytes are left over"),
         (file_of({"a": {**ONE, "shape": [3]}}, b"12345678"), r"a of shape \(3,\), F32, has 8 bytes"),
@@ -86,7 +86,7 @@ ONE = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
         (file_of({"a": 3}, b""), "or is damaged"),
         (file_of([1]), "or is damaged"),
         (file_of(b"{"), "or is damaged"),
-        (file_of({"__metadata__": {"a": 1}}), "__metadata__ is no object of strings"),
+        (file_of({"__metadata__": {"a": 1}}), "__metadata__ is not an object of strings"),
     ],
 )
 def test_a_damaged_file(tmp_path, raw, message):

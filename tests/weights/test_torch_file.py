@@ -168,10 +168,10 @@ def test_nothing_that_a_file_names_is_run(path, tmp_path, monkeypatch):
     }
     for asked, attack in attacks.items():
         write_zip(path, attack)
-        refused(path, f"asks for {asked}; only tensors")
+        refused(path, f"refers to {asked}; only tensors")
     for protocol in (0, 2, 4):
         write_zip(path, pickle.dumps(Reduced(), protocol))
-        refused(path, "asks for (__builtin__|builtins).getattr; only")
+        refused(path, "refers to (__builtin__|builtins).getattr; only")
     # The registry of extensions hands out what it has loaded without asking for its name.
     monkeypatch.setitem(copyreg._extension_cache, 77, lambda: proof.write_text("ran"))
     write_zip(path, b"\x82\x4d)R")
@@ -278,7 +278,7 @@ def test_what_is_no_file_of_torch(path, tmp_path):
     refused(path, "cannot be read: No such file")
     for content in (b"", b"abc", pickle.dumps({"a": 1}), pickle.dumps([1, 2], 0)):
         path.write_bytes(content)
-        refused(path, "no file of torch.save")
+        refused(path, "not a file of torch.save")
 
 
 def test_types_that_are_not_read(path):
@@ -292,7 +292,7 @@ def test_types_that_are_not_read(path):
         refused(path, f"holds a {what}")
     escape = "\x1b[31m"
     write_zip(path, text("os") + text(escape) + b"\x93")
-    refused(path, r"asks for os.\\x1b\[31m; only")
+    refused(path, r"refers to os.\\x1b\[31m; only")
 
 
 def test_nested_references_do_not_double(path):
@@ -354,8 +354,8 @@ def test_numpy_s_types_are_plain_numbers_only(path):
         (call(scalar, kind("f4"), raw), "NumPy number that is not well formed"),
         (call(scalar, text("f8"), raw), "NumPy number that is not well formed"),
         (kind("f8"), "holds a NumpyDtype; only"),
-        (call(name("_codecs", "encode"), text("x"), text("utf-8")), "encodes what is no string of bytes"),
-        (call(name("numpy.core.multiarray", "_reconstruct")), "asks for numpy.core.multiarray._reconstruct; only"),
+        (call(name("_codecs", "encode"), text("x"), text("utf-8")), "encodes an object that is not a string of bytes"),
+        (call(name("numpy.core.multiarray", "_reconstruct")), "refers to numpy.core.multiarray._reconstruct; only"),
     ]:  # fmt: skip
         write_zip(path, value)
         refused(path, reason)
