@@ -35,7 +35,7 @@ from hold_jax.evaluation.inception_weights import published
 from hold_jax.evaluation.own_function import function_of, is_own, own_function
 from hold_jax.evaluation.picture_files import digest, pictures
 from hold_jax.evaluation.pixels import pixels
-from hold_jax.evaluation.reference import Reference
+from hold_jax.evaluation.reference import About, Reference
 from hold_jax.evaluation.resize import Stretch
 from hold_jax.metrics.frechet import frechet_distance, moments
 from hold_jax.runtime.mesh import Devices
@@ -104,7 +104,9 @@ def _figures(args: argparse.Namespace) -> dict[str, float]:
     a, b = (_reference(side, network_for, args) for side in sides)
     width = b.moments.mean.size
     require(a.moments.mean.size == width, "samples", args.samples, f"of {width} features, as `data` is")
-    name = function_of(args.features)
+    if a.about is not None and b.about is not None:
+        _require_same_features(b.about, a.about.network, a.about.identity, a.about.shape)
+    name = next((side.about.network for side in (a, b) if side.about is not None), function_of(args.features))
     if a.features is not None:
         return figures.compute(name, Features(a.features, None), b)
     if b.features is not None:  # the distance, which has no direction, and its error
@@ -145,7 +147,7 @@ def _open(text: str, argument: str, crop: int | None, stretch: Stretch | None) -
     require(path.is_file() and path.suffix == ".npz", argument, text, allowed)
     x = _samples(path, argument)
     if x is None:
-        return reference.load(path)
+        return reference.load(path, argument)
     _say(f"{argument}: {text}, {len(x):,} pictures of shape {x.shape[1:]}")
     return array_dataset(text, "test", fit_arrays(x, crop, None), None, 0)
 
@@ -166,14 +168,23 @@ def _samples(path: Path, argument: str) -> np.ndarray | None:
     return x
 
 
+def _require_same_features(about: About, network: str, identity: str, shape: tuple[int, ...]) -> None:
+    """Checks the record of statistics against a network; that of the user's own is another one for each shape."""
+    same = about.network == network and (about.identity == identity or about.shape != shape)
+    if not same:
+        raise UserError(
+            f"the statistics of {about.data} are of features of {about.network} ({about.identity}), not of {network} "
+            f"({identity}): give --features and the weights that they were made with"
+        )
+
+
 def _reference(side: Dataset | Reference, network_for: _NetworkFor | None, args: argparse.Namespace) -> Reference:
     """Features and moments, from the cache if the same pictures and weights were there before."""
     if isinstance(side, Reference):
-        about = side.about
-        if about is not None and network_for is not None:
-            dtype = np.dtype(np.uint8 if default_kind(about.shape) == "picture" else np.float32)
-            identity = network_for(about.shape, dtype).identity
-            require(about.identity == identity, "statistics made by", about.identity, identity)
+        if side.about is not None and network_for is not None:
+            shape = side.about.shape
+            network = network_for(shape, np.dtype(np.uint8 if default_kind(shape) == "picture" else np.float32))
+            _require_same_features(side.about, network.name, network.identity, shape)
         return side
     assert network_for is not None
     network = network_for(side.shape, side.dtype)
@@ -182,8 +193,12 @@ def _reference(side: Dataset | Reference, network_for: _NetworkFor | None, args:
         key = f"{network.name}_{network.identity.split()[-1]}_{digest(side)}"
         path = Path(args.cache).expanduser() / f"{key}.npz"
         if path.is_file():
-            _say(f"features of {side.name}: {path}")
-            return reference.load(path)
+            try:
+                found = reference.load(path, "cache")
+                _say(f"features of {side.name}: {path}")
+                return found
+            except UserError as error:
+                _say(f"{error}: computed again")
     with Progress(len(side), 0, 1, True, unit="picture") as progress:
         out = features_of(network, side, Devices.all(), per_device=args.batch_size, tick=progress.update)
     values = np.asarray(out.values)

@@ -1,5 +1,7 @@
 """The command `python -m hold_jax.fid`: what it reads, what it prints, what it keeps."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -82,6 +84,10 @@ def test_the_cache_knows_pictures_by_their_content(tmp_path, capsys):
     assert said.count(str(cache)) == 1 and len(list(cache.iterdir())) == 3
     # One side moved by the mark of 1 in each of 48 features, the other not.
     assert other["frechet_raw"] > first["frechet_raw"] + 24
+    for path in cache.iterdir():
+        path.write_bytes(path.read_bytes()[:-100])
+    _, said = run(capsys, tmp_path / "c", b, f"--cache={cache}")
+    assert said.count("cannot be read") == said.count("computed again") == 2
 
 
 def test_crop_is_that_of_the_data(tmp_path, capsys):
@@ -135,4 +141,15 @@ def test_statistics_of_another_network(tmp_path, capsys):
     a = folder(tmp_path / "a", X)
     about = reference.About("a", "test", 40, (4, 4, 3), "pixels", "another map", "0")
     Reference(moments(features(X)), None, about).save(tmp_path / "stats.npz")
-    assert "`statistics made by` is 'another map'" in fails(capsys, a, tmp_path / "stats.npz", "--features=pixels")
+    said = "the statistics of a are of features of pixels (another map), not of pixels (pixels in the model's range)"
+    assert said in fails(capsys, a, tmp_path / "stats.npz", "--features=pixels")
+    other = dataclasses.replace(about, network="hue")
+    Reference(moments(features(Y)), None, other).save(tmp_path / "other.npz")
+    said = "are of features of hue (another map), not of pixels (another map): give --features"
+    assert said in fails(capsys, tmp_path / "stats.npz", tmp_path / "other.npz")
+    # Statistics that say what they are of give the figure its name.
+    Reference(moments(features(Y)), None, about).save(tmp_path / "other.npz")
+    fid.main([str(tmp_path / "stats.npz"), str(tmp_path / "other.npz")])
+    name, value = capsys.readouterr().out.split()
+    assert name == "frechet_raw"
+    assert float(value) == pytest.approx(frechet_distance(moments(features(X)), moments(features(Y))), rel=1e-5)

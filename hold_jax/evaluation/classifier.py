@@ -11,9 +11,10 @@ import numpy as np
 import optax
 from flax import traverse_util
 
-from hold_jax.data import Dataset, Statistics, batches, measure, to_model_range
+from hold_jax.data import Dataset, Statistics, batches, measure
 from hold_jax.errors import UserError
 from hold_jax.evaluation.feature_network import FeatureNetwork, Features, digest_of
+from hold_jax.evaluation.pixels import standardized
 from hold_jax.runtime import distributed, storage
 from hold_jax.runtime.npz import Npz
 from hold_jax.runtime.storage import Path
@@ -100,19 +101,9 @@ def accuracy(network: FeatureNetwork, data: Dataset) -> float:
 
 
 def _apply(network: Classifier, statistics: Statistics, params: Any, x: jax.Array) -> Features:
-    found = network.apply({"params": params}, _inputs(statistics, x))
+    found = network.apply({"params": params}, standardized(statistics, x))
     assert isinstance(found, Features)
     return found
-
-
-def _inputs(statistics: Statistics, x: jax.Array) -> jax.Array:
-    """Returns pictures in [-1, 1], and other data with mean 0 and deviation 1, float32."""
-    x = to_model_range(x)
-    if not statistics.mean:
-        return x
-    shape = (1,) * (x.ndim - 1) + (-1,)
-    mean, std = (jnp.asarray(values, jnp.float32).reshape(shape) for values in (statistics.mean, statistics.std))
-    return (x - mean) / std
 
 
 def _shapes(network: Classifier, shape: tuple[int, ...]) -> Any:
@@ -125,7 +116,7 @@ def _train(network: Classifier, statistics: Statistics, data: Dataset) -> Any:
     @jax.jit
     def step(params: Any, state: Any, batch: dict[str, jax.Array], key: jax.Array) -> tuple[Any, Any]:
         def loss(params: Any) -> jax.Array:
-            x = _inputs(statistics, batch["x"])
+            x = standardized(statistics, batch["x"])
             # A little noise: features that do not hang on single values.
             x = x + 0.1 * jax.random.normal(key, x.shape)
             found = network.apply({"params": params}, x)

@@ -29,9 +29,19 @@ def pixels(statistics: Statistics = Statistics()) -> FeatureNetwork:  # noqa: B0
 
 def _flatten(statistics: Statistics, params: None, x: jax.Array) -> Features:
     del params
+    return Features(standardized(statistics, x).reshape(x.shape[0], -1), None)
+
+
+def standardized(statistics: Statistics, x: jax.Array) -> jax.Array:
+    """Returns pictures in [-1, 1], and other data with mean 0 and deviation 1 by channel, float32.
+
+    Args:
+      statistics: of the training data; without their mean, values are not standardized.
+      x: a batch as the data hold it.
+    """
     x = to_model_range(x)
-    if statistics.mean:
-        shape = (1,) * (x.ndim - 1) + (-1,)
-        mean, std = (jnp.asarray(values, jnp.float32).reshape(shape) for values in (statistics.mean, statistics.std))
-        x = (x - mean) / std
-    return Features(x.reshape(x.shape[0], -1), None)
+    if not statistics.mean:
+        return x
+    shape = (1,) * (x.ndim - 1) + (-1,)
+    mean, std = (jnp.asarray(values, jnp.float32).reshape(shape) for values in (statistics.mean, statistics.std))
+    return (x - mean) / std

@@ -130,20 +130,24 @@ def prepare(network: FeatureNetwork, data: Dataset, folder: Path, devices: Devic
     return found
 
 
-def load(path: Path) -> Reference:
+def load(path: Path, argument: str = "eval.stats") -> Reference:
     """Reads the files of this program, of pytorch-fid (mu, sigma) and of score_sde (pool_3).
+
+    Args:
+      path: the file.
+      argument: what errors call it.
 
     Raises:
       UserError: if the file is none of these.
     """
     if not storage.is_file(path):
-        raise UserError(f"`eval.stats` is {str(path)!r}: no such file; make it with --mode=stats")
+        raise UserError(f"`{argument}` is {str(path)!r}: no such file; make it with --mode=stats")
     try:
         with storage.opened(path) as opened:
             size = opened.seek(0, io.SEEK_END)
             return _from_npz(Npz(opened, max(size, _LIMIT_BYTES)))
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"`eval.stats` {path} cannot be read: {error}") from None
+        raise UserError(f"`{argument}` {path} cannot be read: {error}") from None
 
 
 def _from_npz(file: Npz) -> Reference:

@@ -387,7 +387,9 @@ def compared(x, workdir, *, test=HELD_OUT, train=DIGITS, networks=(PIXELS,), loa
 
 def test_few_samples_for_many_features_are_warned_of(tmp_path, capsys):
     x = DIGITS.source
-    told = "warning: 64 samples for 64 pixels features: their covariance is singular, and frechet_raw far above"
+    told = (
+        "pixels: warning: 64 examples for 64 features: their covariance is singular, and the Frechet distance far above"
+    )
     compared(x[:64], tmp_path)
     assert told in capsys.readouterr().err
     compared(x[:65], tmp_path)
