@@ -157,6 +157,10 @@ class ModelConfig:
     norm_eps: float | None = real(None, "(0, 1)", "ncsnpp: added to a variance (1e-6)")
     dropout: float | None = real(None, "[0, 1)", "ncsnpp: probability")
     resblock_type: str | None = choice(None, ("biggan", "ddpm"), "ncsnpp: kind of residual block")
+    scale_shift: bool | None = switch(None, "ncsnpp: the embedding scales and shifts a normalization's output (False)")
+    resample_shortcut: bool | None = switch(
+        None, "ncsnpp: biggan blocks that resample have a convolution in the shortcut (True)"
+    )
     resample_with_conv: bool | None = switch(None, "ncsnpp: convolution in resampling, ddpm blocks")
     downsample_padding: str | None = choice(None, ("after", "around"), "ncsnpp: ddpm blocks without fir")
     fir: bool | None = switch(None, "ncsnpp: FIR or plain resampling")

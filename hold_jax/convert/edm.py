@@ -1,9 +1,10 @@
-"""EDM's `SongUNet` (2206.00364), DDPM++ and NCSN++: its names for our NCSN++'s parameters.
+"""EDM's `SongUNet` (2206.00364), DDPM++ and NCSN++, and `DhariwalUNet`, ADM: our NCSN++'s parameters in them.
 
-The networks are one, with four differences in how parameters are kept: query, key and value are one convolution with
-interleaved rows; attention belongs to the residual block before it; the class is a one-hot vector through a linear map
-with a bias, ours a table; and a network trained with augmentation has a linear map of its labels, which is read if ours
-takes them (`data.augment` above 0). Sampling feeds no labels, so that the map then has no effect.
+The networks are one, with differences in how parameters are kept: query, key and value are one convolution with
+interleaved rows; attention belongs to the residual block before it; the class is a one-hot vector through a linear map,
+with a bias in `SongUNet`, ours a table; the features of the noise level begin with the cosines in `DhariwalUNet`; and a
+network trained with augmentation has a linear map of its labels, which is read if ours takes them (`data.augment` above
+0). Sampling feeds no labels, so that the map then has no effect.
 """
 
 import re
@@ -49,6 +50,9 @@ _LEVEL_NAMES = {
     r"up\d+_pyramid/head/norm": "dec.{here}_aux_norm",
     r"up\d+_pyramid/head/conv": "dec.{here}_aux_conv",
 }
+# What ADM's network, known by `scale_shift`, names otherwise.
+_ADM_NAMES = {**_NAMES, "head/norm": "out_norm", "head/conv": "out_conv"}
+_ADM_LEVEL_NAMES = {**_LEVEL_NAMES, r"up\d+_attention(\d+)": "dec.{here}_block{index}"}
 _INNER = {"time": "affine", "shortcut": "skip"}
 _PARAMETERS = {"kernel": "weight", "scale": "weight", "bias": "bias", "frequencies": "freqs"}
 _AXES = {4: (2, 3, 1, 0), 2: (1, 0), 1: None}
@@ -92,12 +96,14 @@ def _state_dict(path: Path, where: str) -> dict[str, np.ndarray]:
 
 
 def rules(network: NCSNpp, inputs: tuple[int, ...]) -> list[Rule]:
-    """How the network's parameters come from the state dict of a `SongUNet`."""
+    """How the network's parameters come from the state dict of a `SongUNet`, or with `scale_shift` a `DhariwalUNet`."""
     found = []
     attention: dict[str, list[Layer]] = {}
     for layer in layers(network, inputs):
         if layer.kind == "Embed":
-            found.append(_table(layer, network.label_place))
+            found.append(_table(layer, network))
+        elif network.scale_shift and layer.path in ("embedding/dense0", "embedding/augmentation"):
+            found += _sines_first(layer)
         elif layer.owner == "SelfAttention":
             attention.setdefault(layer.owner_path, []).append(layer)
         else:
@@ -110,9 +116,10 @@ def rules(network: NCSNpp, inputs: tuple[int, ...]) -> list[Rule]:
 def _name(path: str, network: NCSNpp, inputs: tuple[int, ...]) -> str:
     """Their name of our block or layer at `path`."""
     sizes = [f"{inputs[0] >> i}x{inputs[0] >> i}" for i in range(len(network.channel_multipliers))]
-    if path in _NAMES:
-        return _NAMES[path].format(sizes[0], deepest=sizes[-1])
-    for pattern, name in _LEVEL_NAMES.items():
+    names = _ADM_NAMES if network.scale_shift else _NAMES
+    if path in names:
+        return names[path].format(sizes[0], deepest=sizes[-1])
+    for pattern, name in (_ADM_LEVEL_NAMES if network.scale_shift else _LEVEL_NAMES).items():
         match = re.fullmatch(pattern, path)
         if match is None:
             continue
@@ -121,7 +128,8 @@ def _name(path: str, network: NCSNpp, inputs: tuple[int, ...]) -> str:
         below, above = sizes[min(level + 1, len(sizes) - 1)], sizes[max(level - 1, 0)]
         return name.format(here=sizes[level], below=below, above=above, index=index, last=network.num_res_blocks)
     raise UserError(
-        f"`model` has {path}, which no SongUNet has; it must be a network like that of configs/cifar10_edm.py"
+        f"`model` has {path}, which EDM's network has not; it must be a network like that of configs/cifar10_edm.py or "
+        "configs/imagenet64_edm.py"
     )
 
 
@@ -163,14 +171,32 @@ def _attention(of: dict[str, Layer], owner: str) -> list[Rule]:
     ]
 
 
-def _table(layer: Layer, place: str) -> Rule:
-    rows, features = layer.shapes["embedding"]
-    if place != "features":
-        raise UserError(f"`model.label_place` is {place!r}; it must be 'features': EDM adds the class to the features")
+def _sines_first(layer: Layer) -> list[Rule]:
+    """A layer on either side of the features of the noise level, which begin with the cosines there."""
+    axis = 0 if layer.path == "embedding/dense0" else 1
+    kernel = layer.shapes["kernel"]
+    name = _NAMES[layer.path]
+    moved = Rule(
+        {f"{name}.weight": kernel[::-1]},
+        lambda weight: {f"{layer.path}/kernel": np.roll(weight.T, kernel[axis] // 2, axis=axis)},
+    )
+    bias = [transposed(f"{name}.bias", f"{layer.path}/bias", layer.shapes["bias"], None)] if axis == 0 else []
+    return [moved, *bias]
 
-    def build(weight: np.ndarray, bias: np.ndarray) -> dict[str, np.ndarray]:
+
+def _table(layer: Layer, network: NCSNpp) -> Rule:
+    rows, features = layer.shapes["embedding"]
+    place = "embedding" if network.scale_shift else "features"
+    if network.label_place != place:
+        raise UserError(f"`model.label_place` is {network.label_place!r}; it must be {place!r}, as in EDM's network")
+
+    def of_song(weight: np.ndarray, bias: np.ndarray) -> dict[str, np.ndarray]:
         # A one-hot vector times sqrt(classes), so of unit variance; without a class all zeros.
         table = weight.T.astype(np.float64) * np.sqrt(rows - 1)
         return {f"{layer.path}/embedding": np.concatenate([table, np.zeros((1, features))]) + bias}
 
-    return Rule({"map_label.weight": (features, rows - 1), "map_label.bias": (features,)}, build)
+    def of_adm(weight: np.ndarray) -> dict[str, np.ndarray]:
+        return {f"{layer.path}/embedding": np.concatenate([weight.T, np.zeros((1, features))])}
+
+    weight = {"map_label.weight": (features, rows - 1)}
+    return Rule(weight, of_adm) if network.scale_shift else Rule(weight | {"map_label.bias": (features,)}, of_song)

@@ -7,7 +7,17 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from hold_jax.nn.layers import Norm, add_broadcast, conv1, conv3, dense, group_norm, nin, residual_sum
+from hold_jax.nn.layers import (
+    Norm,
+    add_broadcast,
+    conv1,
+    conv3,
+    dense,
+    group_norm,
+    nin,
+    residual_sum,
+    scale_and_shift,
+)
 from hold_jax.nn.resample import Taps, downsample, upsample
 
 
@@ -21,6 +31,8 @@ class ResBlockDDPM(nn.Module):
       init_scale: variance scale of the last convolution.
       dtype: compute type.
       norm: of the group normalizations.
+      scale_shift: the embedding scales and shifts the second normalization's output (arXiv:2105.05233, section 3.1);
+        False: it shifts its input.
     """
 
     features: int
@@ -29,6 +41,7 @@ class ResBlockDDPM(nn.Module):
     init_scale: float
     dtype: DTypeLike
     norm: Norm = Norm()
+    scale_shift: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, temb: jax.Array | None, train: bool) -> jax.Array:
@@ -44,9 +57,10 @@ class ResBlockBigGAN(nn.Module):
     """BigGAN's residual block: that of DDPM with resampling inside (arXiv:1809.11096, appendix B).
 
     Attributes:
-      features, dropout, skip_rescale, init_scale, dtype, norm: as in `ResBlockDDPM`.
+      features, dropout, skip_rescale, init_scale, dtype, norm, scale_shift: as in `ResBlockDDPM`.
       taps: filter of the resampling; None: nearest neighbor up, mean of neighbors down.
       resample: 'up', 'down' or None.
+      resample_shortcut: whether a block that resamples has a convolution in the shortcut though its channels stay.
     """
 
     features: int
@@ -55,8 +69,10 @@ class ResBlockBigGAN(nn.Module):
     init_scale: float
     dtype: DTypeLike
     norm: Norm = Norm()
+    scale_shift: bool = False
     taps: Taps = None
     resample: Literal["up", "down"] | None = None
+    resample_shortcut: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array, temb: jax.Array | None, train: bool) -> jax.Array:
@@ -66,7 +82,7 @@ class ResBlockBigGAN(nn.Module):
             change = {"up": upsample, "down": downsample}[self.resample]
             h, x = change(h, self.taps), change(x, self.taps)
         h = _conv_time_conv(self, h, temb, train)
-        if x.shape[-1] != self.features or self.resample is not None:
+        if x.shape[-1] != self.features or (self.resample is not None and self.resample_shortcut):
             x = conv1(self.features, name="shortcut", dtype=self.dtype)(x)
         return residual_sum(x, h, self.skip_rescale)
 
@@ -77,10 +93,17 @@ def _conv_time_conv(
     """The part common to both blocks; its layers belong to `block`, whose compact call includes this function."""
     dtype, features = block.dtype, block.features
     h = conv3(features, name="conv0", dtype=dtype)(h)
-    if temb is not None:
+    norm = group_norm(features, block.norm, name="norm1", dtype=dtype)
+    if temb is None:
+        h = norm(h)
+    else:
         # Always float32, see `add_broadcast`: this is one product per example, not per pixel.
-        shift = dense(features, name="time", dtype=jnp.float32)(nn.silu(temb))
-        h = add_broadcast(h, jnp.expand_dims(shift, range(1, h.ndim - 1)))
-    h = nn.silu(group_norm(features, block.norm, name="norm1", dtype=dtype)(h))
+        change = dense(features * (2 if block.scale_shift else 1), name="time", dtype=jnp.float32)(nn.silu(temb))
+        change = jnp.expand_dims(change, range(1, h.ndim - 1))
+        if block.scale_shift:
+            h = scale_and_shift(norm(h), *jnp.split(change, 2, axis=-1))
+        else:
+            h = norm(add_broadcast(h, change))
+    h = nn.silu(h)
     h = nn.Dropout(block.dropout)(h, deterministic=not train)
     return conv3(features, name="conv1", dtype=dtype, init_scale=block.init_scale)(h)

@@ -50,6 +50,11 @@ def add_broadcast(h: jax.Array, b: jax.Array) -> jax.Array:
     return (h.astype(jnp.float32) + b.astype(jnp.float32)).astype(h.dtype)
 
 
+def scale_and_shift(h: jax.Array, scale: jax.Array, shift: jax.Array) -> jax.Array:
+    """Returns h (1 + scale) + shift, computed in float32, in the type of h; scale and shift as b of `add_broadcast`."""
+    return (h.astype(jnp.float32) * (1 + scale) + shift).astype(h.dtype)
+
+
 def _keep_parameters(*args: jax.Array | None, dtype: Any = None, inexact: bool = True) -> list[jax.Array | None]:
     """A `promote_dtype` for Flax that converts only x.
 

@@ -46,7 +46,8 @@ class NCSNpp(nn.Module):
     For signals the same blocks have convolutions, resampling and attention along their one axis.
 
     With `label_place` 'features' it is EDM's `SongUNet` (arXiv:2206.00364). With `resblock_type` 'ddpm' and
-    `attention_up` 'every' it is the network of DDPM (arXiv:2006.11239) as implemented in diffusers.
+    `attention_up` 'every' it is the network of DDPM (arXiv:2006.11239) as implemented in diffusers. With `attention_up`
+    'every', `scale_shift` and without `resample_shortcut` it is ADM (arXiv:2105.05233) as EDM has it.
 
     The network does not scale its input or output: this is the task of the preconditioning. Parameters are float32.
     The first and last convolutions and the embedding always compute in float32: in a bfloat16 image the noise would be
@@ -64,6 +65,9 @@ class NCSNpp(nn.Module):
       norm_eps: constant that group normalizations add to the variance.
       dropout: probability to drop an activation in a residual block in training.
       resblock_type: 'biggan' (resolution changes inside a residual block) or 'ddpm' (between blocks).
+      scale_shift: the embedding scales and shifts the output of a block's second normalization; False: it is added to
+        its input.
+      resample_shortcut: whether 'biggan' has a convolution in the shortcut of a block that resamples.
       resample_with_conv: whether 'ddpm' resamples with a learned convolution; 'biggan' ignores it.
       downsample_padding: zeros of 'ddpm's strided convolution: 'after' the last pixels, or 'around' the picture.
       fir: resample with `fir_kernel`; False: nearest neighbor up and mean of neighbors (or strided convolution) down.
@@ -97,6 +101,8 @@ class NCSNpp(nn.Module):
     norm_eps: float = 1e-6
     dropout: float = 0.1
     resblock_type: Literal["biggan", "ddpm"] = "biggan"
+    scale_shift: bool = False
+    resample_shortcut: bool = True
     resample_with_conv: bool = True
     downsample_padding: Literal["after", "around"] = "after"
     fir: bool = True
@@ -240,7 +246,7 @@ class NCSNpp(nn.Module):
         cls = {"biggan": ResBlockBigGAN, "ddpm": ResBlockDDPM}[self.resblock_type]
         if self.remat:
             cls = nn.remat(cls, static_argnums=(3,))  # `train`, counting `self`
-        extra = {"biggan": {"taps": self._taps}, "ddpm": {}}[self.resblock_type]
+        extra = {"biggan": {"taps": self._taps, "resample_shortcut": self.resample_shortcut}, "ddpm": {}}
         return partial(
             cls,
             dropout=self.dropout,
@@ -248,7 +254,8 @@ class NCSNpp(nn.Module):
             init_scale=self.init_scale,
             dtype=self.dtype,
             norm=self._norm,
-            **extra,
+            scale_shift=self.scale_shift,
+            **extra[self.resblock_type],
         )
 
     def _input_pyramid(self) -> Callable[..., nn.Module] | None:

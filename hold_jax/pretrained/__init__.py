@@ -221,7 +221,7 @@ def load(
     checkpoint: int | None = None,
     *,
     source: str | None = None,
-    config: Mapping[str, Any] | None = None,
+    config: str | Path | Mapping[str, Any] | None = None,
 ) -> Pretrained:
     """A trained model, from a work directory, a file, the package itself, or another project's file.
 
@@ -233,7 +233,8 @@ def load(
       checkpoint: the step to load from a work directory; None: the newest.
       source: the project that made the checkpoint, as `--from` of `python -m hold_jax.convert`: "psld", "edm" and the
         like. None: this package, or diffusers.
-      config: with `source`, values by "section.key" that differ from the project's config; None: none.
+      config: with `source`, the path of another config than the project's, or values by "section.key" that differ from
+        the project's; None: the project's.
 
     Returns:
       Pretrained.
@@ -248,16 +249,18 @@ def load(
     if source is not None:
         require_choice("source", source, runs.SOURCES)
         require(checkpoint is None, "checkpoint", checkpoint, f"None for a file or folder of {source}")
-        return _of_project(runs.SOURCES[source], name, config or {})
+        return _of_project(runs.SOURCES[source], name, config)
     if packed.is_file(name):
         require(checkpoint is None, "checkpoint", checkpoint, "None for a model in one file")
         return _pretrained(packed.find(name, "workdir"))
     return _pretrained(packed.of_run(build.workdir(name), checkpoint))
 
 
-def _of_project(source: runs.Source, name: str, changes: Mapping[str, Any]) -> Pretrained:
+def _of_project(source: runs.Source, name: str, config: str | Path | Mapping[str, Any] | None) -> Pretrained:
+    of_file = isinstance(config, str | Path)
     try:
-        found = runs.read(source, Path(name), runs.settings(source, Path(name)).changed(changes))
+        settings = runs.settings(source, Path(name), [f"--config={config}"] if of_file else [])
+        found = runs.read(source, Path(name), settings if config is None or of_file else settings.changed(config))
     except UserError as error:
         raise UserError(str(error).replace("`input`", "`workdir`", 1)) from None
     params = jax.tree.map(jnp.asarray, found.weights.params)

@@ -44,6 +44,7 @@ SHAPES = {
     "damped_sines_hold": ((64, 1), 3),
     "digits_hold": ((8, 8, 1), 10),
     "imagenet32_hold": ((32, 32, 3), 1000),
+    "imagenet64_edm": ((64, 64, 3), 1000),
     "my_pictures": ((32, 32, 3), 0),
     "my_points": ((5,), 0),
     "my_signals": ((64, 2), 0),
@@ -68,6 +69,7 @@ MILLIONS = {
     "cifar10_psld": 97.62,
     "cifar10_small_hold": 1.8,
     "cifar10_ve": 62.76,
+    "imagenet64_edm": 295.90,
     "cifar10_vp": 61.80,
 }
 PROCESSES = [
@@ -117,7 +119,7 @@ def test_experiments_build_with_every_process(name):
     assert config.eval.likelihood == published
     config.eval.likelihood = True
     assert build.evaluation(typed(config)).likelihood.solver.adaptive
-    own = (*BASELINES, "celebahq256_cld", "cifar10_edm", "cifar10_ve")
+    own = (*BASELINES, "celebahq256_cld", "cifar10_edm", "imagenet64_edm", "cifar10_ve")
     for changes in () if name in own else PROCESSES:
         config = load(name)
         config.sde.update(changes)

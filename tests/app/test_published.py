@@ -288,6 +288,39 @@ PUBLISHED = {
         }
     },
 }
+ADM = "2206.00364, table 8 and README.md of github.com/NVlabs/edm: imagenet-64x64-cond-adm"
+PUBLISHED["imagenet64_edm"] = {
+    ADM: {
+        **{
+            key: value
+            for key, value in PUBLISHED["cifar10_edm"][EDM].items()
+            if key.startswith(("loss.", "optimizer.b", "optimizer.warmup", "sampling."))
+        },
+        "sde.order": 1,
+        "data.augment": 0.0,
+        "model.parameterization": "sufficient",
+        "model.conditioning": "log_noise",
+        "model.sigma_data": 0.5,
+        "model.class_conditional": True,
+        "model.channels": 192,
+        "model.channel_multipliers": (1, 2, 3, 4),
+        "model.num_res_blocks": 3,
+        "model.attention_resolutions": (32, 16, 8),
+        "model.attention_head_dim": 64,
+        "model.dropout": 0.1,
+        "optimizer.learning_rate": 1e-4,
+        "optimizer.clip_norm": 0.0,
+        "training.batch_size": 4096,
+        "training.num_steps": 610_352,  # 2,500 million pictures
+        "training.ema_halflife_images": 50_000_000,
+        "training.ema_rampup_ratio": 0.05,
+        "sampling.num_steps": 255,  # and the denoising: 511 calls
+        "sampling.s_churn": 40.0,
+        "sampling.s_min": 0.05,
+        "sampling.s_max": 50.0,
+        "sampling.s_noise": 1.003,
+    }
+}
 SUMMED = "the same steps: theirs sums the loss over a picture's values, ours is their mean"
 CLIPPING = {
     "optimizer.clip_norm": (1.0, 1 / 3072, SUMMED),
@@ -337,6 +370,9 @@ ON_PURPOSE = {
     "cifar10_edm": {
         "optimizer.eps": (1e-8, 1e-8 / 3072, SUMMED),
     },
+    "imagenet64_edm": {
+        "optimizer.eps": (1e-8, 1e-8 / 12_288, SUMMED),
+    },
 }
 # This package's own experiments.
 OURS = {"cifar10_fast", "cifar10_hold", "cifar10_small_hold"}
@@ -359,7 +395,9 @@ def test_a_config_has_every_published_value(name):
 
 def test_every_config_of_a_paper_is_listed():
     found = {
-        path.stem for pattern in ("cifar10_*", "celebahq256_*") for path in Path(configs.__path__[0]).glob(pattern)
+        path.stem
+        for pattern in ("cifar10_*", "celebahq256_*", "imagenet64_*")
+        for path in Path(configs.__path__[0]).glob(pattern)
     }
     assert found - OURS == set(PUBLISHED)
 

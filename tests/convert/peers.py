@@ -23,6 +23,19 @@ NETWORKS = {
     "cld": NCSNpp(3, **_SMALL),
     "psld": NCSNpp(6, **_SMALL),
     "edm_ddpmpp": NCSNpp(3, **_SMALL, **_PLAIN, num_classes=3, label_place="features"),
+    "edm_adm": NCSNpp(
+        3,
+        **(_SMALL | _PLAIN | {"channels": 32, "channel_multipliers": (1, 4)}),
+        attention_up="every",
+        attention_head_dim=64,
+        scale_shift=True,
+        resample_shortcut=False,
+        skip_rescale=False,
+        norm_eps=1e-5,
+        max_period=10_000 ** (15 / 16),
+        num_classes=3,
+        augment_labels=9,
+    ),
     "edm_ncsnpp": NCSNpp(3, **_SMALL, augment_labels=9),
 }
 

@@ -97,7 +97,14 @@ def test_score_sde_s_discrete_ve_is_a_denoiser_at_order_three():
 
 
 @pytest.mark.parametrize(
-    ("name", "output"), [("edm_ddpmpp", "output"), ("edm_ncsnpp", "output"), ("edm_ncsnpp", "augmented")]
+    ("name", "output"),
+    [
+        ("edm_ddpmpp", "output"),
+        ("edm_ncsnpp", "output"),
+        ("edm_ncsnpp", "augmented"),
+        pytest.param("edm_adm", "output", marks=pytest.mark.slow),
+        pytest.param("edm_adm", "augmented", marks=pytest.mark.slow),
+    ],
 )
 def test_edm_is_a_denoiser_at_order_three(name, output):
     sigma = np.array(RECORD[name]["cond"])
@@ -233,7 +240,7 @@ def test_a_network_with_classes_or_another_pyramid_has_no_names():
         score_sde.torch_entries(NETWORKS["edm_ddpmpp"], seen("vp"))
     with pytest.raises(UserError, match=r"`model.label_place` is 'embedding'; it must be 'features'"):
         edm.rules(NETWORKS["edm_ddpmpp"].clone(label_place="embedding"), seen("vp"))
-    with pytest.raises(UserError, match=r"`model` has up1_pyramid/norm, which no SongUNet has"):
+    with pytest.raises(UserError, match=r"`model` has up1_pyramid/norm, which EDM's network has not"):
         edm.rules(NETWORKS["ve"].clone(progressive="residual"), seen("vp"))
 
 

@@ -254,8 +254,9 @@ def test_a_checkpoint_of_another_project_is_loaded_in_one_line(tmp_path):
         ({"source": "pslt"}, r"`source` is 'pslt' \(did you mean 'psld'\?\); it must be one of: cld_sgm, diffusers, "),
         ({"source": "psld", "config": {"model.chanels": 3}}, r"no key `model.chanels` \(did you mean 'model.channels'"),
         ({"source": "psld", "checkpoint": 3}, r"`checkpoint` is 3; it must be None for a file or folder of psld"),
+        ({"source": "edm", "config": "configs/none.py"}, r"--config=configs/none.py: no such file; configs/ holds the"),
         ({"config": {"seed": 3}}, r"`config` is {'seed': 3}; it must be None without `source`"),
-        ({"source": "edm"}, r"`workdir` is '.*/a.ckpt'; it is no file of torch.save"),
+        ({"source": "edm"}, r"`workdir` is '.*/a.ckpt'; it is not a file of torch.save"),
         ({"source": "gddim"}, r"`workdir` is '.*/a.ckpt'; it is no msgpack of Flax"),
     ],
 )

@@ -13,6 +13,7 @@ from hold_jax.nn.layers import (
     dense,
     group_norm,
     residual_sum,
+    scale_and_shift,
 )
 from hold_jax.nn.resample import ConvDownsample, ConvUpsample
 
@@ -113,6 +114,17 @@ def test_bfloat16_bias_gradient_is_a_float32_sum(layer):
     gradient = jax.tree_util.tree_leaves_with_path(back(jnp.ones_like(out))[0])
     (bias,) = [leaf for path, leaf in gradient if "bias" in jax.tree_util.keystr(path)]
     np.testing.assert_array_equal(bias, np.full(2, out.size // 2))
+
+
+def test_scale_and_shift_sum_their_gradients_in_float32():
+    h, scale = jnp.full((2, 64, 64, 1), 0.5, jnp.bfloat16), jnp.full((2, 1, 1, 1), 0.25)
+    out, back = jax.vjp(scale_and_shift, h, scale, jnp.full((2, 1, 1, 1), 2.0))
+    assert out.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(out, 0.5 * 1.25 + 2)
+    of_h, of_scale, of_shift = back(jnp.ones_like(out))
+    np.testing.assert_array_equal(of_h, 1.25)
+    np.testing.assert_array_equal(of_scale, 64 * 64 / 2)
+    np.testing.assert_array_equal(of_shift, 64 * 64)
 
 
 def test_add_broadcast_sums_the_gradient_in_float32():

@@ -60,6 +60,16 @@ def test_parameter_counts_on_cifar10():
         ),
         pytest.param(
             {
+                "scale_shift": True,
+                "resample_shortcut": False,
+                "fir": False,
+                "attention_up": "every",
+                "attention_head_dim": 4,
+            },
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            {
                 "resblock_type": "ddpm",
                 "fir": False,
                 "resample_with_conv": False,
