@@ -67,7 +67,7 @@ class Key:
         Raises:
           UserError: for a text that stands for no value of this kind.
         """
-        if text in ("None", "none") and self.optional:
+        if text in ("None", "none") and self.optional and text not in self.choices:
             return None
         try:
             return self.parser(text)

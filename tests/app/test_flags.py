@@ -35,6 +35,12 @@ def test_flags_alone_are_what_they_say():
     assert found == flags.Given(None, values, frozenset(values))
 
 
+def test_none_is_a_choice_where_there_is_one():
+    given = flags.read(None, ["--config.model.progressive_input=none", "--config.sde.damping=none"])
+    assert given.values == {"model.progressive_input": "none", "sde.damping": None}
+    assert flags.read(None, ["--config.model.progressive_input=None"]).values == {"model.progressive_input": None}
+
+
 def test_the_argument_of_a_config_file_follows_a_colon():
     assert flags.read(f"{ROOT}/configs/cifar10_ve.py", []).values["sde.name"] == "ve"
     assert flags.read(f"{ROOT}/configs/cifar10_ve.py:hold", []).values["sde.name"] == "hold"

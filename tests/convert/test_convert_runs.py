@@ -227,6 +227,7 @@ def test_psld_s_average(tmp_path):
             score_sde.read_lightning(path, NETWORKS["psld"], seen("psld"), "it")
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_project_is_loaded_in_one_line(tmp_path):
     small = dict(flag.removeprefix("--config.").split("=") for flag in SMALL)
     small = {key: ast.literal_eval(value) for key, value in small.items()}
