@@ -13,6 +13,7 @@ from hold_jax.data.dataset import array_dataset
 from hold_jax.errors import UserError
 from hold_jax.evaluation import classifier as module
 from hold_jax.evaluation.classifier import accuracy, classifier
+from hold_jax.evaluation.feature_network import distance_of
 from hold_jax.evaluation.features import features_of
 
 TRAIN, TEST = data.load("digits", split="train"), data.load("digits", split="test")
@@ -163,5 +164,5 @@ def test_data_without_labels_are_refused_before_training(tmp_path, untrainable, 
 
 def test_its_name_and_what_its_distance_is_called(digits):
     network, _ = digits
-    assert (network.name, network.distance) == ("classifier", "frechet_classifier_distance")
+    assert (network.name, distance_of(network.name)) == ("classifier", "frechet_classifier_distance")
     assert network.identity.startswith("classifier ") and len(jax.tree.leaves(network.params)) == 8

@@ -162,7 +162,7 @@ def test_figures_are_those_of_the_samples(params, straight):
     want = (
         {"step": 1, "num_samples": 20, "floor_examples": 20}
         | loss_of(params)
-        | compute(PIXELS, Features(x, None), target)
+        | compute("pixels", Features(x, None), target)
     )
     want |= {
         "frechet_raw_floor": frechet_distance(moments(TEST.source), moments(TRAIN.source)),
@@ -409,9 +409,9 @@ def test_test_data_are_at_the_floor(tmp_path):
 
 def test_each_network_has_its_figures(tmp_path):
     twice = lambda params, x: Features(2 * x, None)  # noqa: E731
-    other = dataclasses.replace(PIXELS, name="other", distance="other_distance", apply=twice)
+    other = dataclasses.replace(PIXELS, name="other", apply=twice)
     found, _ = compared(TEST.source, tmp_path, test=TEST, train=TRAIN, networks=(PIXELS, other))
-    assert found["other_distance"] == pytest.approx(4 * found["frechet_raw"], rel=1e-6)
+    assert found["frechet_other"] == pytest.approx(4 * found["frechet_raw"], rel=1e-6)
     assert found["other_precision"] == found["pixels_precision"]
 
 
