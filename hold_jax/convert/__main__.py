@@ -40,8 +40,8 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Converts one file; a user's mistake is one line, exit code 2, and leaves the output as it was."""
-    logging.set_verbosity(logging.ERROR)  # Orbax tells of every write
+    """Converts one file. A user's mistake is one line and exit code 2; then the output stays as it was."""
+    logging.set_verbosity(logging.ERROR)  # Orbax logs every write
     parser = _Parser(prog="python -m hold_jax.convert", description=(__doc__ or "").splitlines()[0], allow_abbrev=False)
     known = sorted({**FROM, **SOURCES})
     parser.add_argument("--from", dest="source", help=f"project that made the input: {', '.join(known)}")
