@@ -1,6 +1,6 @@
 """TOLD against TOLD++ on the Swiss roll: table I of 2409.07697, with the prior's error and training's told apart.
 
-python -m benchmarks.swissroll_told --output=docs/results/swissroll_told.json --plot=docs/results/swissroll_told.png
+python -m benchmarks.swissroll_told --output=docs/results/swissroll_told.json      # python -m docs.plots draws it
 
 The squared Frechet distance (FD) between raw points, samples and data. The process ends at T = 1, long before its
 stationary law N(0, 1/L), so that starting there is wrong however good the network; for each model, from that prior:
@@ -40,7 +40,6 @@ import json
 import math
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -75,7 +74,6 @@ DATA_POINTS, STEPS_PER_CALL = 2**20, 500
 MIXTURE_POINTS, MIXTURE_STD = 1024, 0.03
 # The plot's end times and scales of the data, for the prior's error alone.
 END_TIMES, CURVE_SCALES = np.linspace(0.75, 4, 14), (0.72, 1.0, 1.8, 2.5)
-COLORS = {"TOLD": "#b5651d", "TOLD++": "#1f4e79", "order 2": "#6a9a5b", "order 4": "#8a5a8a"}
 
 
 class Mixture(NamedTuple):
@@ -104,7 +102,7 @@ class Mixture(NamedTuple):
 
 
 def main() -> None:
-    """Prints a table; writes JSON and a plot."""
+    """Prints a table; writes JSON."""
     args = _arguments()
     rows = []
     for scale in args.scales:
@@ -114,15 +112,12 @@ def main() -> None:
         for name in args.models:
             make = functools.partial(_measure, name, scale, data, args)
             rows += report.kept(args, f"told_{args.reading}_{scale:g}_{name}", _settings(args) | {"models": name}, make)
-    curves = _curves(args) if args.output or args.plot else []
     _table(rows, args)
     print(f"\n{args.seconds:.0f} s of processor time")
     if args.output:
         result = {"settings": _settings(args), "processor_seconds": args.seconds, "paper": PAPER, "rows": rows}
-        result |= {"end_times": END_TIMES.tolist(), "curves": curves}
+        result |= {"end_times": END_TIMES.tolist(), "curves": _curves(args)}
         args.output.write_text(json.dumps(result, indent=1) + "\n")
-    if args.plot:
-        _plot(args.plot, rows, curves, args)
 
 
 def _arguments() -> argparse.Namespace:
@@ -136,13 +131,12 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--samples", type=int, default=4096, help="of each network and start")
     parser.add_argument("--parameterization", default="eps", choices=parameterization.PARAMETERIZATIONS)
     parser.add_argument("--reading", default="block", choices=("block", "literal"), help="of algorithm 1")
-    parser.add_argument("--plot", type=Path, default=None, help="PNG file")
     return parser.parse_args()
 
 
 def _settings(args: argparse.Namespace) -> dict[str, Any]:
     """What the figures depend on."""
-    return {k: v for k, v in vars(args).items() if k not in ("output", "plot", "workdir", "most", "seconds")}
+    return {k: v for k, v in vars(args).items() if k not in ("output", "workdir", "most", "seconds")}
 
 
 def _curves(args: argparse.Namespace) -> list[dict]:
@@ -345,7 +339,7 @@ def _draw(m: LinearSDE, eps_fn: EpsFn, key: jax.Array, start: jax.Array) -> jax.
     return samplers.sample(sampler, m, eps_fn, key=key, shape=shape, start=start, **options).x
 
 
-# --- Table and picture ---------------------------------------------------------------------------
+# --- Table -------------------------------------------------------------------------------------
 
 
 def _values(rows: list[dict], scale: float, model: str, kind: str, start: str) -> np.ndarray:
@@ -384,62 +378,6 @@ def _table(rows: list[dict], args: argparse.Namespace) -> None:
         floor = of("data", "second draw", "")
         print(f"a second draw of {args.samples} data points: {floor.mean():.4f} ({_error(floor):.4f})")
     print("published: " + ", ".join(f"{name} {i:,}: {x}" for name, by in PAPER.items() for i, x in by.items()))
-
-
-def _plot(path: Path, rows: list[dict], curves: list[dict], args: argparse.Namespace) -> None:
-    """FD from the prior and from the true law, of the first scale; and the prior's part against the end time."""
-    from matplotlib.figure import Figure
-
-    scale, of = args.scales[0], functools.partial(_values, rows, args.scales[0])
-    figure = Figure(figsize=(13, 4), dpi=110, layout="constrained")
-    left, middle, right = figure.subplots(1, 3, width_ratios=(1.15, 1, 1))
-    iterations = sorted(args.iterations)
-    shades = dict(zip(iterations, np.linspace(0.45, 1.0, len(iterations)), strict=True))
-    for axes, start in ((left, "prior"), (middle, "true")):
-        for x, name in enumerate(args.models):
-            for i, shift in zip(iterations, np.linspace(-0.17, 0.17, len(iterations)), strict=True):
-                values = of(name, f"{i:,}", start)
-                axes.bar(
-                    x + shift,
-                    values.mean(),
-                    0.34,
-                    yerr=2 * _error(values),
-                    capsize=3,
-                    color=COLORS[name],
-                    alpha=shades[i],
-                )
-                axes.annotate(
-                    f"{i:,}", (x + shift, 0), (0, 4), textcoords="offset points", ha="center", fontsize=6, color="white"
-                )
-                if start == "prior" and i in PAPER.get(name, {}):
-                    axes.plot(x + shift, PAPER[name][i], "*", ms=11, color="crimson", mec="white", zorder=4)
-            if start == "prior":
-                for kind, style in (("linear", ":"), ("exact", "-")):
-                    axes.plot([x - 0.42, x + 0.42], [of(name, kind, start).mean()] * 2, "k", ls=style, lw=2)
-        axes.set_xticks(range(len(args.models)), args.models)
-    left.set(title=f"from the prior N(0, 1/L), as published (data std {scale:g})", ylabel="squared Frechet distance")
-    left.plot([], [], "k:", lw=2, label="linear score (Gaussian data), no network")
-    left.plot([], [], "k-", lw=2, label="exact score of the roll, no network")
-    left.plot([], [], "*", ms=11, color="crimson", mec="white", label="published (table I)")
-    left.margins(y=0.3)
-    left.legend(fontsize=8, loc="upper left")
-    floor = of("data", "second draw", "").mean()
-    middle.axhline(floor, color="black", lw=1, ls="--", label="a second draw of data")
-    middle.set(title="the same networks from the true p(u_T)")
-    middle.margins(y=0.2)
-    middle.legend(fontsize=8, loc="upper left")
-
-    for told, plus in zip(curves[::2], curves[1::2], strict=True):
-        right.plot(END_TIMES, np.subtract(plus["exact"], told["exact"]), label=f"data std {told['scale']:g}")
-    right.axhline(0, color="black", lw=0.8)
-    right.axvline(args.T, color="black", lw=0.8, ls=":")
-    for i in (1000, 5000):
-        y = PAPER["TOLD++"][i] - PAPER["TOLD"][i]
-        right.plot(1.0, y, "*", ms=11, color="crimson", mec="white", zorder=4)
-        right.annotate(f"published, {i:,}", (1.0, y), (8, -3), textcoords="offset points", fontsize=8, color="crimson")
-    right.set(title="TOLD++ minus TOLD: the prior alone", xlabel="end time T", ylabel="difference of FD")
-    right.legend(fontsize=8, loc="lower right")
-    figure.savefig(path)
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ def get_config():
     c.sampling.num_samples = 100
     c.sampling.batch_size = 100
     c.sampling.frames = 60
-    c.eval.repeats = 20
+    c.eval.repeats = 10  # as the loss of training.held_out: one program computes both
     c.eval.num_samples = placeholder(int)
     c.eval.features = "classifier,pixels"
     c.likelihood.batch_size = 99

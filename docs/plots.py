@@ -313,6 +313,60 @@ def paper_choices() -> None:
     plt.close(figure)
 
 
+# --- docs/results/told.md --------------------------------------------------------------------------
+
+
+def swissroll_told() -> None:
+    """Distance from the prior and from the true law of u at T; and the prior's part against the end time."""
+    data = results("swissroll_told")
+    scale, iterations, models = (
+        data["settings"]["scales"][0],
+        data["settings"]["iterations"],
+        data["settings"]["models"],
+    )
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(9, 3.6), layout="constrained")
+
+    def values(model: str, kind: str, start: str) -> np.ndarray:
+        return np.array(only(data["rows"], scale=scale, model=model, kind=kind, start=start)["values"])
+
+    dots = dict(zip(iterations, (("#9ec3e6", "s"), ("#2d6cb5", "o")), strict=True))
+    for panel, start in ((left, "prior"), (middle, "true")):
+        for i, (color, marker) in dots.items():
+            found = [values(model, f"{i:,}", start) for model in models]
+            at = np.arange(len(models)) + (0.12 if i == iterations[-1] else -0.12)
+            errors = [2 * v.std(ddof=1) / np.sqrt(len(v)) for v in found]
+            panel.errorbar(
+                at, [v.mean() for v in found], yerr=errors, fmt=marker, ms=4.5, capsize=3, color=color,
+                label=f"network, {i:,} steps",
+            )  # fmt: skip
+            if start == "prior":
+                known = [(x, data["paper"][m][str(i)]) for x, m in zip(at, models, strict=True) if m in data["paper"]]
+                panel.plot(*np.transpose(known), "*", ms=8, color="#c1272d", label="published, 1,000 and 5,000 steps")
+        panel.set_xticks(range(len(models)), models)
+        panel.set(xlim=(-0.5, len(models) - 0.5), ylim=(0, None))
+        panel.grid(alpha=0.25, axis="y")
+    for kind, dash, label in (("linear", ":", "linear score, no network"), ("exact", "-", "exact score, no network")):
+        for x, model in enumerate(models):
+            left.plot([x - 0.35, x + 0.35], [values(model, kind, "prior").mean()] * 2, dash, color="black", label=label)
+    middle.axhline(
+        values("data", "second draw", "").mean(), color="black", lw=1, ls="--", label="a second draw of data"
+    )
+    left.set(title="start from the prior, as published", ylabel="squared Frechet distance")
+    middle.set(title="start from the true law of u at T = 1")
+    colors = plt.cm.viridis(np.linspace(0, 0.85, len(data["curves"]) // 2))
+    for told, plus, color in zip(data["curves"][::2], data["curves"][1::2], colors, strict=True):
+        difference = np.subtract(plus["exact"], told["exact"])
+        right.plot(data["end_times"], difference, color=color, label=f"exact, data std {told['scale']:g}")
+    for i in iterations:
+        y = data["paper"]["TOLD++"][str(i)] - data["paper"]["TOLD"][str(i)]
+        right.plot(1.0, y, "*", ms=8, color="#c1272d")
+    right.axvline(1, color="black", lw=0.8, ls=":")
+    right.axhline(0, color="black", lw=0.8)
+    right.set(title="TOLD++ minus TOLD", xlabel="end time T")
+    right.grid(alpha=0.25)
+    finish(figure, "swissroll_told", 4)
+
+
 # --- docs/langevin.md ------------------------------------------------------------------------------
 
 LANGEVIN = {
@@ -372,5 +426,6 @@ if __name__ == "__main__":
     paper_sub_flows()
     paper_cld_toys()
     paper_choices()
+    swissroll_told()
     langevin_bias()
     langevin_cost()

@@ -187,8 +187,12 @@ def any_process(config: Config) -> bool:
     return parameterization.is_denoiser(config.model.parameterization, config.model.conditioning)
 
 
+@functools.lru_cache(maxsize=4)
 def loss(config: Config) -> ScoreLoss:
-    """The per-example loss with its options bound; `sigma_data` is the model's."""
+    """The per-example loss with its options bound; `sigma_data` is the model's.
+
+    Equal settings give the same function, so that a program that was compiled for it is found again.
+    """
     c = config.loss
     law = TIME_LAWS[c.time_law](**given(c, "name", "weighting", "time_law", "stratified", "t_min"))
     if c.t_min is not None:

@@ -216,3 +216,22 @@ def test_help_names_every_mode_and_the_flags_used_most(capsys):
     assert all(f"\n  {mode:<8}{what}\n" in text for mode, what in main._MODES.items())
     assert "\n  --config.sde.name=                  family: hold | vp | ve | cld | psld\n" in text
     assert max(map(len, text.splitlines())) <= 120
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's allocator")
+def test_freed_memory_is_kept_for_the_next_step():
+    """Blocks of 100 MiB, again and again, in a thread as XLA's: the system clears their pages once."""
+    code = """
+import concurrent.futures, main, resource
+main._keep_freed_memory()
+faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+with concurrent.futures.ThreadPoolExecutor(1) as pool:
+    work = lambda: pool.submit(lambda: len(b"x" * (100 << 20))).result()
+    work()
+    before = faults()
+    for _ in range(3):
+        work()
+    print(faults() - before)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 1000  # 25,600 pages a block
