@@ -1,5 +1,11 @@
-// The equations that pymdownx.arithmatex marks; rendered again after each page change.
+// Renders the equations that pymdownx.arithmatex marks, and those in the text cells of notebooks.
 window.MathJax = {
-  tex: { inlineMath: [["\\(", "\\)"]], displayMath: [["\\[", "\\]"]], tags: "none" },
+  tex: { inlineMath: [["\\(", "\\)"], ["$", "$"]], displayMath: [["\\[", "\\]"], ["$$", "$$"]], tags: "none" },
   options: { ignoreHtmlClass: ".*|", processHtmlClass: "arithmatex" },
+  startup: {
+    ready() {
+      document.querySelectorAll(".jp-RenderedMarkdown :is(p, li, td)").forEach((text) => text.classList.add("arithmatex"));
+      MathJax.startup.defaultReady();
+    },
+  },
 };
