@@ -23,7 +23,7 @@ from hold_jax.loops.generate import draw_rows, picture
 from hold_jax.loops.likelihood import LikelihoodSettings
 from hold_jax.metrics.neighbors import nearest
 from hold_jax.model import Model
-from hold_jax.runtime import distributed, pictures
+from hold_jax.runtime import distributed, pictures, storage
 from hold_jax.runtime.log import log_results
 from hold_jax.runtime.mesh import Devices
 from hold_jax.runtime.progress import Progress
@@ -293,7 +293,9 @@ def sample_rows(
     def begin(first: Drawn) -> None:
         origin.write(place, made, int(first.calls))
 
-    rows = PartialRows(place, num)
+    # Several processes each keep the samples, because the first one may still be writing the last of them.
+    on_disk = jax.process_count() == 1 and storage.is_local(place)
+    rows = PartialRows(place, num, in_memory=not on_disk)
     draw_rows(model, params, settings, devices, rows, np.arange(num), begin, given)
     return rows.array(), origin.read(place) or made
 
@@ -314,8 +316,9 @@ def compare(
     `floor_examples` says how many. A floor of fewer examples than samples is above that of a perfect model.
     """
     samples = array_dataset("samples", "test", x, None, 0)
-    some = test.subset(len(x)) if len(x) < len(test) else test
-    held_out = array_dataset(test.name, "test", some.gather(np.arange(len(some)))["x"], None, 0)
+    held_out = test.subset(len(x)) if len(x) < len(test) else test
+    # Vectors and signals are drawn beside the samples; pictures are not, and may be many.
+    beside = held_out.gather(np.arange(len(held_out)))["x"] if x.ndim < 4 else None
     results: dict[str, float] = {"floor_examples": len(held_out)}
     for network in networks:
         if settings.stats is None:
@@ -328,9 +331,9 @@ def compare(
             distributed.say(f"{network.name}: {warning}")
         results |= figures.compute(network.name, found, target)
         results |= figures.floor(network.name, features_of(network, held_out, devices), target)
-    if x.shape[1:] == (2,):
-        results |= figures.in_the_plane(x, load_train(), np.asarray(held_out.source))
-    images = {"samples": picture(x, reference=np.asarray(held_out.source))}
+    if beside is not None and x.shape[1:] == (2,):
+        results |= figures.in_the_plane(x, load_train(), beside)
+    images = {"samples": picture(x, reference=beside)}
     if settings.neighbors and x.ndim == 4:
         images["neighbors"] = neighbors(x[: settings.neighbors], load_train())
     return results, images

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import re
+import tempfile
 from collections.abc import Iterator
 
 import numpy as np
@@ -57,9 +58,19 @@ class PartialRows:
         self.count = stop
 
     def array(self) -> np.ndarray:
-        """Returns all rows appended so far; they must be in memory."""
-        assert self._parts is not None
-        return np.concatenate(self._parts)
+        """Returns all rows appended so far, of which there must be one; read-only unless they are in memory.
+
+        Rows that are not in memory are in a file without a name in the folder, which ends with the array; the system
+        reads its pages as they are used. The folder must then be on a disk.
+        """
+        if self._parts is not None:
+            return np.concatenate(self._parts)
+        with tempfile.TemporaryFile(dir=self._folder) as file:
+            block = np.empty(0)
+            for block in self.blocks():
+                file.write(np.ascontiguousarray(block).data)
+            file.flush()
+            return np.memmap(file, block.dtype, "r", shape=(self.count, *block.shape[1:]))
 
     def blocks(self) -> Iterator[np.ndarray]:
         """Yields the rows appended so far, in order, read from the files that the first process wrote.

@@ -221,6 +221,10 @@ def test_rows_on_the_disk_alone_come_back_in_blocks_of_the_same_rows(tmp_path):
     blocks = list(found.blocks())
     assert [len(block) for block in blocks] == [4, 4, 5]
     np.testing.assert_array_equal(np.concatenate(blocks), ROWS[:13])
+    files = names(tmp_path)
+    whole = found.array()
+    assert isinstance(whole, np.memmap) and whole.dtype == ROWS.dtype and names(tmp_path) == files
+    np.testing.assert_array_equal(whole, ROWS[:13])
     path = tmp_path / "000000004-000000008.npy"
     path.write_bytes(path.read_bytes()[:-1])
     again = PartialRows(tmp_path, 20, in_memory=False)  # what is damaged is found when it is read
