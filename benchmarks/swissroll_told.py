@@ -129,7 +129,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=1024)
     parser.add_argument("--iterations", type=int, nargs="+", default=[1000, 5000], help="of one run, evaluated at each")
     parser.add_argument("--samples", type=int, default=4096, help="of each network and start")
-    parser.add_argument("--parameterization", default="eps", choices=parameterization.PARAMETERIZATIONS)
+    one_block = sorted(parameterization.PARAMETERIZATIONS.keys() - parameterization.ALL_NOISE.keys())
+    parser.add_argument("--parameterization", default="eps", choices=one_block)
     parser.add_argument("--reading", default="block", choices=("block", "literal"), help="of algorithm 1")
     return parser.parse_args()
 

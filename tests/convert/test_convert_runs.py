@@ -331,7 +331,7 @@ def test_files_that_are_no_checkpoint_leave_no_run(tmp_path, capsys):
     path, output = tmp_path / "a.pth", tmp_path / "run"
     path.write_bytes(b"abc")
     assert "is no msgpack of Flax" in fails(capsys, "--from=score_sde", f"--input={path}", f"--output={output}", *SMALL)
-    for source in ("cld_sgm", "score_sde_pytorch", "edm"):
+    for source in ("cld_sgm", "score_sde_pytorch", "psld", "edm"):
         arguments = (f"--from={source}", f"--input={path}", f"--output={output}", *SMALL)
         path.unlink(missing_ok=True)
         assert "there is no such file" in fails(capsys, *arguments)
