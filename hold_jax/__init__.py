@@ -27,6 +27,8 @@ the parts of the command line (`main.py`).
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from hold_jax.version import VERSION
+
 if TYPE_CHECKING:
     from hold_jax import (
         data,
@@ -47,7 +49,7 @@ if TYPE_CHECKING:
     )
     from hold_jax.pretrained import load
 
-__version__ = "0.2.0"
+__version__ = VERSION
 
 __all__ = [
     "__version__",

@@ -1,5 +1,6 @@
-"""The package as one finds it: its modules, its version, its public names; and what importing it costs."""
+"""The package as one finds it: its modules and their order, its version, its public names; what importing it costs."""
 
+import ast
 import importlib
 import inspect
 import subprocess
@@ -12,6 +13,33 @@ import pytest
 import hold_jax
 
 MODULES = [name for name in hold_jax.__all__ if name not in ("__version__", "load")]
+# Modules and folders from the ground up: each imports only what stands before it.
+ORDER = [
+    "version", "errors", "condition", "operators", "numerics", "runtime", "weights", "nn", "metrics", "data",
+    "condition_encoder", "sde", "kernels", "parameterization", "losses", "likelihood", "inverse", "guidance",
+    "samplers", "langevin", "model", "autoguided", "training", "evaluation", "fid", "loops", "app", "convert",
+    "pretrained", "__init__",
+]  # fmt: skip
+
+
+def imports(source):
+    """The modules and folders of the package that a file imports, also inside functions."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and node.module == "hold_jax":
+            yield from (alias.name if alias.name in ORDER else "__init__" for alias in node.names)
+        elif isinstance(node, ast.ImportFrom | ast.Import):
+            names = [node.module] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
+            parts = [(name or "").split(".") for name in names]
+            yield from (part[1] if len(part) > 1 else "__init__" for part in parts if part[0] == "hold_jax")
+
+
+def test_no_import_goes_up():
+    root = Path(hold_jax.__file__).parent
+    for path in sorted(root.rglob("*.py")):
+        room = path.relative_to(root).parts[0].removesuffix(".py")
+        assert room in ORDER, f"{room} has no place in ORDER"
+        up = [name for name in imports(path.read_text()) if ORDER.index(name) > ORDER.index(room)]
+        assert not up, f"{path.relative_to(root)} imports {up} from above"
 
 
 def test_importing_the_package_imports_nothing_heavy():

@@ -13,12 +13,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-import hold_jax
 from hold_jax.loops.draw import SampleSettings
 from hold_jax.model import Model
 from hold_jax.runtime import schema, storage
 from hold_jax.runtime.mesh import Devices
 from hold_jax.runtime.storage import Path
+from hold_jax.version import VERSION
 
 FILE = "sampling.json"
 _SHORT = 6  # digits of the digest that tells folders apart
@@ -88,7 +88,7 @@ def of_samples(
 
 def versions() -> dict[str, str]:
     """Returns the versions of what computed."""
-    return {"hold_jax": hold_jax.__version__, "jax": jax.__version__, "python": platform.python_version()}
+    return {"hold_jax": VERSION, "jax": jax.__version__, "python": platform.python_version()}
 
 
 def name_of(made: Mapping[str, Any]) -> str:
