@@ -233,6 +233,9 @@ class TrainingConfig:
     ema_rampup_ratio: float | None = real(
         None, "[0, 1]", "largest half-life as a share of the images seen so far (0.05); 0: no limit"
     )
+    ema_snapshot_every: int = whole(
+        0, _EVERY, "steps between files of two power-function averages (EDM2), for sampling.ema_length; 0: none"
+    )
     log_every: int = whole(100, _STEPS, "steps between lines of the log")
     sample_every: int = whole(10_000, _EVERY, "steps between grids of samples; 0: never")
     checkpoint_every: int = whole(10_000, _STEPS, "steps between checkpoints")
@@ -246,7 +249,7 @@ class TrainingConfig:
     def __post_init__(self):
         used = self.ema_rampup_ratio is None or self.ema_halflife_images is not None
         require(used, "training.ema_rampup_ratio", self.ema_rampup_ratio, "None without training.ema_halflife_images")
-        for key in ("num_steps", "log_every", "sample_every", "checkpoint_every"):
+        for key in ("num_steps", "log_every", "sample_every", "checkpoint_every", "ema_snapshot_every"):
             value = getattr(self, key)
             fits = value % self.steps_per_call == 0
             require(fits, f"training.{key}", value, f"a multiple of steps_per_call = {self.steps_per_call}")
@@ -344,6 +347,11 @@ class SamplingConfig:
         None, ".npz with arrays label, picture, vector: the conditions of samples; None: those of the test data"
     )
     checkpoint: int | str | None = step("step to load; best: of least loss of training.held_out; None: the newest")
+    ema_length: float | None = real(
+        None,
+        "[0.01, 0.28]",
+        "sigma_rel of the average of the parameters, from training.ema_snapshot_every; None: its own",
+    )
 
     def __post_init__(self):
         own = self.times is None

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from flax import traverse_util
 
@@ -19,10 +20,11 @@ from hold_jax.app import build, experiment
 from hold_jax.app.config import Config
 from hold_jax.errors import UserError
 from hold_jax.model import Model
-from hold_jax.runtime import schema, storage
+from hold_jax.runtime import distributed, schema, storage
 from hold_jax.runtime import workdir as work_directory
 from hold_jax.runtime.mesh import Devices
 from hold_jax.runtime.workdir import Record
+from hold_jax.training import power_average
 from hold_jax.training.checkpoint import BEST_FOLDER, FOLDER, Checkpoints, abstract_state
 from hold_jax.training.state import init_state
 from hold_jax.weights import safetensors
@@ -75,13 +77,16 @@ def of_run(workdir: storage.Path, checkpoint: int | None = None) -> Packed:
 def averages(
     config: Config, model: Model, workdir: storage.Path, steps: Sequence[int | str] | None
 ) -> Iterator[tuple[int, Any]]:
-    """The averaged parameters of checkpoints in turn.
+    """The averaged parameters of checkpoints in turn; with `sampling.ema_length` those made of snapshots up to each.
 
     Args:
       config: the settings.
       model: the run's.
       workdir: of the run.
       steps: of the checkpoints; ["best"]: of least held-out loss; empty: all; None: the newest.
+
+    Yields:
+      The step, of the newest snapshot for an average made of them, and the parameters.
     """
     optimizer = build.optimizer(config)
     abstract = abstract_state(lambda: init_state(model, optimizer, config.seed), Devices.all().replicated)
@@ -90,8 +95,17 @@ def averages(
         newest = steps is None or best
         chosen: Sequence[Any] = [checkpoints.latest()] if newest else steps or checkpoints.steps() or [None]
         for step in chosen:
-            state = checkpoints.restore(abstract, step)
-            yield int(state.step), state.ema
+            state, length = checkpoints.restore(abstract, step), config.sampling.ema_length
+            if length is None:
+                yield int(state.step), state.ema
+                continue
+            run = "" if checkpoints.record is None else checkpoints.record.run or ""
+            made = power_average.reconstruct(workdir, run, length, int(state.step))
+            distributed.say(
+                f"parameters: the average of length {length:g} over {made.step:,} steps, made of "
+                f"{made.num_snapshots} snapshots; its weights over the steps are matched to {made.error:.1%}"
+            )
+            yield made.step, jax.tree.map(lambda new, old: jax.device_put(new, old.sharding), made.params, state.ema)
 
 
 def find(where: str, argument: str) -> Packed:

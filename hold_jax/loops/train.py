@@ -29,6 +29,7 @@ from hold_jax.runtime.log import METRICS_FILE, Log, MetricLog, NullLog, OpenLog,
 from hold_jax.runtime.mesh import Devices
 from hold_jax.runtime.progress import Progress
 from hold_jax.runtime.storage import LostFileError, Path
+from hold_jax.training import power_average
 from hold_jax.training.checkpoint import Checkpoints
 from hold_jax.training.optimizer import Decay, halflife_decay
 from hold_jax.training.preemption import Preemption
@@ -54,6 +55,7 @@ class TrainSettings:
       ema_decay: decay of the exponential moving average of the parameters per step, in [0, 1).
       ema_halflife_images: images in which a weight of that average halves, in place of `ema_decay`.
       ema_rampup_ratio: largest half-life as a share of the images seen; 0 sets no limit (`optimizer.halflife_decay`).
+      ema_snapshot_every: interval between files of the power-function averages (`power_average`); 0 keeps none.
       flip: whether images are mirrored left to right at random.
       log_every: interval between lines of the log.
       sample_every: interval between sample grids; 0 draws none.
@@ -81,6 +83,7 @@ class TrainSettings:
     profile: int
     ema_halflife_images: int | None = None
     ema_rampup_ratio: float = 0.05
+    ema_snapshot_every: int = 0
     gradient_dtype: str = "float32"
 
     def __post_init__(self):
@@ -88,7 +91,7 @@ class TrainSettings:
         for name in ("num_steps", "accumulation_steps", "steps_per_call", "log_every", "checkpoint_every", "keep_last"):
             value = getattr(self, name)
             require(value >= 1, f"training.{name}", value, "1 or more")
-        for name in ("num_steps", "log_every", "sample_every", "checkpoint_every"):
+        for name in ("num_steps", "log_every", "sample_every", "checkpoint_every", "ema_snapshot_every"):
             value = getattr(self, name)
             whole = value >= 0 and value % self.steps_per_call == 0
             require(whole, f"training.{name}", value, f"a multiple of steps_per_call = {self.steps_per_call}")
@@ -258,6 +261,11 @@ class Trainer:
                         if checkpointed:
                             metric_log.flush()  # a run that goes on from here has all lines up to here
                             checkpoints.save(program.to_tree(state))
+                        if due(settings.ema_snapshot_every):
+                            averages = program.power(state)
+                            if main:
+                                record = checkpoints.record
+                                power_average.write(workdir, averages, step, (record and record.run) or "")
                         if stop_requested:
                             break
                         if due(settings.sample_every):
@@ -345,6 +353,7 @@ class Trainer:
             self.optimizer,
             devices,
             seed=settings.seed,
+            power_averages=settings.ema_snapshot_every > 0,
             ema_decay=settings.decay,
             accumulation_steps=settings.accumulation_steps,
             steps_per_call=settings.steps_per_call,

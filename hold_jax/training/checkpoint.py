@@ -23,6 +23,7 @@ from hold_jax.training.state import TrainState
 FOLDER = "checkpoints"
 BEST_FOLDER = f"{FOLDER}/best"
 DAMAGED_FOLDER = "damaged"
+_POWER = "power"  # item of the power-function averages
 _RUN, _STATISTICS = "run", "statistics"  # keys beside the fingerprints: fields of the run's record
 _SETTLE_SECONDS = 2.0  # what deletes a folder may not have come to its end
 _SHOWN = 4  # largest number of array names in a message
@@ -102,11 +103,11 @@ class Checkpoints:
         marks: dict[str, Any] = {name: int(mark) for name, mark in jax.jit(fingerprints)(state).items()}
         if self.record is not None:
             marks |= {_RUN: self.record.run, _STATISTICS: self.record.statistics}
+        items: dict[str, Any] = {name: ocp.args.StandardSave(part) for name, part in _parts(state).items()} | {
+            "fingerprints": ocp.args.JsonSave(marks)
+        }
         with self._writing():
-            self.manager.save(
-                step,
-                args=ocp.args.Composite(state=ocp.args.StandardSave(state), fingerprints=ocp.args.JsonSave(marks)),
-            )
+            self.manager.save(step, args=ocp.args.Composite(**items))
 
     def rescue(self, state: TrainState) -> str:
         """Writes `state` and the record again, after the work directory of a running program was deleted or moved.
@@ -222,12 +223,17 @@ class Checkpoints:
 
     def _read(self, abstract: TrainState, step: int) -> TrainState:
         """Returns the state at `step` after a check of its fingerprints; the outcome is the same on all processes."""
-        differences = self._on_all(lambda: _differences(abstract, self.manager.item_metadata(step)["state"]))
-        if differences:
-            raise OtherStructureError(differences)
-        state = self._on_all(
-            lambda: self.manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract)))
-        )["state"]
+        wanted = _parts(abstract)
+        if _POWER in wanted and not (self.manager.directory / str(step) / _POWER).exists():
+            raise OtherStructureError("it has no averages for training.ema_snapshot_every")
+        there = self._on_all(lambda: self.manager.item_metadata(step))
+        for name, part in wanted.items():
+            differences = self._on_all(lambda name=name, part=part: _differences(part, there[name]))
+            if differences:
+                raise OtherStructureError(differences)
+        items = {name: ocp.args.StandardRestore(part) for name, part in wanted.items()}
+        found = self._on_all(lambda: self.manager.restore(step, args=ocp.args.Composite(**items)))
+        state = TrainState(**found["state"], power=found[_POWER] if _POWER in wanted else ())
         if int(state.step) != step:
             raise UnusableCheckpointError(f"it holds step {int(state.step)}: its folder was renamed")
         written = self._on_all(lambda: self._fingerprints(step))
@@ -236,8 +242,8 @@ class Checkpoints:
         if written is None:
             distributed.say(f"checkpoint {step} has no fingerprints: damage to it would not be noticed")
         else:
-            found = {name: int(mark) for name, mark in jax.jit(fingerprints)(state).items()}
-            bad = [name for name, mark in found.items() if written.get(name) != mark]
+            marks = {name: int(mark) for name, mark in jax.jit(fingerprints)(state).items()}
+            bad = [name for name, mark in marks.items() if written.get(name) != mark]
             if bad:
                 raise UnusableCheckpointError(f"changed since it was written: {_some(bad)}")
         return state
@@ -321,11 +327,22 @@ def abstract_state(state_fn: Any, sharding: jax.sharding.Sharding) -> TrainState
     return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), jax.eval_shape(state_fn))
 
 
+def _parts(state: TrainState) -> dict[str, Any]:
+    """Returns the items of a checkpoint: the power-function averages apart, as samplers do not need them."""
+    fields = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+    power = fields.pop("power")
+    return {"state": fields} | ({_POWER: power} if power else {})
+
+
 def _handlers() -> dict[str, ocp.CheckpointHandler]:
-    return {"state": ocp.StandardCheckpointHandler(), "fingerprints": ocp.JsonCheckpointHandler()}
+    return {
+        "state": ocp.StandardCheckpointHandler(),
+        _POWER: ocp.StandardCheckpointHandler(),
+        "fingerprints": ocp.JsonCheckpointHandler(),
+    }
 
 
-def _differences(abstract: TrainState, saved: Any) -> str:
+def _differences(abstract: Any, saved: Any) -> str:
     """Returns a description of the arrays in which the saved tree differs from `abstract`; empty if none differ."""
     if saved is None:
         raise ValueError("its list of arrays, state/_METADATA, is missing")

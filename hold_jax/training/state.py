@@ -9,6 +9,7 @@ import optax
 
 from hold_jax.model import Model
 from hold_jax.runtime.mesh import Devices
+from hold_jax.training.power_average import SIGMAS
 
 
 @flax.struct.dataclass
@@ -20,6 +21,7 @@ class TrainState:
       params: float32 parameters.
       opt_state: Optax's state.
       ema: moving average of the parameters, used for sampling and evaluation.
+      power: power-function averages of the parameters, one for each of `power_average.SIGMAS`; () if there are none.
       key: key of the run; step k uses fold_in(key, k).
     """
 
@@ -28,10 +30,13 @@ class TrainState:
     opt_state: optax.OptState
     ema: Any
     key: jax.Array
+    power: Any = ()
 
 
-def init_state(model: Model, optimizer: optax.GradientTransformation, seed: int) -> TrainState:
-    """Returns the state at step 0.
+def init_state(
+    model: Model, optimizer: optax.GradientTransformation, seed: int, power_averages: bool = False
+) -> TrainState:
+    """Returns the state at step 0, with power-function averages or without.
 
     The function is pure: under `jax.jit` with `out_shardings` the arrays are created on the devices.
     """
@@ -43,6 +48,7 @@ def init_state(model: Model, optimizer: optax.GradientTransformation, seed: int)
         opt_state=optimizer.init(params),
         ema=jax.tree.map(jnp.copy, params),
         key=key_run,
+        power=tuple(jax.tree.map(jnp.copy, params) for _ in SIGMAS) if power_averages else (),
     )
 
 

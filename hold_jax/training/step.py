@@ -21,6 +21,7 @@ from hold_jax.model import Model
 from hold_jax.parameterization import EpsFn
 from hold_jax.runtime.mesh import LARGE, Devices
 from hold_jax.sde import LinearSDE
+from hold_jax.training import power_average
 from hold_jax.training.optimizer import Decay, update_ema
 from hold_jax.training.packing import Packing
 from hold_jax.training.state import TrainState, init_state, shardings
@@ -85,12 +86,17 @@ def apply_gradient(
     updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     ema = update_ema(state.ema, params, state.step, ema_decay)
+    power = tuple(
+        power_average.update(average, params, state.step, sigma)
+        for sigma, average in zip(power_average.SIGMAS, state.power, strict=False)
+    )
     # The test does not need the updated arrays, so that each array is read and written once.
     good = jnp.isfinite(value) & jnp.isfinite(grad_norm)
-    new, old = (params, opt_state, ema), (state.params, state.opt_state, state.ema)
-    params, opt_state, ema = jax.tree.map(functools.partial(jnp.where, good), new, old)
-    norms = {"grad_norm": grad_norm, "param_norm": optax.global_norm(params)}
-    return dataclasses.replace(state, step=state.step + 1, params=params, opt_state=opt_state, ema=ema), norms
+    new = {"params": params, "opt_state": opt_state, "ema": ema, "power": power}
+    old = {name: getattr(state, name) for name in new}
+    chosen = jax.tree.map(functools.partial(jnp.where, good), new, old)
+    norms = {"grad_norm": grad_norm, "param_norm": optax.global_norm(chosen["params"])}
+    return dataclasses.replace(state, step=state.step + 1, **chosen), norms
 
 
 def make_train_step(
@@ -178,6 +184,7 @@ class Program:
       to_tree: jitted; returns the tree of a running state, a copy.
       from_tree: jitted; returns the running state of a tree, a copy.
       average: jitted; returns the averaged parameters of a running state as a tree, replicated on every device.
+      power: the same of its power-function averages, a tuple of trees.
     """
 
     devices: Devices
@@ -188,6 +195,7 @@ class Program:
     to_tree: Callable[[TrainState], TrainState]
     from_tree: Callable[[TrainState], TrainState]
     average: Callable[[TrainState], Any]
+    power: Callable[[TrainState], tuple[Any, ...]]
 
     @classmethod
     def make(
@@ -198,10 +206,11 @@ class Program:
         devices: Devices,
         *,
         seed: int,
+        power_averages: bool = False,
         **options: Any,
     ) -> "Program":
         """Compiles the step for `devices`; `options` are those of `make_train_step`."""
-        new_state = functools.partial(init_state, model, optimizer, seed)
+        new_state = functools.partial(init_state, model, optimizer, seed, power_averages)
         tree = jax.eval_shape(new_state)
         packing = Packing.of(tree.params)
         constrain = jax.lax.with_sharding_constraint
@@ -235,6 +244,7 @@ class Program:
             to_tree=jax.jit(packing.unpack_state, out_shardings=shardings(tree, devices)),
             from_tree=jax.jit(packing.pack_state, out_shardings=running),
             average=jax.jit(lambda state: packing.unpack(state.ema), out_shardings=devices.replicated),
+            power=jax.jit(lambda state: tuple(map(packing.unpack, state.power)), out_shardings=devices.replicated),
         )
 
     def start(self) -> TrainState:

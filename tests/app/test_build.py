@@ -229,7 +229,7 @@ def bits(**changes):
         ({"sde__damping": "critcal"}, "`sde.damping` is 'critcal' (did you mean 'critical'?)"),
         ({"data__name": "digit"}, "`data.name` is 'digit' (did you mean 'digits'?)"),
         ({"model__name": "unet"}, "`model.name` is 'unet'; it must be one of: mlp, ncsnpp"),
-        ({"model__dtype": "float16"}, "`model.dtype` is 'float16' (did you mean 'bfloat16'?)"),
+        ({"model__dtype": "bfloat"}, "`model.dtype` is 'bfloat' (did you mean 'bfloat16'?)"),
         ({"model__parameterization": "gauss"}, "`model.parameterization` is 'gauss' (did you mean 'gaussian'?)"),
         ({"model__conditioning": "lognoise"}, "`model.conditioning` is 'lognoise' (did you mean 'log_noise'?)"),
         ({"model__embedding": "furier"}, "`model.embedding` is 'furier' (did you mean 'fourier'?)"),

@@ -247,7 +247,7 @@ def parameters_of(section):
 
 
 def test_no_key_of_the_base_is_dead():
-    readers = ("build", "modes", "prepare", "results", "tuned")
+    readers = ("build", "modes", "packed", "prepare", "results", "tuned")
     source = "".join(inspect.getsource(importlib.import_module(f"hold_jax.app.{name}")) for name in readers)
     for section, keys in load("base").items():
         if section in ("seed", "logging"):  # no sections

@@ -25,7 +25,7 @@ from hold_jax.numerics import exact
 from hold_jax.runtime import workdir as work_directory
 from hold_jax.runtime.log import Logs, MetricLog, read_jsonl
 from hold_jax.runtime.mesh import Devices
-from hold_jax.training import checkpoint
+from hold_jax.training import checkpoint, power_average
 from hold_jax.training.checkpoint import BEST_FOLDER, FOLDER, Checkpoints, abstract_state
 from hold_jax.training.state import init_state
 
@@ -227,6 +227,28 @@ def test_a_run_that_was_killed_goes_on_from_its_last_checkpoint_bitwise(straight
     assert lines(tmp_path)[-1]["step"] > 10 and int(restored(tmp_path).step) == 10
     small.assert_bitwise(run(tmp_path), whole)
     assert [line for line in lines(tmp_path) if line["step"] > 10] == [x for x in lines(workdir) if x["step"] > 10]
+
+
+@pytest.mark.slow
+def test_power_averages_go_on_bitwise_and_change_nothing_else(straight, tmp_path):
+    folders = [tmp_path / name / power_average.FOLDER for name in ("whole", "parts")]
+    whole = small.to_host(run(tmp_path / "whole", ema_snapshot_every=10))
+    run(tmp_path / "parts", ema_snapshot_every=10, num_steps=10)
+    small.assert_bitwise(run(tmp_path / "parts", ema_snapshot_every=10), whole)
+    assert [sorted(path.name for path in folder.iterdir()) for folder in folders] == [
+        ["step_00000010.npz", "step_00000020.npz"]
+    ] * 2
+    for name in ("step_00000010.npz", "step_00000020.npz"):
+        first, second = (np.load(folder / name) for folder in folders)
+        assert all(np.array_equal(first[key], second[key]) for key in first.files)
+    # Beside them the run is as without; its checkpoints are read without them.
+    without = straight[1]
+    assert small.largest_error(whole.replace(power=()), without) < 1e-5
+    small.assert_bitwise(restored(tmp_path / "whole"), whole.replace(power=()))
+    # A run that began without them cannot go on with them.
+    shutil.copytree(straight[0], tmp_path / "without")
+    with pytest.raises(UserError, match=r"it has no averages for training\.ema_snapshot_every"):
+        run(tmp_path / "without", ema_snapshot_every=10, num_steps=40)
 
 
 @pytest.mark.slow
