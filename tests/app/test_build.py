@@ -69,12 +69,13 @@ def test_a_key_that_is_set_arrives():
 def test_the_evaluation_arrives(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     changes = dict(batch_size=7, repeats=2, num_samples=30, neighbors=4)
-    config = config_of(seed=11, eval__stats="~/a.npz", **{f"eval__{name}": value for name, value in changes.items()})
+    one = dict(eval__features="pixels")
+    config = config_of(seed=11, eval__stats="~/a.npz", **one, **{f"eval__{name}": v for name, v in changes.items()})
     assert build.evaluation(config) == EvalSettings(**changes, stats=tmp_path / "a.npz", likelihood=None, seed=11)
     assert build.evaluation(config_of(base)).num_samples == 50_000
     assert build.evaluation(config_of()).num_samples is None and build.evaluation(config_of()).stats is None
     monkeypatch.chdir(tmp_path)
-    assert build.evaluation(config_of(eval__stats="b.npz")).stats == tmp_path / "b.npz"
+    assert build.evaluation(config_of(eval__stats="b.npz", **one)).stats == tmp_path / "b.npz"
 
 
 def test_the_likelihood_arrives():
