@@ -19,6 +19,7 @@ from jax.scipy.stats import norm
 from hold_jax import kernels
 from hold_jax.errors import require, require_data
 from hold_jax.numerics import exact
+from hold_jax.numerics.random import per_example
 from hold_jax.parameterization import EpsFn
 from hold_jax.sde import LinearSDE
 
@@ -176,7 +177,7 @@ Pair = Callable[[LinearSDE, jax.Array, jax.Array, jax.Array], tuple[jax.Array, j
 
 def bcsm_pair(sde: LinearSDE, x: jax.Array, t: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
     """u_t = A q0 + L eps, and eps_n."""
-    eps = jax.random.normal(key, _state_shape(sde, x))
+    eps = per_example(jax.random.normal, key, _state_shape(sde, x))
     return kernels.perturb(kernels.marginal(sde, t), x, eps), eps[..., -1:, :]
 
 
@@ -184,10 +185,11 @@ def dsm_pair(sde: LinearSDE, x: jax.Array, t: jax.Array, key: jax.Array) -> tupl
     """u_t = Phi u_0 + L_Q eps, and the last score given u_0 in the units -1/L_nn of BCSM's eps_n."""
     key_auxiliary, key_eps = jax.random.split(key)
     factor = jnp.asarray(exact.covariance_factor(sde.cov0), jnp.float32)
-    auxiliary = jax.random.normal(key_auxiliary, (*x.shape[:-1], factor.shape[-1], x.shape[-1]))
+    shape = (*x.shape[:-1], factor.shape[-1], x.shape[-1])
+    auxiliary = per_example(jax.random.normal, key_auxiliary, shape)
     start = kernels.mix(factor, auxiliary)
     start = start + kernels.mix(jnp.eye(sde.order)[:, :1], x[..., None, :])
-    eps = jax.random.normal(key_eps, start.shape)
+    eps = per_example(jax.random.normal, key_eps, start.shape)
     kernel = kernels.transition(sde, jnp.zeros_like(t), t)
     ratio = kernels.marginal(sde, t).chol[..., -1, -1] / kernel.chol[..., -1, -1]
     u = kernels.mix(kernel.phi, start) + kernels.mix(kernel.chol, eps)

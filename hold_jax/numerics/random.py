@@ -1,5 +1,6 @@
 """Random numbers for a batch, from one key or one key per example; random subsets; classes by frequency."""
 
+import math
 from collections.abc import Callable, Sequence
 
 import jax
@@ -12,7 +13,7 @@ Draw = Callable[[jax.Array, tuple[int, ...]], jax.Array]
 """draw(key, shape), e.g. `jax.random.normal`."""
 
 
-def per_example(draw: Draw, key: jax.Array, shape: tuple[int, ...], index: jax.Array | None) -> jax.Array:
+def per_example(draw: Draw, key: jax.Array, shape: tuple[int, ...], index: jax.Array | None = None) -> jax.Array:
     """Draws random numbers for a batch.
 
     Args:
@@ -25,9 +26,12 @@ def per_example(draw: Draw, key: jax.Array, shape: tuple[int, ...], index: jax.A
     Returns:
       Array of `shape`.
     """
+    # The numbers are those of draw(key, shape). Compilers unroll loops over the last axes of (B, H, W, n, C), which
+    # have a few numbers each: XLA for CPU makes ten times as much code of it.
+    size = math.prod(shape[1:])
     if index is None:
-        return draw(key, shape)
-    return jax.vmap(lambda i: draw(jax.random.fold_in(key, i), shape[1:]))(index)
+        return draw(key, (shape[0], size)).reshape(shape)
+    return jax.vmap(lambda i: draw(jax.random.fold_in(key, i), (size,)))(index).reshape(shape)
 
 
 def subset(num: int, size: int, seed: int = 0) -> np.ndarray:

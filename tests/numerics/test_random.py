@@ -1,8 +1,21 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hold_jax.numerics.random import class_of, subset
+from hold_jax.numerics.random import class_of, per_example, subset
+
+
+@pytest.mark.parametrize("index", [None, (5, 0, 7)])
+def test_draws_for_a_batch_are_those_of_the_whole_shape(index):
+    key, shape = jax.random.key(3), (3, 2, 5, 3, 1)
+    found = per_example(jax.random.normal, key, shape, None if index is None else jnp.array(index))
+    want = (
+        jax.random.normal(key, shape)
+        if index is None
+        else jnp.stack([jax.random.normal(jax.random.fold_in(key, i), shape[1:]) for i in index])
+    )
+    np.testing.assert_array_equal(found, want)
 
 
 def test_a_subset_is_part_of_every_larger_one_and_all_is_a_permutation():
