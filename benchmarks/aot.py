@@ -188,12 +188,21 @@ def compile_in_child(task: dict[str, Any], stop_early: bool) -> dict[str, Any]:
     return row | {"error": lines[-1][:500]}
 
 
+def _size(path: Path) -> int:
+    return path.stat().st_size
+
+
 def _read_early(folder: Path) -> dict[str, Any] | None:
-    """What the largest module's dump says, None before its memory report is complete."""
-    reports = list(folder.glob("*after_optimizations-memory-usage-report.txt"))
-    if not reports:
+    """What the dump of the program says, None before its memory report is complete."""
+    row = folder / "row.json"
+    if not row.exists():
         return None
-    report = max(reports, key=lambda path: path.stat().st_size)
+    # What was compiled before the row was written are small programs that tracing runs.
+    begun = row.stat().st_mtime_ns
+    reports = folder.glob("*after_optimizations-memory-usage-report.txt")
+    report = max((path for path in reports if path.stat().st_mtime_ns > begun), default=None, key=_size)
+    if report is None:
+        return None
     total = re.search(r"Total bytes(?: used)?: (\d+)", report.read_text())
     text = Path(str(report).replace("-memory-usage-report", ""))
     if total is None or not text.exists() or not text.read_text().rstrip().endswith("}"):

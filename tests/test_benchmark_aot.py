@@ -114,3 +114,17 @@ def test_the_roofline_is_the_slower_of_compute_and_memory():
     assert bound({"bf16*bf16 default": 197e9}, 0) == pytest.approx((1e-3, 1))
     assert bound({"f32*f32 highest": 197e9}, 0) == pytest.approx((6e-3, 1 / 6))
     assert "roofline_seconds" not in aot.with_roofline({"topology": "local", "flops": {}, "bytes": 0})
+
+
+def test_an_early_reading_is_of_the_program_not_of_what_tracing_compiled(tmp_path):
+    def dump(number):
+        stem = tmp_path / f"module_{number}.cpu_after_optimizations"
+        stem.with_name(f"{stem.name}.txt").write_text(HLO)
+        stem.with_name(f"{stem.name}-memory-usage-report.txt").write_text(f"Total bytes used: {number}\n")
+
+    dump(1)
+    assert aot._read_early(tmp_path) is None
+    (tmp_path / "row.json").write_text("{}")
+    assert aot._read_early(tmp_path) is None
+    dump(2)
+    assert aot._read_early(tmp_path)["all_bytes"] == 2
