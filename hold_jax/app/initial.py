@@ -11,7 +11,7 @@ from hold_jax.app.config import Config
 from hold_jax.app.flags import Given
 from hold_jax.app.packed import Packed
 from hold_jax.model import Model
-from hold_jax.nn.embeddings import LABELS
+from hold_jax.nn.embeddings import AUGMENTATION, LABELS
 from hold_jax.runtime import distributed, schema
 from hold_jax.weights import match
 
@@ -50,7 +50,8 @@ def parameters(source: Packed, config: Config, model: Model) -> dict[str, Any]:
       model: the new run's.
 
     Returns:
-      Arrays by path, such as conv_in/kernel. Class embeddings are left out where the classes are others.
+      Arrays by path, such as conv_in/kernel. Class embeddings are left out where the classes are others, the map of the
+      augmentation's labels where only one of the two has it.
 
     Raises:
       UserError: if the arrays do not fit the network; the message lists them, and the options that differ.
@@ -58,10 +59,13 @@ def parameters(source: Packed, config: Config, model: Model) -> dict[str, Any]:
     ours = {path: leaf.shape for path, leaf in _flat(jax.eval_shape(model.init, jax.random.key(0))).items()}
     arrays = _flat(source.params)
     found = {path: np.shape(value) for path, value in arrays.items()}
-    labels = {path for path in ours.keys() | found.keys() if LABELS in path.split("/")}
+    classes, augmentation = (
+        {path for path in ours.keys() | found.keys() if name in path.split("/")} for name in (LABELS, AUGMENTATION)
+    )
+    labels = classes | augmentation
     names = tuple(source.record.statistics.get("class_names", ()))
     same = names == model.statistics.class_names
-    kept = {path for path in labels if same and ours.get(path) == found.get(path)}
+    kept = {path for path in labels if (same or path in augmentation) and ours.get(path) == found.get(path)}
     differ = _differences(source, config)
     match.require_shapes(
         {path: shape for path, shape in found.items() if path not in labels},

@@ -12,6 +12,7 @@ from hold_jax.errors import require
 from hold_jax.nn.layers import dense
 
 LABELS = "labels"  # name of the class vectors among the parameters
+AUGMENTATION = "augmentation"  # name of the map of the augmentation's labels
 EmbeddingKind = Literal["fourier", "positional"]
 EMBEDDINGS: tuple[EmbeddingKind, ...] = ("fourier", "positional")
 LabelPlace = Literal["embedding", "features"]
@@ -117,7 +118,7 @@ class ConditionEmbedding(nn.Module):
         features = self._features(noise_cond)
         if self.augment_labels:
             zeros = jnp.zeros((noise_cond.shape[0], self.augment_labels))
-            added = dense(features.shape[-1], name="augmentation", dtype=jnp.float32, use_bias=False)
+            added = dense(features.shape[-1], name=AUGMENTATION, dtype=jnp.float32, use_bias=False)
             features += added(zeros if augmentation is None else augmentation)
         if labels is None:
             return self._dense(features)

@@ -72,6 +72,16 @@ def test_other_classes_have_a_new_embedding(there, here, new, capsys):
     assert ("new: embedding/labels/embedding" in capsys.readouterr().err) == new
 
 
+@pytest.mark.parametrize(("there", "here"), [(0.1, 0.2), (0.0, 0.1), (0.1, 0.0)])
+def test_augmentation_may_begin_and_end(there, here, capsys):
+    found = source(config_of(PICTURES, **{"data.augment": there}), (8, 8, 1))
+    params, model = start(found, config_of(PICTURES, **{"data.augment": here}), (8, 8, 1))
+    ours = initial._flat(jax.eval_shape(model.init, jax.random.key(0)))
+    new = {"embedding/augmentation/kernel"} if here and not there else set()
+    assert ours.keys() - params.keys() == new and params.keys() <= ours.keys()
+    assert ("new: embedding/augmentation/kernel" in capsys.readouterr().err) == bool(new)
+
+
 def test_pictures_of_another_size_fit_a_network_of_convolutions():
     config = config_of(PICTURES)
     params, _ = start(source(config, (8, 8, 1)), config, (16, 16, 1))
