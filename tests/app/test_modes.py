@@ -381,7 +381,7 @@ NOT_THIS_RUN = {
     "statistics": (run_eval, dict(eval__stats="/none.npz"), "`eval.stats` is '/none.npz': no such file; make it"),
     "two networks with statistics": (
         run_eval,
-        dict(eval__stats="/none.npz", eval__features="pixels,pixels"),
+        dict(eval__stats="/none.npz", eval__features="pixels,numpy:asarray"),
         r"`eval.features` is .* it must be one network, to use eval.stats",
     ),
     "likelihood batch": (
