@@ -39,9 +39,10 @@ def take_steps(count, loss=small.FULL_LOSS, steps_per_call=1):
         else:
             group = host[start : start + steps_per_call]
             batch = devices.put({name: np.stack([b[name] for b in group]) for name in group[0]}, axis=1)
-        donated.append(state)
+        # A copy: JAX does not donate what NumPy arrays, here those of `to_host`, may share memory with.
+        donated.append(jax.device_put(state, devices.replicated, may_alias=False))
         with small.compilations() as found:
-            state, values = step(state, batch)
+            state, values = step(donated[-1], batch)
         compiled_in.append(len(found))
         states.append(small.to_host(state))
         metrics.append(small.to_host(values))
