@@ -433,8 +433,6 @@ class EvalConfig:
 
     def __post_init__(self):
         require(self.num_samples != 1, "eval.num_samples", self.num_samples, "None, 0, or 2 or more")
-        alone = self.stats is None or self.num_samples == 0 or len(names(self.features)) <= 1
-        require(alone, "eval.features", self.features, "one network, to use eval.stats")
         for feature in names(self.features):
             if not is_own(feature):
                 schema.require_choice("eval.features", feature, FEATURES)

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 
 from hold_jax.app import build, packed
-from hold_jax.app.config import Config
+from hold_jax.app.config import Config, names
 from hold_jax.autoguided import Autoguided
 from hold_jax.data import Dataset, Statistics
 from hold_jax.errors import UserError, require
@@ -62,7 +62,11 @@ def feature_networks(
     config: Config, settings: EvalSettings, load_train: Callable[[], Dataset], path: Path
 ) -> list[FeatureNetwork]:
     """What samples are compared in, if any are drawn."""
-    return [] if settings.num_samples == 0 else build.feature_networks(config, load_train, path)
+    if settings.num_samples == 0:
+        return []
+    alone = settings.stats is None or len(names(config.eval.features)) == 1
+    require(alone, "eval.features", config.eval.features, "one network, to use eval.stats")
+    return build.feature_networks(config, load_train, path)
 
 
 def held_out(config: Config, shape: tuple[int, ...]) -> Dataset | None:
