@@ -130,9 +130,7 @@ class ModelConfig:
     standardize: bool | None = switch(
         None, "not for pictures: subtract the data's mean, divide by their standard deviation, by channel (True)"
     )
-    dtype: str = choice(
-        "float32", ("float32", "bfloat16", "float16"), "compute type; parameters are float32; float16: not in training"
-    )
+    dtype: str = choice("float32", ("float32", "bfloat16", "float16"), "compute type; float16: not in training")
     class_conditional: bool = switch(False, "feed the data's labels to the network")
     label_dropout: float | None = real(None, "[0, 1)", "probability of training without the label, for guidance (0)")
     picture_dropout: float | None = real(None, "[0, 1)", "the same for the picture of data.condition (0)")
@@ -417,7 +415,7 @@ class EvalConfig:
     features: str = text(
         "pixels",
         "names of feature networks",
-        "inception | dinov2 | classifier | pixels | module:function, comma-separated: what they are compared in",
+        "inception | dinov2 | classifier | pixels | module:function, comma-separated",
         empty=True,
     )
     dinov2: str | None = path(None, "path of DINOv2's weights (the authors' .pth, or safetensors of transformers)")
