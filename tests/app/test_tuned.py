@@ -34,6 +34,7 @@ def test_candidates_make_the_calls_that_are_asked_for():
     assert len({c.label for c in found}) == len(found) == 33
 
 
+@pytest.mark.slow
 def test_the_tuned_sampler_is_taken_for_its_calls(tmp_path, capsys):
     candidate = kept(tmp_path, 20, {"name": "unipc", "order": 2, "grid": "karras"})
     found = tuned.apply(with_calls(20), tmp_path)
