@@ -18,8 +18,15 @@ class _OfLatents(Task):
     """What the tasks on latents share."""
 
     def settings(self, model: Model, settings: SampleSettings) -> SampleSettings:
-        """The settings with the sampler's deterministic form."""
-        return _deterministic(settings)
+        """The settings with churn = 0; raises UserError for a sampler that is always stochastic."""
+        del model
+        fields = {field.name for field in dataclasses.fields(settings.sampler)}  # pyright: ignore[reportArgumentType]
+        changes = {name: 0.0 for name in ("churn", "s_churn") if name in fields}
+        sampler = dataclasses.replace(settings.sampler, **changes)  # pyright: ignore[reportArgumentType]
+        names = "gaussian_fitted, ddim, dpmpp_2m, dpmpp_3m, unipc, heun or probability_flow"
+        allowed = f"{names}: a latent needs one without noise"
+        require(sampler.deterministic, "sampling.name", settings.name, allowed)
+        return dataclasses.replace(settings, sampler=sampler)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,18 +65,6 @@ class Interpolate(_OfLatents):
         path = jnp.moveaxis(out, 0, 1).reshape(-1, *x.shape[1:])
         figures = {f"end_{name}": value for name, value in errors(model, ends, x).items()}
         return Outcome(path, {"given": x}, {"latent": latent}, figures, encoding + calls[0])
-
-
-def _deterministic(settings: SampleSettings) -> SampleSettings:
-    """The settings with churn = 0, which a latent needs; raises UserError for a sampler that is always stochastic."""
-    fields = {field.name for field in dataclasses.fields(settings.sampler)}  # pyright: ignore[reportArgumentType]
-    changes = {name: 0.0 for name in ("churn", "s_churn") if name in fields}
-    sampler = dataclasses.replace(settings.sampler, **changes)  # pyright: ignore[reportArgumentType]
-    allowed = (
-        "gaussian_fitted, ddim, dpmpp_2m, dpmpp_3m, unipc, heun or probability_flow: a latent needs one without noise"
-    )
-    require(sampler.deterministic, "sampling.name", settings.name, allowed)
-    return dataclasses.replace(settings, sampler=sampler)
 
 
 def _encode(
