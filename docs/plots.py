@@ -10,7 +10,7 @@ from benchmarks import paper_choices as choices
 from benchmarks import paper_mixing as mixing
 from benchmarks import paper_told_densities as told_densities
 from benchmarks.parameterizations import BINS, noises
-from docs.tables import ORDERS, ROOT, SHOWN, only, results, worst
+from docs.tables import INVERSE, ORDERS, ROOT, SHOWN, only, results, worst, worst_kl
 
 FOLDER = ROOT / "docs" / "results"
 STYLES = {
@@ -367,6 +367,36 @@ def swissroll_told() -> None:
     finish(figure, "swissroll_told", 4)
 
 
+# --- docs/inverse.md -------------------------------------------------------------------------------
+
+
+def inverse() -> None:
+    """Error of the posterior against passes through the network, each method, orders 1 to 4, two problems."""
+    rows, steps = results("inverse")["rows"], (10, 20, 40, 80)
+    colors = ("#8c8c8c", "#27a3b8", "#e07b00", "#9ec3e6", "#2d6cb5", "#123a6b")
+    styles = {key: (color, "-", marker) for key, color, marker in zip(INVERSE, colors, "vs^ooo", strict=True)}
+    figure, axes = plt.subplots(2, len(ORDERS), figsize=(9, 5.6), sharex=True, sharey="row", layout="constrained")
+    for n, upper, lower in zip(ORDERS, *axes, strict=True):
+        for key, name in INVERSE.items():
+            label = name.replace("`", "").replace("_", " ") + (" solver steps" if key[-1] in "38" else "")
+            passes = [only(rows, problem="gaussian", operator="inpaint", method=key, order=n, steps=s) for s in steps]
+            line(upper, [r["passes"] for r in passes], [worst_kl(key, n, s) for s in steps], styles[key], label)
+            found = [only(rows, problem="mixture", method=key, order=n, steps=s) for s in steps[:3]]
+            x, y, e = ([row[column] for row in found] for column in ("passes", "distance", "error"))
+            color, dash, marker = styles[key]
+            lower.errorbar(x, y, e, color=color, ls=dash, marker=marker, ms=3.5, lw=1.2)
+        upper.set(xscale="log", yscale="log", ylim=(1e-4, 1e4), title=f"order {n}")
+        lower.set(xscale="log", yscale="log", xlabel="network passes")
+        lower.set_yticks((5, 10, 20, 50), ("5", "10", "20", "50"))
+        lower.set_xticks((10, 30, 100, 300), ("10", "30", "100", "300"))
+        for panel in (upper, lower):
+            panel.minorticks_off()
+            panel.grid(alpha=0.25)
+    axes[0][0].set_ylabel("Gaussian: worst KL a dimension")
+    axes[1][0].set_ylabel("mixture: distance / floor")
+    finish(figure, "inverse", 3)
+
+
 # --- docs/langevin.md ------------------------------------------------------------------------------
 
 LANGEVIN = {
@@ -427,5 +457,6 @@ if __name__ == "__main__":
     paper_cld_toys()
     paper_choices()
     swissroll_told()
+    inverse()
     langevin_bias()
     langevin_cost()

@@ -397,6 +397,52 @@ def paper_choices() -> str:
     return table(["", *(f"{d}: {c}" for d, c in columns)], ([k, *(cell(d, k, c) for d, c in columns)] for k in changes))
 
 
+# --- docs/inverse.md ------------------------------------------------------------------------------
+
+INVERSE = {
+    "proximal": "`proximal`",
+    "dps": "`dps`",
+    "pigdm": "`pigdm`",
+    "moment_matching, 1": "`moment_matching`, 1 solver step",
+    "moment_matching, 3": "`moment_matching`, 3",
+    "moment_matching, 8": "`moment_matching`, 8",
+}
+
+
+def worst_kl(method: str, order: int, steps: int) -> float:
+    """KL of the samples from the exact posterior, the worst of the operators."""
+    rows = [row for row in results("inverse")["rows"] if row["problem"] == "gaussian"]
+    return max(r["kl"] for r in rows if (r["method"], r["order"], r["steps"]) == (method, order, steps))
+
+
+def inverse_gaussian() -> str:
+    """KL at order 3 against steps, and at every order for 20 steps."""
+    rows, steps = results("inverse")["rows"], (10, 20, 40, 80)
+    lines = []
+    for key, name in INVERSE.items():
+        passes = only(rows, problem="gaussian", operator="inpaint", method=key, order=3, steps=20)["passes"]
+        cells = [*(worst_kl(key, 3, s) for s in steps), *(worst_kl(key, n, 20) for n in (1, 2, 4))]
+        lines.append([name, passes, *map(short, cells)])
+    head = ["method", "passes at 20 steps", *(f"n = 3, {s} steps" for s in steps), *(f"n = {n}, 20" for n in (1, 2, 4))]
+    return table(head, lines)
+
+
+def inverse_mixture() -> str:
+    """Sliced Wasserstein distance over the floor."""
+    rows, shown = results("inverse")["rows"], [(3, 10), (3, 20), (3, 40), (1, 20), (2, 20), (4, 20)]
+    of = functools.partial(only, rows, problem="mixture")
+    lines = []
+    for key, name in INVERSE.items():
+        found = [of(method=key, order=n, steps=s) for n, s in shown]
+        lines.append([name, *(error(row["distance"], row["error"], 1) for row in found)])
+    return table(["method", *(f"n = {n}, {s} steps" for n, s in shown)], lines)
+
+
+def inverse_seconds() -> str:
+    """Processor time of the benchmark."""
+    return f"{results('inverse')['processor_seconds']:,}"
+
+
 # --- the program ----------------------------------------------------------------------------------
 
 
