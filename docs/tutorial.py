@@ -7,7 +7,7 @@
 # that particle to a model trained in seconds, and checks every claim it makes with an `assert`.
 #
 # From the root of the repository: `python -m docs.tutorial` (about 20 seconds on a laptop's CPU, no download); the
-# figures go to `docs/tutorial`. The notebook `docs/tutorial.ipynb` is this file; it wants the package installed
+# figures go to `docs/tutorial`. The notebook `docs/tutorial.ipynb` is this file; it needs the package installed
 # (`pip install -e .`).
 
 # %%
@@ -43,8 +43,8 @@ plt.rcParams["figure.constrained_layout.h_pad"] = 0.08
 # Without noise the chain of order $n$ is a linear system $\dot u = F u$ on $u = (q, p, \dots)$: neighbors exchange
 # energy through couplings $\gamma_i$, and the last of them is slowed by a friction $\xi$. For $n = 2$ it is a spring:
 # $\dot q = p,\ \dot p = -q - \xi p$. Too little friction, and it swings; too much, and it creeps, because the friction
-# holds the velocity back. In between lies **critical damping**, where all eigenvalues of $F$ fall together: nothing
-# forgets its start faster.
+# holds the velocity back. In between lies **critical damping**, where all eigenvalues of $F$ are equal: the start
+# decays fastest.
 #
 # Why fastest? The trace of $F$ is $-\xi$, so that its $n$ eigenvalues have the mean $-\xi / n$, and the slowest of them
 # is at best as fast as the mean. With all of them equal it is. HOLD++ (2506.21741) gives the couplings that do so at
@@ -103,7 +103,7 @@ assert slowest_rate(critical.F) > 1.7 * slowest_rate(told.F)
 # Now the noise, $du = F u\,dt + G\,dw$, which enters the last block only. It reaches the position through $n - 1$
 # integrations, and so the position's path is $n - 1$ times differentiable, but for a half: the higher the order, the
 # smoother the way from data to noise. `sde.hold(order=n)` holds the matrices; everything else in the package
-# reads them and knows no name of a model.
+# reads these matrices, whatever the model.
 
 # %%
 processes = {n: sde.hold(order=n) for n in ORDERS}
@@ -313,8 +313,8 @@ figure.savefig(FOLDER / "reverse.png", dpi=80)
 #
 # ## 7. Few calls
 #
-# How many calls of the network a sample costs is up to the solver. Euler-Maruyama, the usual first choice, wants
-# hundreds of steps. The package's default, `gaussian_fitted`, follows the one direction of the state that knows of the
+# How many calls of the network a sample costs is up to the solver. Euler-Maruyama, the usual first choice, needs
+# hundreds of steps. The package's default, `gaussian_fitted`, follows the one direction of the state that depends on the
 # data; without fresh noise (`churn=0`) it has the arms at ten calls, where Euler-Maruyama has a cloud.
 
 # %%
