@@ -128,7 +128,7 @@ def _keep_freed_memory() -> None:
     """Lets glibc keep freed memory for the next allocation, where only CPUs compute; call it before JAX is imported.
 
     XLA allocates the temporaries of a training step anew at each call (101 MiB for configs/digits_hold.py). glibc
-    returns blocks of this size to the system at once, and the system clears their pages again: a third of the time of
+    returns blocks of this size to the system at once, and the system clears their pages again: a quarter of the time of
     the step.
     """
     accelerated = any(importlib.util.find_spec(plugin) for plugin in ("jax_plugins", "libtpu"))

@@ -218,6 +218,26 @@ def step_over_torch() -> str:
     return f"{only(results('train_step_speed')['rows'], part='step', who='hold_jax')['cpu_over_torch']:.2f}"
 
 
+def _step_of_digits(case: str) -> str:
+    seconds = min(row["seconds"] for row in results("freed_memory")["rows"] if row["case"] == case)
+    return f"{1e3 * seconds:.0f} ms"
+
+
+def step_as_glibc_is() -> str:
+    """Processor time of a step of the digits."""
+    return _step_of_digits("as it is")
+
+
+def step_with_huge_pages() -> str:
+    """The same with huge pages."""
+    return _step_of_digits("huge pages")
+
+
+def step_with_kept_memory() -> str:
+    """The same as main.py sets it."""
+    return _step_of_digits("kept")
+
+
 def overhead_training() -> str:
     """The part of a training step that is around the loss."""
     return f"{100 * results('overhead_cifar10_small')['training_overhead']:.1f} %"

@@ -314,8 +314,8 @@ figure.savefig(FOLDER / "reverse.png", dpi=80)
 # ## 7. Few calls
 #
 # How many calls of the network a sample costs is up to the solver. Euler-Maruyama, the usual first choice, needs
-# hundreds of steps. The package's default, `gaussian_fitted`, follows the one direction of the state that depends on the
-# data; without fresh noise (`churn=0`) it has the arms at ten calls, where Euler-Maruyama has a cloud.
+# hundreds of steps. The package's default, `gaussian_fitted`, follows the one direction of the state that depends on
+# the data; without fresh noise (`churn=0`) it has the arms at ten calls, where Euler-Maruyama has a cloud.
 
 # %%
 m = processes[3]
