@@ -87,6 +87,11 @@ class Model:
         return self.statistics.kind or default_kind(self.data_shape)
 
     @property
+    def dtype(self) -> np.dtype:
+        """The type that the network computes in."""
+        return jnp.dtype(getattr(self.network, "dtype", jnp.float32))
+
+    @property
     def takes_labels(self) -> bool:
         """Whether the network is conditioned on class labels."""
         return self.network.num_classes > 0

@@ -239,7 +239,7 @@ def sampling(config: Config) -> SampleSettings:
     """How samples are drawn."""
     c = config.sampling
     settings = {field.name for field in dataclasses.fields(SampleSettings)}
-    own = given(c, "calls", "grid", "rho", "times", "checkpoint", "ema_length", "condition", "guide", *settings)
+    own = given(c, "calls", "grid", "rho", "times", "checkpoint", "condition", "guide", *settings)
     sampler = construct("sampling", c.name, samplers.SAMPLERS[c.name], own)
     scaled = c.guide is None or c.guidance is not None
     require(scaled, "sampling.guide", c.guide, "None without a scale: set sampling.guidance, e.g. to 2.0")

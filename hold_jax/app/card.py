@@ -71,6 +71,8 @@ def _figures(results: list[dict[str, Any]]) -> Iterator[str]:
 def _made_by(results: Mapping[str, Any]) -> str:
     made = results.get("made_by", {})
     text = f"Checkpoint of step {results['step']:,}"
+    if "ema_length" in made:
+        text += f", the average of length {made['ema_length']:g}"
     if "sampler" in made and "num_samples" in results:
         calls = f", {made['calls']:,} network evaluations each" if "calls" in made else ""
         text += (

@@ -26,6 +26,7 @@ _OF_THE_MODEL = {
 _OF_THE_TRAINING = _OF_THE_MODEL | {
     "seed": "it made the initial parameters and the order of the data",
     "training.init_from": "the run has begun, and goes on from its own weights",
+    "training.ema_snapshot_every": "its power-function averages begin with the run",
 }
 FREE = (
     "model.dtype",
@@ -226,6 +227,8 @@ def _fixed(before: Config, config: Config, to_train: bool) -> dict[str, str]:
     fixed = dict(_OF_THE_TRAINING if to_train else _OF_THE_MODEL)
     if bool(before.data.augment) == bool(config.data.augment):
         del fixed["data.augment"]  # another probability
+    if before.training.ema_snapshot_every or not config.training.ema_snapshot_every:
+        fixed.pop("training.ema_snapshot_every", None)  # another interval, or the end of the averages
     if not to_train and build.any_process(config):
         del fixed["sde"]  # a denoiser samples by any process
     return fixed

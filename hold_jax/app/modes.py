@@ -64,7 +64,9 @@ def train(this: Experiment) -> None:
     config, path = this.config, this.path
     with contextlib.ExitStack() as held:
         with distributed.together():
-            require(config.sampling.guide is None, "sampling.guide", config.sampling.guide, "None to train")
+            for key in ("guide", "ema_length"):
+                value = getattr(config.sampling, key)
+                require(value is None, f"sampling.{key}", value, "None to train; --mode=sample and eval take it")
             settings, sampling, optimizer = build.training(config), build.sampling(config), build.optimizer(config)
             data = build.dataset(config, "train")
             where = config.training.init_from if this.run is None else None

@@ -188,9 +188,17 @@ TARGETS = {"diffusers": _to_diffusers, "hold_jax": _to_file, "score_sde_pytorch"
 
 
 def _with_ncsnpp(found: packed.Packed) -> tuple[Model, NCSNpp]:
+    """The model and its network for others, whose networks take pictures and their noise levels alone.
+
+    The map of the augmentation's labels is left out: it has no bias, and samplers feed it zeros.
+    """
     config, record = found.config, found.record
     model = build.model(config, record.data_shape, record.num_classes, build.statistics(record))
-    return model, _ncsnpp(config, model)
+    network = _ncsnpp(config, model)
+    classes, others = model.takes_labels, set(model.conditions.takes) - {"label"}
+    require(not classes, "model.class_conditional", True, "False: the networks of `to` have no classes")
+    require(not others, "data.condition", config.data.condition, "None: the networks of `to` take no conditions")
+    return model, network.clone(augment_labels=0)
 
 
 def _ncsnpp(config: Config, model: Model) -> NCSNpp:

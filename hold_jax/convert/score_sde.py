@@ -15,7 +15,7 @@ import numpy as np
 from flax import serialization, traverse_util
 
 from hold_jax.convert.layers import Layer, layers
-from hold_jax.errors import UserError
+from hold_jax.errors import UserError, require
 from hold_jax.nn import NCSNpp
 from hold_jax.weights import state_file
 from hold_jax.weights.match import Rule, convert, transposed
@@ -29,6 +29,16 @@ _INNER = {
     "ConvUpsample": {"conv": "Conv_0"},
     "ConvDownsample": {"conv": "Conv_0"},
     "InputSkip": {"conv": "Conv_0"},
+}
+# Options that all networks of score_sde have.
+_FIXED = {
+    "attention_up": "last",
+    "attention_head_dim": None,
+    "norm_eps": 1e-6,
+    "scale_shift": False,
+    "resample_shortcut": True,
+    "downsample_padding": "after",
+    "max_period": 10_000.0,
 }
 _FLAX_CLASSES = {
     "GaussianFourierFeatures": "GaussianFourierProjection",
@@ -228,7 +238,14 @@ def read_flax(path: Path, network: NCSNpp, inputs: tuple[int, ...], where: str) 
 
 
 def to_torch(params: Mapping[str, Any], network: NCSNpp, inputs: tuple[int, ...]) -> dict[str, np.ndarray]:
-    """Our parameters as the state dict of score_sde_pytorch's network, in its order, without its buffer `sigmas`."""
+    """Our parameters as the state dict of score_sde_pytorch's network, in its order, without its buffer `sigmas`.
+
+    Raises:
+      UserError: for an option that no network of score_sde has.
+    """
+    for key, value in _FIXED.items():
+        own = getattr(network, key)
+        require(own == value, f"model.{key}", own, f"{value!r} for a network of score_sde")
     ours = traverse_util.flatten_dict(dict(params), sep="/")
     state = {}
     for entry in torch_entries(network, inputs):

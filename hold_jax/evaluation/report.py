@@ -52,9 +52,11 @@ def lines(found: list[Row]) -> list[str]:
 def _all(results: Mapping[str, float]) -> Iterator[Row]:
     def row(key: str, name: str, meaning: str) -> Iterator[Row]:
         if key in results:
-            floor = results.get(f"{key}_floor")
-            examples = f"; {results['floor_examples']:,.0f} test examples give " if floor is not None else ""
-            yield Row(key, name, _value(results, key), meaning + examples + ("" if floor is None else f"{floor:.3g}"))
+            # Lines of earlier versions have a floor without the number of its examples.
+            floor, examples = results.get(f"{key}_floor"), results.get("floor_examples")
+            known = floor is not None and examples is not None
+            beside = f"; {examples:,.0f} test examples give {floor:.3g}" if known else ""
+            yield Row(key, name, _value(results, key), meaning + beside)
 
     for split in ("test", "train"):
         yield from row(f"{split}_loss", f"loss, {split}", _LOWER)

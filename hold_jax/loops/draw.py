@@ -49,6 +49,7 @@ class SampleSettings:
       guidance_interval: effective noises (low, high] of guidance (`guidance.interval`); None: all.
       clip: largest absolute value of the denoiser in the model's range (`guidance.clip`); None: no limit.
       threshold: quantile of dynamic thresholding (`guidance.threshold`), to `clip` or else 1; None: none.
+      ema_length: length of the power-function average that the parameters are, for the record; None: the run's own.
     """
 
     sampler: samplers.Sampler
@@ -69,6 +70,7 @@ class SampleSettings:
     guidance_interval: tuple[float, float] | None = None
     clip: float | None = None
     threshold: float | None = None
+    ema_length: float | None = None
 
     def __post_init__(self):
         require(self.num_samples >= 1, "sampling.num_samples", self.num_samples, "1 or more")

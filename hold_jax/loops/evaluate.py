@@ -372,7 +372,7 @@ def _likelihood(
 
 
 def _model_parts(model: Model) -> tuple[Any, ...]:
-    """Returns what samples and likelihoods depend on besides the parameters: the SDE and the data's units."""
+    """Returns what samples and likelihoods depend on besides the parameters: the SDE, the data's units, the type."""
     sde = model.sde
     units = (model.statistics.mean, model.statistics.std, model.sigma_data)
-    return (sde.F, sde.G, sde.cov0, sde.prior_cov, repr(sde.schedule), repr(sde.T), repr(units))
+    return (sde.F, sde.G, sde.cov0, sde.prior_cov, repr(sde.schedule), repr(sde.T), repr(units), model.dtype.name)

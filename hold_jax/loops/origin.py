@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from hold_jax.loops.draw import SampleSettings
@@ -57,6 +56,7 @@ def of_samples(
     return {
         "step": step,
         "checkpoint": weights,
+        **({} if settings.ema_length is None else {"ema_length": settings.ema_length}),
         "process": {
             "order": sde.order,
             "F": sde.F.tolist(),
@@ -81,7 +81,7 @@ def of_samples(
         "seed": settings.seed,
         "frames": settings.frames,
         "batch_size": settings.batch_size,
-        "dtype": jnp.dtype(getattr(model.network, "dtype", jnp.float32)).name,
+        "dtype": model.dtype.name,
         "devices": f"{devices.mesh.size} x {kind}",
     }
 
@@ -95,8 +95,9 @@ def name_of(made: Mapping[str, Any]) -> str:
     """Returns the name of a folder of samples, such as step_1000_unipc20_label3, or ..._inpaint for a task."""
     label = "" if made["label"] is None else f"_label{made['label']}"
     guidance = "" if made["guidance"] is None else f"_guidance{made['guidance']:g}"
+    average = f"_ema{made['ema_length']:g}" if "ema_length" in made else ""
     task = f"_{made['task']['name']}" if "task" in made else ""
-    return f"step_{made['step']}_{made['sampler']['name']}{made['steps']}{label}{guidance}{task}"
+    return f"step_{made['step']}_{made['sampler']['name']}{made['steps']}{label}{guidance}{average}{task}"
 
 
 def place(parent: Path, made: Mapping[str, Any]) -> tuple[Path, Path]:

@@ -153,7 +153,7 @@ class Trainer:
         devices.require_divides("training.batch_size", settings.batch_size, settings.accumulation_steps)
         allowed = f"False for data of kind {self.dataset.kind!r}"
         require(not settings.flip or self.dataset.is_image, "data.flip", True, allowed)
-        computed = jnp.dtype(getattr(self.model.network, "dtype", jnp.float32))
+        computed = self.model.dtype
         allowed = "bfloat16 or float32 to train: in float16, which is for sampling and evaluation, gradients underflow"
         require(computed != jnp.float16, "model.dtype", computed.name, allowed)
         usable = settings.gradient_dtype in ("float32", computed.name)
@@ -332,7 +332,9 @@ class Trainer:
         flat: Any = traverse_util.flatten_dict(tree.params, sep="/")
         flat = {path: jax.device_put(given.get(path, value), value.sharding) for path, value in flat.items()}
         params = traverse_util.unflatten_dict(flat, sep="/")
-        return program.from_tree(dataclasses.replace(tree, params=params, ema=params))
+        return program.from_tree(
+            dataclasses.replace(tree, params=params, ema=params, power=(params,) * len(tree.power))
+        )
 
     def _abstract_batch(self, devices: Devices) -> dict[str, jax.ShapeDtypeStruct]:
         """Returns the shapes, dtypes and shardings of the batches of `_feed`."""

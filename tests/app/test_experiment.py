@@ -197,6 +197,16 @@ def test_a_run_with_augmentation_keeps_it(run, tmp_path):
     assert found.changes == {"data.augment": (0.1, 0.2)}
 
 
+def test_power_averages_begin_with_a_run(run, tmp_path):
+    error = r"training.ema_snapshot_every = 0 there, 5 here: its power-function averages begin with the run"
+    with pytest.raises(UserError, match=error):
+        find(of_flags("training.ema_snapshot_every=5"), run, to_train=True)
+    begun(tmp_path / "with", of_file(training__ema_snapshot_every=5), pictures())
+    for other in (0, 10):
+        found = find(of_flags(f"training.ema_snapshot_every={other}"), tmp_path / "with", to_train=True)
+        assert found.config.training.ema_snapshot_every == other
+
+
 def test_the_record_keeps_the_history_of_changes(tmp_path):
     begun(tmp_path, of_file(), pictures())
     begun(tmp_path, of_flags("optimizer.learning_rate=1e-3", "sampling.num_steps=5", "training.report=0"), pictures())

@@ -317,6 +317,7 @@ REFUSED = {
     "flip": (dict(data__flip=True), "`data.flip` is True; it must be False for data of kind 'vector'"),
     "float16": (dict(model__dtype="float16"), "`model.dtype` is 'float16'; it must be bfloat16 or float32 to train"),
     "augment": (dict(data__augment=0.1), "`data.augment` is 0.1; it must be 0 for data of kind 'vector': pictures are"),
+    "average": (dict(sampling__ema_length=0.1), "`sampling.ema_length` is 0.1; it must be None to train"),
     "network": (of("digits"), "`model.name` is 'mlp'; it must be 'ncsnpp' for data of shape"),
     # Data. The folder is put in for STUFF.
     "no folder": (of("folder:STUFF/none"), "`data.name` is 'folder:STUFF/none'; there is no folder"),

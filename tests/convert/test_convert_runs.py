@@ -17,7 +17,8 @@ from weights.torch_bytes import call, name, row, text, whole, write_value, write
 
 import hold_jax
 from hold_jax import sde
-from hold_jax.app import build, experiment, modes
+from hold_jax.app import build, experiment, modes, packed
+from hold_jax.app.config import Config
 from hold_jax.app.flags import Given
 from hold_jax.convert import __main__ as command
 from hold_jax.convert import edm, runs, score_sde
@@ -396,6 +397,62 @@ def test_a_state_dict_is_written_as_torch_does(tmp_path):
         np.testing.assert_array_equal(back[label], value)
     with pytest.raises(UserError, match=r"`output` is .*cannot be written: (File exists|Not a directory)"):
         torch_save.write(tmp_path / "a.pth" / "b.pth", arrays)
+
+
+OURS = {"data.image_size": 8, "model.channels": 8, "model.channel_multipliers": (1,), "model.num_res_blocks": 1}
+
+
+def ours(num_classes=0, statistics=None, **changes):
+    """A network of ours as it is exported, with the numbers of its state dict for score_sde."""
+    values = OURS | {"model.attention_resolutions": (4,), "model.fir": False, "model.embedding": "positional"}
+    values |= {"model.progressive_input": "none"} | {key.replace("__", "."): value for key, value in changes.items()}
+    record = workdir.Record(build.as_json(Config().changed(values)), (8, 8, 3), num_classes, statistics or {})
+    network = NETWORKS["vp"].clone(channel_multipliers=(1,))
+    rules = [entry.rule for entry in score_sde.torch_entries(network, seen("vp"))]
+    state = {k: numbers(k, shape) for rule in rules for k, shape in rule.shapes.items()}
+    return packed.Packed(record, match.convert(rules, state, "the state", "the network"), 7), state
+
+
+def test_the_map_of_the_augmentation_is_left_out_of_a_state_dict(tmp_path):
+    found, state = ours(data__augment=0.1)
+    found.params["embedding"]["augmentation"] = {"kernel": np.ones((9, 8), np.float32)}
+    assert runs.TARGETS["score_sde_pytorch"](found, tmp_path / "a.pth") == f"{len(state)} tensors"
+    back = torch_file.read(tmp_path / "a.pth")
+    assert list(back) == list(state)
+    for label, value in state.items():
+        np.testing.assert_array_equal(back[label], value)
+
+
+@pytest.mark.parametrize("target", ["score_sde_pytorch", "diffusers"])
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(num_classes=3, model__class_conditional=True), "`model.class_conditional` is True; it must be False"),
+        (
+            dict(statistics={"picture_shape": [8, 8, 3]}, data__condition="superres:2"),
+            "`data.condition` is 'superres:2'; it must be None: ",
+        ),
+    ],
+)
+def test_networks_with_conditions_are_not_exported(tmp_path, target, changes, message):
+    with pytest.raises(UserError) as caught:
+        runs.TARGETS[target](ours(**changes)[0], tmp_path / "a.pth")
+    assert str(caught.value).startswith(message)
+    assert not (tmp_path / "a.pth").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(attention_up="every"), "`model.attention_up` is 'every'; it must be 'last' for a network of score_sde"),
+        (dict(scale_shift=True), "`model.scale_shift` is True; it must be False for a network of score_sde"),
+        (dict(norm_eps=1e-5), "`model.norm_eps` is 1e-05; it must be 1e-06 for a network of score_sde"),
+    ],
+)
+def test_options_that_score_sde_has_not_are_not_exported(changes, message):
+    with pytest.raises(UserError) as caught:
+        score_sde.to_torch(params("vp"), NETWORKS["vp"].clone(**changes), seen("vp"))
+    assert str(caught.value) == message
 
 
 def test_the_network_s_input_shape_counts_the_blocks():

@@ -30,6 +30,7 @@ def test_the_meaning_says_which_way_is_better_and_what_to_compare_with():
     assert of("fid", value=3.0).meaning == "lower is better"
     row = of("fid", value=3.0, fid_floor=3.1518, floor_examples=10_000.0)
     assert row.meaning == "lower is better; 10,000 test examples give 3.15"
+    assert of("fid", value=3.0, fid_floor=3.1518).meaning == "lower is better"  # of an earlier version
     assert of("bits_per_dim", value=3.0, bits_per_dim_is_bound=1.0).meaning == "an upper bound; lower is better"
     assert of("bits_per_dim", value=3.0, bits_per_dim_is_bound=0.0).meaning == "lower is better"
 

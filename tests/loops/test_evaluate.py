@@ -329,6 +329,7 @@ OTHER = {
     "guidance": dict(guidance=1.5),
     "seed": dict(seed=1),
     "process": dict(model=small.mlp(order=1)),
+    "type": dict(model=dataclasses.replace(MODEL, network=MODEL.network.clone(dtype=jnp.float16))),
     "prior": dict(model=dataclasses.replace(MODEL, sde=dataclasses.replace(MODEL.sde, prior_cov=2 * np.eye(2)))),
 }
 

@@ -117,6 +117,7 @@ def test_samples_of_other_settings_are_kept_and_those_of_the_same_not_drawn_agai
         ({}, "step_1000_strang4"),
         ({"label": 2, "guidance": 1.5, "num_steps": 20}, "step_1000_strang20_label2_guidance1.5"),
         ({"label": 0, "guidance": -2.0}, "step_1000_strang4_label0_guidance-2"),
+        ({"ema_length": 0.15}, "step_1000_strang4_ema0.15"),
     ],
 )
 def test_the_folder_says_which_samples(changes, want):
