@@ -101,6 +101,11 @@ def _figures(args: argparse.Namespace) -> dict[str, float]:
     sides = [_open(getattr(args, name), name, args.crop, stretch) for name in ("samples", "data")]
     if not any(isinstance(side, Dataset) for side in sides):
         network_for = None  # no weights are needed
+    for side in sides:
+        if network_for is not None and isinstance(side, Reference) and side.about is not None:
+            shape = side.about.shape
+            network = network_for(shape, np.dtype(np.uint8 if default_kind(shape) == "picture" else np.float32))
+            _require_same_features(side.about, network.name, network.identity, shape)
     a, b = (_reference(side, network_for, args) for side in sides)
     width = b.moments.mean.size
     require(a.moments.mean.size == width, "samples", args.samples, f"of {width} features, as `data` is")
@@ -181,10 +186,6 @@ def _require_same_features(about: About, network: str, identity: str, shape: tup
 def _reference(side: Dataset | Reference, network_for: _NetworkFor | None, args: argparse.Namespace) -> Reference:
     """Features and moments, from the cache if the same pictures and weights were there before."""
     if isinstance(side, Reference):
-        if side.about is not None and network_for is not None:
-            shape = side.about.shape
-            network = network_for(shape, np.dtype(np.uint8 if default_kind(shape) == "picture" else np.float32))
-            _require_same_features(side.about, network.name, network.identity, shape)
         return side
     assert network_for is not None
     network = network_for(side.shape, side.dtype)
