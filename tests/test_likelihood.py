@@ -206,7 +206,7 @@ def test_integers_have_the_entropy_of_a_discretized_gaussian(n):
     x = np.round(mean + deviations * np.random.default_rng(0).standard_normal((2000, 8, 2)))
     std, m = x.std(axis=(0, 1)), hold(n)
     inside = ((x - mean) / std).astype(np.float32)
-    law = np.sqrt(deviations**2 + 1 / 6) / std  # of the values, each with its uniform noise: twice 1 / 12
+    law = np.sqrt(deviations**2 + 1 / 6)[None, None] / std  # of the values, each with its uniform noise: twice 1 / 12
     options = {"key": KEY, "bin_width": tuple(1 / std)}
     bits = jax.jit(lambda v: likelihood.bits_per_dim(m, gaussian_eps(m, law), v, **options).bpd)
     found = np.asarray(bits(inside))
