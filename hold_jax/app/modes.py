@@ -173,10 +173,7 @@ def tune(this: Experiment) -> None:
     introduce(model, train, path, step=step)
 
     def features(data: Dataset) -> np.ndarray:
-        values = np.asarray(features_of(network[0], data, Devices.all()).values)
-        # Coordinates of vectors may differ in scale; those of feature networks stay as they are.
-        std = model.statistics.std
-        return values / np.array(std) if len(std) == values.shape[1] else values
+        return np.asarray(features_of(network[0], data, Devices.all()).values)
 
     size = config.tune.samples // 2 ** (search.ROUNDS - 1)
     drawn, joined = prepare.guided(config, model)

@@ -79,10 +79,18 @@ def settings(source: Source, path: Path, arguments: Sequence[str] = ()) -> Confi
       source: its project.
       path: of its file or folder.
       arguments: `--config=PATH`, another config than the project's, and `--config.section.key=value`.
+
+    Raises:
+      UserError: for a config that cannot be read; for the project's where the package is installed without it.
     """
     chosen = [text.partition("=")[2] for text in arguments if text.startswith("--config=")]
     changes = [text for text in arguments if not text.startswith("--config=")]
     file = str(_EXPERIMENTS / source.config) if isinstance(source.config, str) else None
+    if file is not None and not chosen and not Path(file).is_file():
+        raise UserError(
+            f"configs/{source.config} is not installed: it is in a checkout of hold_jax's repository; give its path, "
+            "--config=FILE of the command or `config` of hold_jax.load"
+        )
     given = flags.read(chosen[-1] if chosen else file, changes)
     made = {} if chosen or isinstance(source.config, str) else flat_values(source.config(path))
     of_source = {key: value for key, value in source.changes.items() if key not in given.flags}

@@ -455,6 +455,16 @@ def test_options_that_score_sde_has_not_are_not_exported(changes, message):
     assert str(caught.value) == message
 
 
+def test_configs_that_are_not_installed_are_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "_EXPERIMENTS", tmp_path)
+    for attempt in (
+        lambda: runs.settings(runs.SOURCES["psld"], Path()),
+        lambda: hold_jax.load("a.ckpt", source="psld"),
+    ):
+        with pytest.raises(UserError, match=r"^configs/cifar10_psld.py is not installed: .* give its path, --config="):
+            attempt()
+
+
 def test_the_network_s_input_shape_counts_the_blocks():
     config = runs.settings(runs.SOURCES["cld_sgm"], Path())
     assert build.model(config, (32, 32, 3), 0).input_shape == (32, 32, 6)
