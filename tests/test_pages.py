@@ -48,9 +48,10 @@ def commands(text):
 
 def accept(text):
     """Raises an error for a command of a page that main.py, or the module that it names, does not take."""
-    for words in commands(text):
+    inline = "\n".join(re.findall(r"`(python [^`]+)`", text.replace("\n", " ")))
+    for words in [*commands(text), *commands(f"```sh\n{inline}\n```\n")]:
         if words[0] == "main.py":
-            rest = [word for word in words[1:] if word != "..."]
+            rest = [word for word in words[1:] if not word.endswith("...")]
             options, rest = main._parser().parse_known_args(rest if rest == words[1:] else ["--mode=train", *rest])
             flags.read(options.config, rest)
         elif words[1].startswith(("hold_jax", "benchmarks", "docs")):
@@ -58,6 +59,7 @@ def accept(text):
             files = [*module.parent.glob(f"{module.name}.py"), *module.rglob("*.py")]
             source = "".join(file.read_text() for file in files)
             assert source, words[1]
+            source += (ROOT / "benchmarks" / "report.py").read_text() if "report.parser(" in source else ""
             for name in (word.partition("=")[0] for word in words[2:] if word.startswith("--")):
                 given = name.removeprefix("--config.")
                 assert name == "--config" or given in KEYS or f'"{name}"' in source, words
