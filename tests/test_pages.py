@@ -50,11 +50,11 @@ def accept(text):
     """Raises an error for a command of a page that main.py, or the module that it names, does not take."""
     inline = "\n".join(re.findall(r"`(python [^`]+)`", text.replace("\n", " ")))
     for words in [*commands(text), *commands(f"```sh\n{inline}\n```\n")]:
-        if words[0] == "main.py":
+        if words[0] == "main.py" and len(words) > 1:
             rest = [word for word in words[1:] if not word.endswith("...")]
             options, rest = main._parser().parse_known_args(rest if rest == words[1:] else ["--mode=train", *rest])
             flags.read(options.config, rest)
-        elif words[1].startswith(("hold_jax", "benchmarks", "docs")):
+        elif words[0] == "-m" and words[1].startswith(("hold_jax", "benchmarks", "docs")):
             module = ROOT / words[1].replace(".", "/")
             files = [*module.parent.glob(f"{module.name}.py"), *module.rglob("*.py")]
             source = "".join(file.read_text() for file in files)
