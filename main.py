@@ -132,8 +132,10 @@ def _keep_freed_memory() -> None:
     the step.
     """
     accelerated = any(importlib.util.find_spec(plugin) for plugin in ("jax_plugins", "libtpu"))
-    set_option = getattr(ctypes.CDLL(None), "mallopt", None)  # not in the C libraries of macOS and Alpine Linux
-    if not accelerated and set_option is not None:
+    if accelerated or sys.platform != "linux":
+        return
+    set_option = getattr(ctypes.CDLL(None), "mallopt", None)  # not in the C library of Alpine Linux
+    if set_option is not None:
         for option, value in _MALLOC.items():
             set_option(option, value)
 

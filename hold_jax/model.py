@@ -92,6 +92,17 @@ class Model:
         return jnp.dtype(getattr(self.network, "dtype", jnp.float32))
 
     @property
+    def in_float32(self) -> "Model":
+        """The same model whose network computes in float32, for what an adaptive solver integrates.
+
+        The roundings of half precision, 2^-9 or 2^-12 of a value, change from call to call: a solver with a tolerance
+        near them takes ever smaller steps.
+        """
+        if self.dtype == jnp.float32:
+            return self
+        return dataclasses.replace(self, network=self.network.clone(dtype=jnp.float32))
+
+    @property
     def takes_labels(self) -> bool:
         """Whether the network is conditioned on class labels."""
         return self.network.num_classes > 0

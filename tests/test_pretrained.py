@@ -28,7 +28,7 @@ def run(folder, **changes):
     settings = {
         "sde.order": 1,
         "model.width": 8,
-        "model.hidden_layers": 1,
+        "model.hidden_layers": 2,
         "model.init_scale": 1.0,
         "model.fourier_scale": 0.1,
     }
@@ -116,6 +116,10 @@ def test_bits_per_dim_are_of_the_density_in_data_units(model):
     found = model.bits_per_dim(x, KEY, probes=0)
     np.testing.assert_allclose(found.bpd, want, rtol=1e-4)
     assert not found.is_bound
+    network = model.model.network.clone(dtype=jnp.bfloat16)
+    half = dataclasses.replace(model, model=dataclasses.replace(model.model, network=network))
+    assert (half.denoise(x, 0.5) != model.denoise(x, 0.5)).any()
+    np.testing.assert_array_equal(half.bits_per_dim(x, KEY, probes=0).bpd, found.bpd)
 
 
 @pytest.mark.slow

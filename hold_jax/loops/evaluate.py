@@ -115,7 +115,9 @@ class Evaluator:
             for network in self.networks:
                 jax.eval_shape(network.apply, network.params, _abstract(self.test, 1)["x"])
         if settings.likelihood is not None:
-            likelihood.check(self.model, settings.likelihood, _abstract(self.test, settings.likelihood.batch_size))
+            likelihood.check(
+                self.model.in_float32, settings.likelihood, _abstract(self.test, settings.likelihood.batch_size)
+            )
         if settings.stats is not None and settings.num_samples != 0:
             names = [network.name for network in self.networks]
             require(len(names) == 1, "eval.features", names, "one network, to use eval.stats")
@@ -157,7 +159,7 @@ class Evaluator:
             results |= found
         if settings.likelihood is not None:
             for split, data in splits.items():
-                found = _likelihood(self.model, params, data, settings.likelihood, devices, folder, weights)
+                found = _likelihood(self.model.in_float32, params, data, settings.likelihood, devices, folder, weights)
                 results |= _of(split, found)
         if distributed.is_main():
             folder.mkdir(parents=True, exist_ok=True)  # also where there is no picture; in a bucket it does nothing

@@ -163,6 +163,8 @@ class Pretrained:
     ) -> likelihood.Likelihood:
         """Bits per dimension of data: of the values of pictures and integers, else of the density in data units.
 
+        The network computes in float32, whatever its type (`Model.in_float32`).
+
         Args:
           x: (B, *data_shape) data.
           key: as in `likelihood.bits_per_dim`.
@@ -173,9 +175,15 @@ class Pretrained:
           Likelihood.
         """
         options.setdefault("bin_width", self.model.bin_width)
-        eps_fn = self.eps_fn if condition is None else self.model.eps_fn(self.params, condition=condition)
+        model = self.model.in_float32
+        eps_fn = self._exact_eps_fn if condition is None else model.eps_fn(self.params, condition=condition)
         found = likelihood.bits_per_dim(self.sde, eps_fn, self.model.to_model(x), key=key, **options)
         return found if options["bin_width"] else found._replace(bpd=found.bpd + self.model.log2_scale)
+
+    @functools.cached_property
+    def _exact_eps_fn(self) -> EpsFn:
+        """`eps_fn` in float32; the same function at each call, so that its programs are found again."""
+        return self.model.in_float32.eps_fn(self.params)
 
     @functools.cached_property
     def _predictor(self) -> Callable[..., EpsFn]:

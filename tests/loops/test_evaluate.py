@@ -528,6 +528,17 @@ def test_likelihoods_of_a_part_are_of_random_examples(params, tmp_path, bits, mo
     assert seen[0][:, 0].max() > test.source[8:, 0].min()
 
 
+def test_likelihoods_are_of_the_network_in_float32(params, tmp_path, monkeypatch):
+    """An adaptive solver's steps would follow the roundings of half precision."""
+    seen = []
+    monkeypatch.setattr(nll, "check", lambda model, *rest: seen.append(model))
+    monkeypatch.setattr(nll, "evaluate_likelihood", lambda model, *rest, **options: seen.append(model) or {})
+    monkeypatch.setattr(evaluation, "test_loss", lambda *args: {"test_loss": 0.5})
+    half = dataclasses.replace(MODEL, network=MODEL.network.clone(dtype=jnp.bfloat16))
+    score(params, tmp_path, model=half, num_samples=0, networks=(), likelihood=BITS)
+    assert half != MODEL and seen == [MODEL, MODEL]
+
+
 @pytest.mark.slow
 def test_likelihoods_are_kept_by_what_they_depend_on(params, tmp_path, bits, capsys):
     def found(params=params, *, model=MODEL, test=TEST, **changes):
