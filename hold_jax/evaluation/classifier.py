@@ -1,4 +1,4 @@
-"""Features of a small classifier of the data's own labels, for data that Inception knows nothing of."""
+"""Features of a small classifier of the data's own labels, for data unlike those that Inception was trained on."""
 
 import functools
 import io
@@ -117,7 +117,7 @@ def _train(network: Classifier, statistics: Statistics, data: Dataset) -> Any:
     def step(params: Any, state: Any, batch: dict[str, jax.Array], key: jax.Array) -> tuple[Any, Any]:
         def loss(params: Any) -> jax.Array:
             x = standardized(statistics, batch["x"])
-            # A little noise: features that do not hang on single values.
+            # A little noise: features that do not depend on single values.
             x = x + 0.1 * jax.random.normal(key, x.shape)
             found = network.apply({"params": params}, x)
             assert isinstance(found, Features) and found.logits is not None
