@@ -251,6 +251,17 @@ def test_power_averages_go_on_bitwise_and_change_nothing_else(straight, tmp_path
         run(tmp_path / "without", ema_snapshot_every=10, num_steps=40)
 
 
+def test_every_average_begins_with_the_parameters_that_are_given():
+    given = {"hidden0/bias": np.arange(16, dtype=np.float32)}
+    settings = small.train_settings(ema_snapshot_every=5)
+    trainer = Trainer(MODEL, small.LOSS, OPTIMIZER, DATA, settings, SAMPLING, initial=given)
+    program = trainer._program(Devices.all())
+    state = program.to_tree(trainer._start(program))
+    assert len(state.power) == len(power_average.SIGMAS)
+    for tree in (state.params, state.ema, *state.power):
+        np.testing.assert_array_equal(tree["hidden0"]["bias"], given["hidden0/bias"])
+
+
 @pytest.mark.slow
 def test_bfloat16_goes_on_bitwise(tmp_path):
     model = small.mlp(dtype=jnp.bfloat16)
