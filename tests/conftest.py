@@ -1,14 +1,20 @@
 """Test-wide JAX settings: eight fake CPU devices, strict rank promotion, quick compilation."""
 
 import os
+import sys
 from importlib.metadata import version
 
 os.environ["XLA_FLAGS"] = " ".join(
     [
         os.environ.get("XLA_FLAGS", ""),
         "--xla_force_host_platform_device_count=8",
-        # XLA's older code generator compiles in half the time; jaxlib 0.11 does not have it.
-        "--xla_cpu_use_fusion_emitters=false" if version("jaxlib").startswith("0.10.") else "",
+        # In the fast tier XLA's older code generator, which compiles in half the time; jaxlib 0.11 does not have it.
+        # Workers of xdist have the flags of the process that starts them.
+        "--xla_cpu_use_fusion_emitters=false"
+        if version("jaxlib").startswith("0.10.")
+        and not {"--all", "PYTEST_XDIST_WORKER"} & {*sys.argv, *os.environ}
+        and not any("::" in argument for argument in sys.argv)
+        else "",
     ]
 )
 
