@@ -108,6 +108,7 @@ def _axes(x: jax.Array) -> range:
     return range(1, x.ndim - 1)
 
 
+@jax.named_scope("filter")
 def _filter(
     x: jax.Array, taps: Sequence[float], *, gain: int, pad: tuple[int, int], up: int = 1, down: int = 1
 ) -> jax.Array:
@@ -115,83 +116,33 @@ def _filter(
 
     Zeros are inserted between pixels only (StyleGAN2 also adds them after the last), so the second pad is `up` - 1
     larger here. Sums are in float32. At least one of `up` and `down` is 1.
+
+    The filter is one matrix for each spatial axis. Sums of shifted copies have fewer operations, but more and larger
+    intermediate arrays: on a TPU two to three times the cycles, by its compiler's estimate. A depthwise convolution
+    dilated by `up` or `down` was 10 to 70 times slower on CPU.
     """
-    # Flipped, because this is a convolution, and what follows are correlations.
+    # Flipped, because this is a convolution, and a row of the matrix is a correlation.
     weights = np.asarray(taps, np.float64)[::-1] * gain / np.sum(taps)
-    how = {"weights": weights, "pad": pad, "up": up, "down": down}
-    # XLA for CPU compiles a kernel for each of the many slices and their gradients; matrices take the same time and a
-    # third of the compilation. On a TPU they would fill a small part of the matrix unit.
-    return lax.platform_dependent(
-        x, cpu=functools.partial(_by_matrices, **how), default=functools.partial(_by_phases, **how)
-    )
-
-
-@jax.named_scope("filter_matrices")
-def _by_matrices(x: jax.Array, weights: np.ndarray, pad: tuple[int, int], up: int, down: int) -> jax.Array:
-    """The filter as one matrix for each spatial axis."""
     h = x.astype(jnp.float32)
     for axis in _axes(x):
-        size = h.shape[axis]
-        length = _length(size, weights, pad, up, down)
-        place = down * np.arange(length)[:, None] - pad[0] + np.arange(len(weights))
-        matrix = np.zeros((length, size), np.float32)
-        output, tap = np.nonzero((place >= 0) & (place <= (size - 1) * up) & (place % up == 0))
-        matrix[output, place[output, tap] // up] = weights[tap]
+        matrix = _matrix(h.shape[axis], weights, pad, up, down)
         rows = math.prod(h.shape[:axis])
         # A product for each row of the axes before this one, so that no axis moves.
         product = lax.dot_general(
-            jnp.broadcast_to(matrix, (rows, length, size)),
-            h.reshape(rows, size, -1),
+            jnp.broadcast_to(matrix, (rows, *matrix.shape)),
+            h.reshape(rows, h.shape[axis], -1),
             (((2,), (1,)), ((0,), (0,))),
             precision=precision_of(jnp.float32),
         )
-        h = product.reshape(*h.shape[:axis], length, *h.shape[axis + 1 :])
+        h = product.reshape(*h.shape[:axis], len(matrix), *h.shape[axis + 1 :])
     return h.astype(x.dtype)
 
 
-def _by_phases(x: jax.Array, weights: np.ndarray, pad: tuple[int, int], up: int, down: int) -> jax.Array:
-    """The filter in polyphase form, without the zeros between pixels.
-
-    The outputs of one phase, up m + r, are a sum of shifted copies of x, which XLA fuses. A depthwise convolution
-    dilated by `up` or `down` was 10 to 70 times slower on CPU. The phases are cast before they are interleaved, because
-    XLA writes the interleaved array to memory.
-    """
-
-    def along(h: jax.Array, axis: int) -> jax.Array:
-        if axis == x.ndim - 1:
-            return h.astype(x.dtype)
-        phases = _phases(h, weights, pad, up, down, axis)
-        return _interleave([along(phase, axis + 1) for phase in phases], axis)
-
-    return along(x.astype(jnp.float32), 1)
-
-
-def _length(size: int, weights: np.ndarray, pad: tuple[int, int], up: int, down: int) -> int:
-    """Number of outputs along an axis of `size` inputs."""
-    return ((size - 1) * up + 1 + sum(pad) - len(weights)) // down + 1
-
-
-def _phases(x: jax.Array, weights: np.ndarray, pad: tuple[int, int], up: int, down: int, axis: int) -> list[jax.Array]:
-    """Phases y[r::up] of y[o] = sum_j weights[j] z[down o - pad[0] + j], z[up i] = x[i], z = 0 elsewhere."""
-    size, margin = x.shape[axis], len(weights)
-    length = _length(size, weights, pad, up, down)
-    padded = jnp.pad(x, [(margin, margin) if a == axis else (0, 0) for a in range(x.ndim)])
-    span = (length // up - 1) * down + 1
-
-    phases = []
-    for r in range(up):
-        shifts = [(j, (r - pad[0] + j) // up) for j in range(len(weights)) if (r - pad[0] + j) % up == 0]
-        copies = [
-            float(weights[j]) * lax.slice_in_dim(padded, margin + shift, margin + shift + span, down, axis)
-            for j, shift in shifts
-        ]
-        phases.append(functools.reduce(jnp.add, copies))
-    return phases
-
-
-def _interleave(phases: list[jax.Array], axis: int) -> jax.Array:
-    """Returns y with y[r::k] = phases[r] along `axis`, for k phases of equal shape."""
-    if len(phases) == 1:
-        return phases[0]
-    shape = phases[0].shape
-    return jnp.stack(phases, axis + 1).reshape(*shape[:axis], len(phases) * shape[axis], *shape[axis + 1 :])
+def _matrix(size: int, weights: np.ndarray, pad: tuple[int, int], up: int, down: int) -> np.ndarray:
+    """Returns M with (M x)[o] = sum_j weights[j] z[down o - pad[0] + j], z[up i] = x[i], z = 0 elsewhere."""
+    length = ((size - 1) * up + 1 + sum(pad) - len(weights)) // down + 1
+    place = down * np.arange(length)[:, None] - pad[0] + np.arange(len(weights))
+    output, tap = np.nonzero((place >= 0) & (place <= (size - 1) * up) & (place % up == 0))
+    matrix = np.zeros((length, size), np.float32)
+    matrix[output, place[output, tap] // up] = weights[tap]
+    return matrix

@@ -1,12 +1,9 @@
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.signal import convolve2d, correlate2d
 
-from hold_jax.nn import resample
 from hold_jax.nn.resample import ConvDownsample, ConvUpsample, downsample, upsample
 
 TAPS = [(1, 3, 3, 1), (1, 1), (1, 2, 1), (1, 2, 3, 2)]  # the last two: odd length; asymmetric
@@ -55,20 +52,6 @@ def test_fir_downsample_equals_upfirdn(taps):
     p = len(taps) - 2
     expected = each_channel(lambda image: upfirdn(image, taps, 1, 1, 2, (p + 1) // 2, p // 2), X)
     np.testing.assert_allclose(downsample(jnp.asarray(X), taps), expected, atol=1e-5)
-
-
-@pytest.mark.parametrize("taps", TAPS)
-@pytest.mark.parametrize(("up", "down"), [(2, 1), (1, 2), (1, 1)])
-@pytest.mark.parametrize("shape", [(2, 4, 6, 3), (2, 6, 3)])
-def test_the_phases_of_accelerators_and_the_matrices_of_cpus_are_one_filter(taps, up, down, shape):
-    x = RNG.normal(size=shape).astype(np.float32)
-    pad = ((len(taps) - 1) // 2 + up - 1, (len(taps) - 2) // 2 + up - 1)
-    how = {"weights": np.asarray(taps) / np.sum(taps), "pad": pad, "up": up, "down": down}
-    phases, transposed = jax.vjp(functools.partial(resample._by_phases, **how), x)
-    matrices, also_transposed = jax.vjp(functools.partial(resample._by_matrices, **how), x)
-    np.testing.assert_allclose(phases, matrices, atol=1e-6)
-    y_bar = RNG.normal(size=phases.shape).astype(np.float32)
-    np.testing.assert_allclose(transposed(y_bar)[0], also_transposed(y_bar)[0], atol=1e-6)
 
 
 @pytest.mark.parametrize("taps", TAPS)
