@@ -258,6 +258,36 @@ def metrics_memory() -> str:
     return f"{results('metrics_speed')['rows']['all']['peak_gb']:.1f}"
 
 
+def compiled_programs() -> str:
+    """Programs of the full models, compiled for devices that were not there."""
+    lines = []
+    for row in results("aot"):
+        if row["program"] == "update":
+            continue
+        sent = row["collectives"]
+        summed = sum(entry["bytes"] for kind, entry in sent.items() if kind.startswith("all-reduce"))
+        gathered = sum(entry["bytes"] for kind, entry in sent.items() if kind.startswith("all-gather"))
+        name = Path(row["config"]).stem
+        kernels = row["kernels"]
+        lines.append(
+            [
+                row["program"] if name == "cifar10_hold" else f"{row['program']}, `{name}`",
+                f"`{row['topology']}`",
+                row["dtype"],
+                row["batch_per_device"],
+                f"{row['all_bytes'] / 2**30:.2f}",
+                f"{sum(row['flops'].values()) / 1e12:.2f}",
+                f"{1e3 * row['compute_seconds']:.0f}",
+                f"{1e3 * row['roofline_seconds']:.0f}",
+                f"{sum(kernels.values()):,}, {kernels.get('update', 0)}",
+                f"{summed / 1e6:.0f}, {gathered / 1e6:.0f}" if sent else "",
+            ]
+        )
+    head = ["", "topology", "type", "examples a device", "GiB a device", "TFLOP a device", "ms of products"]
+    head += ["ms, roofline", "kernels, of the update", "MB summed, gathered"]
+    return table(head, lines)
+
+
 # --- the papers -----------------------------------------------------------------------------------
 
 
