@@ -96,10 +96,15 @@ def test_donated_states_are_gone(on_eight):
 
 
 @pytest.mark.slow
-def test_several_steps_a_call_are_the_same_steps_bitwise(on_eight):
-    scanned = take_steps(8, steps_per_call=STEPS)
-    small.assert_bitwise(scanned["states"][-1], on_eight["states"][-1])
-    small.assert_bitwise(scanned["metrics"], on_eight["metrics"])
+def test_several_steps_a_call_are_the_same_steps_bitwise():
+    """Compiled as users do: without most optimizations jaxlib 0.11 rounds the two programs differently."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    try:
+        single, scanned = take_steps(8), take_steps(8, steps_per_call=STEPS)
+    finally:
+        jax.config.update("jax_disable_most_optimizations", True)
+    small.assert_bitwise(scanned["states"][-1], single["states"][-1])
+    small.assert_bitwise(scanned["metrics"], single["metrics"])
 
 
 def test_step_counts_and_key_stays(on_eight):
