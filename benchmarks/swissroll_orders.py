@@ -93,12 +93,14 @@ def main() -> None:
 def _plot(path: Path, data: np.ndarray, drawn: dict[int, np.ndarray], rows: list[dict]) -> None:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(3 * (len(drawn) + 1), 3.2), dpi=100, layout="constrained")
+    figure = Figure(figsize=(2 * (len(drawn) + 1), 2.3), dpi=150, layout="constrained")
     panels = figure.subplots(1, len(drawn) + 1, sharex=True, sharey=True)
-    titles = ["data", *(f"order {row['order']}: {row['ratio']:.2f} x floor" for row in rows)]
+    titles = ["data", *(f"order {row['order']}: {row['ratio']:.2f}" for row in rows)]
+    side = 1.15 * np.abs(data).max()
     for axes, title, points in zip(panels, titles, [data, *drawn.values()], strict=True):
-        axes.scatter(points[:, 0], points[:, 1], s=0.6, alpha=0.5, linewidths=0, color="#1f4e79")
-        axes.set(title=title, aspect="equal", xticks=[], yticks=[], xlim=(-2.6, 2.6), ylim=(-2.6, 2.6))
+        axes.scatter(points[:, 0], points[:, 1], s=1, alpha=0.4, linewidths=0, color="#2d6cb5")
+        axes.set(aspect="equal", xticks=[], yticks=[], xlim=(-side, side), ylim=(-side, side))
+        axes.set_title(title, fontsize=10)
     figure.savefig(path)
 
 
