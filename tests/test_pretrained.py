@@ -15,6 +15,7 @@ from hold_jax.app import config as base
 from hold_jax.data.dataset import Statistics
 from hold_jax.errors import UserError
 from hold_jax.runtime import storage, workdir
+from hold_jax.training import power_average
 from hold_jax.training.checkpoint import Checkpoints
 from hold_jax.training.state import init_state
 
@@ -65,6 +66,23 @@ def test_the_averages_of_a_checkpoint(folder, model):
     for new, old in zip(jax.tree.leaves(model.params), jax.tree.leaves(older.params), strict=True):
         np.testing.assert_array_equal(new, 2 * old)
     assert model.sde == sde.hold(1) and model.config.sampling.name == "ddim"
+
+
+def test_an_average_of_any_length(tmp_path):
+    where = run(tmp_path / "run")
+    own = hold_jax.load(where)
+    for step in (10, 20):
+        power_average.write(storage.path(where), [own.params, own.params], step, "")
+    tripled = jax.tree.map(lambda a: 3 * a, own.params)
+    power_average.write(storage.path(where), [tripled, tripled], 15, "")
+    found = hold_jax.load(where, checkpoint=10, ema_length=0.15)  # of the snapshot at 10, of parameters at rest
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), found.params, own.params)
+    mixed = hold_jax.load(where, ema_length=0.1).params["out"]["kernel"]  # kept at step 20 itself
+    np.testing.assert_allclose(mixed, own.params["out"]["kernel"], rtol=1e-4, atol=1e-6)
+    with pytest.raises(UserError, match=r"ema_length` is 0\.5; it must be .*0\.28"):
+        hold_jax.load(where, ema_length=0.5)
+    with pytest.raises(UserError, match=r"`ema_length` is 0\.1; it must be None for weights"):
+        hold_jax.load("digits", ema_length=0.1)
 
 
 @pytest.mark.slow

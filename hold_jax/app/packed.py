@@ -54,12 +54,13 @@ class Packed:
         return experiment.of_record(self.record, "the model's config")
 
 
-def of_run(workdir: storage.Path, checkpoint: int | None = None) -> Packed:
+def of_run(workdir: storage.Path, checkpoint: int | None = None, ema_length: float | None = None) -> Packed:
     """The averaged parameters of a checkpoint in a work directory.
 
     Args:
       workdir: the folder.
       checkpoint: the step; None: the newest.
+      ema_length: of an average made of snapshots, `sampling.ema_length`; None: the run's own average.
 
     Returns:
       The model, its parameters replicated on all devices.
@@ -69,6 +70,7 @@ def of_run(workdir: storage.Path, checkpoint: int | None = None) -> Packed:
     """
     record = work_directory.read(workdir)
     config = experiment.of_record(record, workdir / work_directory.RECORD_FILE)
+    config = config.changed({"sampling.ema_length": ema_length})
     model = build.model(config, record.data_shape, record.num_classes, build.statistics(record))
     ((step, params),) = averages(config, model, workdir, None if checkpoint is None else [checkpoint])
     return Packed(record, params, step)

@@ -228,6 +228,7 @@ def load(
     workdir: str | Path,
     checkpoint: int | None = None,
     *,
+    ema_length: float | None = None,
     source: str | None = None,
     config: str | Path | Mapping[str, Any] | None = None,
 ) -> Pretrained:
@@ -239,6 +240,8 @@ def load(
         diffusers; "digits", the model that the package contains (`app.packed.SHIPPED`); or, with `source`, what that
         project's checkpoints are (docs/importers.md).
       checkpoint: the step to load from a work directory; None: the newest.
+      ema_length: sigma_rel of a power-function average of the parameters, in [0.01, 0.28], made of the snapshots of a
+        run with `training.ema_snapshot_every` (EDM2, 2312.02696); None: the run's own average.
       source: the project that made the checkpoint, as `--from` of `python -m hold_jax.convert`: "psld", "edm" and the
         like. None: this package, or diffusers.
       config: with `source`, the path of another config than the project's, or values by "section.key" that differ from
@@ -254,6 +257,8 @@ def load(
     if source is None and not packed.is_file(name) and diffusers.is_pipeline(Path(name)):
         source = "diffusers"
     require(source is not None or config is None, "config", config, "None without `source`")
+    in_file = source is not None or packed.is_file(name)
+    require(ema_length is None or not in_file, "ema_length", ema_length, "None for weights that are no work directory")
     if source is not None:
         require_choice("source", source, runs.SOURCES)
         require(checkpoint is None, "checkpoint", checkpoint, f"None for a file or folder of {source}")
@@ -261,7 +266,7 @@ def load(
     if packed.is_file(name):
         require(checkpoint is None, "checkpoint", checkpoint, "None for a model in one file")
         return _pretrained(packed.find(name, "workdir"))
-    return _pretrained(packed.of_run(build.workdir(name), checkpoint))
+    return _pretrained(packed.of_run(build.workdir(name), checkpoint, ema_length))
 
 
 def _of_project(source: runs.Source, name: str, config: str | Path | Mapping[str, Any] | None) -> Pretrained:
