@@ -151,7 +151,8 @@ def cross_order_same() -> str:
 def swissroll_orders() -> str:
     """Sliced Wasserstein distance over that of a second draw of data."""
     rows = results("swissroll_orders")["rows"]
-    return table(["order", *(r["order"] for r in rows)], [["distance / floor", *(f"{r['ratio']:.2f}" for r in rows)]])
+    ratios = [error(r["ratio"], r["ratio_error"], 2) for r in rows]
+    return table(["order", *(r["order"] for r in rows)], [["distance / floor", *ratios]])
 
 
 def likelihood_swissroll() -> str:
