@@ -52,7 +52,8 @@ def test_modules_are_found_by_their_names():
     for name in MODULES:
         assert getattr(hold_jax, name) is importlib.import_module(f"hold_jax.{name}")
         assert f"`{name}`" in hold_jax.__doc__
-    assert inspect.signature(hold_jax.load).parameters.keys() == {"workdir", "checkpoint", "source", "config"}
+    allowed = {"workdir", "checkpoint", "ema_length", "source", "config"}
+    assert inspect.signature(hold_jax.load).parameters.keys() == allowed
     with pytest.raises(AttributeError, match="'hold_jax' has no attribute 'sdes'"):
         hold_jax.sdes  # noqa: B018
 
