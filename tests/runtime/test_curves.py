@@ -54,7 +54,7 @@ def test_a_page_has_room_for_all_panels():
         curves.draw({})
 
 
-def test_smooth_is_a_running_mean_that_keeps_lines_and_forgets_spikes():
+def test_smooth_is_a_running_mean_that_keeps_lines_and_recovers_after_spikes():
     line = np.arange(20.0)
     np.testing.assert_allclose(smooth(line, 3)[:17], line[:17])  # symmetric, so a straight line stays
     assert smooth(line, 3)[-1] == pytest.approx((16 + 17 + 18 + 19) / 4)

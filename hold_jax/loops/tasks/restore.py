@@ -1,5 +1,6 @@
 """Linear inverse problems: the data given a measurement of them."""
 
+import abc
 import dataclasses
 import inspect
 from typing import Any
@@ -45,9 +46,9 @@ class Restore(Task):
             value = getattr(self, name)
             require(value is None or name in self._known, name, value, f"None for method = {self.method}")
 
+    @abc.abstractmethod
     def operator(self, data_shape: tuple[int, ...]) -> Operator:
         """What measures data of this shape."""
-        raise NotImplementedError
 
     @property
     def _known(self) -> set[str]:

@@ -1,5 +1,6 @@
 """`Task`: what is made of given examples, and what all tasks share."""
 
+import abc
 import math
 from typing import Any, ClassVar, NamedTuple
 
@@ -30,7 +31,7 @@ class Outcome(NamedTuple):
     calls: jax.Array
 
 
-class Task:
+class Task(abc.ABC):
     """What is made of examples: a frozen dataclass of options, with a method that is traced once.
 
     Attributes:
@@ -48,6 +49,7 @@ class Task:
         del model
         return settings
 
+    @abc.abstractmethod
     def run(self, model: Model, c: SampleSettings, eps_fn: EpsFn, x: jax.Array, index: jax.Array) -> Outcome:
         """Treats a batch.
 
@@ -58,7 +60,6 @@ class Task:
           x: (B, *shape) inputs in the model's range.
           index: (B,) int32 numbers of the examples, which choose the noise.
         """
-        raise NotImplementedError
 
 
 def sample(
