@@ -37,7 +37,8 @@ def guided(config: Config, model: Model) -> tuple[Model, Callable[[Any], Any]]:
     allowed = "a run of the process of the samples, or a denoiser of any"
     usable = build.any_process(theirs) or theirs.sde == config.sde
     require(usable, "sampling.guide", where, allowed)
-    theirs = theirs.changed({key: value for key, value in config.flat().items() if key.startswith("sde.")})
+    process = {key: value for key, value in config.flat().items() if key.startswith("sde.")}
+    theirs = theirs.changed(process | {"model.dtype": model.dtype.name})
     record = found.record
     guide = build.model(theirs, record.data_shape, record.num_classes, build.statistics(record))
     try:

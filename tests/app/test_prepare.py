@@ -1,0 +1,38 @@
+"""What the modes prepare: the guide of `sampling.guide`."""
+
+import jax
+import pytest
+
+from configs import digits_hold
+from hold_jax.app import build, packed, prepare
+from hold_jax.app import config as base
+from hold_jax.errors import UserError
+
+
+def settings(**changes):
+    config = base.read(digits_hold.get_config())
+    return config.changed({key.replace("__", "."): value for key, value in changes.items()})
+
+
+def test_a_guide_has_the_process_and_the_type_of_the_samples():
+    config = settings(sampling__guide="digits", sde__order=2, model__dtype="bfloat16")
+    model = build.model(config, (8, 8, 1), 0)
+    drawn, joined = prepare.guided(config, model)
+    assert drawn.guide.sde == model.sde and drawn.guide.dtype == model.dtype == "bfloat16"
+    own, theirs = joined("own")
+    assert own == "own"
+    want = packed.find("digits", "sampling.guide").params
+    assert all(jax.tree.leaves(jax.tree.map(lambda a, b: bool((a == b).all()), theirs, want)))
+
+
+def test_a_guide_of_other_data_is_an_error():
+    config = settings(sampling__guide="digits")
+    with pytest.raises(UserError, match=r"`sampling\.guide` is 'digits': .*data"):
+        prepare.guided(config, build.model(config, (16, 16, 1), 0))
+
+
+def test_without_a_guide_the_model_is_itself():
+    config = settings()
+    model = build.model(config, (8, 8, 1), 0)
+    drawn, joined = prepare.guided(config, model)
+    assert drawn is model and joined("own") == "own"
