@@ -216,7 +216,7 @@ def sampling(args: argparse.Namespace, changes: list[str]) -> dict[str, float]:
     found: dict[str, float] = {"batch_size": args.batch_size}
     for what in ("sample", "likelihood"):
         function, (_, *rest) = program(config, what, shape, args.batch_size, devices)
-        inputs = [jax.device_put(np.zeros(a.shape, a.dtype), a.sharding) for a in rest]
+        inputs = jax.tree.map(lambda a: jax.device_put(np.zeros(a.shape, a.dtype), a.sharding), rest)
         jax.block_until_ready(function(params, *inputs))
         began = time.perf_counter()
         jax.block_until_ready(function(params, *inputs))
