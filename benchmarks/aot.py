@@ -9,7 +9,8 @@ Nothing runs on a device. A topology is KIND:SHAPE, the kinds v4, v5e, v5p, v6e 
 h100 (partitions x hosts x cards); @N takes its first N devices; `local` is this machine. --config.a.b=value changes a
 key, as in main.py.
 
-Programs: the training step, the second half of it alone (update), the sampler, the likelihood. Each is compiled by a
+Programs: the state at step 0 (start), the training step, the second half of it alone (update), the sampler, the
+likelihood. Each is compiled by a
 process of its own. --stop_early ends it when the optimized HLO and the memory report are written: the code generation
 that follows takes longest and changes neither, but without it there are no cycles. --keep keeps the HLO; a program
 whose HLO is there is read, not compiled again.
@@ -58,7 +59,7 @@ CHIPS = {
     "v6e": _tpu(918e12, 1640e9),
     "h100": Chip(989e12, 495e12, 67e12, 3350e9),
 }
-PROGRAMS = ("step", "update", "sample", "likelihood")
+PROGRAMS = ("start", "step", "update", "sample", "likelihood")
 
 
 # --- One program, in a process of its own -------------------------------------------------------
@@ -91,6 +92,8 @@ def program(config: Any, what: str, shape: tuple[int, ...], batch_size: int, dev
         ema_decay=build.training(config).decay,
         accumulation_steps=t.accumulation_steps,
     )
+    if what == "start":
+        return training.start, ()
     if what == "step":
         return training.step, (training.abstract(), {"x": spread(shape, np.uint8), "label": spread((), np.int32)})
     params = jax.tree.map(

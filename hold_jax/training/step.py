@@ -18,6 +18,7 @@ import optax
 from hold_jax.condition import conditions_of
 from hold_jax.data.augment import augment
 from hold_jax.model import Model
+from hold_jax.numerics import draws
 from hold_jax.parameterization import EpsFn
 from hold_jax.runtime.mesh import LARGE, Devices
 from hold_jax.sde import LinearSDE
@@ -179,6 +180,7 @@ class Program:
       devices: the mesh.
       new_state: returns the state at step 0 as a tree; only traced, never called directly.
       packing: packing of the running state.
+      start: jitted; returns the running state at step 0, created on the devices.
       step: jitted step(state, batch) -> (state, metrics); the state's buffers are donated.
       update: the second half of the step alone, for inspection: (state, gradient as a tree, loss) -> (state, norms).
       to_tree: jitted; returns the tree of a running state, a copy.
@@ -190,6 +192,7 @@ class Program:
     devices: Devices
     new_state: Callable[[], TrainState]
     packing: Packing
+    start: Any
     step: Any
     update: Any
     to_tree: Callable[[TrainState], TrainState]
@@ -239,6 +242,7 @@ class Program:
             devices,
             new_state,
             packing,
+            start=jax.jit(draws.together(lambda: packing.pack_state(new_state())), out_shardings=running),
             step=jit(step),
             update=jit(update),
             to_tree=jax.jit(packing.unpack_state, out_shardings=shardings(tree, devices)),
@@ -246,11 +250,6 @@ class Program:
             average=jax.jit(lambda state: packing.unpack(state.ema), out_shardings=devices.replicated),
             power=jax.jit(lambda state: tuple(map(packing.unpack, state.power)), out_shardings=devices.replicated),
         )
-
-    def start(self) -> TrainState:
-        """Returns the running state at step 0, created on the devices."""
-        places = shardings(self.abstract(), self.devices)
-        return jax.jit(lambda: self.packing.pack_state(self.new_state()), out_shardings=places)()
 
     def abstract(self) -> TrainState:
         """Returns shapes, dtypes and shardings of the running state."""

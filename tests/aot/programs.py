@@ -17,6 +17,7 @@ from hold_jax.evaluation.inception_network import Inception
 from hold_jax.loops.draw import make_draw
 from hold_jax.model import Model
 from hold_jax.nn import NCSNpp
+from hold_jax.numerics import draws
 from hold_jax.parameterization import gaussian, log_noise
 from hold_jax.runtime.mesh import Devices
 from hold_jax.training.fingerprint import fingerprints
@@ -147,7 +148,8 @@ def _data(devices: Devices) -> jax.ShapeDtypeStruct:
 
 def initial_state(devices: Devices) -> Compilable:
     """The state at step 0."""
-    return jax.jit(functools.partial(init_state, network(), OPTIMIZER, 0), out_shardings=devices.replicated), ()
+    new_state = draws.together(functools.partial(init_state, network(), OPTIMIZER, 0))
+    return jax.jit(new_state, out_shardings=devices.replicated), ()
 
 
 def marks(devices: Devices) -> Compilable:
