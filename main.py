@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
+from hold_jax import command_line
 from hold_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -39,7 +40,6 @@ _USED_MOST = (
 
 _FEW = 8  # names that --help lists
 
-_EXIT_USER_ERROR = 2
 _EXIT_INTERRUPTED = 130  # as a shell reports SIGINT
 # What to do about an error of the file system; any other error is a defect of the package.
 _ADVICE = {
@@ -60,10 +60,7 @@ _EXTRAS = {
 }
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(message)
-
+class _Parser(command_line.Parser):
     def format_help(self) -> str:
         self.epilog = _epilog()
         return super().format_help()
@@ -73,22 +70,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs one mode; a mistake of the user is one line on standard error and exit code 2."""
     sys.unraisablehook = _unraisable
     try:
-        words = sys.argv[1:] if arguments is None else arguments
-        _require_text(words)
-        options, rest = _parser().parse_known_args(words)
-        # Imported here, as in _run, because Ctrl-C during an import at the top of the file would be a traceback.
-        from hold_jax.app import flags
+        with command_line.exits("standard output was closed; the same command goes on from the newest checkpoint"):
+            words = sys.argv[1:] if arguments is None else arguments
+            _require_text(words)
+            options, rest = _parser().parse_known_args(words)
+            # Imported here, as in _run, because Ctrl-C during an import at the top of the file would be a traceback.
+            from hold_jax.app import flags
 
-        _run(options, flags.read(options.config, rest), shlex.join(["python", "main.py", *words]))
-    except UserError as error:
-        _fail(str(error), _EXIT_USER_ERROR)
+            _run(options, flags.read(options.config, rest), shlex.join(["python", "main.py", *words]))
     except KeyboardInterrupt:
         _interrupted()
-    except BrokenPipeError:
-        # What reads the output has ended: nothing more can be printed there, not even at the exit.
-        with contextlib.suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        _fail("standard output was closed; the same command goes on from the newest checkpoint", _EXIT_USER_ERROR)
 
 
 def _run(options: argparse.Namespace, given: "flags.Given", command: str) -> None:
@@ -117,7 +108,7 @@ def _run(options: argparse.Namespace, given: "flags.Given", command: str) -> Non
             error = _of_an_extra(error)
         if isinstance(error, UserError):
             if several:
-                distributed.leave(_line(str(error)), _EXIT_USER_ERROR)
+                distributed.leave(command_line.line(str(error)), command_line.EXIT_USER_ERROR)
             raise error from None
         if several and not isinstance(error, BrokenPipeError):
             distributed.leave_after(error)
@@ -234,20 +225,10 @@ def _unraisable(lost: "sys.UnraisableHookArgs") -> None:
 def _interrupted() -> NoReturn:
     # Not sys.exit: where XLA still compiles in its own threads, the interpreter's end crashes (SIGSEGV).
     with contextlib.suppress(OSError):
-        print(_line("interrupted; the same command goes on from what is saved"), file=sys.stderr, flush=True)
+        text = command_line.line("interrupted; the same command goes on from what is saved")
+        print(text, file=sys.stderr, flush=True)
         sys.stdout.flush()
     os._exit(_EXIT_INTERRUPTED)
-
-
-def _fail(message: str, code: int) -> NoReturn:
-    with contextlib.suppress(OSError):
-        print(_line(message), file=sys.stderr)
-    sys.exit(code)
-
-
-def _line(message: str) -> str:
-    words = " ".join(message.split())
-    return f"error: {words.encode(errors='backslashreplace').decode()}"
 
 
 if __name__ == "__main__":

@@ -14,12 +14,11 @@ import functools
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
 
 import jax
 import numpy as np
 
-from hold_jax import data
+from hold_jax import command_line, data
 from hold_jax.data.dataset import SPLITS, Dataset, array_dataset, default_kind
 from hold_jax.data.images import fit_arrays
 from hold_jax.data.sources import MEMORY_LIMIT_BYTES
@@ -43,7 +42,6 @@ from hold_jax.runtime.npz import Npz, NpzError
 from hold_jax.runtime.progress import Progress
 from hold_jax.runtime.storage import open_regular
 
-_EXIT_USER_ERROR = 2
 _STRETCHES = {"inception": inception_features.STRETCH, "dinov2": dinov2_features.STRETCH}
 _SAMPLES = ("x", "images", "samples", "arr_0")
 
@@ -51,15 +49,10 @@ _SAMPLES = ("x", "images", "samples", "arr_0")
 _NetworkFor = Callable[[tuple[int, ...], np.dtype], FeatureNetwork]
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(message)
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Prints the figures; a user's mistake is one line, exit code 2."""
     lines = (__doc__ or "").split("\n\n")
-    parser = _Parser(
+    parser = command_line.Parser(
         prog="python -m hold_jax.fid", description=lines[0], epilog=" ".join(lines[2:]), allow_abbrev=False
     )
     parser.add_argument("samples", metavar="SAMPLES", help="folder, .npz or data source")
@@ -82,17 +75,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--batch_size", type=int, default=PER_DEVICE, help=f"pictures at once on a device ({PER_DEVICE})"
     )
-    try:
+    with command_line.exits():
         args = parser.parse_args(arguments)
         require(args.batch_size >= 1, "batch_size", args.batch_size, "1 or more")
         require(args.crop is None or args.crop >= 1, "crop", args.crop, "1 or more")
         if args.device is not None:
             jax.config.update("jax_platforms", {"gpu": "cuda"}.get(args.device, args.device))
-        found = _figures(args)
-    except UserError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(_EXIT_USER_ERROR)
-    print(figures.table(found))
+        print(figures.table(_figures(args)))
 
 
 def _figures(args: argparse.Namespace) -> dict[str, float]:

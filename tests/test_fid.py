@@ -1,6 +1,7 @@
 """The command `python -m hold_jax.fid`: what it reads, what it prints, what it keeps."""
 
 import dataclasses
+import os
 
 import jax
 import numpy as np
@@ -135,6 +136,20 @@ def test_mistakes(tmp_path, capsys, monkeypatch):
     Image.fromarray(X[0]).save(tmp_path / "none" / "2.png")
     assert "none has pictures of 2 sizes, and these" in fails(capsys, tmp_path / "none", tmp_path / "none", pixels)
     assert "unrecognized arguments: --weights=x" in fails(capsys, a, a, "--weights=x")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["stats.npz", "stats.npz"]], ids=["help", "figures"])
+def test_an_output_whose_reader_has_ended_is_no_error_that_is_shown(arguments, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.savez("stats.npz", mu=np.zeros(3), sigma=np.eye(3))
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as pipe, monkeypatch.context() as patch:
+        patch.setattr("sys.stdout", pipe)
+        with pytest.raises(SystemExit) as stop:
+            fid.main(arguments)
+        pipe.flush()  # as at the exit of Python
+    assert stop.value.code == 2 and capsys.readouterr().err == ""
 
 
 def test_statistics_of_another_network(tmp_path, capsys):

@@ -14,13 +14,12 @@ The FID's Inception network:
 """
 
 import argparse
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from absl import logging
 
+from hold_jax import command_line
 from hold_jax.convert.runs import SOURCES, TARGETS, export_run, import_run, settings
 from hold_jax.errors import UserError, require, require_choice
 from hold_jax.evaluation import inception_weights
@@ -31,30 +30,21 @@ FROM: dict[str, Callable[[Path, Path], str]] = {
     "pytorch_fid": inception_weights.convert,
 }
 
-_EXIT_USER_ERROR = 2
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(message)
-
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Converts one file. A user's mistake is one line and exit code 2; then the output stays as it was."""
     logging.set_verbosity(logging.ERROR)  # Orbax logs every write
-    parser = _Parser(prog="python -m hold_jax.convert", description=(__doc__ or "").splitlines()[0], allow_abbrev=False)
+    parser = command_line.Parser(
+        prog="python -m hold_jax.convert", description=(__doc__ or "").splitlines()[0], allow_abbrev=False
+    )
     known = sorted({**FROM, **SOURCES})
     parser.add_argument("--from", dest="source", help=f"project that made the input: {', '.join(known)}")
     parser.add_argument("--to", dest="target", help=f"project that the output is for: {', '.join(TARGETS)}")
     parser.add_argument("--input", required=True, help="its file or folder; with --to, a work directory")
     parser.add_argument("--output", required=True, help="work directory, file or folder to write")
-    try:
+    with command_line.exits():
         args, rest = parser.parse_known_args(arguments)
-        done = _convert(args, rest)
-    except UserError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(_EXIT_USER_ERROR)
-    print(f"{args.output}: {done}")
+        print(f"{args.output}: {_convert(args, rest)}")
 
 
 def _convert(args: argparse.Namespace, rest: list[str]) -> str:
