@@ -149,8 +149,22 @@ class StepSampler(abc.ABC):
             rows = jax.tree.map(lambda a: a.reshape(frames, num_steps // frames, *a.shape[1:]), rows)
             state, kept = jax.lax.scan(lambda s, part: _with_frame(jax.lax.scan(advance, s, part)[0]), state, rows)
         else:
-            state, _ = jax.lax.scan(advance, state, rows)
+            state = scan(advance, state, rows)
         return Trajectory(state.u, state.nfe, kept)
+
+
+def scan(advance: Callable[[Any, Any], tuple[Any, None]], state: Any, rows: Any) -> Any:
+    """Returns the last state of `jax.lax.scan(advance, state, rows)`; without jit the same step by step.
+
+    Without jit `lax.scan` slices the rows by a number that is part of the program, so that XLA compiles a slice for
+    each step. Rows that are on the host need none.
+    """
+    if not jax.config.jax_disable_jit:
+        return jax.lax.scan(advance, state, rows)[0]
+    rows = jax.tree.map(np.asarray, rows)
+    for i in range(len(jax.tree.leaves(rows)[0])):
+        state, _ = advance(state, jax.tree.map(lambda a, i=i: a[i], rows))
+    return state
 
 
 def _with_frame(state: Any) -> tuple[Any, jax.Array]:

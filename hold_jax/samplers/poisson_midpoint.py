@@ -128,7 +128,7 @@ class PoissonMidpoint(loop.StepSampler):
             return (held, kernels.mix(c.state, behind) + push, nfe + event), None
 
         carry = (state.u, jnp.zeros_like(state.u), state.nfe + 1)
-        (held, behind, nfe), _ = jax.lax.scan(substep, carry, (jnp.arange(self.K), events, c))
+        held, behind, nfe = loop.scan(substep, carry, (jnp.arange(self.K), events, c))
         return State(held + behind, nfe)
 
     @staticmethod

@@ -12,7 +12,7 @@ from training.small import quick_compilation  # noqa: F401
 from hold_jax import samplers, sde
 from hold_jax.loops import tune
 from hold_jax.loops.conditions import NONE
-from hold_jax.loops.draw import make_draw
+from hold_jax.loops.draw import SampleSettings, make_draw
 from hold_jax.loops.tune import Candidate, Reference, choose, steps_for
 
 DATA = np.random.default_rng(0).normal(size=(600, 2))
@@ -107,3 +107,16 @@ def test_the_loop_in_python_draws_the_samples_of_the_compiled_one():
         np.testing.assert_allclose(network.draw(settings, block), model.to_data(want), rtol=1e-4, atol=1e-4)
     broken = jax.tree.map(lambda leaf: leaf * np.nan, params)
     assert tune.Network(model, broken, settings, NONE, 8).draw(settings, 0) is None
+
+
+@pytest.mark.parametrize("name", ["gaussian_fitted", "poisson_midpoint"])
+def test_more_steps_compile_no_more(name, caplog):
+    # On a GPU a program takes 0.2 s to compile: with one for each step, a sampler took 20 s.
+    model = small.mlp(order=2)
+    settings = SampleSettings(samplers.SAMPLERS[name](), 4, "log", None, True, 8, 8, 0, False, None, "data", None, 0)
+    network = tune.Network(model, model.init(jax.random.key(0)), settings, NONE, 8)
+    network.draw(settings, 0)
+    with jax.log_compiles(), caplog.at_level("WARNING"):
+        network.draw(dataclasses.replace(settings, num_steps=24), 0)
+    compiled = [r for r in caplog.records if r.getMessage().startswith("Finished XLA compilation")]
+    assert len(compiled) <= 10, [r.getMessage()[:60] for r in compiled]
