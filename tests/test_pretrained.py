@@ -12,6 +12,7 @@ from configs import swissroll_hold
 from hold_jax import data, kernels, likelihood, samplers, sde
 from hold_jax.app import build
 from hold_jax.app import config as base
+from hold_jax.convert import __main__ as convert
 from hold_jax.data.dataset import Statistics
 from hold_jax.errors import UserError
 from hold_jax.runtime import storage, workdir
@@ -79,6 +80,11 @@ def test_an_average_of_any_length(tmp_path):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), found.params, own.params)
     mixed = hold_jax.load(where, ema_length=0.1).params["out"]["kernel"]  # kept at step 20 itself
     np.testing.assert_allclose(mixed, own.params["out"]["kernel"], rtol=1e-4, atol=1e-6)
+    arguments = ["--to=hold_jax", f"--input={where}", f"--output={tmp_path / 'mixed.safetensors'}"]
+    convert.main([*arguments, "--ema_length=0.2"])
+    want, exported = hold_jax.load(where, ema_length=0.2), hold_jax.load(str(tmp_path / "mixed.safetensors"))
+    jax.tree.map(np.testing.assert_array_equal, exported.params, want.params)
+    assert not np.array_equal(want.params["out"]["kernel"], own.params["out"]["kernel"])
     with pytest.raises(UserError, match=r"ema_length` is 0\.5; it must be .*0\.28"):
         hold_jax.load(where, ema_length=0.5)
     with pytest.raises(UserError, match=r"`ema_length` is 0\.1; it must be None for weights"):

@@ -20,6 +20,7 @@ from pathlib import Path
 from absl import logging
 
 from hold_jax import command_line
+from hold_jax.app.config import KEYS
 from hold_jax.convert.runs import SOURCES, TARGETS, export_run, import_run, settings
 from hold_jax.errors import UserError, require, require_choice
 from hold_jax.evaluation import inception_weights
@@ -42,6 +43,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--to", dest="target", help=f"project that the output is for: {', '.join(TARGETS)}")
     parser.add_argument("--input", required=True, help="its file or folder; with --to, a work directory")
     parser.add_argument("--output", required=True, help="work directory, file or folder to write")
+    parser.add_argument(
+        "--ema_length",
+        metavar="LENGTH",
+        help="with --to: sigma_rel of the average of the parameters, from 0.01 to 0.28, of a run with "
+        "training.ema_snapshot_every; without it the run's own average",
+    )
     with command_line.exits():
         args, rest = parser.parse_known_args(arguments)
         print(f"{args.output}: {_convert(args, rest)}")
@@ -53,11 +60,15 @@ def _convert(args: argparse.Namespace, rest: list[str]) -> str:
         require_choice("to", args.target, TARGETS)
     else:
         require_choice("from", args.source, {**FROM, **SOURCES})
+        require(args.ema_length is None, "ema_length", args.ema_length, "left out with --from; it is for --to")
     for text in rest:
         if args.source not in SOURCES or not text.startswith(("--config=", "--config.")):
             raise UserError(f"unrecognized arguments: {text}")
     if args.target is not None:
-        return export_run(TARGETS[args.target], _workdir(args.input, "input"), _file(args.output, "output"))
+        key, length = KEYS["sampling.ema_length"], args.ema_length
+        length = None if length is None else key.check("ema_length", key.parse("ema_length", length))
+        target = TARGETS[args.target]
+        return export_run(target, _workdir(args.input, "input"), _file(args.output, "output"), length)
     path = _file(args.input, "input")
     if args.source in FROM:
         return FROM[args.source](path, _file(args.output, "output"))

@@ -156,18 +156,22 @@ def import_run(source: Source, path: Path, output: storage.Path, config: Config)
     return f"{weights.which}, step {weights.step}, {count / 1e6:.3g} million parameters"
 
 
-def export_run(target: Callable[[packed.Packed, Path], str], path: storage.Path, output: Path) -> str:
+def export_run(
+    target: Callable[[packed.Packed, Path], str], path: storage.Path, output: Path, ema_length: float | None = None
+) -> str:
     """Writes the averaged parameters of a work directory's newest checkpoint; returns in words what was written.
 
     Args:
       target: one of `TARGETS`' values.
       path: the work directory.
       output: the file or folder.
+      ema_length: of an average made of snapshots, `sampling.ema_length`; None: the run's own average.
 
     Raises:
-      UserError: if `path` holds no run, or one whose network `target` has not, or `output` cannot be written.
+      UserError: if `path` holds no run, or none of such an average, or one whose network `target` has not, or `output`
+        cannot be written.
     """
-    found = packed.of_run(build.workdir(str(path)))
+    found = packed.of_run(build.workdir(str(path)), ema_length=ema_length)
     return f"the averaged weights of step {found.step}, {target(found, output)}"
 
 
