@@ -12,7 +12,7 @@ import numpy as np
 
 from hold_jax.app import build, card, constructors, experiment, initial, packed, prepare, results, tuned
 from hold_jax.app.compilation_cache import cache_compilations
-from hold_jax.app.config import KEYS, Config
+from hold_jax.app.config import KEYS, Config, names
 from hold_jax.app.experiment import Experiment
 from hold_jax.app.flags import Given
 from hold_jax.data import Dataset
@@ -165,15 +165,16 @@ def tune(this: Experiment) -> None:
     model = prepare.model(config, found.data_shape, found.num_classes, build.statistics(found))
     tried = {calls: tuned.candidates(config, calls) for calls in tuned.calls_of(config)}
     train = prepare.dataset(config, "train", found.data_shape)
-    network = build.feature_networks(config, lambda: train, path)[:1]
-    require(bool(network), "eval.features", config.eval.features, "the network in whose features samples are compared")
+    first = "".join(names(config.eval.features)[:1])
+    require(bool(first), "eval.features", first, "the network in whose features samples are compared")
+    (network,) = build.feature_networks(config.changed({"eval.features": first}), lambda: train, path)
     given = build.conditions(config, model, lambda: prepare.dataset(config, "test", found.data_shape))
     chosen = config.sampling.checkpoint
     ((step, params),) = packed.averages(config, model, path, None if chosen is None else [chosen])
     introduce(model, train, path, step=step)
 
     def features(data: Dataset) -> np.ndarray:
-        return np.asarray(features_of(network[0], data, Devices.all()).values)
+        return np.asarray(features_of(network, data, Devices.all()).values)
 
     size = config.tune.samples // 2 ** (search.ROUNDS - 1)
     drawn, joined = prepare.guided(config, model)
@@ -187,7 +188,7 @@ def tune(this: Experiment) -> None:
     for calls, candidates in tried.items():
         say = functools.partial("{} calls, {}".format, calls)
         choices[calls] = search.choose(candidates, draw, target, lambda line, say=say: distributed.say(say(line)))
-        tuned.write(path, config, step, network[0].name, choices)
+        tuned.write(path, config, step, network.name, choices)
     print(search.table(choices), flush=True)
     pictures.write_png(search.plot(choices), path / "tune.png")
     print(f"kept: {path / tuned.FILE}, drawn: {path / 'tune.png'}", flush=True)

@@ -168,6 +168,21 @@ def test_each_checkpoint_that_is_named_is_evaluated_in_turn(copied, trained):
     assert sorted(p.name for p in (copied / "eval").iterdir()) == ["step_10", "step_5"]
 
 
+def test_samplers_are_tuned_in_the_first_features_and_the_others_are_not_made(trained, monkeypatch):
+    def built(*_):
+        raise AssertionError("a network of other features was made")
+
+    def averages(*_):
+        raise UserError("the features are there")
+
+    monkeypatch.setattr(build, "classifier", built)
+    monkeypatch.setattr(packed, "averages", averages)
+    with pytest.raises(UserError, match="the features are there"):
+        modes.run("tune", config_of(eval__features="pixels,classifier", tune__calls=(20,)), str(trained))
+    with pytest.raises(UserError, match=r"`eval.features` is ''; it must be the network in whose features samples are"):
+        modes.run("tune", config_of(eval__features="", tune__calls=(20,)), str(trained))
+
+
 @pytest.mark.slow
 def test_what_was_logged_is_drawn(copied, trained, capsys):
     run = functools.partial(modes.run, "plot", Given(None, {}), str(copied))
