@@ -88,7 +88,8 @@ def averages(
       steps: of the checkpoints; ["best"]: of least held-out loss; empty: all; None: the newest.
 
     Yields:
-      The step, of the newest snapshot for an average made of them, and the parameters.
+      The step, of the newest snapshot for an average made of them, and the parameters. Checkpoints between the same two
+      snapshots have one average, which comes once.
     """
     optimizer = build.optimizer(config)
     abstract = abstract_state(lambda: init_state(model, optimizer, config.seed), Devices.all().replicated)
@@ -96,6 +97,7 @@ def averages(
     with Checkpoints.open_to_read(workdir, BEST_FOLDER if best else FOLDER) as checkpoints:
         newest = steps is None or best
         chosen: Sequence[Any] = [checkpoints.latest()] if newest else steps or checkpoints.steps() or [None]
+        done = set()
         for step in chosen:
             state, length = checkpoints.restore(abstract, step), config.sampling.ema_length
             if length is None:
@@ -103,6 +105,10 @@ def averages(
                 continue
             run = "" if checkpoints.record is None else checkpoints.record.run or ""
             made = power_average.reconstruct(workdir, run, length, int(state.step))
+            if made.step in done:
+                distributed.say(f"checkpoint of step {int(state.step):,}: no newer snapshot than that of {made.step:,}")
+                continue
+            done.add(made.step)
             distributed.say(
                 f"parameters: the average of length {length:g} over {made.step:,} steps, made of "
                 f"{made.num_snapshots} snapshots; its weights over the steps are matched to {made.error:.1%}"

@@ -23,6 +23,7 @@ from hold_jax.evaluation import classifier, inception_weights, reference
 from hold_jax.runtime import workdir
 from hold_jax.runtime.log import read_jsonl
 from hold_jax.runtime.mesh import Devices
+from hold_jax.training import power_average
 from hold_jax.training.checkpoint import FOLDER
 
 # The first lines stand for what compiles in a third of the time: fewer kernels.
@@ -134,6 +135,16 @@ def test_the_best_checkpoint_is_drawn_by_its_name(trained, tmp_path):
     assert found.keys() == {best}
     with pytest.raises(UserError, match=r"no best checkpoint in .*: training keeps one if the data have a test split"):
         next(packed.averages(config_read(config_of()), model_of(trained), tmp_path, ["best"]))
+
+
+def test_checkpoints_between_two_snapshots_are_evaluated_once(copied, capsys):
+    own = packed.of_run(copied).params
+    for step in (2, 4):
+        power_average.write(copied, [own, own], step, workdir.read(copied).run)
+    config = config_read(config_of(sampling__ema_length=0.1))
+    found = list(packed.averages(config, model_of(copied), copied, []))
+    assert [step for step, _ in found] == [4]
+    assert "checkpoint of step 10: no newer snapshot than that of 4\n" in capsys.readouterr().err
 
 
 def config_read(given):
