@@ -15,7 +15,8 @@ itself:
   profile    the operations that take most of the time of a step
   train      --fast, for the time that is left but a fifth; a second call goes on from there
   weights    its averaged parameters in bfloat16, compressed: weights.safetensors.xz, for hold_jax.load after `xz -d`
-  fid        it at orders 1 to 4 with 10, 20, 35 and 50 network calls; pixels are compared where --inception is missing
+  fid        it at orders 1 to 4 by five samplers with 10, 20, 35 and 50 network calls (`benchmarks.fid_orders`); pixels
+             are compared where --inception is missing
 
 --output is a small folder: a log a stage, JSON, weights, and summary.json, rewritten after every command. A command
 that succeeded is not run again (train and weights always are). What is large, work directories and compiled programs,
@@ -174,16 +175,12 @@ def stages(args: argparse.Namespace, work: Path) -> list[Stage]:
     length = [f"--config.training.{key}={value}" for key, value in small.items()] if toy else []
     train = ["main.py", "--mode=train", *fast, *length, *few, f"--workdir={work / 'fast'}"]
 
-    features = f"--config.eval.inception={args.inception}" if args.inception else "--config.eval.features=pixels"
-    evaluate = ["main.py", "--mode=eval", f"--workdir={work / 'fast'}", features, "--config.eval.neighbors=0", *few]
-    evaluate += ["--config.eval.num_samples=99", "--config.eval.batch_size=99"] if toy else []
-    calls, orders = ((4,), (1, 2)) if toy else ((10, 20, 35, 50), (1, 2, 3, 4))
-    # The last of the calls is the denoiser's.
-    fid = [
-        [*evaluate, f"--config.sde.order={order}", f"--config.sampling.num_steps={number - 1}"]
-        for number in calls
-        for order in orders
-    ]
+    fid = ["-m", "benchmarks.fid_orders", f"--workdir={work / 'fast'}", f"--output={out / 'fid.json'}"]
+    fid += [f"--inception={args.inception}"] if args.inception else []
+    fid += [f"--stats={args.stats}"] if args.stats else []
+    fid += (
+        ["--num=99", "--batch_size=33", "--calls=4", "--orders", "1", "2", "--processes=1"] if toy else ["--num=2500"]
+    )
     return [
         Stage("modes", 150, modes),
         Stage("compile", 180, [compiled]),
@@ -193,7 +190,7 @@ def stages(args: argparse.Namespace, work: Path) -> list[Stage]:
         Stage("profile", 90, [profile, [*part, "--part=profile"]]),
         Stage("train", 540, [train], again=True),
         Stage("weights", 60, [[*part, "--part=weights"]], again=True),
-        Stage("fid", 540, fid),
+        Stage("fid", 540, [fid]),
     ]
 
 
@@ -273,6 +270,7 @@ def main() -> None:
     parser.add_argument("--fast", default="configs/cifar10_fast.py", help="the model that is trained")
     parser.add_argument("--data", help="data.name of both, as npz:PATH or folder:PATH")
     parser.add_argument("--inception", help="weights of the Inception network for fid, .pth or .npz")
+    parser.add_argument("--stats", help="statistics of the training data for fid, such as pytorch-fid's")
     parser.add_argument("--stages", nargs="+", choices=names, default=names)
     parser.add_argument("--toy", action="store_true", help="everything small, to test this script")
     parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)

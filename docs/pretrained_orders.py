@@ -1,6 +1,7 @@
-"""The picture of docs/importers.md: one network from a folder of diffusers, sampled at orders 1 to 4.
+"""One network sampled at orders 1 to 4: the pictures of docs/importers.md and docs/results/h200.md.
 
-python -m docs.pretrained_orders FOLDER        # docs/images/pretrained_orders.png; about a minute on two cores
+python -m docs.pretrained_orders FOLDER                        # docs/images/pretrained_orders.png
+python -m docs.pretrained_orders weights.safetensors NAME.png  # docs/images/NAME.png; minutes on two cores
 """
 
 import sys
@@ -12,25 +13,25 @@ import numpy as np
 
 import hold_jax
 
-OUTPUT = Path(__file__).parent / "images" / "pretrained_orders.png"
+IMAGES = Path(__file__).parent / "images"
 ORDERS, COLUMNS = (1, 2, 3, 4), 14
 
 
-def main(folder: str) -> None:
+def main(folder: str, name: str = "pretrained_orders.png") -> None:
     """Draws one row of samples for each order."""
     model = hold_jax.load(folder)
     figure, rows = plt.subplots(len(ORDERS), figsize=(9, 2.8), layout="constrained")
     for order, axes in zip(ORDERS, rows, strict=True):
         process = hold_jax.sde.hold(order=order)
         pictures = model.with_sde(process).sample(COLUMNS, jax.random.key(1), batch_size=COLUMNS)
-        apart = np.pad(pictures[..., 0], [(0, 0), (0, 0), (0, 1)], constant_values=0)
+        apart = np.pad(pictures.squeeze(), [(0, 0), (0, 0), (0, 1)] + [(0, 0)] * (pictures.shape[-1] > 1))
         axes.imshow(np.concatenate(apart, axis=1), cmap="gray", interpolation="bicubic", vmin=0, vmax=255)
         axes.set_ylabel(f"order {order}", rotation=0, ha="right", va="center")
         axes.set(xticks=[], yticks=[])
         for spine in axes.spines.values():
             spine.set_visible(False)
-    figure.savefig(OUTPUT, dpi=150)
+    figure.savefig(IMAGES / name, dpi=150)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

@@ -289,6 +289,32 @@ def compiled_programs() -> str:
     return table(head, lines)
 
 
+def fid_orders() -> str:
+    """FID of one network at several orders."""
+    rows = results("fid_orders")["rows"]
+    names = dict.fromkeys((r["num"], r["calls"], r["sampler"]) for r in rows if r["order"])
+    lines = []
+    for num, calls, sampler in sorted(names):
+        found = {r["order"]: r for r in rows if (r["num"], r["calls"], r["sampler"]) == (num, calls, sampler)}
+        cells = [f"{found[n]['fid']:.1f} ± {found[n]['error']:.1f}" if n in found else "" for n in (1, 2, 3, 4)]
+        lines.append([f"{num:,}", calls, f"`{sampler.partition(':')[0]}`", *cells])
+    for row in (r for r in rows if not r["order"]):
+        lines.append([f"{row['num']:,}", "", "training pictures", f"{row['fid']:.1f}", "", "", ""])
+    return table(["samples", "calls", "sampler", "order 1", "order 2", "order 3", "order 4"], lines)
+
+
+def training_rate() -> str:
+    """Pictures a second in training on the H200."""
+    return f"{max(results('h200')['train']['images_per_second']):,}"
+
+
+def training_utilization() -> str:
+    """FLOPs of training on the H200 over those of a measured matrix product."""
+    found = results("h200")
+    rate = max(found["train"]["images_per_second"]) * found["train"]["flops_per_image"]
+    return f"{100 * rate / found['matrix_rate']['bfloat16']:.0f} %"
+
+
 # --- the papers -----------------------------------------------------------------------------------
 
 

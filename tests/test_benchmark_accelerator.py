@@ -79,26 +79,36 @@ def test_top_operations_are_sums_over_the_devices_events(tmp_path):
     ]
 
 
+def run(output, *options):
+    command = [sys.executable, "-m", "benchmarks.accelerator", "--toy", "--minutes=60", f"--output={output}", *options]
+    subprocess.run(command, check=True, env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""})
+    found = json.loads((output / "summary.json").read_text())
+    logs = {name: (output / f"{name}.log").read_text()[-2000:] for name in found}
+    assert {name: stage["status"] for name, stage in found.items()} == dict.fromkeys(found, "done"), logs
+    return found
+
+
 @pytest.mark.slow
-@pytest.mark.skipif("HOLD_JAX_ALL_STAGES" not in os.environ, reason="over 5 minutes; set HOLD_JAX_ALL_STAGES=1")
-def test_every_stage_runs_at_toy_size_and_a_second_call_goes_on(tmp_path):
+def test_a_model_is_timed_trained_carried_away_and_compared_at_toy_size(tmp_path):
     output = tmp_path / "accelerator"
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
-
-    def run():
-        command = [sys.executable, "-m", "benchmarks.accelerator", "--toy", "--minutes=60", f"--output={output}"]
-        subprocess.run(command, check=True, env=environment)
-        return json.loads((output / "summary.json").read_text())
-
-    first = run()
-    logs = {name: (output / f"{name}.log").read_text()[-2000:] for name in first}
-    assert {name: stage["status"] for name, stage in first.items()} == dict.fromkeys(first, "done"), logs
-    assert list(first) == ["modes", "compile", "speed", "sampling", "inception", "profile", "train", "weights", "fid"]
+    run(output, "--stages", "sampling", "train", "weights", "fid")
     assert json.loads((output / "sampling.json").read_text())["likelihood_images_per_second"] > 0
-    assert json.loads((output / "profile.json").read_text())
     file = tmp_path / "weights.safetensors"
     file.write_bytes(lzma.decompress((output / "weights.safetensors.xz").read_bytes()))
     assert json.loads((output / "weights.json").read_text())["step"] == 20
     x = hold_jax.load(file).sample(1, seed=0)
     assert np.isfinite(x).all()
-    assert "already trained" in (run(), (output / "train.log").read_text())[1]
+    rows = {(r["sampler"], r["order"]): r for r in json.loads((output / "fid.json").read_text())["rows"]}
+    assert len(rows) == 11 and {row["num"] for row in rows.values()} == {99}
+    data = rows["data", None]["fid"]
+    assert all(10 * data < row["fid"] for key, row in rows.items() if key[1])  # after 20 steps
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("HOLD_JAX_ALL_STAGES" not in os.environ, reason="over 5 minutes; set HOLD_JAX_ALL_STAGES=1")
+def test_every_stage_runs_at_toy_size_and_a_second_call_goes_on(tmp_path):
+    output = tmp_path / "accelerator"
+    first = run(output)
+    assert list(first) == ["modes", "compile", "speed", "sampling", "inception", "profile", "train", "weights", "fid"]
+    assert json.loads((output / "profile.json").read_text())
+    assert "already trained" in (run(output), (output / "train.log").read_text())[1]
