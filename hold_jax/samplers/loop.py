@@ -159,7 +159,7 @@ def scan(advance: Callable[[Any, Any], tuple[Any, None]], state: Any, rows: Any)
     Without jit `lax.scan` slices the rows by a number that is part of the program, so that XLA compiles a slice for
     each step. Rows that are on the host need none.
     """
-    if not jax.config.jax_disable_jit:
+    if not jax.config.jax_disable_jit:  # pyright: ignore[reportAttributeAccessIssue]
         return jax.lax.scan(advance, state, rows)[0]
     rows = jax.tree.map(np.asarray, rows)
     for i in range(len(jax.tree.leaves(rows)[0])):
