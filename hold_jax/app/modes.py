@@ -220,17 +220,30 @@ def plot(this: Experiment) -> None:
     require(bool(there), "workdir", str(path), f"a folder with {METRICS_FILE}, which --mode=train writes")
     for name, picture in there.items():
         drawn = _headline(read_jsonl(path / name)) if name == RESULTS_FILE else read_jsonl(path / name)
-        if name == RESULTS_FILE and len(drawn) < 2:
+        if name == RESULTS_FILE and len({line["step"] for line in drawn}) < 2:
             continue  # one step makes no curve
         pictures.write_png(curves.draw(curves.grouped(drawn)), path / picture)
         print(f"{name}: {path / picture}", flush=True)
 
 
 def _headline(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The latest figures of each step, by step: those of the report, "recall, pixels" as pixels/recall."""
-    latest = {line["step"]: report.values(line) for line in results}
-    named = {step: {"/".join(reversed(name.split(", "))): v for name, v in latest[step].items()} for step in latest}
-    return [{"step": step} | named[step] for step in sorted(named)]
+    """The latest figures of each step and average, by step, as curves of their own.
+
+    They are those of the report, "recall, pixels" as pixels/recall; of an average made of snapshots, of length 0.1, as
+    pixels/recall/average 0.1.
+    """
+
+    def curve(name: str, length: float | None) -> str:
+        named = "/".join(reversed(name.split(", ")))
+        if length is None:
+            return named
+        return f"{named if '/' in named else f'{named}/{named}'}/average {length:g}"
+
+    latest = {(line["step"], line.get("made_by", {}).get("ema_length")): report.values(line) for line in results}
+    return [
+        {"step": step} | {curve(name, length): value for name, value in latest[step, length].items()}
+        for step, length in sorted(latest, key=lambda key: (key[0], key[1] or 0.0))
+    ]
 
 
 def lines(config: Config) -> list[str]:

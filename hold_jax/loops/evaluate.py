@@ -139,7 +139,7 @@ class Evaluator:
         devices, settings, workdir = Devices.all(), self.settings, self.workdir
         folder = workdir / FOLDER / f"step_{step}"
         weights = origin.fingerprint(params)
-        made: dict[str, Any] = {"step": step, "checkpoint": weights}
+        made = origin.of_parameters(self.sampling, step=step, weights=weights)
         results: dict[str, float] = {"step": step}
         images: dict[str, Any] = {}
         splits = self._splits()

@@ -36,6 +36,12 @@ def fingerprint(params: Any) -> str:
     return digest(*jax.tree.leaves(jax.tree.map(np.asarray, params)))
 
 
+def of_parameters(settings: SampleSettings, *, step: int, weights: str) -> dict[str, Any]:
+    """Returns which parameters of a run were taken: step, digest and, where it was chosen, the average's length."""
+    length = {} if settings.ema_length is None else {"ema_length": settings.ema_length}
+    return {"step": step, "checkpoint": weights, **length}
+
+
 def of_samples(
     model: Model, settings: SampleSettings, devices: Devices, *, step: int, weights: str, conditions: str = ""
 ) -> dict[str, Any]:
@@ -54,9 +60,7 @@ def of_samples(
     sde = model.sde
     kind = devices.mesh.devices.flat[0].device_kind
     return {
-        "step": step,
-        "checkpoint": weights,
-        **({} if settings.ema_length is None else {"ema_length": settings.ema_length}),
+        **of_parameters(settings, step=step, weights=weights),
         "process": {
             "order": sde.order,
             "F": sde.F.tolist(),

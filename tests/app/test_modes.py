@@ -194,6 +194,31 @@ def test_samplers_are_tuned_in_the_first_features_and_the_others_are_not_made(tr
         modes.run("tune", config_of(eval__features="", tune__calls=(20,)), str(trained))
 
 
+def test_figures_of_another_average_are_curves_of_their_own(tmp_path, monkeypatch):
+    def line(step, fid, length=None):
+        return {
+            "step": step,
+            "fid": fid,
+            "test_loss": fid / 8,
+            "made_by": {} if length is None else {"ema_length": length},
+        }
+
+    first = [line(20, 9.0), line(20, 3.0, 0.1), line(20, 4.0, 0.05)]
+    found = []
+    monkeypatch.setattr(modes.curves, "draw", lambda drawn: found.append(drawn) or PIL.Image.new("RGB", (1, 1)))
+    for lines in (first, [*first, line(10, 8.0), line(20, 7.0), line(10, 2.0, 0.1)]):
+        (tmp_path / "results.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        modes.plot(experiment.Experiment(base.Config(), tmp_path, None))
+    (drawn,) = found  # figures of one step are no curve
+    shown = {panel: {name: np.transpose(c).tolist() for name, c in named.items()} for panel, named in drawn.items()}
+    assert shown["FID"] == {
+        "FID": [[10, 8], [20, 7]],
+        "FID average 0.1": [[10, 2], [20, 3]],
+        "FID average 0.05": [[20, 4]],
+    }
+    assert shown["loss"]["test average 0.1"] == [[10, 0.25], [20, 0.375]] and len(shown) == 2
+
+
 @pytest.mark.slow
 def test_what_was_logged_is_drawn(copied, trained, capsys):
     run = functools.partial(modes.run, "plot", Given(None, {}), str(copied))

@@ -191,6 +191,9 @@ def test_one_line_a_time(params, tmp_path):
     assert [line.get("num_samples") for line in lines] == [20, 8, None]
     assert lines[2].keys() == {"step", "test_loss", "test_loss_error"}
     assert len({line["test_loss"] for line in lines}) == 1
+    # Of an average made of snapshots the line says so, also without samples.
+    score(params, tmp_path, step=3, num_samples=0, networks=(), sampling={"ema_length": 0.1})
+    assert read_jsonl(tmp_path / "results.jsonl")[-1]["made_by"]["ema_length"] == 0.1
     # The floor is that of as many test points as there are samples, drawn at random.
     some = TEST.subset(8).source
     assert lines[1]["floor_examples"] == 8
