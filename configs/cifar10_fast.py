@@ -5,9 +5,9 @@
 python main.py --config=configs/cifar10_fast.py --mode=train --workdir=DIR
 
 The network sees the effective noise alone, so the one model samples at every order: --mode=eval --config.sde.order=4.
-Data: as configs/cifar10_hold.py. Hardware and time: meant for 25 minutes on one H100; on one H200 12,600 pictures a second
-(docs/results/h200.md). The run goes on from where it stopped, so its length need not be known: the learning rate is
-constant, and the average does the annealing.
+Data: as configs/cifar10_hold.py. Hardware and time: meant for 25 minutes on one H100; on one H200 12,600 pictures a
+second (docs/results/h200.md). The run goes on from where it stopped, so its length need not be known: the learning rate
+is constant, and the average does the annealing.
 """
 
 from configs import cifar10_hold
