@@ -88,18 +88,18 @@ def _figures(args: argparse.Namespace) -> dict[str, float]:
     network_for = _networks(args)
     stretch = _STRETCHES.get(args.features)
     sides = [_open(getattr(args, name), name, args.crop, stretch) for name in ("samples", "data")]
-    if not any(isinstance(side, Dataset) for side in sides):
+    if not is_own(args.features) and not any(isinstance(side, Dataset) for side in sides):
         network_for = None  # no weights are needed
     for side in sides:
         if network_for is not None and isinstance(side, Reference) and side.about is not None:
             shape = side.about.shape
             network = network_for(shape, np.dtype(np.uint8 if default_kind(shape) == "picture" else np.float32))
-            _require_same_features(side.about, network.name, network.identity, shape)
+            _require_same_features(side.about, network.name, network.identity)
     a, b = (_reference(side, network_for, args) for side in sides)
     width = b.moments.mean.size
     require(a.moments.mean.size == width, "samples", args.samples, f"of {width} features, as `data` is")
-    if a.about is not None and b.about is not None:
-        _require_same_features(b.about, a.about.network, a.about.identity, a.about.shape)
+    if network_for is None and a.about is not None and b.about is not None:
+        _require_same_features(b.about, a.about.network, a.about.identity)
     name = next((side.about.network for side in (a, b) if side.about is not None), function_of(args.features))
     if a.features is not None:
         return figures.compute(name, Features(a.features, None), b)
@@ -162,10 +162,9 @@ def _samples(path: Path, argument: str) -> np.ndarray | None:
     return x
 
 
-def _require_same_features(about: About, network: str, identity: str, shape: tuple[int, ...]) -> None:
-    """Checks the record of statistics against a network; that of the user's own is another one for each shape."""
-    same = about.network == network and (about.identity == identity or about.shape != shape)
-    if not same:
+def _require_same_features(about: About, network: str, identity: str) -> None:
+    """Checks the record of statistics against a network, which is one of their shape if it is the user's own."""
+    if (about.network, about.identity) != (network, identity):
         raise UserError(
             f"the statistics of {about.data} are of features of {about.network} ({about.identity}), not of {network} "
             f"({identity}): give --features and the weights that they were made with"

@@ -162,6 +162,12 @@ def test_statistics_of_another_network(tmp_path, capsys):
     Reference(moments(features(Y)), None, other).save(tmp_path / "other.npz")
     said = "are of features of hue (another map), not of pixels (another map): give --features"
     assert said in fails(capsys, tmp_path / "stats.npz", tmp_path / "other.npz")
+    other = dataclasses.replace(
+        about, identity="a third map", shape=(8, 8, 3)
+    )  # pictures of another size do not excuse
+    Reference(moments(features(Y)), None, other).save(tmp_path / "other.npz")
+    said = "are of features of pixels (a third map), not of pixels (another map): give --features"
+    assert said in fails(capsys, tmp_path / "stats.npz", tmp_path / "other.npz")
     # Statistics that say what they are of give the figure its name.
     Reference(moments(features(Y)), None, about).save(tmp_path / "other.npz")
     fid.main([str(tmp_path / "stats.npz"), str(tmp_path / "other.npz")])

@@ -8,6 +8,8 @@ from hold_jax import fid
 from hold_jax.errors import UserError
 from hold_jax.evaluation import own_function as own
 from hold_jax.evaluation.own_function import own_function
+from hold_jax.evaluation.reference import About, Reference
+from hold_jax.metrics.frechet import moments
 
 UINT8 = np.dtype(np.uint8)
 
@@ -125,6 +127,27 @@ def test_names():
 def test_names_of_the_packages_own_figures_are_taken(module, name):
     with pytest.raises(UserError, match=f"a function of another name than the package's features: {name} is one"):
         identity(f"{module(f'def {name}(x): return x / 255')}:{name}")
+
+
+def test_statistics_of_pictures_of_other_sizes_are_each_checked_against_the_function(module, tmp_path, capsys):
+    name = module("def color(x): return x.astype(jnp.float32).mean(axis=(1, 2))")
+    values, files = np.random.default_rng(0).normal(size=(9, 3)).astype(np.float32), []
+    for size, found in ((2, None), (4, None), (4, "function of another")):
+        shape = (size, size, 3)
+        about = About("x", "test", 9, shape, "color", found or identity(f"{name}:color", shape))
+        files.append(f"{len(files)}.npz")
+        Reference(moments(values + size), values + np.float32(size), about).save(tmp_path / files[-1])
+    small, large, other = files
+    fid.main([small, large, f"--features={name}:color"])
+    printed = dict(line.split()[:2] for line in capsys.readouterr().out.splitlines())
+    assert float(printed["frechet_color"]) == pytest.approx(12.0, rel=1e-5)  # means 2 apart in 3 features
+    for arguments, said in (
+        ([small, other, f"--features={name}:color"], "are of features of color (function of another), not of color"),
+        ([small, large], "give --features and the weights that they were made with"),
+    ):
+        with pytest.raises(SystemExit):
+            fid.main(arguments)
+        assert said in capsys.readouterr().err
 
 
 def test_features_that_are_not_finite_are_counted(module, tmp_path, capsys):
