@@ -96,7 +96,7 @@ def test_a_model_is_timed_trained_carried_away_and_compared_at_toy_size(tmp_path
     file = tmp_path / "weights.safetensors"
     file.write_bytes(lzma.decompress((output / "weights.safetensors.xz").read_bytes()))
     assert json.loads((output / "weights.json").read_text())["step"] == 20
-    x = hold_jax.load(file).sample(1, seed=0)
+    x = hold_jax.load(file).sample(1, jax.random.key(0))
     assert np.isfinite(x).all()
     rows = {(r["sampler"], r["order"]): r for r in json.loads((output / "fid.json").read_text())["rows"]}
     assert len(rows) == 11 and {row["num"] for row in rows.values()} == {99}
