@@ -10,6 +10,7 @@ from flax import traverse_util
 
 from hold_jax.app.config import Config
 from hold_jax.convert import diffusers
+from hold_jax.convert.diffusers_parameters import entries
 from hold_jax.errors import UserError, require
 from hold_jax.model import Model
 from hold_jax.nn import NCSNpp
@@ -58,7 +59,7 @@ def write(params: Mapping[str, Any], model: Model, network: NCSNpp, config: Conf
     flat = traverse_util.flatten_dict(dict(params), sep="/")
     arrays = {
         entry.name: np.ascontiguousarray(entry.to_theirs(np.asarray(flat[entry.path], np.float32)))
-        for entry in diffusers.entries(network, model.input_shape, cosines_first=False)
+        for entry in entries(network, model.input_shape, cosines_first=False)
     }
     empty = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
     require(empty, "output", str(folder), "a new folder, or an empty one")
