@@ -20,6 +20,8 @@ import itertools
 import json
 import multiprocessing
 import os
+import shlex
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -28,7 +30,8 @@ import jax
 import numpy as np
 
 import hold_jax
-from hold_jax import samplers, sde
+from benchmarks.samplers import SUITE, steps_for
+from hold_jax import sde
 from hold_jax.app import build
 from hold_jax.data.dataset import array_dataset
 from hold_jax.evaluation import reference
@@ -40,7 +43,7 @@ from hold_jax.loops.tune import Network
 from hold_jax.metrics.frechet import frechet_jackknife, moments
 from hold_jax.runtime.mesh import Devices
 
-SAMPLERS = ["gaussian_fitted:log", "heun:karras", "dpmpp_2m:log", "poisson_midpoint:log", "lie_trotter:log"]
+SAMPLERS = ["gaussian_fitted:log", "heun:karras", "dpmpp_2m:log", "poisson_midpoint (K=16):log", "lie_trotter:log"]
 PARTS = 4  # of the jackknife
 
 
@@ -77,17 +80,16 @@ def main() -> None:
         model = dataclasses.replace(trained.model, sde=sde.hold(order=order))
         return Network(model, trained.params, settings, NONE, args.batch_size)
 
-    def draw(order: int, label: str, calls: int) -> np.ndarray:
+    def draw(order: int, label: str, calls: int) -> np.ndarray | None:
         name, grid = label.split(":")
-        sampler = samplers.SAMPLERS[name]()
-        steps = max(1, int((calls - 1) // _calls_of_a_step(sampler)))
-        changed = dataclasses.replace(settings, sampler=sampler, grid=grid, num_steps=steps)
+        sampler, per_step = SUITE[name]
+        changed = dataclasses.replace(settings, sampler=sampler, grid=grid, num_steps=steps_for(calls, per_step))
         blocks = [predictor(order).draw(changed, block) for block in range(-(-args.num // args.batch_size))]
-        return np.concatenate([x for x in blocks if x is not None])[: args.num]
+        return None if any(x is None for x in blocks) else np.concatenate(blocks)[: args.num]
 
     rows: list[dict[str, Any]] = []
     about = {
-        "command": "python -m benchmarks.fid_orders " + " ".join(f"--{k}={v}" for k, v in vars(args).items()),
+        "command": shlex.join(["python", "-m", "benchmarks.fid_orders", *sys.argv[1:]]),
         "step": trained.step,
         "features": network.name,
         "device": jax.devices()[0].device_kind,
@@ -95,12 +97,16 @@ def main() -> None:
         "date": datetime.date.today().isoformat(),
     }
 
-    def found(row: dict[str, Any], future: concurrent.futures.Future) -> None:
-        distance = future.result()
-        rows.append(row | {"fid": distance.distance, "error": distance.error, "bias": distance.bias})
-        print(json.dumps(rows[-1]), flush=True)
-        if args.output:
-            args.output.write_text(json.dumps(about | {"rows": rows}, indent=1) + "\n")
+    pending: list[tuple[dict[str, Any], concurrent.futures.Future]] = []
+
+    def collect(*, wait: bool) -> None:
+        while pending and (wait or pending[0][1].done()):
+            row, future = pending.pop(0)
+            distance = future.result()
+            rows.append(row | {"fid": distance.distance, "error": distance.error, "bias": distance.bias})
+            print(json.dumps(rows[-1]), flush=True)
+            if args.output:
+                args.output.write_text(json.dumps(about | {"rows": rows}, indent=1) + "\n")
 
     os.environ["OPENBLAS_NUM_THREADS"] = "1"  # of the processes
     context = multiprocessing.get_context("spawn")
@@ -108,11 +114,10 @@ def main() -> None:
 
         def compare(row: dict[str, Any], x: np.ndarray, drawn: float) -> None:
             began = time.monotonic()
-            row |= {"num": len(x), "seconds": drawn, "feature_seconds": 0.0}
             values = features(x)
-            row["feature_seconds"] = round(time.monotonic() - began, 2)
-            future = pool.submit(frechet_jackknife, values, target, num_parts=PARTS)
-            future.add_done_callback(functools.partial(found, row))
+            row |= {"num": len(x), "seconds": drawn, "feature_seconds": round(time.monotonic() - began, 2)}
+            pending.append((row, pool.submit(frechet_jackknife, values, target, num_parts=PARTS)))
+            collect(wait=False)
 
         chosen = np.random.default_rng(0).permutation(len(train))[: args.num]
         compare({"order": None, "sampler": "data", "calls": 0}, train.source[np.sort(chosen)], 0.0)
@@ -121,14 +126,12 @@ def main() -> None:
                 break
             began = time.monotonic()
             x = draw(order, label, calls)
+            if x is None:
+                print(f"order {order}, {label}, {calls} calls: samples that are not finite", flush=True)
+                continue
             compare({"order": order, "sampler": label, "calls": calls}, x, round(time.monotonic() - began, 2))
+        collect(wait=True)
     print(table(rows, args))
-
-
-def _calls_of_a_step(sampler: samplers.Sampler) -> float:
-    if isinstance(sampler, samplers.PoissonMidpoint):
-        return 2 - 1 / sampler.K  # on average
-    return 2 if isinstance(sampler, samplers.Heun) else 1
 
 
 def table(rows: list[dict[str, Any]], args: argparse.Namespace) -> str:
