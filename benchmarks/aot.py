@@ -10,10 +10,9 @@ h100 (partitions x hosts x cards); @N takes its first N devices; `local` is this
 key, as in main.py.
 
 Programs: the state at step 0 (start), the training step, the second half of it alone (update), the sampler, the
-likelihood. Each is compiled by a
-process of its own. --stop_early ends it when the optimized HLO and the memory report are written: the code generation
-that follows takes longest and changes neither, but without it there are no cycles. --keep keeps the HLO; a program
-whose HLO is there is read, not compiled again.
+likelihood. Each is compiled by a process of its own. --stop_early ends it when the optimized HLO and the memory report
+are written: the code generation that follows takes longest and changes neither, but without it there are no cycles.
+--keep keeps the HLO; a program whose HLO is there is read, not compiled again.
 
 Columns: GiB a device, of arguments (the state) and in all; FLOPs of products on a device; the roofline's milliseconds,
 the larger of FLOPs over the published rate of their type and of bytes over the memory's, and the utilization of the

@@ -165,7 +165,7 @@ def tune(this: Experiment) -> None:
     model = prepare.model(config, found.data_shape, found.num_classes, build.statistics(found))
     tried = {calls: tuned.candidates(config, calls) for calls in tuned.calls_of(config)}
     train = prepare.dataset(config, "train", found.data_shape)
-    first = "".join(names(config.eval.features)[:1])
+    first = next(iter(names(config.eval.features)), "")
     require(bool(first), "eval.features", first, "the network in whose features samples are compared")
     (network,) = build.feature_networks(config.changed({"eval.features": first}), lambda: train, path)
     given = build.conditions(config, model, lambda: prepare.dataset(config, "test", found.data_shape))

@@ -1,8 +1,8 @@
 """Equal random draws of a function, made together.
 
 The initial parameters of a network are a few hundred draws, of some 30 shapes, each from a key of its own; a draw is a
-few hundred operations of threefry. XLA's search for fusions on NVIDIA GPUs takes time that grows with the square of
-these: 91 s for `configs/cifar10_hold.py` (`python -m benchmarks.aot --programs start`), 18 s with one draw a shape.
+few hundred operations of threefry, among which XLA for NVIDIA GPUs searches fusions. For `configs/cifar10_hold.py` that
+program compiles in 91 s, and in 18 s with one draw a shape (docs/hardware.md).
 """
 
 import collections

@@ -147,7 +147,7 @@ class StepSampler(abc.ABC):
         state, kept = self.start(coefficients, u), None
         if frames:
             rows = jax.tree.map(lambda a: a.reshape(frames, num_steps // frames, *a.shape[1:]), rows)
-            state, kept = jax.lax.scan(lambda s, part: _with_frame(jax.lax.scan(advance, s, part)[0]), state, rows)
+            state, kept = jax.lax.scan(lambda s, part: _with_frame(scan(advance, s, part)), state, rows)
         else:
             state = scan(advance, state, rows)
         return Trajectory(state.u, state.nfe, kept)
