@@ -6,7 +6,6 @@ python main.py --mode=sample --workdir=DIR [--config.section.key=value ...]
 
 import argparse
 import contextlib
-import ctypes
 import errno
 import importlib.util
 import os
@@ -49,9 +48,7 @@ _ADVICE = {
     **dict.fromkeys((errno.ENOENT, errno.ESTALE), "do not delete or move it while a run uses it"),
     errno.EIO: "check the disk",
 }
-# Of mallopt(3): one arena, because only the first keeps blocks above 64 MiB; all blocks there; 2 GiB are kept.
-_M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
-_MALLOC = {_M_ARENA_MAX: 1, _M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: 2**31 - 1}
+_TUNABLES = "GLIBC_TUNABLES"
 # Packages of the extras of pyproject.toml.
 _EXTRAS = {
     "data": ("tensorflow_datasets", "importlib_resources", "array_record", "grain", "sklearn"),
@@ -83,7 +80,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _run(options: argparse.Namespace, given: "flags.Given", command: str) -> None:
-    _keep_freed_memory()
     # Heavy imports come after the flags are known to be right.
     with _ending_at_ctrl_c():
         import jax
@@ -115,20 +111,19 @@ def _run(options: argparse.Namespace, given: "flags.Given", command: str) -> Non
         raise
 
 
-def _keep_freed_memory() -> None:
-    """Lets glibc keep freed memory for the next allocation, where only CPUs compute; call it before JAX is imported.
+def _with_huge_pages() -> None:
+    """Starts this program again with huge pages for glibc's allocator, where only CPUs compute.
 
-    XLA allocates the temporaries of a training step anew at each call (101 MiB for configs/digits_hold.py). glibc
-    returns blocks of this size to the system at once, and the system clears their pages again: a quarter of the time of
-    the step.
+    XLA allocates the temporaries of a training step anew at each call (101 MiB for configs/digits_hold.py), and the
+    system clears their pages again: faster in pages of 2 MiB than of 4 KiB (docs/results/speed.md). glibc reads its
+    tunables when a process starts. If they are set already, they stay as they are.
     """
     accelerated = any(importlib.util.find_spec(plugin) for plugin in ("jax_plugins", "libtpu"))
-    if accelerated or sys.platform != "linux":
+    debugged = sys.gettrace() is not None
+    if accelerated or debugged or sys.platform != "linux" or _TUNABLES in os.environ or not sys.executable:
         return
-    set_option = getattr(ctypes.CDLL(None), "mallopt", None)  # not in the C library of Alpine Linux
-    if set_option is not None:
-        for option, value in _MALLOC.items():
-            set_option(option, value)
+    os.environ[_TUNABLES] = "glibc.malloc.hugetlb=1"
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def _require_text(arguments: Sequence[str]) -> None:
@@ -232,4 +227,5 @@ def _interrupted() -> NoReturn:
 
 
 if __name__ == "__main__":
+    _with_huge_pages()
     main()

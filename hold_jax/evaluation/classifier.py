@@ -16,6 +16,7 @@ from hold_jax.errors import UserError
 from hold_jax.evaluation.feature_network import FeatureNetwork, Features, digest_of
 from hold_jax.evaluation.pixels import standardized
 from hold_jax.runtime import distributed, storage
+from hold_jax.runtime.mesh import Devices
 from hold_jax.runtime.npz import Npz
 from hold_jax.runtime.storage import Path
 
@@ -113,7 +114,7 @@ def _shapes(network: Classifier, shape: tuple[int, ...]) -> Any:
 def _train(network: Classifier, statistics: Statistics, data: Dataset) -> Any:
     optimizer = optax.adamw(optax.cosine_decay_schedule(_RATE, STEPS), weight_decay=1e-2)
 
-    @jax.jit
+    @Devices.all().jit
     def step(params: Any, state: Any, batch: dict[str, jax.Array], key: jax.Array) -> tuple[Any, Any]:
         def loss(params: Any) -> jax.Array:
             x = standardized(statistics, batch["x"])

@@ -64,4 +64,4 @@ def features_of(
 
 @functools.lru_cache(maxsize=4)
 def _compiled(apply: Callable[[Any, jax.Array], Features], devices: Devices) -> Callable[..., Features]:
-    return jax.jit(apply, out_shardings=devices.replicated)
+    return devices.jit(apply, out_shardings=devices.replicated)

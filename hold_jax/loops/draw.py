@@ -151,7 +151,7 @@ def make_draw(model: Model, settings: SampleSettings, devices: Devices) -> DrawF
     except UserError as error:
         raise UserError(str(error).replace("`", "`sampling.", 1)) from None
 
-    @functools.partial(jax.jit, out_shardings=devices.replicated)
+    @functools.partial(devices.jit, out_shardings=devices.replicated)
     def compiled(params: Any, index: jax.Array, condition: Condition) -> Any:
         condition = with_labels(model, settings, index, condition)
         eps_fn = guided(model, settings, functools.partial(model.eps_fn, params, condition=condition))

@@ -251,7 +251,7 @@ def _loss_of_batch(
         values = loss(model.sde, eps_fn, x, key_example, sigma_data=model.sigma_data)
         return values / np.prod(model.data_shape)
 
-    @functools.partial(jax.jit, out_shardings=devices.replicated)
+    @functools.partial(devices.jit, out_shardings=devices.replicated)
     def of_batch(params: Any, batch: dict[str, jax.Array]) -> jax.Array:
         return jax.vmap(of_example, in_axes=(None, 0))(params, batch)
 

@@ -144,4 +144,4 @@ def _compiled(model: Model, settings: LikelihoodSettings, devices: Devices) -> C
         )
         return found.bpd, found.nfe
 
-    return jax.jit(of_batch, out_shardings=devices.replicated)
+    return devices.jit(of_batch, out_shardings=devices.replicated)

@@ -26,6 +26,7 @@ from hold_jax.loops.conditions import Conditions
 from hold_jax.loops.draw import SampleSettings, with_labels
 from hold_jax.model import Model
 from hold_jax.runtime import plots
+from hold_jax.runtime.mesh import Devices
 from hold_jax.samplers import Sampler
 from hold_jax.sde import LinearSDE
 
@@ -121,7 +122,7 @@ class Network:
         def eps(params: Any, u: jax.Array, t: jax.Array, condition: Condition) -> jax.Array:
             return model.eps_fn(params, condition=condition, guidance=settings.guidance)(u, t)
 
-        self._eps = jax.jit(eps)
+        self._eps = Devices.all().jit(eps)
 
     def _condition(self, block: int) -> Condition:
         index = self._index(block)

@@ -20,7 +20,13 @@ _KEPT = 16  # programs of one function; the least recently used is dropped first
 Result = TypeVar("Result")
 
 
-def run(function: Callable[..., Result], inner: Callable[..., Any], settings: Hashable, *arrays: Any) -> Result:
+def run(
+    function: Callable[..., Result],
+    inner: Callable[..., Any],
+    settings: Hashable,
+    *arrays: Any,
+    compiler_options: dict[str, Any] | None = None,
+) -> Result:
     """Returns function(inner, settings, *arrays), compiled unless the call is already part of a trace.
 
     A program is reused for the same function objects, equal settings, and arrays of the same shapes. As with `jax.jit`,
@@ -34,6 +40,7 @@ def run(function: Callable[..., Result], inner: Callable[..., Any], settings: Ha
         other callable is traced and compiled at each call.
       settings: all other arguments; if they are not hashable, the program is compiled at each call.
       *arrays: trees of arrays, or None.
+      compiler_options: of `jax.jit`, for calls that are never part of a trace.
 
     Returns:
       What `function` returns.
@@ -42,19 +49,25 @@ def run(function: Callable[..., Result], inner: Callable[..., Any], settings: Ha
         return function(inner, settings, *arrays)
     reads = _reads(inner)
     if reads is None or not _is_hashable(settings):
-        return jax.jit(functools.partial(function, inner, settings))(*arrays)
+        return jax.jit(functools.partial(function, inner, settings), compiler_options=compiler_options)(*arrays)
     if inner not in _PROGRAMS:
         _PROGRAMS[inner] = functools.lru_cache(_KEPT)(functools.partial(_compile, weakref.ref(inner)))
-    return _PROGRAMS[inner](function, settings, reads)(*arrays)
+    return _PROGRAMS[inner](function, settings, reads, tuple((compiler_options or {}).items()))(*arrays)
 
 
 _PROGRAMS: weakref.WeakKeyDictionary[Callable[..., Any], Callable[..., Any]] = weakref.WeakKeyDictionary()
 
 
-def _compile(inner: Callable[[], Any], function: Callable[..., Any], settings: Hashable, reads: "_Reads") -> Any:
+def _compile(
+    inner: Callable[[], Any],
+    function: Callable[..., Any],
+    settings: Hashable,
+    reads: "_Reads",
+    options: tuple[tuple[str, Any], ...],
+) -> Any:
     # `inner` is a weak reference: JAX keeps the functions that it traced, so a strong one would never be freed.
     del reads
-    return jax.jit(lambda *arrays: function(inner(), settings, *arrays))
+    return jax.jit(lambda *arrays: function(inner(), settings, *arrays), compiler_options=dict(options) or None)
 
 
 class _Reads:

@@ -21,6 +21,7 @@ from hold_jax.loops.draw import SampleSettings, guided, with_labels
 from hold_jax.model import Model
 from hold_jax.numerics import programs
 from hold_jax.parameterization import EpsFn
+from hold_jax.runtime import compilation
 from hold_jax.sde import LinearSDE
 
 __all__ = ["Pretrained", "load"]
@@ -110,11 +111,12 @@ class Pretrained:
         given = jax.tree.map(np.asarray, as_condition(condition))
         self.model.conditions.check("condition", given)
         rows = conditions.of_arrays(given)
+        compiled = compilation.options(jax.default_backend())
         blocks = []
         for first in range(0, num, size):
             index = first + np.arange(size, dtype=np.int32)
             arrays = (self.params, key, index, rows.of(index))
-            x = programs.run(_sample, self._predictor, (self.model, settings), *arrays)
+            x = programs.run(_sample, self._predictor, (self.model, settings), *arrays, compiler_options=compiled)
             if np.isnan(x).any():
                 raise UserError(samplers.UNFINISHED)
             blocks.append(np.asarray(self.model.to_data(x))[: num - first])

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from hold_jax.errors import UserError
+from hold_jax.runtime import compilation
 
 LARGE = 2**14
 """Arrays of the train state with at least this many numbers are spread over the devices, not put in one vector."""
@@ -90,12 +92,23 @@ class Devices:
 
         TPUs do, NVIDIA GPUs from Ampere (compute capability 8.0) on, and CPUs with such a flag in /proc/cpuinfo.
         """
-        device = self.mesh.devices.flat[0]
-        if device.platform == "gpu":
-            return float(getattr(device, "compute_capability", "8.0")) >= 8.0
-        if device.platform == "cpu":
+        if self.platform == "gpu":
+            return float(getattr(self.mesh.devices.flat[0], "compute_capability", "8.0")) >= 8.0
+        if self.platform == "cpu":
             return _CPU_FLAGS.exists() and "bf16" in _CPU_FLAGS.read_text()  # avx512_bf16, amx_bf16, Arm's bf16
         return True
+
+    @property
+    def platform(self) -> str:
+        """Returns "cpu", "gpu" or "tpu"."""
+        return self.mesh.devices.flat[0].platform
+
+    def jit(self, function: Callable[..., Any], **options: Any) -> Any:
+        """Returns `jax.jit(function, **options)` for a whole program, compiled as `compilation.options` says.
+
+        JAX raises a ValueError if the result is called inside another traced function.
+        """
+        return jax.jit(function, compiler_options=compilation.options(self.platform), **options)
 
     def init(self, function: Any, *args: Any) -> Any:
         """Returns function(*args), computed on every device without a copy on the host."""

@@ -237,7 +237,7 @@ class Program:
         def update(state: TrainState, gradient: Any, value: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
             return apply_gradient(state, collect(gradient), value, optimizer, ema_decay=options["ema_decay"])
 
-        jit = functools.partial(jax.jit, donate_argnums=0, out_shardings=(running, devices.replicated))
+        jit = functools.partial(devices.jit, donate_argnums=0, out_shardings=(running, devices.replicated))
         return cls(
             devices,
             new_state,

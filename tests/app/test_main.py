@@ -218,20 +218,23 @@ def test_help_names_every_mode_and_the_flags_used_most(capsys):
     assert max(map(len, text.splitlines())) <= 120
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's allocator")
-def test_freed_memory_is_kept_for_the_next_step():
-    """Blocks of 100 MiB, again and again, in a thread as XLA's: the system clears their pages once."""
-    code = """
-import concurrent.futures, main, resource
-main._keep_freed_memory()
-faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-with concurrent.futures.ThreadPoolExecutor(1) as pool:
-    work = lambda: pool.submit(lambda: len(b"x" * (100 << 20))).result()
-    work()
-    before = faults()
-    for _ in range(3):
-        work()
-    print(faults() - before)
-"""
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert int(done.stdout) < 1000  # 25,600 pages a block
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator")
+@pytest.mark.parametrize("given", [None, "glibc.malloc.check=0"])
+def test_the_program_starts_with_huge_pages_unless_tunables_are_set(given, tmp_path):
+    config = tmp_path / "config.py"
+    config.write_text(
+        "import os, sys\n"
+        "from configs.swissroll_hold import get_config\n"
+        "print(os.environ['GLIBC_TUNABLES'], sys.argv[1:], sys.flags.utf8_mode)\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
+    words = [f"--config={config}", "--mode=show"]
+    done = subprocess.run(
+        [sys.executable, "-X", "utf8", "main.py", *words],
+        cwd=ROOT,
+        env=environment | ({"GLIBC_TUNABLES": given} if given else {}),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.startswith(f"{given or 'glibc.malloc.hugetlb=1'} {words} 1\n")

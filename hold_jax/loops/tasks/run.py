@@ -150,11 +150,11 @@ def perform(
     Raises:
       UserError: if a result is NaN.
     """
-    size, num = settings.batch_size, len(given.x)
-    made = origin.of_samples(model, settings, Devices.all(), step=step, weights=origin.fingerprint(params))
+    size, num, devices = settings.batch_size, len(given.x), Devices.all()
+    made = origin.of_samples(model, settings, devices, step=step, weights=origin.fingerprint(params))
     made["task"] = {**options, "examples": origin.digest(*jax.tree.leaves(given))}
 
-    @jax.jit
+    @devices.jit
     def run(params: Any, x: jax.Array, condition: Condition, index: jax.Array) -> Outcome:
         eps_fn = guided(model, settings, functools.partial(model.eps_fn, params, condition=condition))
         return task.run(model, settings, eps_fn, model.to_model(x), index)

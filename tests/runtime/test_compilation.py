@@ -1,0 +1,37 @@
+"""The options of XLA: known to the installed version, and of effect; the numbers are those of NumPy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from hold_jax.runtime import compilation
+from hold_jax.runtime.mesh import Devices
+
+X, KERNEL = jnp.ones((2, 8, 8, 32)), jnp.full((3, 3, 32, 32), 0.5)
+
+
+def convolution(x, kernel):
+    return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+def test_the_installed_xla_knows_the_options():
+    assert compilation.options("cpu")
+    assert compilation.options("gpu") is compilation.options("tpu") is None
+
+
+def test_an_option_of_another_version_is_left_out(monkeypatch):
+    monkeypatch.setattr(compilation, "_OF_CPU", {"xla_cpu_of_another_version": "1"})
+    assert compilation.options.__wrapped__("cpu") is None
+
+
+@pytest.mark.parametrize("jit, by_library", [(jax.jit, True), (Devices.all().jit, False)])
+def test_float32_convolutions_are_not_given_to_a_library(jit, by_library):
+    text = jit(convolution).lower(X, KERNEL).compile().as_text()
+    assert text.count(" convolution(") == 1 and ("ynn_fusion" in text) == by_library
+
+
+def test_the_convolution_is_right():
+    out = Devices.all().jit(convolution)(X, KERNEL)
+    np.testing.assert_array_equal(out[:, 1:-1, 1:-1], 9 * 32 * 0.5)
+    np.testing.assert_array_equal(out[:, 0, 0], 4 * 32 * 0.5)
