@@ -142,7 +142,7 @@ class Ours:
         cases, compilation = [], {}
         held = {"state": self.program.start()}
         for part in parts:
-            function = {"forward": jax.jit(self.forward), "step": self.program.step}[part]
+            function = {"forward": self.program.devices.jit(self.forward), "step": self.program.step}[part]
             compiled, flops, compilation[part] = compile_timed(function, *self.abstract())
 
             def call(part: str = part, compiled: Any = compiled) -> None:

@@ -214,29 +214,42 @@ def kernels() -> str:
     )
 
 
+def _over_torch(part: str, what: str) -> str:
+    return f"{only(results('train_step_speed')['rows'], part=part, who='hold_jax')[what]:.2f}"
+
+
 def step_over_torch() -> str:
+    """Time of a training step over eager PyTorch's."""
+    return _over_torch("step", "over_torch")
+
+
+def step_over_torch_processor() -> str:
     """Processor time of a training step over eager PyTorch's."""
-    return f"{only(results('train_step_speed')['rows'], part='step', who='hold_jax')['cpu_over_torch']:.2f}"
+    return _over_torch("step", "cpu_over_torch")
 
 
-def _step_of_digits(case: str) -> str:
-    seconds = min(row["seconds"] for row in results("freed_memory")["rows"] if row["case"] == case)
-    return f"{1e3 * seconds:.0f} ms"
+def forward_over_torch() -> str:
+    """Time of a forward pass over eager PyTorch's."""
+    return _over_torch("forward", "over_torch")
 
 
-def step_as_glibc_is() -> str:
-    """Processor time of a step of the digits."""
-    return _step_of_digits("as it is")
+def forward_over_torch_processor() -> str:
+    """Processor time of a forward pass over eager PyTorch's."""
+    return _over_torch("forward", "cpu_over_torch")
 
 
-def step_with_huge_pages() -> str:
-    """The same with huge pages."""
-    return _step_of_digits("huge pages")
+def cpu_step() -> str:
+    """Time and processor time of a training step on a CPU, with the options of XLA and pages of each size."""
+    rows = results("cpu_step")["rows"]
 
+    def cell(name: str, own: bool, pages: str) -> str:
+        same = [row for row in rows if (row["config"], row["own_options"], row["pages"]) == (name, own, pages)]
+        return ", ".join(f"{1e3 * min(row[what] for row in same):.0f}" for what in ("seconds", "processor"))
 
-def step_with_kept_memory() -> str:
-    """The same as main.py sets it."""
-    return _step_of_digits("kept")
+    cases = [(False, "small"), (True, "small"), (False, "huge"), (True, "huge")]
+    head = ["ms, ms of processor time", "JAX as it is", "no YNNPACK convolutions", "huge pages", "both"]
+    names = dict.fromkeys(row["config"] for row in rows)
+    return table(head, ([f"`{name}`", *(cell(name, *case) for case in cases)] for name in names))
 
 
 def overhead_training() -> str:
