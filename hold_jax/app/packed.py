@@ -89,7 +89,7 @@ def averages(
 
     Yields:
       The step, of the newest snapshot for an average made of them, and the parameters. Checkpoints between the same two
-      snapshots have one average, which comes once.
+      snapshots have one average, which comes once. Of all checkpoints those before the first snapshot are left out.
     """
     optimizer = build.optimizer(config)
     abstract = abstract_state(lambda: init_state(model, optimizer, config.seed), Devices.all().replicated)
@@ -97,13 +97,17 @@ def averages(
     with Checkpoints.open_to_read(workdir, BEST_FOLDER if best else FOLDER) as checkpoints:
         newest = steps is None or best
         chosen: Sequence[Any] = [checkpoints.latest()] if newest else steps or checkpoints.steps() or [None]
+        length = config.sampling.ema_length
+        run = "" if checkpoints.record is None else checkpoints.record.run or ""
+        if length is not None and steps is not None and not steps:
+            first = min(power_average.snapshots(workdir, run), default=0)
+            chosen = [step for step in chosen if step is not None and step >= first] or chosen
         done = set()
         for step in chosen:
-            state, length = checkpoints.restore(abstract, step), config.sampling.ema_length
+            state = checkpoints.restore(abstract, step)
             if length is None:
                 yield int(state.step), state.ema
                 continue
-            run = "" if checkpoints.record is None else checkpoints.record.run or ""
             made = power_average.reconstruct(workdir, run, length, int(state.step))
             if made.step in done:
                 distributed.say(f"checkpoint of step {int(state.step):,}: no newer snapshot than that of {made.step:,}")

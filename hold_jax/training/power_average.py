@@ -144,12 +144,10 @@ def reconstruct(workdir: Path, run: str, sigma_rel: float, step: int) -> Reconst
     Raises:
       UserError: if there is no snapshot, or one is damaged.
     """
-    folder = workdir / FOLDER
-    found = {int(match[1]): name for name in storage.names(folder) if (match := re.fullmatch(r"step_(\d+)\.npz", name))}
-    paths = {at: folder / found[at] for at in sorted(found) if at <= step and _run_of(folder / found[at]) == run}
+    paths = {at: path for at, path in snapshots(workdir, run).items() if at <= step}
     if not paths:
         raise UserError(
-            f"there is no snapshot of the run's averages up to step {step:,} in {folder}: train with "
+            f"there is no snapshot of the run's averages up to step {step:,} in {workdir / FOLDER}: train with "
             "training.ema_snapshot_every, e.g. a thirtieth of training.num_steps"
         )
     newest = max(paths)
@@ -161,6 +159,17 @@ def reconstruct(workdir: Path, run: str, sigma_rel: float, step: int) -> Reconst
             for name, value in _arrays(path, f"{sigma:g}/").items():
                 total[name] = total.get(name, np.float32(0)) + np.float32(weight) * value
     return Reconstruction(traverse_util.unflatten_dict(total, sep="/"), newest, error, len(paths))
+
+
+def snapshots(workdir: Path, run: str) -> dict[int, Path]:
+    """Returns the files of a run's averages by step, rising.
+
+    Raises:
+      UserError: if one is damaged.
+    """
+    folder = workdir / FOLDER
+    found = {int(match[1]): name for name in storage.names(folder) if (match := re.fullmatch(r"step_(\d+)\.npz", name))}
+    return {at: folder / found[at] for at in sorted(found) if _run_of(folder / found[at]) == run}
 
 
 def _run_of(path: Path) -> str:

@@ -137,6 +137,18 @@ def test_the_best_checkpoint_is_drawn_by_its_name(trained, tmp_path):
         next(packed.averages(config_read(config_of()), model_of(trained), tmp_path, ["best"]))
 
 
+def test_of_all_checkpoints_those_before_the_first_snapshot_are_left_out(copied):
+    own = packed.of_run(copied).params
+    power_average.write(copied, [own, own], 8, workdir.read(copied).run)
+    config = config_read(config_of(sampling__ema_length=0.1))
+    assert [step for step, _ in packed.averages(config, model_of(copied), copied, [])] == [8]
+    with pytest.raises(UserError, match=r"no snapshot of the run's averages up to step 5 in "):
+        list(packed.averages(config, model_of(copied), copied, [5]))
+    (copied / power_average.FOLDER / "step_00000008.npz").unlink()
+    with pytest.raises(UserError, match=r"no snapshot of the run's averages up to step 5 in "):
+        list(packed.averages(config, model_of(copied), copied, []))
+
+
 def test_checkpoints_between_two_snapshots_are_evaluated_once(copied, capsys):
     own = packed.of_run(copied).params
     for step in (2, 4):
