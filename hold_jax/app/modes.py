@@ -154,7 +154,7 @@ def score(this: Experiment) -> None:
     evaluator.check()
     for step, params in itertools.chain([first], averages):
         introduce(model, held_out, path, step=step)
-        results.print_figures(evaluator.evaluate(joined(params), step=step), path)
+        results.print_figures(evaluator.evaluate(joined(params), step=step), path, evaluator.folder(step))
 
 
 def tune(this: Experiment) -> None:

@@ -8,7 +8,7 @@ from hold_jax.app import build, prepare
 from hold_jax.app.config import Config
 from hold_jax.data import Dataset
 from hold_jax.evaluation import report
-from hold_jax.loops.evaluate import FOLDER, Evaluator
+from hold_jax.loops.evaluate import Evaluator
 from hold_jax.loops.generate import generate
 from hold_jax.model import Model
 from hold_jax.runtime import distributed
@@ -75,7 +75,7 @@ class Report:
             conditions=build.conditions(self._config, self._model, lambda: self._held_out),
         )
         print_folder(folder)
-        print_figures(self._evaluator.evaluate(params, step=step), self._path)
+        print_figures(self._evaluator.evaluate(params, step=step), self._path, self._evaluator.folder(step))
 
 
 def _reference(data: Dataset) -> np.ndarray | None:
@@ -91,15 +91,14 @@ def print_folder(folder: Path) -> None:
     distributed.say(f"samples: {folder / 'grid.png'}")
 
 
-def print_figures(results: dict[str, float], path: Path) -> None:
-    """Prints the most important figures, and where the others are."""
+def print_figures(results: dict[str, float], path: Path, folder: Path) -> None:
+    """Prints the most important figures, and where the others are: in the work directory, and in its `folder`."""
     if distributed.is_main():
         num = f", {results['num_samples']:,.0f} samples" if "num_samples" in results else ""
-        step = int(results["step"])
         print(
-            f"step {step:,}{num}:",
+            f"step {int(results['step']):,}{num}:",
             *report.lines(report.rows(results)),
-            f"all figures: {path / RESULTS_FILE}; pictures: {path / FOLDER / f'step_{step}'}",
+            f"all figures: {path / RESULTS_FILE}; pictures: {folder}",
             sep="\n",
             flush=True,
         )

@@ -124,12 +124,16 @@ class Evaluator:
             found = reference.load(settings.stats)
             reference.require_fits(found, settings.stats, self.networks[0], self.test)
 
+    def folder(self, step: int) -> Path:
+        """Returns `workdir`/eval/step_N, or step_N_ema0.1 for an average made of snapshots."""
+        return self.workdir / FOLDER / f"step_{step}{origin.average_of(self.sampling.ema_length)}"
+
     def evaluate(self, params: Any, *, step: int) -> dict[str, float]:
         """Computes every figure, appends one line to `workdir`/results.jsonl and returns it.
 
-        Samples, and the likelihoods of examples, are kept in `workdir`/eval/step_N as they are computed: if the
-        process is killed, the same call continues from them. Figures do not depend on batch sizes, nor on the number
-        of devices, beyond the rounding of the network's arithmetic.
+        Samples, and the likelihoods of examples, are kept in `folder(step)` as they are computed: if the process
+        is killed, the same call continues from them. Figures do not depend on batch sizes, nor on the number of
+        devices, beyond the rounding of the network's arithmetic.
 
         Args:
           params: averaged parameters.
@@ -137,7 +141,7 @@ class Evaluator:
         """
         self.check()
         devices, settings, workdir = Devices.all(), self.settings, self.workdir
-        folder = workdir / FOLDER / f"step_{step}"
+        folder = self.folder(step)
         weights = origin.fingerprint(params)
         made = origin.of_parameters(self.sampling, step=step, weights=weights)
         results: dict[str, float] = {"step": step}
@@ -165,7 +169,8 @@ class Evaluator:
             folder.mkdir(parents=True, exist_ok=True)  # also where there is no picture; in a bucket it does nothing
             for name, image in images.items():
                 pictures.write_png(image, folder / f"{name}.png")
-            log_results(workdir, results, images, {"versions": origin.versions(), **made})
+            curve = FOLDER + origin.average_of(self.sampling.ema_length)
+            log_results(workdir, results, images, {"versions": origin.versions(), **made}, curve=curve)
         return results
 
     def _splits(self) -> dict[str, Dataset]:

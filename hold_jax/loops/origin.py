@@ -95,11 +95,16 @@ def versions() -> dict[str, str]:
     return {"hold_jax": VERSION, "jax": jax.__version__, "python": platform.python_version()}
 
 
+def average_of(ema_length: float | None) -> str:
+    """Returns the part of a folder's name for an average made of snapshots, such as _ema0.1; "" for the run's own."""
+    return "" if ema_length is None else f"_ema{ema_length:g}"
+
+
 def name_of(made: Mapping[str, Any]) -> str:
     """Returns the name of a folder of samples, such as step_1000_unipc20_label3, or ..._inpaint for a task."""
     label = "" if made["label"] is None else f"_label{made['label']}"
     guidance = "" if made["guidance"] is None else f"_guidance{made['guidance']:g}"
-    average = f"_ema{made['ema_length']:g}" if "ema_length" in made else ""
+    average = average_of(made.get("ema_length"))
     task = f"_{made['task']['name']}" if "task" in made else ""
     return f"step_{made['step']}_{made['sampler']['name']}{made['steps']}{label}{guidance}{average}{task}"
 

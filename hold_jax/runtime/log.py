@@ -236,6 +236,7 @@ def log_results(
     results: Mapping[str, float],
     images: Mapping[str, PIL.Image.Image],
     made_by: Mapping[str, Any] | None = None,
+    curve: str = "eval",
 ) -> None:
     """Appends `results` to `workdir/results.jsonl`, and writes `results` and `images` to TensorBoard.
 
@@ -246,6 +247,7 @@ def log_results(
         results: figures by name; "step" is the step of the evaluated checkpoint.
         images: images by name.
         made_by: what the figures were made by, JSON values; only `results.jsonl` has it.
+        curve: name of the curves in TensorBoard, a folder of its files.
     """
     workdir, step = storage.path(workdir), int(results["step"])
     line = {name: value if name == "step" else _to_json(float(value)) for name, value in results.items()}
@@ -253,7 +255,7 @@ def log_results(
     _end_last_line(workdir / RESULTS_FILE)
     with contextlib.closing(storage.Lines(workdir / RESULTS_FILE)) as lines:
         lines.append(json.dumps(line, allow_nan=False))
-    with contextlib.closing(_Events(workdir / TENSORBOARD_FOLDER / "eval")) as events:
+    with contextlib.closing(_Events(workdir / TENSORBOARD_FOLDER / curve)) as events:
         for name, value in results.items():
             if name != "step":
                 events.writer.add_scalar(f"eval/{name}", float(value), step)

@@ -113,7 +113,7 @@ def test_the_printed_report_is_twelve_lines_and_says_where_the_rest_is(capsys, t
     for network, distance in networks:
         found |= {distance: 0.7415, f"{distance}_error": 0.184, f"{distance}_floor": 0.8947, f"{network}_kid": -0.01}
         found |= {f"{network}_{name}": 0.5 for name in ("precision", "recall", "score")}
-    print_figures(found, tmp_path)
+    print_figures(found, tmp_path, tmp_path / "eval/step_1000")
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) <= 12 and lines[0] == "step 1,000, 297 samples:"
     assert lines[1].split("  ")[0] == "loss, test" and lines[1].endswith("  0.08439 +- 0.00076  lower is better")

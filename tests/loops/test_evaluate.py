@@ -200,7 +200,9 @@ def test_one_line_a_time(params, tmp_path):
     assert lines[1]["sliced_wasserstein_floor"] == pytest.approx(sliced_wasserstein(some, TRAIN.source))
     assert lines[1]["frechet_raw_floor"] == frechet_distance(moments(some), moments(TRAIN.source))
     assert all(np.isfinite(value) for line in lines for value in line.values())
-    assert sorted(p.name for p in (tmp_path / "eval").iterdir()) == ["step_1", "step_2", "step_3"]
+    # The figures of another average have a folder and TensorBoard curves of their own.
+    assert sorted(p.name for p in (tmp_path / "eval").iterdir()) == ["step_1", "step_2", "step_3", "step_3_ema0.1"]
+    assert sorted(p.name for p in (tmp_path / "tensorboard").iterdir()) == ["eval", "eval_ema0.1"]
 
 
 def test_tensorboard_has_every_figure_and_picture(straight):
