@@ -8,6 +8,7 @@ import argparse
 import contextlib
 import errno
 import importlib.util
+import itertools
 import os
 import shlex
 import signal
@@ -119,11 +120,18 @@ def _with_huge_pages() -> None:
     tunables when a process starts. If they are set already, they stay as they are.
     """
     accelerated = any(importlib.util.find_spec(plugin) for plugin in ("jax_plugins", "libtpu"))
-    debugged = sys.gettrace() is not None
-    if accelerated or debugged or sys.platform != "linux" or _TUNABLES in os.environ or not sys.executable:
-        return
-    os.environ[_TUNABLES] = "glibc.malloc.hugetlb=1"
-    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    if sys.platform == "linux" and not accelerated and _TUNABLES not in os.environ and _is_the_program():
+        os.environ[_TUNABLES] = "glibc.malloc.hugetlb=1"
+        with contextlib.suppress(OSError):
+            os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def _is_the_program() -> bool:
+    """Whether Python was started with this file, and not with a debugger, a notebook or the like that runs it."""
+    count = len(sys.orig_argv) - len(sys.argv)
+    options, words = sys.orig_argv[1:count], sys.orig_argv[count:]
+    values = [after for option, after in itertools.pairwise(options) if option in ("-X", "-W")]
+    return words == sys.argv and all((word.startswith("-") and word != "-m") or word in values for word in options)
 
 
 def _require_text(arguments: Sequence[str]) -> None:

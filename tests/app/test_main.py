@@ -219,22 +219,25 @@ def test_help_names_every_mode_and_the_flags_used_most(capsys):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator")
-@pytest.mark.parametrize("given", [None, "glibc.malloc.check=0"])
-def test_the_program_starts_with_huge_pages_unless_tunables_are_set(given, tmp_path):
+@pytest.mark.parametrize(
+    ("given", "start", "found"),
+    [
+        (None, ["-X", "utf8", "main.py"], "glibc.malloc.hugetlb=1"),
+        ("glibc.malloc.check=0", ["-X", "utf8", "main.py"], "glibc.malloc.check=0"),
+        # Another program's process is not started again.
+        (None, ["-X", "utf8", "-m", "cProfile", "main.py"], None),
+        (None, ["-X", "utf8", "-c", "import runpy; runpy.run_path('main.py', run_name='__main__')"], None),
+    ],
+)
+def test_the_program_starts_again_with_huge_pages(given, start, found, tmp_path):
     config = tmp_path / "config.py"
     config.write_text(
         "import os, sys\n"
         "from configs.swissroll_hold import get_config\n"
-        "print(os.environ['GLIBC_TUNABLES'], sys.argv[1:], sys.flags.utf8_mode)\n"
+        "print(os.environ.get('GLIBC_TUNABLES'), sys.argv[1:], sys.flags.utf8_mode)\n"
     )
     environment = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
+    environment |= {} if given is None else {"GLIBC_TUNABLES": given}
     words = [f"--config={config}", "--mode=show"]
-    done = subprocess.run(
-        [sys.executable, "-X", "utf8", "main.py", *words],
-        cwd=ROOT,
-        env=environment | ({"GLIBC_TUNABLES": given} if given else {}),
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout.startswith(f"{given or 'glibc.malloc.hugetlb=1'} {words} 1\n")
+    done = subprocess.run([sys.executable, *start, *words], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.stdout.startswith(f"{found} {words} 1\n"), done.stderr
