@@ -15,7 +15,7 @@ _OF_CPU: dict[str, Any] = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSI
 
 @functools.cache
 def options(platform: str) -> dict[str, Any] | None:
-    """Returns the `compiler_options` of `jax.jit` on a platform ("cpu", "gpu", "tpu"); None where XLA has them not."""
+    """Returns the `compiler_options` of `jax.jit` on a platform ("cpu", "gpu", "tpu"); None where there are none."""
     if platform != "cpu":
         return None
     try:
