@@ -23,13 +23,13 @@ def dot(
     """`lax.dot_general` over the last axis of x (..., C) and the first of the kernel (C, D): (..., D) in x's type."""
 
     def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        return lax.dot_general(x, kernel.astype(x.dtype), dimension_numbers, precision)
+        return lax.dot_general(x, kernel.astype(x.dtype), (((1,), (0,)), ((), ())), precision)
 
     def kernel_gradient(x: jax.Array, y_bar: jax.Array) -> jax.Array:
-        rows = tuple(range(x.ndim - 1))
-        return lax.dot_general(x, y_bar, ((rows, rows), ((), ())), precision, preferred_element_type=kernel.dtype)
+        return lax.dot_general(x, y_bar, (((0,), (0,)), ((), ())), precision, preferred_element_type=kernel.dtype)
 
-    return _apply(product, kernel_gradient, x, kernel)
+    rows = x.reshape(-1, x.shape[-1])
+    return _apply(product, kernel_gradient, rows, kernel).reshape(*x.shape[:-1], kernel.shape[-1])
 
 
 def conv(

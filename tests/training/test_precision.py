@@ -18,7 +18,7 @@ from hold_jax.training.step import mean_loss
 
 FLOAT32_LAYERS = ("/conv_in", "/head/", "/embedding/", "/time/", "/filter")
 # The softmax's logits are float32, so their gradient is too; the other factor, queries or keys, is bfloat16.
-LOGITS = "bqhc,bkhc->bhqk"
+LOGITS = "bhqc,bhkc->bhqk"
 PRODUCTS = ("conv_general_dilated", "dot_general")
 
 
