@@ -246,11 +246,8 @@ class SelfAttention(nn.Module):
         q, k, v = (jnp.swapaxes(part, 1, 2) for part in parts)
         precision = precision_of(self.dtype)
         logits = jnp.einsum("bhqc,bhkc->bhqk", q, k, precision=precision, preferred_element_type=jnp.float32)
-        logits /= math.sqrt(size)
-        # The softmax is divided by its sum after the product with v: N x C numbers to pass over, not N x N.
-        weights = jnp.exp(logits - jax.lax.stop_gradient(jnp.max(logits, -1, keepdims=True)))
-        h = jnp.einsum("bhqk,bhkc->bhqc", weights.astype(self.dtype), v, precision=precision)
-        h = (h / jnp.sum(weights, -1, keepdims=True)).astype(self.dtype)
+        weights = jax.nn.softmax(logits / math.sqrt(size)).astype(self.dtype)
+        h = jnp.einsum("bhqk,bhkc->bhqc", weights, v, precision=precision)
         h = jnp.swapaxes(h, 1, 2).reshape(x.shape)
         h = nin(C, name="out", dtype=self.dtype, init_scale=self.init_scale)(h)
         return residual_sum(x, h, self.skip_rescale)
