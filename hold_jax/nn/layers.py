@@ -187,11 +187,16 @@ class GroupNorm(nn.Module):
         return (x * a + (bias - mean * a)).astype(self.dtype)
 
     def _mean(self, x: jax.Array) -> jax.Array:
-        """The mean over pixels and the channels of a group, (B, 1, ..., C)."""
-        pixels = tuple(range(1, x.ndim - 1))
-        sums = jnp.mean(x, pixels).reshape(len(x), self.groups, -1)
-        means = jnp.broadcast_to(jnp.mean(sums, -1, keepdims=True), sums.shape)
-        return means.reshape(len(x), *[1 for _ in pixels], x.shape[-1])
+        """The mean over pixels and the channels of a group, (B, 1, ..., C).
+
+        The sum over channels is a product with a matrix: a reduction and a broadcast are kernels of their own, here and
+        in the backward pass, and a network has them twice a layer.
+        """
+        B, *pixels, C = x.shape
+        group = jnp.arange(C) * self.groups // C
+        average = (group[:, None] == group[None, :]).astype(jnp.float32) * (self.groups / math.prod(x.shape[1:]))
+        means = jnp.dot(jnp.sum(x, range(1, x.ndim - 1)), average, precision=jax.lax.Precision.HIGHEST)
+        return means.reshape(B, *[1 for _ in pixels], C)
 
 
 def group_norm(channels: int, norm: Norm = DEFAULT_NORM, *, name: str, dtype: DTypeLike) -> GroupNorm:

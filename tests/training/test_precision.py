@@ -16,7 +16,7 @@ from hold_jax.nn import NCSNpp
 from hold_jax.parameterization import gaussian, log_noise
 from hold_jax.training.step import mean_loss
 
-FLOAT32_LAYERS = ("/conv_in", "/head/", "/embedding/", "/time/", "/filter")
+FLOAT32_LAYERS = ("/conv_in", "/head/", "/embedding/", "/time/", "/filter", "/norm")
 # The softmax's logits are float32, so their gradient is too; the other factor, queries or keys, is bfloat16.
 LOGITS = "bhqc,bhkc->bhqk"
 PRODUCTS = ("conv_general_dilated", "dot_general")
@@ -94,7 +94,7 @@ def test_products_inside_the_network_are_bfloat16(step):
         assert types(equation.invars) == ({"float32", "bfloat16"} if logits_gradient else {"bfloat16"}), name
 
 
-def test_first_and_last_convolution_embedding_and_filters_are_float32(step):
+def test_first_and_last_convolution_embedding_filters_and_norms_are_float32(step):
     for layer in FLOAT32_LAYERS:
         found = [e for name, e in step if e.primitive.name in PRODUCTS and "(NCSNpp)" in name and layer in name]
         assert found, layer
