@@ -4,7 +4,8 @@ python main.py --config=configs/celebahq256_hold.py --mode=train --workdir=DIR -
 
 Published: HOLD and HOLD++ both evaluate on CelebA-HQ-256; their FIDs could not be read for this file. CLD shows samples
 and gives no FID (batch 64, 320,000 its; a later, stabler run: AdamW 1e-4, weight decay 0.01, batch 96, 600,000 its,
-least time 1e-3). For scale: 7.16 of score_sde's NCSN++ at 4,000 calls, 6.99 at about 160 (DMCMC, 2209.14593).
+least time 1e-3). For scale: 7.16 at 4,000 calls (Kim et al. 2022, as 2209.14593 quotes it), 6.99 at about 160 calls
+of score_sde's network (DMCMC, 2209.14593).
 
 The data: TFDS cannot download CelebA-HQ by itself (its manual preparation is reported broken, it needs TensorFlow, and
 the set has no test split). Of CelebAMask-HQ's archive the folder CelebA-HQ-img holds the same 30,000 faces: put most of

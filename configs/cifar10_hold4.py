@@ -6,7 +6,7 @@ python main.py --config=configs/cifar10_hold4.py --mode=eval --workdir=DIR
 Any other order, 1 to 6, on the same network: --config.sde.order=5.
 
 Published FID: HOLD++ reports CIFAR-10 and CelebA-HQ-256; the figures could not be read for this file (an abstract page
-and a third-party summary say that n = 3 is often the best). TOLD++, its third order by the same authors, has 6.50
+and a third-party summary say that n = 3 is often the best). TOLD++, its third order by two of its authors, has 6.50
 (configs/cifar10_toldpp.py).
 
 As in the authors' public code, which may differ from the paper's runs: gamma = (1, 2, 5), xi = 4 sqrt 5, one eigenvalue

@@ -14,7 +14,7 @@ block's noise from the raw state (`eps`), as that code does; TOLD++'s algorithm 
 --config.model.parameterization=score. Not stated, and chosen here: sampling times uniform in t, no schedule of beta.
 
 The same network with critical damping: configs/cifar10_toldpp.py. What this package would do instead, at no more cost:
---config.model.parameterization=gaussian --config.model.conditioning=log_noise --config.loss.time_law=log_normal, and
+--config.model.parameterization=sufficient --config.model.conditioning=log_noise --config.loss.time_law=log_normal, and
 the samplers of hold_jax/app/config.py.
 """
 

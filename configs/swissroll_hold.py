@@ -15,7 +15,7 @@ def get_config():
     c.unlock()
     c.data.name = "swissroll"
     c.model.name = "mlp"
-    c.model.parameterization = "gaussian"  # the README's figures are of it
+    c.model.parameterization = "gaussian"  # the figures of docs/results/orders.md are of it
     c.model.sigma_data = 1.0
     c.model.fourier_scale = 0.3
     # Four rolls, 0.02 thin: both large noise (which roll) and small noise (where on it) need times.

@@ -101,7 +101,8 @@ assert slowest_rate(critical.F) > 1.7 * slowest_rate(told.F)
 # ## 2. Forward: from data to noise, smoothly
 #
 # Now the noise, $du = F u\,dt + G\,dw$, which enters the last block only. It reaches the position through $n - 1$
-# integrations, and so the position's path is $n - 1$ times differentiable, but for a half: the higher the order, the
+# integrations, and so the position's path has $n - 1$ derivatives, the last as rough as Brownian motion:
+# the higher the order, the
 # smoother the way from data to noise. `sde.hold(order=n)` holds the matrices; everything else in the package
 # reads these matrices, whatever the model.
 
@@ -309,7 +310,7 @@ figure.savefig(FOLDER / "reverse.png", dpi=80)
 # %% [markdown]
 # All orders draw the same distribution from the same network. What the order changes is the path, not the end. It
 # matters where a *network* has to follow the path (in its inputs and its errors) and where a *solver* has to; the
-# README's results show how much.
+# [measurements](results/orders.md) show how much.
 #
 # ## 7. Few calls
 #

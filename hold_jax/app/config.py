@@ -264,7 +264,7 @@ class SamplingConfig:
             "lie_trotter", "lie_trotter_split", "poisson_midpoint", "predictor_corrector", "probability_flow",
             "reduced_splitting", "splitting", "strang", "unipc",
         ),
-        "sampler",
+        "sampler: docs/samplers.md",
     )  # fmt: skip
     num_steps: int = whole(34, "[1, 1e6]", "of the grid; an adaptive probability_flow chooses its own")
     calls: int | None = whole(
@@ -409,7 +409,7 @@ class EvalConfig:
     num_samples: int | None = whole(
         50_000,
         "[0, 1e8]",
-        "compared with the data, not 1; None: as many as there are test examples; 0: none",
+        "samples to compare with the data, 2 or more; None: as many as there are test examples; 0: none",
         optional=True,
     )
     features: str = text(
