@@ -21,7 +21,7 @@ from configs import swissroll_hold
 from hold_jax.app import build
 from hold_jax.app.config import read
 from hold_jax.data import toy
-from hold_jax.loops.draw import draw_many
+from hold_jax.loops.draw import draw_blocks
 from hold_jax.loops.train import Trainer
 from hold_jax.metrics.sliced_wasserstein import sliced_wasserstein
 from hold_jax.runtime.mesh import Devices
@@ -63,7 +63,8 @@ def main() -> None:
             )
             state = trainer.run(Path(folder))
         seconds = time.monotonic() - began
-        x, _ = draw_many(model, state.ema, sampling, Devices.all(), num=SAMPLE_DRAWS * NUM)
+        blocks = draw_blocks(model, state.ema, sampling, Devices.all(), np.arange(SAMPLE_DRAWS * NUM))
+        x = np.concatenate([block.x for block in blocks])
         draws = np.split(x, SAMPLE_DRAWS)
         distances = [sliced_wasserstein(draw, data) for draw in draws]
         distance = float(np.mean(distances))

@@ -90,19 +90,20 @@ def train(this: Experiment) -> None:
             trainer.check()
             if storage.exists(path / METRICS_FILE):
                 read_jsonl(path / METRICS_FILE)  # a damaged log is an error now, not after the compilation
-            report = (results.Report if config.training.report else results.NoReport)(config, path, model, data)
+            report = results.Report(config, path, model, data) if config.training.report else None
             if distributed.is_main():
                 held.enter_context(workdir.locked(path))
                 workdir.write(path, record)
         with distributed.together():
             workdir.require_shared(path)
-        report.prepare()
+        if report is not None:
+            report.prepare()
 
         state = trainer.run(path, log)
         step = int(state.step)
         if step < settings.num_steps:
             distributed.say(f"stopped at step {step:,} of {settings.num_steps:,}: the same command goes on from there")
-        else:
+        elif report is not None:
             report.make(step, state.ema)
 
 

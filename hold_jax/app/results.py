@@ -17,19 +17,6 @@ from hold_jax.runtime.mesh import Devices
 from hold_jax.runtime.storage import Path
 
 
-class NoReport:
-    """No report at the end of training."""
-
-    def __init__(self, config: Config, path: Path, model: Model, data: Dataset):
-        pass
-
-    def prepare(self) -> None:
-        """Does nothing."""
-
-    def make(self, step: int, params: Any) -> None:
-        """Does nothing."""
-
-
 class Report:
     """Samples and figures at the end of training. It comes after hours of work: what it needs is checked before them.
 

@@ -1,4 +1,4 @@
-"""`damped_sines`: toy signals whose law is known: a mixture of Gaussians, with its exact density.
+"""`damped_sines`: toy signals whose law is known: a mixture of Gaussians.
 
 With t = i / 64, i = 0, ..., 63, and the two frequencies f of its class, a signal is
 
@@ -34,27 +34,3 @@ def load(name: str, *, split: str, size: int | None = None, seed: int = 0) -> Da
     x = np.exp(-_DECAY * _TIMES) * waves + _NOISE * rng.standard_normal((num, LENGTH))
     x = (x / np.sqrt(_VARIANCE)).astype(np.float32)
     return array_dataset(name, split, x[..., None], label, len(_FREQUENCIES))
-
-
-def covariances() -> np.ndarray:
-    """Returns the covariance of each class, `(3, 64, 64)` float64."""
-    decay = np.exp(-_DECAY * (_TIMES[:, None] + _TIMES))
-    waves = [sum(np.cos(2 * np.pi * f * (_TIMES[:, None] - _TIMES)) for f in pair) for pair in _FREQUENCIES]
-    return (decay * np.stack(waves) + _NOISE**2 * np.eye(LENGTH)) / _VARIANCE
-
-
-def log_density(x: np.ndarray) -> np.ndarray:
-    """Returns the logarithm of the exact density, in nats.
-
-    Args:
-      x: `(N, 64, 1)` signals.
-
-    Returns:
-      `(N,)` float64.
-    """
-    x = np.asarray(x, np.float64).reshape(len(x), LENGTH)
-    chol = np.linalg.cholesky(covariances())
-    squares = np.sum(np.square(np.linalg.solve(chol, x.T)), axis=1)  # (3, N)
-    log_dets = 2 * np.sum(np.log(np.diagonal(chol, axis1=1, axis2=2)), axis=1)
-    each = -0.5 * (squares + log_dets[:, None] + LENGTH * np.log(2 * np.pi))
-    return np.logaddexp.reduce(each, axis=0) - np.log(len(each))

@@ -93,14 +93,6 @@ def classifier(data: Dataset, folder: Path) -> FeatureNetwork:
     return FeatureNetwork("classifier", f"classifier {digest_of(params)}", params, apply)
 
 
-def accuracy(network: FeatureNetwork, data: Dataset) -> float:
-    """Returns the share of `data`, or of 10,000 random examples of it, whose label has the largest logit."""
-    some = data.subset(10_000)
-    batch = some.gather(np.arange(len(some)))
-    logits = jax.jit(network.apply)(network.params, batch["x"]).logits
-    return float(np.mean(np.argmax(logits, axis=-1) == batch["label"]))
-
-
 def _apply(network: Classifier, statistics: Statistics, params: Any, x: jax.Array) -> Features:
     found = network.apply({"params": params}, standardized(statistics, x))
     assert isinstance(found, Features)

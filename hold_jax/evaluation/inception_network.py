@@ -26,12 +26,9 @@ class Inception(nn.Module):
 
     Attributes:
       logits: whether the last layer is there.
-      logits_bias: add the last layer's bias to the logits. The inception score is by convention without: its first
-        code (arXiv:1606.03498) multiplied by the matrix alone, and others' figures follow it.
     """
 
     logits: bool = True
-    logits_bias: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array | None]:
@@ -56,7 +53,7 @@ class Inception(nn.Module):
         h = _BlockE(max_pool=True, name="Mixed_7c")(h)
 
         features = h.mean(axis=(1, 2))
-        return features, _Logits(self.logits_bias, name="fc")(features) if self.logits else None
+        return features, _Logits(name="fc")(features) if self.logits else None
 
 
 class _Conv(nn.Module):
@@ -91,16 +88,17 @@ class _Conv(nn.Module):
 
 
 class _Logits(nn.Module):
-    """(B, C) -> (B, NUM_CLASSES); the parameters are the same with and without `use_bias`."""
+    """(B, C) -> (B, NUM_CLASSES), the logits of the inception score: by convention without the bias.
 
-    use_bias: bool
+    The score's first code (arXiv:1606.03498) multiplied by the matrix alone, and others' figures follow it. The bias is
+    a parameter all the same, so that the network has all of the published weights.
+    """
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         kernel = self.param("kernel", nn.initializers.lecun_normal(), (x.shape[-1], NUM_CLASSES))
-        bias = self.param("bias", nn.initializers.zeros, (NUM_CLASSES,))
-        logits = jnp.dot(x, kernel, precision=_PRECISION)
-        return logits + bias[None] if self.use_bias else logits
+        self.param("bias", nn.initializers.zeros, (NUM_CLASSES,))
+        return jnp.dot(x, kernel, precision=_PRECISION)
 
 
 def _convolve(x: jax.Array, kernel: jax.Array, stride: int, same: bool) -> jax.Array:

@@ -266,33 +266,3 @@ def draw_blocks(
             raise UserError(samplers.UNFINISHED)
         frames = None if film is None else np.asarray(model.to_data(film))
         yield Drawn(np.asarray(model.to_data(x)), frames, np.asarray(calls))
-
-
-def draw_many(
-    model: Model,
-    params: Any,
-    settings: SampleSettings,
-    devices: Devices,
-    *,
-    num: int,
-    conditions: Conditions = NONE,
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Draws the first `num` samples.
-
-    Args:
-      model: the trained model.
-      params: averaged parameters.
-      settings: how to draw; `num_samples` and `indices` are not used.
-      devices: devices over which each batch is spread.
-      num: number of samples.
-      conditions: of the samples.
-
-    Returns:
-      Samples (num, *data_shape) and the frames of the first batch or None, as `draw_blocks` yields them.
-
-    Raises:
-      UserError: if a sample is NaN.
-    """
-    blocks = list(draw_blocks(model, params, settings, devices, np.arange(num), conditions))
-    frames = blocks[0].frames
-    return np.concatenate([block.x for block in blocks]), None if frames is None else np.asarray(frames)

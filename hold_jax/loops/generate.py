@@ -29,7 +29,7 @@ _WRITERS = 16  # threads that write single images: in a bucket, each waits for t
 _BLOCK_BYTES = 1 << 26  # of the array, in memory at once when it is read again
 
 
-def picture(x: np.ndarray, *, reference: np.ndarray | None = None, title: str | None = None) -> PIL.Image.Image:
+def picture(x: np.ndarray, *, reference: np.ndarray | None = None) -> PIL.Image.Image:
     """Returns a picture of samples: a grid of images, curves of signals, a plot of points.
 
     Args:
@@ -37,17 +37,16 @@ def picture(x: np.ndarray, *, reference: np.ndarray | None = None, title: str | 
         signals, of which a few are plotted; or (N, d) float32 vectors: a histogram for d = 1, a scatter plot for d = 2,
         a pair plot of the first coordinates for more.
       reference: (M, *data_shape) float32 data to plot beside vectors and signals.
-      title: title of the plot (vectors only).
     """
     if x.ndim == 4:
         return pictures.image_grid(pictures.shades(x[:GRID_MAX]))
     if x.ndim == 3:
         return plots.signals(x, reference=reference)
     if x.shape[1] == 1:
-        return plots.histogram(x[:, 0], reference=None if reference is None else reference[:, 0], title=title)
+        return plots.histogram(x[:, 0], reference=None if reference is None else reference[:, 0])
     if x.shape[1] > 2:
-        return plots.pairs(x, reference=reference, title=title)
-    return plots.scatter(x, reference=reference, title=title)
+        return plots.pairs(x, reference=reference)
+    return plots.scatter(x, reference=reference)
 
 
 def pairs(given: np.ndarray, x: np.ndarray) -> PIL.Image.Image:

@@ -25,7 +25,7 @@ from hold_jax.loops.generate import picture
 from hold_jax.loops.introduction import introduce_training
 from hold_jax.model import Model
 from hold_jax.runtime import curves, distributed, pictures
-from hold_jax.runtime.log import METRICS_FILE, Log, MetricLog, NullLog, OpenLog, read_jsonl
+from hold_jax.runtime.log import METRICS_FILE, Log, Logs, MetricLog, OpenLog, read_jsonl
 from hold_jax.runtime.mesh import Devices
 from hold_jax.runtime.progress import Progress
 from hold_jax.runtime.storage import LostFileError, Path
@@ -215,7 +215,7 @@ class Trainer:
             step_fn, flops = lowered.compile(), self._flops(lowered)
             compiled = time.monotonic()
             best = stack.enter_context(BestCheckpoint(workdir, start)) if self.held_out is not None else None
-            metric_log = log(workdir, start) if main else NullLog()
+            metric_log = log(workdir, start) if main else Logs([])
             counted = {"picture": "images", "vector": "points", "signal": "signals"}.get(self.dataset.kind, "examples")
             progress = Progress(settings.num_steps, start, settings.batch_size, enabled=main, examples=counted)
             window = Window(settings.batch_size, settings.skip_limit)
@@ -286,10 +286,9 @@ class Trainer:
                 progress.close()
                 metric_log.close()
         if main:
-            lines = [line for line in read_jsonl(workdir / METRICS_FILE) if "train/loss" in line]
-            curves.loss_curve(
-                [line["step"] for line in lines], [line["train/loss"] for line in lines], workdir / "loss.png"
-            )
+            lines = read_jsonl(workdir / METRICS_FILE)
+            losses = [{key: line[key] for key in ("step", "train/loss", "test/loss") if key in line} for line in lines]
+            pictures.write_png(curves.draw(curves.grouped(losses)), workdir / "loss.png")
         return state
 
     def _flops(self, lowered: Any) -> float | None:

@@ -1,10 +1,9 @@
-"""Curves of logged values over the training steps: a page of panels, the loss alone, running means.
+"""Curves of logged values over the training steps: a page of panels, running means.
 
 matplotlib is imported inside the functions, because the import takes a second.
 """
 
 import math
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -13,7 +12,6 @@ import PIL.Image
 from numpy.typing import ArrayLike
 
 from hold_jax.errors import UserError
-from hold_jax.runtime import storage
 from hold_jax.runtime.plots import to_image
 
 Curves = dict[str, dict[str, tuple[np.ndarray, np.ndarray]]]
@@ -24,7 +22,7 @@ _COLUMNS = 3
 _FEW = 30  # values; more are drawn faintly under their running mean
 _MARKED = 15  # values; fewer are marked by dots
 _COLORS = ("#1f5fa8", "#c1442e", "#3a8f5c", "#8a5aa8", "#c48a1a", "#4aa3a8", "#8f6a4a", "#7a7a7a", "#b84a8a", "#5a6ac1")
-_INK, _FAINT = "#333333", "#b8b8b8"
+_INK = "#333333"
 
 
 def grouped(lines: Iterable[Mapping[str, Any]]) -> Curves:
@@ -65,60 +63,11 @@ def draw(curves: Curves) -> PIL.Image.Image:
         raise UserError("there are no logged values to draw")
     columns = min(_COLUMNS, len(curves))
     rows = math.ceil(len(curves) / columns)
-    figure = Figure(figsize=(4.6 * columns, 3.2 * rows), dpi=110, layout="constrained")
+    size = (4.6 * columns, 3.2 * rows) if len(curves) > 1 else (7.2, 4.2)
+    figure = Figure(figsize=size, dpi=110, layout="constrained")
     for place, (panel, found) in enumerate(curves.items(), start=1):
         _panel(figure.add_subplot(rows, columns, place), panel, found)
     return to_image(figure)
-
-
-def loss_curve(
-    steps: ArrayLike,
-    losses: ArrayLike,
-    path: str | os.PathLike[str],
-    title: str | None = None,
-    reference: float | None = None,
-) -> None:
-    """Writes a PNG of the loss over the training steps: raw values in gray, their running mean in blue.
-
-    The vertical axis is logarithmic if all finite losses are positive and span more than a decade. Losses that are not
-    finite are gaps in the curves.
-
-    Args:
-        steps: `(T,)`, ascending.
-        losses: `(T,)`.
-        path: the file to write.
-        title: one line above.
-        reference: a loss for comparison, such as a known lower bound; drawn as a dashed line.
-
-    Raises:
-        UserError: if the shapes differ, or no loss is finite.
-    """
-    from matplotlib.figure import Figure
-
-    x, y = np.asarray(steps, np.float64), np.asarray(losses, np.float64)
-    if x.ndim != 1 or x.shape != y.shape:
-        raise UserError(f"`steps` is {x.shape} and `losses` {y.shape}; both must be (T,)")
-    finite = y[np.isfinite(y)]
-    if finite.size == 0:
-        raise UserError("`losses` has no finite value to draw")
-
-    figure = Figure(figsize=(7.2, 4.2), dpi=120, layout="constrained")
-    axes = figure.add_subplot()
-    axes.plot(x, y, color=_FAINT, linewidth=0.8, label="each logged step")
-    axes.plot(x, smooth(y), color=_COLORS[0], linewidth=2.0, label="running mean")
-    if reference is not None:
-        axes.axhline(reference, color=_INK, linewidth=1.2, linestyle=(0, (5, 4)), label=f"reference {reference:.4g}")
-    if _spans_a_decade([finite]):
-        axes.set_yscale("log")
-    axes.set_xlabel("training step (parameter updates)", color=_INK)
-    axes.set_ylabel("training loss (dimensionless)", color=_INK)
-    axes.margins(x=0.01)
-    _style(axes, 9)
-    axes.legend(loc="upper right", frameon=False, fontsize=9)
-    if title:
-        axes.set_title(title, color=_INK, fontsize=12)
-    with storage.writing(storage.path(path, "path")) as file:
-        figure.savefig(file, format="png")
 
 
 def smooth(values: ArrayLike, half_width: int | None = None) -> np.ndarray:
@@ -163,18 +112,18 @@ def _panel(axes: Any, panel: str, curves: Mapping[str, tuple[np.ndarray, np.ndar
         axes.set_yscale("log")
     axes.set_title(panel.replace("_", " "), fontsize=11, loc="left", color=_INK)
     axes.set_xlabel("step", fontsize=9, color="#555555")
-    _style(axes, 8)
+    _style(axes)
     if len(curves) > 1:
         axes.legend(frameon=False, fontsize=8)
 
 
-def _style(axes: Any, label_size: int) -> None:
+def _style(axes: Any) -> None:
     from matplotlib.ticker import EngFormatter
 
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.grid(color="#e8e8e8", linewidth=0.7)
     axes.set_axisbelow(True)
-    axes.tick_params(labelsize=label_size, colors="#555555", which="both")
+    axes.tick_params(labelsize=8, colors="#555555", which="both")
     for side, spine in axes.spines.items():
         spine.set_visible(side in ("left", "bottom"))
         spine.set_color("#aaaaaa")

@@ -209,28 +209,6 @@ class WandbLog:
         self._run.finish()
 
 
-class NullLog:
-    """A log that writes nothing, for all processes except the first."""
-
-    def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Does nothing."""
-
-    def image(self, name: str, image: PIL.Image.Image | np.ndarray, step: int) -> None:
-        """Does nothing."""
-
-    def flush(self) -> None:
-        """Does nothing."""
-
-    def close(self) -> None:
-        """Does nothing."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        pass
-
-
 def log_results(
     workdir: str | os.PathLike[str],
     results: Mapping[str, float],

@@ -50,9 +50,7 @@ def plot_limits(points: ArrayLike) -> Limits:
     )
 
 
-def scatter(
-    points: ArrayLike, limits: Limits | None = None, reference: ArrayLike | None = None, title: str | None = None
-) -> PIL.Image.Image:
+def scatter(points: ArrayLike, limits: Limits | None = None, reference: ArrayLike | None = None) -> PIL.Image.Image:
     """Returns a scatter plot of two-dimensional samples, next to the data if given.
 
     Up to 20,000 points are drawn as dots, more as a density. All panels have the same window. For a film, calls with
@@ -63,7 +61,6 @@ def scatter(
         points: `(N, 2)`.
         limits: the window, equal in both directions; by default `plot_limits` of `reference`, or else of `points`.
         reference: `(M, 2)`, the data, drawn in a panel on the left.
-        title: one line above.
 
     Raises:
         UserError: on a shape other than `(N, 2)` or an empty window.
@@ -81,7 +78,7 @@ def scatter(
     clouds = [_points_2d("points" if name == "samples" else "reference", values) for name, _, values in panels]
     as_density = max(len(cloud) for cloud in clouds) > _DOTS_AT_MOST
 
-    side, left, below, above = _PANEL_INCHES - 0.55, 0.42, 0.3, 0.42 if title else 0.1
+    side, left, below, above = _PANEL_INCHES - 0.55, 0.42, 0.3, 0.1
     width, height = _PANEL_INCHES * len(panels), below + side + above
     figure = Figure(figsize=(width, height), dpi=_DPI)
     for i, ((name, color, values), cloud) in enumerate(zip(panels, clouds, strict=True)):
@@ -105,12 +102,10 @@ def scatter(
                 color="#555555",
                 bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 2},
             )
-    if title:
-        figure.text(0.5, 1 - 0.2 / height, title, ha="center", va="center", fontsize=13, color=_INK)
     return to_image(figure)
 
 
-def pairs(points: ArrayLike, reference: ArrayLike | None = None, title: str | None = None) -> PIL.Image.Image:
+def pairs(points: ArrayLike, reference: ArrayLike | None = None) -> PIL.Image.Image:
     """Returns plots of the pairs of the first four coordinates, beside the data if given.
 
     Below the diagonal are the samples, on it the densities of each coordinate, above it the data.
@@ -118,7 +113,6 @@ def pairs(points: ArrayLike, reference: ArrayLike | None = None, title: str | No
     Args:
         points: `(N, d)`, d >= 2.
         reference: `(M, d)`, the data.
-        title: one line above.
     """
     from matplotlib.figure import Figure
 
@@ -126,7 +120,7 @@ def pairs(points: ArrayLike, reference: ArrayLike | None = None, title: str | No
     data = None if reference is None else _finite_rows("reference", reference)
     count = min(samples.shape[1], _PAIRS)
     windows = [histogram_limits((samples if data is None else data)[:, i]) for i in range(count)]
-    width, height = count * _PAIR_INCHES + 0.3, count * _PAIR_INCHES + (0.6 if title else 0.3)
+    width = height = count * _PAIR_INCHES + 0.3
     figure = Figure(figsize=(width, height), dpi=_DPI)
     for row in range(count):
         for column in range(count):
@@ -150,8 +144,6 @@ def pairs(points: ArrayLike, reference: ArrayLike | None = None, title: str | No
                 axes.text(0.03, 0.97, name, transform=axes.transAxes, va="top", fontsize=12, color=color)
             if row == count - 1:
                 axes.set_xlabel(f"x{column}", fontsize=8, labelpad=1)
-    if title:
-        figure.text(0.5, 1 - 0.2 / height, title, ha="center", va="center", fontsize=13, color=_INK)
     return to_image(figure)
 
 
@@ -218,16 +210,13 @@ def histogram_limits(values: ArrayLike) -> Limits:
     return low, high, 0.0, 1.25 * float(counts.max()) / len(x) / float(edges[1] - edges[0])
 
 
-def histogram(
-    values: ArrayLike, limits: Limits | None = None, reference: ArrayLike | None = None, title: str | None = None
-) -> PIL.Image.Image:
+def histogram(values: ArrayLike, limits: Limits | None = None, reference: ArrayLike | None = None) -> PIL.Image.Image:
     """Returns a density histogram of one-dimensional samples, with the histogram of the data if given.
 
     Args:
         values: `(N,)`.
         limits: the window; by default `histogram_limits` of `reference`, or else of `values`.
         reference: `(M,)`, the data, drawn filled.
-        title: one line above.
 
     Raises:
         UserError: on another shape or an empty window.
@@ -243,8 +232,6 @@ def histogram(
     _style_axes(axes)
     if reference is not None:
         axes.legend(frameon=False, fontsize=9)
-    if title:
-        figure.text(0.5, 0.95, title, ha="center", va="center", fontsize=13, color=_INK)
     return to_image(figure)
 
 

@@ -10,12 +10,8 @@ from hold_jax.runtime import storage
 
 
 @contextlib.contextmanager
-def replacing(path: Path, argument: str = "output") -> Iterator[BinaryIO]:
+def replacing(path: Path) -> Iterator[BinaryIO]:
     """`storage.writing`, a fault of the disk being the user's to mend.
-
-    Args:
-      path: the file.
-      argument: what errors call it.
 
     Raises:
       UserError: if it cannot be written; then nothing changes.
@@ -24,4 +20,4 @@ def replacing(path: Path, argument: str = "output") -> Iterator[BinaryIO]:
         with storage.writing(path) as file:
             yield file
     except OSError as error:
-        raise UserError(f"`{argument}` is {str(path)!r}; it cannot be written: {error.strerror or error}") from None
+        raise UserError(f"`output` is {str(path)!r}; it cannot be written: {error.strerror or error}") from None

@@ -22,7 +22,7 @@ from hold_jax.evaluation.reference import Reference
 from hold_jax.loops import evaluate as evaluation
 from hold_jax.loops import generate as sampling
 from hold_jax.loops import likelihood as nll
-from hold_jax.loops.draw import Drawn, draw_blocks, draw_many
+from hold_jax.loops.draw import Drawn, draw_blocks
 from hold_jax.loops.evaluate import EvalSettings, Evaluator
 from hold_jax.loops.likelihood import LikelihoodSettings
 from hold_jax.metrics.frechet import frechet_distance, moments
@@ -157,7 +157,7 @@ def straight(params, tmp_path_factory):
 
 def test_figures_are_those_of_the_samples(params, straight):
     results, _ = straight
-    x = draw_many(MODEL, params, small.sample_settings(), EIGHT, num=20)[0]
+    x = small.draw_many(MODEL, params, small.sample_settings(), EIGHT, num=20)[0]
     target = Reference(moments(TRAIN.source), TRAIN.source, None)
     want = (
         {"step": 1, "num_samples": 20, "floor_examples": 20}

@@ -18,7 +18,7 @@ from hold_jax.data import Statistics
 from hold_jax.errors import UserError
 from hold_jax.loops import generate as generate_module
 from hold_jax.loops import origin
-from hold_jax.loops.draw import draw_blocks, draw_labels, draw_many, make_draw
+from hold_jax.loops.draw import draw_blocks, draw_labels, make_draw
 from hold_jax.loops.generate import film_frames, generate, picture
 
 POINTS, PICTURES, CLASSES = small.mlp(), small.unet(), small.mlp(num_classes=3)
@@ -36,7 +36,7 @@ def points():
 
 
 def draw(params, num=16, devices=EIGHT, **changes):
-    return draw_many(POINTS, params, small.sample_settings(**changes), devices, num=num)[0]
+    return small.draw_many(POINTS, params, small.sample_settings(**changes), devices, num=num)[0]
 
 
 @pytest.mark.slow
@@ -212,7 +212,7 @@ def test_one_device_draws_the_samples_of_eight(points):
 
 @pytest.mark.slow
 def test_frames_lead_from_the_prior_to_the_samples(points):
-    x, film = draw_many(POINTS, points, small.sample_settings(frames=4, denoise=False), EIGHT, num=8)
+    x, film = small.draw_many(POINTS, points, small.sample_settings(frames=4, denoise=False), EIGHT, num=8)
     assert film.shape == (5, 8, 2)
     np.testing.assert_array_equal(film[-1], x)
     np.testing.assert_allclose(x, draw(points, 8, denoise=False), atol=1e-5)
@@ -250,7 +250,7 @@ def test_labels_are_all_in_turn_or_the_one_asked_for():
     params["embedding"]["labels"]["embedding"] *= 50
 
     def of(label):
-        return draw_many(CLASSES, params, small.sample_settings(label=label), EIGHT, num=16)[0]
+        return small.draw_many(CLASSES, params, small.sample_settings(label=label), EIGHT, num=16)[0]
 
     in_turn, first, last = of(None), of(0), of(2)
     assert np.abs(first - last).min() > 0.01
@@ -265,7 +265,7 @@ def test_guidance_reaches_the_network():
     params["embedding"]["labels"]["embedding"] *= 50
 
     def of(devices=EIGHT, **changes):
-        return draw_many(GUIDED, params, small.sample_settings(**changes), devices, num=8)[0]
+        return small.draw_many(GUIDED, params, small.sample_settings(**changes), devices, num=8)[0]
 
     plain = of(label=2)
     np.testing.assert_allclose(of(label=2, guidance=1.0), plain, atol=1e-4)
@@ -302,7 +302,9 @@ def test_classes_drawn_equally_often_are_those_that_occur():
 
 def test_samples_of_standardized_vectors_are_in_the_datas_units(points):
     """The same draws, placed where the data are."""
-    of = functools.partial(draw_many, params=points, settings=small.sample_settings(frames=2), devices=EIGHT, num=8)
+    of = functools.partial(
+        small.draw_many, params=points, settings=small.sample_settings(frames=2), devices=EIGHT, num=8
+    )
     x, film = of(dataclasses.replace(POINTS, statistics=Statistics(mean=(1000.0, -3.0), std=(50.0, 0.1))))
     plain, plain_film = of(POINTS)
     scale, shift = np.array([50.0, 0.1]), np.array([1000.0, -3.0])

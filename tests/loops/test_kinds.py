@@ -13,7 +13,6 @@ from training.small import quick_compilation  # noqa: F401
 from hold_jax import sde
 from hold_jax.data.dataset import array_dataset, measure
 from hold_jax.loops import likelihood as nll
-from hold_jax.loops.draw import draw_many
 from hold_jax.loops.evaluate import neighbors
 from hold_jax.loops.generate import film_frames, picture
 from hold_jax.loops.likelihood import LikelihoodSettings
@@ -82,7 +81,7 @@ def test_bits_per_dimension_are_those_of_the_density_in_data_units(kind, tmp_pat
 def test_samples_are_written_in_data_units(kind):
     model = exact_model(kind)
     settings = small.sample_settings(sampler=gaussian_fitted(), num_steps=40, batch_size=2048)
-    x, _ = draw_many(model, {}, settings, small.devices(8), num=2048)
+    x, _ = small.draw_many(model, {}, settings, small.devices(8), num=2048)
     assert x.shape == (2048, *KINDS[kind]) and x.dtype == np.float32
     flat = x.reshape(-1, 3).astype(np.float64)
     np.testing.assert_allclose(flat.mean(axis=0), MEAN, atol=5 * STD.max() / np.sqrt(len(flat)))

@@ -13,7 +13,6 @@ from hold_jax.condition import Condition
 from hold_jax.data.dataset import array_dataset
 from hold_jax.errors import UserError
 from hold_jax.loops import conditions
-from hold_jax.loops.draw import draw_many
 from hold_jax.loops.generate import generate, pairs
 
 MODEL = exact.model(sde.hold(2), (3,), "vector", dropout=0.1)
@@ -59,7 +58,7 @@ def test_samples_follow_their_conditions_and_are_kept_with_them(save, tmp_path):
         # 32 samples: the standard error of a mean is 0.3 / sqrt 32 = 0.05.
         want = exact.SHIFT + exact.GAIN * (far[row] - exact.CENTER) / exact.SCALE
         np.testing.assert_allclose(x[row::2].mean(axis=0), want, atol=0.25)
-    again = draw_many(MODEL, {}, settings, small.devices(1), num=10, conditions=given)[0]
+    again = small.draw_many(MODEL, {}, settings, small.devices(1), num=10, conditions=given)[0]
     np.testing.assert_allclose(again, x[:10], atol=1e-4)
 
 

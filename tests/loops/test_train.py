@@ -17,7 +17,6 @@ from hold_jax import data, losses
 from hold_jax.data.dataset import array_dataset
 from hold_jax.errors import UserError
 from hold_jax.loops import evaluate
-from hold_jax.loops.draw import draw_many
 from hold_jax.loops.introduction import introduce_training
 from hold_jax.loops.train import Trainer
 from hold_jax.metrics.sliced_wasserstein import sliced_wasserstein
@@ -533,7 +532,7 @@ def test_it_learns_a_gaussian(tmp_path, monkeypatch):
 
     settings = small.sample_settings(num_steps=50, batch_size=1000)
     samples = {
-        name: draw_many(model, params, settings, small.devices(1), num=1000)[0]
+        name: small.draw_many(model, params, settings, small.devices(1), num=1000)[0]
         for name, params in (("before", start.ema), ("after", state.ema))
     }
     distance = {name: sliced_wasserstein(value, x[4000:]) for name, value in samples.items()}

@@ -9,7 +9,7 @@ import pytest
 from hold_jax.app import build
 from hold_jax.app import config as base
 from hold_jax.errors import UserError
-from hold_jax.runtime.log import MetricLog, NullLog, log_results, read_jsonl
+from hold_jax.runtime.log import Logs, MetricLog, log_results, read_jsonl
 
 
 def _events(workdir, folder="tensorboard"):
@@ -162,11 +162,13 @@ def test_log_errors_name_the_fault(tmp_path):
         MetricLog(tmp_path, start_step=-1)
 
 
-def test_the_null_log_writes_nothing(tmp_path, monkeypatch):
+def test_no_logs_write_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with NullLog() as log:
-        log.scalars(1, {"loss": 0.5})
-        log.image("samples", np.zeros((4, 4), np.uint8), 1)
+    log = Logs([])
+    log.scalars(1, {"loss": 0.5})
+    log.image("samples", np.zeros((4, 4), np.uint8), 1)
+    log.flush()
+    log.close()
     assert list(tmp_path.iterdir()) == []
 
 

@@ -42,10 +42,10 @@ def test_scatter_draws_points_at_their_place(count):
 
 def test_scatter_puts_the_data_left_of_the_samples_on_the_same_window():
     points = np.random.default_rng(5).normal((1.0, 1.0), 0.05, (300, 2))
-    picture = scatter(points, limits=(-2.0, 2.0, -2.0, 2.0), reference=points, title="t = 0.5")
+    picture = scatter(points, limits=(-2.0, 2.0, -2.0, 2.0), reference=points)
     pixels = _pixels(picture)
     half = pixels.shape[1] // 2
-    pixels[:90] = 255  # the title and the names of the panels
+    pixels[:90] = 255  # the names of the panels
     dark, blue = pixels.sum(axis=2) < 300, pixels[..., 2] - pixels[..., 0] > 60
     assert blue[:, half:].sum() > 200 and not blue[:, :half].any()
     left, right = np.argwhere(dark[:, :half]).mean(axis=0), np.argwhere(blue[:, half:]).mean(axis=0)

@@ -420,7 +420,8 @@ def test_pictures(bucket, tmp_path):
     for folder in (bucket, tmp_path / "run"):
         pictures.write_png(frames[1], folder / "grids" / "a.png")
         pictures.film(frames, folder / "film.gif")
-        curves.loss_curve([1, 2, 3], [3.0, 2.0, 1.0], folder / "loss.png")
+        losses = [{"step": i, "train/loss": 4.0 - i} for i in (1, 2, 3)]
+        pictures.write_png(curves.draw(curves.grouped(losses)), folder / "loss.png")
     assert objects() == small.contents(tmp_path / "run") and len(objects()) == 3
 
 

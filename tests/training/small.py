@@ -11,7 +11,8 @@ from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh
 
 from hold_jax import data, losses, sde
-from hold_jax.loops.draw import SampleSettings
+from hold_jax.loops.conditions import NONE
+from hold_jax.loops.draw import SampleSettings, draw_blocks
 from hold_jax.loops.train import TrainSettings
 from hold_jax.model import Model
 from hold_jax.nn import MLP, NCSNpp
@@ -109,6 +110,12 @@ def sample_settings(**changes):
         )
         | changes
     )
+
+
+def draw_many(model, params, settings, devices, *, num, conditions=NONE):
+    """The first `num` samples, and the frames of the first batch."""
+    blocks = list(draw_blocks(model, params, settings, devices, np.arange(num), conditions))
+    return np.concatenate([block.x for block in blocks]), blocks[0].frames
 
 
 def devices(count):
