@@ -181,6 +181,10 @@ def _reference(side: Dataset | Reference, network_for: _NetworkFor | None, args:
     if args.cache is not None:
         key = f"{network.name}_{network.identity.split()[-1]}_{digest(side)}"
         path = Path(args.cache).expanduser() / f"{key}.npz"
+        try:  # not after the features, which take long
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"`cache` is {args.cache!r}; it cannot be made: {error.strerror}") from None
         if path.is_file():
             try:
                 found = reference.load(path, "cache")
@@ -196,8 +200,10 @@ def _reference(side: Dataset | Reference, network_for: _NetworkFor | None, args:
         _say(warning)
     found = Reference(moments(values), values, reference.about(network, side))
     if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        found.save(path)
+        try:
+            found.save(path)
+        except OSError as error:
+            _say(f"the features are not kept: {path} cannot be written: {error.strerror}")
     return found
 
 

@@ -91,6 +91,17 @@ def test_the_cache_knows_pictures_by_their_content(tmp_path, capsys):
     assert said.count("cannot be read") == said.count("computed again") == 2
 
 
+def test_a_cache_that_cannot_be_is_named_before_the_features_are_computed(tmp_path, capsys, monkeypatch):
+    def never(*args, **options):
+        raise AssertionError("features were computed")
+
+    a = folder(tmp_path / "a", X[:3])
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(fid, "features_of", never)
+    said = fails(capsys, a, a, "--features=pixels", f"--cache={tmp_path / 'file' / 'cache'}")
+    assert "`cache` is" in said and "it cannot be made: Not a directory" in said
+
+
 def test_crop_is_that_of_the_data(tmp_path, capsys):
     wide = RNG.integers(0, 256, (6, 4, 8, 3), dtype=np.uint8)
     a, b = folder(tmp_path / "a", wide), folder(tmp_path / "b", wide[:, :, 2:6])

@@ -65,7 +65,8 @@ def _figures(results: list[dict[str, Any]]) -> Iterator[str]:
     yield _made_by(newest)
     rows = "\n".join(f"| {row.name} | {row.value} | {row.meaning} |" for row in report.rows(newest))
     yield f"| figure | value | |\n|---|---|---|\n{rows}"
-    yield f"After +- is one standard error; in brackets is a 95 % interval. `{RESULTS_FILE}` has all figures."
+    errors = "After +- is one standard error, or what the line says; in brackets is a 95 % interval."
+    yield f"{errors} `{RESULTS_FILE}` has all figures."
 
 
 def _made_by(results: Mapping[str, Any]) -> str:

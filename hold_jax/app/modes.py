@@ -80,8 +80,10 @@ def train(this: Experiment) -> None:
             loss = build.loss(config)
             model = prepare.model(config, data.shape, data.num_classes, build.statistics(record))
             start = None if source is None else initial.parameters(source, config, model)
-            given = build.conditions(config, model, lambda: prepare.dataset(config, "test", data.shape))
-            rate, held_out = build.learning_rate(config), prepare.held_out(config, data.shape)
+            given = build.conditions(
+                config, model, lambda: prepare.dataset(config, "test", data.shape, data.num_classes)
+            )
+            rate, held_out = build.learning_rate(config), prepare.held_out(config, data.shape, data.num_classes)
             trainer = Trainer(
                 model, loss, optimizer, data, settings, sampling,
                 learning_rate=rate, held_out=held_out, initial=start, conditions=given,
@@ -104,7 +106,8 @@ def train(this: Experiment) -> None:
         if step < settings.num_steps:
             distributed.say(f"stopped at step {step:,} of {settings.num_steps:,}: the same command goes on from there")
         elif report is not None:
-            report.make(step, state.ema)
+            # As in a checkpoint, each device has a part of the average, and a process reads its own devices alone.
+            report.make(step, jax.jit(lambda tree: tree, out_shardings=Devices.all().replicated)(state.ema))
 
 
 def draw(this: Experiment) -> None:
@@ -114,7 +117,7 @@ def draw(this: Experiment) -> None:
     sampling, task = build.sampling(config), build.task(config)
     model = prepare.model(config, found.data_shape, found.num_classes, build.statistics(found))
     drawn, joined = prepare.guided(config, model)
-    load_test = functools.cache(lambda: prepare.dataset(config, "test", found.data_shape))
+    load_test = functools.cache(lambda: prepare.dataset(config, "test", found.data_shape, found.num_classes))
     chosen = config.sampling.checkpoint
     averages = packed.averages(config, model, path, None if chosen is None else [chosen])
     if task is None:
@@ -141,11 +144,13 @@ def score(this: Experiment) -> None:
     """Reports the test loss, distances of samples to the data and, if chosen, bits per dimension."""
     config, path, found = this.config, this.path, this.model_run
     workdir.require_writable(path)
+    chosen = config.sampling.checkpoint
+    require(chosen is None, "sampling.checkpoint", chosen, "None to evaluate: set eval.checkpoints")
     loss, settings = build.loss(config), build.evaluation(config)
     sampling = dataclasses.replace(build.sampling(config), frames=0)
     model = prepare.model(config, found.data_shape, found.num_classes, build.statistics(found))
-    held_out = prepare.dataset(config, "test", found.data_shape)
-    load_train = functools.cache(lambda: prepare.dataset(config, "train", found.data_shape))
+    held_out = prepare.dataset(config, "test", found.data_shape, found.num_classes)
+    load_train = functools.cache(lambda: prepare.dataset(config, "train", found.data_shape, found.num_classes))
     drawn, joined = prepare.guided(config, model)
     make_draw(drawn, sampling, Devices.all())
     averages = packed.averages(config, model, path, build.checkpoint_steps(config))
@@ -165,11 +170,13 @@ def tune(this: Experiment) -> None:
     require(jax.process_count() == 1, "mode", "tune", "run by one process")
     model = prepare.model(config, found.data_shape, found.num_classes, build.statistics(found))
     tried = {calls: tuned.candidates(config, calls) for calls in tuned.calls_of(config)}
-    train = prepare.dataset(config, "train", found.data_shape)
+    train = prepare.dataset(config, "train", found.data_shape, found.num_classes)
     first = next(iter(names(config.eval.features)), "")
     require(bool(first), "eval.features", first, "the network in whose features samples are compared")
     (network,) = build.feature_networks(config.changed({"eval.features": first}), lambda: train, path)
-    given = build.conditions(config, model, lambda: prepare.dataset(config, "test", found.data_shape))
+    given = build.conditions(
+        config, model, lambda: prepare.dataset(config, "test", found.data_shape, found.num_classes)
+    )
     chosen = config.sampling.checkpoint
     ((step, params),) = packed.averages(config, model, path, None if chosen is None else [chosen])
     introduce(model, train, path, step=step)
@@ -198,6 +205,7 @@ def tune(this: Experiment) -> None:
 def stats(this: Experiment) -> None:
     """Computes and keeps the reference statistics of the training data, for each of config.eval.features."""
     config, path = this.config, this.path
+    workdir.require_writable(path)
     data = build.dataset(config, "train")
     for network in build.feature_networks(config, lambda: data, path):
         reference.prepare(network, data, path, Devices.all())

@@ -47,8 +47,8 @@ def guided(config: Config, model: Model) -> tuple[Model, Callable[[Any], Any]]:
         raise UserError(f"`sampling.guide` is {where!r}: {error}") from None
 
 
-def dataset(config: Config, split: str, shape: tuple[int, ...]) -> Dataset:
-    """A split that must have the shape the model was made for."""
+def dataset(config: Config, split: str, shape: tuple[int, ...], num_classes: int) -> Dataset:
+    """A split that must have the shape, and for a model of classes the classes, that the model was made for."""
     data = build.dataset(config, split)
     require(
         data.shape == shape,
@@ -56,6 +56,10 @@ def dataset(config: Config, split: str, shape: tuple[int, ...]) -> Dataset:
         config.data.name,
         f"data of shape {shape}; its {split} split's is {data.shape}",
     )
+    if config.model.class_conditional:
+        has = f"{data.num_classes} classes" if data.num_classes else "no labels"
+        allowed = f"data of the {num_classes} classes that the model takes; its {split} split has {has}"
+        require(data.num_classes == num_classes, "data.name", config.data.name, allowed)
     return data
 
 
@@ -70,12 +74,12 @@ def feature_networks(
     return build.feature_networks(config, load_train, path)
 
 
-def held_out(config: Config, shape: tuple[int, ...]) -> Dataset | None:
+def held_out(config: Config, shape: tuple[int, ...], num_classes: int) -> Dataset | None:
     """The test examples whose loss training logs; None where there are none."""
     if config.training.held_out == 0:
         return None
     try:
-        found = dataset(config, "test", shape)
+        found = dataset(config, "test", shape, num_classes)
     except UserError as error:
         if config.training.report:
             raise

@@ -1,6 +1,7 @@
 """Tuned samplers: which are tried, and the file that keeps the best for each number of calls."""
 
 import json
+import math
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -74,16 +75,21 @@ def write(path: Path, config: Config, step: int, features: str, choices: dict[in
             "calls": calls,
             **about,
             "sampling": dict(best.candidate.options),
-            "distance": best.distance,
-            "error": best.error,
-            "default": default.distance,
-            "difference": best.difference,
-            "difference_error": best.difference_error,
+            "distance": _finite(best.distance),
+            "error": _finite(best.error),
+            "default": _finite(default.distance),
+            "difference": _finite(best.difference),
+            "difference_error": _finite(best.difference_error),
             "samples": best.num,
             "features": features,
             "step": step,
         })  # fmt: skip
     storage.write(path / FILE, (json.dumps({"tuned": entries}, indent=2) + "\n").encode())
+
+
+def _finite(value: float) -> float | None:
+    """A number as JSON has it; None for NaN, of samples that are not finite."""
+    return value if math.isfinite(value) else None
 
 
 def read(path: Path) -> list[dict[str, Any]]:

@@ -78,7 +78,7 @@ def _convert(args: argparse.Namespace, rest: list[str]) -> str:
 
 def _file(text: str, argument: str) -> Path:
     storage.require_local(text, argument)
-    return Path(text)
+    return Path(text).expanduser()
 
 
 def _workdir(text: str, argument: str) -> storage.Path:

@@ -184,7 +184,8 @@ class Statistics:
     """Statistics of the training data that a model needs; saved in the record of a run.
 
     Attributes:
-      class_counts: number of training examples of each class; empty if unlabeled.
+      class_counts: number of training examples of each class, estimated for a set on disk without a list of labels;
+        empty if unlabeled.
       class_names: one per class; empty if the classes have no names.
       mean: of each coordinate of vectors, or each channel of signals and arrays, in data units; empty for pictures.
       std: their standard deviations, in data units; empty for pictures.
@@ -225,7 +226,10 @@ def measure(data: Dataset) -> Statistics:
     if data.num_classes:
         labels = batch.get("label") if data.labels is None else data.labels
         assert labels is not None, "a labeled set in memory has its labels"
-        counts = tuple(np.bincount(labels, minlength=data.num_classes).tolist())
+        found = np.bincount(labels, minlength=data.num_classes)
+        if len(labels) < len(data):  # an estimate; a class that these examples lack may be there
+            found = np.maximum(np.rint(found * (len(data) / len(labels))), 1).astype(np.int64)
+        counts = tuple(found.tolist())
     whole = {"x": data.source, "picture": data.picture, "vector": data.vector}
     moments = {name: _moments(np.asarray(batch.get(name, whole[name]))) for name in floats}
     (mean, std), (picture_mean, picture_std), (vector_mean, vector_std) = (

@@ -87,7 +87,7 @@ class Folder:
 
     def _walk(self, top: Path) -> Iterator[Path]:
         seen = set()
-        for folder, folders, names in os.walk(top, followlinks=True):
+        for folder, folders, names in os.walk(top, followlinks=True, onerror=_raise):
             real = os.path.realpath(folder)
             if real in seen:
                 folders.clear()
@@ -95,6 +95,11 @@ class Folder:
             seen.add(real)
             folders[:] = [f for f in folders if not _hidden(f)]
             yield from (Path(folder, name) for name in names if not _hidden(name))
+
+
+def _raise(error: OSError) -> None:
+    """Raises what `os.walk` would pass over: a folder that cannot be listed."""
+    raise UserError(f"{error.filename} cannot be listed: {error.strerror}") from None
 
 
 class Archive:

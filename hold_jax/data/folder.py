@@ -250,7 +250,9 @@ def _labeled(name: str, root: Root, top: str, train: _Split | None) -> _Split:
         labels = _listed_labels(
             File(root, f"{prefix}{LABELS_FILE}"), [file.name.removeprefix(prefix) for file in files]
         )
-        num_classes = 0 if labels is None else int(labels.max()) + 1
+        if labels is None:
+            return _Split(files, None, (), 0)
+        num_classes = int(labels.max()) + 1
         if train is not None and num_classes > train.num_classes:
             raise UserError(f"`name` is {name!r}; {root}/{top} has classes that {root}/train lacks")
         return _Split(files, labels, (), num_classes if train is None else train.num_classes)

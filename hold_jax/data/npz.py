@@ -129,13 +129,13 @@ class _Reader:
         if keys["test"][0] is not None:
             x, y = self._x(keys[split][0] or train), labels[split]
             self._check_rows(x, y, keys[split])
-            return x, y, num_classes
+            return x, y, 0 if y is None else num_classes
         x, y = self._x(train), labels["train"]
         self._check_rows(x, y, keys["train"])
         if len(x) < 2:
             raise self._error("it needs at least two rows, since one is held out for the test split")
         rows = hold_out(len(x), split)
-        return x[rows], None if y is None else y[rows], num_classes
+        return (x[rows], None, 0) if y is None else (x[rows], y[rows], num_classes)
 
     def conditions(self, names: str, split: str) -> dict[str, np.ndarray]:
         """Returns the conditions of the examples of `split` in the arrays `names`, by kind."""

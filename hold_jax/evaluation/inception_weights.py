@@ -64,7 +64,7 @@ def load(path: str | Path, argument: str = "weights") -> tuple[Params, str]:
     Raises:
       UserError: if the file is missing, damaged, or of another network.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     where = f"`{argument}` is {str(path)!r}"
     if not path.is_file():
         raise UserError(f"{where}; there is no such file; get {FILE} from {URL}")

@@ -10,6 +10,7 @@ import numpy as np
 
 from hold_jax.data import images
 from hold_jax.data.dataset import Dataset
+from hold_jax.data.files import Folder
 from hold_jax.errors import UserError
 from hold_jax.evaluation.resize import Stretch
 
@@ -46,7 +47,7 @@ def pictures(folder: Path, crop: int | None, stretch: Stretch | None) -> tuple[D
       UserError: if there are fewer than two pictures, or pictures of several sizes without a rule for them.
     """
     files = sorted(file for file in folder.iterdir() if _is_picture(file))
-    files = files or sorted(file for file in folder.rglob("*") if _is_picture(file))
+    files = files or sorted(file for name in Folder(folder).names() if _is_picture(file := folder / name))
     if len(files) < 2:
         raise UserError(f"{folder} has {len(files)} pictures ({', '.join(sorted(ENDINGS))}); it must have 2 or more")
     if crop is not None:

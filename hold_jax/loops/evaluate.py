@@ -109,6 +109,9 @@ class Evaluator:
         loss = _loss_of_batch(self.model, self.loss, settings.repeats, settings.seed, devices)
         jax.eval_shape(loss, params, _abstract(self.test, 1))
         if settings.num_samples != 0:
+            shown = len(self.test.shape) == 3 and settings.neighbors
+            if settings.stats is None or shown or self.test.shape == (2,):
+                self.load_train()  # `compare` needs them, when the samples are drawn already
             index = np.arange(self.sampling.batch_size, dtype=np.int32)
             given = conditions.of_data(self.model, self.test).of(index)
             jax.eval_shape(make_draw(self.model, self.sampling, devices), params, index, given)

@@ -258,14 +258,14 @@ class Trainer:
                             progress.write(
                                 f"first step after {seconds:.1f} s, {compiled - began:.1f} s of it compiling"
                             )
-                        if checkpointed:
-                            metric_log.flush()  # a run that goes on from here has all lines up to here
-                            checkpoints.save(program.to_tree(state))
-                        if due(settings.ema_snapshot_every):
+                        if due(settings.ema_snapshot_every):  # before the checkpoint, from which a run goes on
                             averages = program.power(state)
                             if main:
                                 record = checkpoints.record
                                 power_average.write(workdir, averages, step, (record and record.run) or "")
+                        if checkpointed:
+                            metric_log.flush()  # a run that goes on from here has all lines up to here
+                            checkpoints.save(program.to_tree(state))
                         if stop_requested:
                             break
                         if due(settings.sample_every):

@@ -219,6 +219,7 @@ def choose(
     finals = {o.candidate: o for o in _outcomes(list(again), again, reference, default)}
     first, second = tried[best], finals[best]
     better = first.difference < -first.difference_error and second.difference < 0
+    better = better or (math.isnan(finals[default].distance) and not math.isnan(second.distance))
     return Choice(
         second if better else finals[default], finals[default], sorted(tried.values(), key=lambda o: (-o.num, _rank(o)))
     )

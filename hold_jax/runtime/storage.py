@@ -165,10 +165,17 @@ def writing(path: Path, *, sync: bool = True) -> Iterator[BinaryIO]:
             if sync:
                 os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
+        _name_file(error, path)
         raise
+
+
+def _name_file(error: BaseException, path: Path) -> None:
+    """Gives an error its file, which `write` does not say where the disk is full."""
+    if isinstance(error, OSError) and error.filename is None:
+        error.filename = os.fspath(path)
 
 
 def move(source: Path, target: Path) -> None:
@@ -225,8 +232,12 @@ class Lines:
         """
         if self._file is not None:
             self._require_there(self._file.fileno())
-            self._file.write(line + "\n")
-            self._file.flush()
+            try:
+                self._file.write(line + "\n")
+                self._file.flush()
+            except OSError as error:
+                _name_file(error, self._path)
+                raise
         else:
             self._text += line.encode("ascii") + b"\n"
             self._pending = True

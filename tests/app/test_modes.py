@@ -440,6 +440,11 @@ NOT_THIS_RUN = {
         dict(eval__checkpoints="last"),
         "`eval.checkpoints` is 'last'; it must be newest, best, all, or steps like 10000,20000",
     ),
+    "a checkpoint of samples to evaluate": (
+        run_eval,
+        dict(sampling__checkpoint="best"),
+        "`sampling.checkpoint` is 'best'; it must be None to evaluate: set eval.checkpoints",
+    ),
     "features": (run_eval, dict(eval__features="pixels,inceptoin"), r"`eval.features` is 'inceptoin' .did you"),
     "Inception's weights": (run_eval, dict(eval__features="inception"), "Inception network cannot be fetched from"),
     "statistics": (run_eval, dict(eval__stats="/none.npz"), "`eval.stats` is '/none.npz': no such file; make it"),

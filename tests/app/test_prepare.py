@@ -1,6 +1,7 @@
 """What the modes prepare: the guide of `sampling.guide`."""
 
 import jax
+import numpy as np
 import pytest
 
 from configs import digits_hold
@@ -36,3 +37,17 @@ def test_without_a_guide_the_model_is_itself():
     model = build.model(config, (8, 8, 1), 0)
     drawn, joined = prepare.guided(config, model)
     assert drawn is model and joined("own") == "own"
+
+
+def test_a_model_of_classes_has_data_of_these_classes(tmp_path):
+    x, labels = np.zeros((6, 8, 8, 1), np.uint8), np.arange(6) % 3
+    np.savez(tmp_path / "x.npz", x=x, y=labels, x_test=x)
+    config = settings(data__name=f"npz:{tmp_path / 'x.npz'}", model__class_conditional=True)
+    assert prepare.dataset(config, "train", (8, 8, 1), 3).num_classes == 3
+    allowed = "data of the 3 classes that the model takes; its test split has no labels"
+    with pytest.raises(UserError, match=rf"`data.name` is 'npz:.*; it must be {allowed}$"):
+        prepare.dataset(config, "test", (8, 8, 1), 3)
+    with pytest.raises(UserError, match=r"it must be data of the 4 classes .* its train split has 3 classes$"):
+        prepare.dataset(config, "train", (8, 8, 1), 4)
+    without = config.changed({"model.class_conditional": False})
+    assert prepare.dataset(without, "test", (8, 8, 1), 3).num_classes == 0

@@ -91,3 +91,14 @@ def test_too_few_calls_and_adaptive_samplers_are_errors():
                                          "sampling.corrector": None, "sampling.gauge": None}))  # fmt: skip
     with pytest.raises(UserError, match=r"`sampling\.calls` is 1; it must be 3 or more"):
         tuned.with_calls(heun, 1)
+
+
+@pytest.mark.slow
+def test_a_choice_over_samples_that_are_not_finite_is_kept(tmp_path):
+    candidate = kept(tmp_path, 20, {"name": "unipc"})
+    nan = float("nan")
+    outcome = Outcome(candidate, 512, 0.1, 0.01, nan, nan)
+    tuned.write(tmp_path, CONFIG, 1000, "pixels", {10: Choice(outcome, outcome._replace(distance=nan), [outcome])})
+    entries = tuned.read(tmp_path)
+    assert [entry["calls"] for entry in entries] == [20, 10]
+    assert (entries[1]["distance"], entries[1]["default"], entries[1]["difference"]) == (0.1, None, None)

@@ -385,6 +385,11 @@ def test_mistakes_on_the_command_line(tmp_path, capsys, arguments, message):
     assert [p.name for p in tmp_path.iterdir()] == ["in"]
 
 
+def test_a_tilde_is_the_home_folder(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert command._file("~/models/x.safetensors", "output") == Path("/home/me/models/x.safetensors")
+
+
 def test_a_state_dict_is_written_as_torch_does(tmp_path):
     arrays = {
         "scalar": np.float32(3),

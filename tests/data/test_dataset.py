@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from hold_jax import data
+from hold_jax.data import dataset as module
 from hold_jax.data.dataset import Dataset, array_dataset, deviation, measure
 
 X = np.random.default_rng(0).normal(size=(400, 3)).astype(np.float32) * (2, 50, 0.1) + np.float32([0, 1000, -3])
@@ -46,6 +47,14 @@ def test_vectors_are_measured_coordinate_by_coordinate():
         np.testing.assert_allclose(found.mean, X.astype(np.float64).mean(axis=0), rtol=1e-12)
         np.testing.assert_allclose(found.std, X.astype(np.float64).std(axis=0), rtol=1e-12)
         assert found.class_counts == (0, 300, 0, 100)
+
+
+def test_classes_of_a_large_set_that_is_read_are_estimated(monkeypatch):
+    """The counts are of the whole set, and a class that the examples lack is not taken for empty."""
+    monkeypatch.setattr(module, "_MEASURED", 100)
+    counts = np.array(measure(lazily(PICTURES)).class_counts)
+    assert counts[0] == counts[2] == 1 and abs(counts[1] - 300) < 5 * np.sqrt(400 * 3 / 16 * 400 / 100)
+    assert counts[1] % 4 == counts[3] % 4 == 0 and counts[1] + counts[3] == 400
 
 
 def test_a_coordinate_that_stays_has_deviation_one():

@@ -1,5 +1,6 @@
 """`folder:PATH`, and the decoding of single pictures."""
 
+import errno
 import io
 import json
 import logging
@@ -8,6 +9,7 @@ import struct
 import subprocess
 import zipfile
 import zlib
+from pathlib import Path
 
 import fsspec
 import numpy as np
@@ -17,6 +19,7 @@ from PIL import Image
 from hold_jax import data
 from hold_jax.data import images
 from hold_jax.errors import UserError
+from hold_jax.evaluation import picture_files
 
 RNG = np.random.default_rng(0)
 
@@ -299,6 +302,34 @@ def test_test_without_the_class_folders_of_train(tmp_path):
     save(tmp_path / "test/1.png")
     with pytest.raises(ValueError, match=r"train has class folders and .*test has none"):
         data.load(f"folder:{tmp_path}", split="test")
+
+
+def test_a_test_split_without_the_labels_of_train_has_no_classes(tmp_path):
+    save(tmp_path / "train/1.png")
+    save(tmp_path / "test/2.png")
+    (tmp_path / "train/dataset.json").write_text(json.dumps({"labels": [["1.png", 3]]}))
+    for listed in (None, {"labels": None}):
+        if listed is not None:
+            (tmp_path / "test/dataset.json").write_text(json.dumps(listed))
+        found = [data.load(f"folder:{tmp_path}", split=split) for split in ("train", "test")]
+        assert [part.num_classes for part in found] == [4, 0] and found[1].labels is None
+
+
+def test_a_class_that_cannot_be_listed_is_not_left_out(tmp_path, monkeypatch):
+    for name in ("cat", "dog"):
+        save(tmp_path / f"train/{name}/1.png")
+    scandir = os.scandir
+
+    def closed(path):
+        if Path(path).name == "dog":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    with pytest.raises(UserError, match="dog cannot be listed: Permission denied"):
+        data.load(f"folder:{tmp_path}/train", split="train")
+    with pytest.raises(UserError, match="dog cannot be listed: Permission denied"):
+        picture_files.pictures(tmp_path / "train", None, None)
 
 
 def test_all_damaged(tmp_path):

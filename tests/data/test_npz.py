@@ -44,6 +44,14 @@ def test_own_test_arrays(save):
     np.testing.assert_array_equal(test.labels, LABELS[20:])
 
 
+def test_a_split_without_labels_has_no_classes(save):
+    name = save(x=PICTURES[:20], y=LABELS[:20], x_test=PICTURES[20:])
+    train, test = (data.load(name, split=split) for split in ("train", "test"))
+    assert train.num_classes == 7 and (test.num_classes, test.labels) == (0, None)
+    name = save(x=PICTURES[:20], x_test=PICTURES[20:], y_test=LABELS[20:])
+    assert data.load(name, split="train").num_classes == 0
+
+
 def test_gray_pictures_gain_a_channel_and_are_fitted(save):
     name = save(x=PICTURES[..., 0])
     dataset = data.load(name, split="train")

@@ -35,6 +35,13 @@ def test_the_meaning_says_which_way_is_better_and_what_to_compare_with():
     assert of("bits_per_dim", value=3.0, bits_per_dim_is_bound=0.0).meaning == "lower is better"
 
 
+def test_the_spread_of_the_inception_score_is_not_called_an_error():
+    found = report.rows({"fid": 3.0, "inception_score": 9.2, "inception_score_std": 0.3})
+    (row,) = (row for row in found if row.key == "inception_score")
+    assert row.value == "9.20 +- 0.30"
+    assert row.meaning == "higher is better; after +- the deviation of its 10 splits"
+
+
 def test_losses_and_distances_come_before_the_rest_and_what_is_not_there_is_left_out():
     found = {"pixels_recall": 0.4, "frechet_raw": 0.5, "fid": 2.0, "inception_kid": 1e-3, "test_loss": 0.1, "step": 3}
     names = [row.name for row in report.rows(found)]

@@ -593,8 +593,13 @@ def test_a_batch_that_does_not_divide_is_refused_first(params, tmp_path, monkeyp
     assert not list(tmp_path.iterdir())
 
 
+def missing():
+    raise UserError("no such data")
+
+
 UNTRACEABLE = {
     "a test split of one example": (dict(test=small.points(1, "test")), r"`data.name` is 'gaussians8'; .* 2 test exam"),
+    "no training data": (dict(load_train=missing), "no such data"),
     "an end of the likelihood": (
         dict(likelihood=dataclasses.replace(BITS, t_min=-1.0)), r"`likelihood.t_min` is -1.0; it must be between 0"
     ),

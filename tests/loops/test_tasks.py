@@ -2,6 +2,7 @@ import dataclasses
 import functools
 import json
 
+import jax
 import numpy as np
 import PIL.Image
 import pytest
@@ -172,6 +173,24 @@ def test_every_inverse_problem_has_its_operator_and_its_defaults(name, shape):
 
 
 @pytest.mark.slow
+def test_each_device_has_its_part_of_the_batch(tmp_path):
+    found = []
+
+    class Spied(Exact):
+        def eps_fn(self, params, **options):
+            def eps_fn(u, t):
+                jax.debug.inspect_array_sharding(
+                    u, callback=lambda sharding: found.append(sharding.shard_shape(u.shape))
+                )
+                return LAW.eps_fn(self.sde, SHAPE)(u, t)
+
+            return eps_fn
+
+    model = Spied(**{field.name: getattr(MODEL, field.name) for field in dataclasses.fields(MODEL)})
+    performed(tmp_path, model=model, name="edit")
+    assert {shape[0] for shape in found} == {SETTINGS.batch_size // 8}
+
+
 def test_an_edit_keeps_what_the_noise_leaves(tmp_path):
     settings = change(sampler=samplers.gaussian_fitted())  # stochastic: a draw of the posterior given x + sigma noise
     for sigma in (0.3, 5.0):

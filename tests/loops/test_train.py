@@ -17,6 +17,7 @@ from hold_jax import data, losses
 from hold_jax.data.dataset import array_dataset
 from hold_jax.errors import UserError
 from hold_jax.loops import evaluate
+from hold_jax.loops.best import BestCheckpoint
 from hold_jax.loops.introduction import introduce_training
 from hold_jax.loops.train import Trainer
 from hold_jax.metrics.sliced_wasserstein import sliced_wasserstein
@@ -248,6 +249,38 @@ def test_power_averages_go_on_bitwise_and_change_nothing_else(straight, tmp_path
     shutil.copytree(straight[0], tmp_path / "without")
     with pytest.raises(UserError, match=r"it has no averages for training\.ema_snapshot_every"):
         run(tmp_path / "without", ema_snapshot_every=10, num_steps=40)
+
+
+def test_a_run_that_goes_back_keeps_the_best_of_its_new_way(tmp_path):
+    """Its newest checkpoint was deleted, and `best` is of a later step."""
+    work_directory.write(tmp_path, work_directory.Record({}, (2,), 0, run="a"))
+    state = small.fresh_state(MODEL, OPTIMIZER)
+
+    def offer(start, *pairs):
+        with Checkpoints.open(tmp_path) as others, BestCheckpoint(tmp_path, start) as best:
+            for step, loss in pairs:
+                best.offer(loss, dataclasses.replace(state, step=jnp.int32(step)), others)
+        with Checkpoints.open_to_read(tmp_path, BEST_FOLDER) as checkpoints:
+            return checkpoints.steps()
+
+    assert offer(0, (5, 0.6), (9, 0.5)) == [9]
+    (tmp_path / "metrics.jsonl").write_text('{"step": 5, "test/loss": 0.6}\n')
+    assert offer(5) == [9]
+    assert offer(5, (6, 0.7), (7, 0.8)) == [6]  # the state of the loss 0.6 is not there any more
+    assert offer(5, (8, 0.1)) == [8]
+
+
+@pytest.mark.slow
+def test_a_snapshot_that_cannot_be_written_is_written_by_the_same_command(tmp_path, monkeypatch):
+    def full(*_):
+        raise UserError("no room")
+
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="no room"):
+        patch.setattr(power_average, "write", full)
+        run(tmp_path, ema_snapshot_every=10)
+    run(tmp_path, ema_snapshot_every=10)
+    names = sorted(path.name for path in (tmp_path / power_average.FOLDER).iterdir())
+    assert names == ["step_00000010.npz", "step_00000020.npz"]
 
 
 def test_every_average_begins_with_the_parameters_that_are_given():

@@ -72,6 +72,11 @@ def test_the_default_stays_where_others_are_no_better():
     assert found.best.candidate.label == "0" and math.isnan(found.tried[-1].distance)
 
 
+def test_a_default_without_finite_samples_does_not_stay():
+    found = choose(candidates(3), drawn(lambda i: None if i == 0 else 0.3 * i), Reference(DATA))
+    assert found.best.candidate.label == "1" and math.isnan(found.default.distance)
+
+
 def test_a_winner_by_chance_is_found_out_by_new_samples():
     """Better in the blocks of the rounds, worse in those after them."""
 

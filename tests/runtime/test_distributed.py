@@ -33,8 +33,8 @@ CONFIG = {
     "model.parameterization": "eps",
     "model.conditioning": "time",
     "model.embedding": "positional",
-    "model.width": 16,
-    "model.hidden_layers": 1,
+    "model.width": 128,  # an array that is spread over the devices
+    "model.hidden_layers": 2,
     "optimizer.schedule": "constant",
     "optimizer.warmup_steps": 2,
     "training.batch_size": 16,

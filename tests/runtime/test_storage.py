@@ -8,6 +8,8 @@ import importlib.util
 import io
 import json
 import os
+import resource
+import signal
 import sys
 import types
 from pathlib import Path
@@ -195,6 +197,23 @@ def test_what_fails_half_way_leaves_what_was_there(folder):
             file.write(b"half")
             raise KeyboardInterrupt
         assert held(folder) == before
+
+
+def test_a_full_disk_is_named(tmp_path):
+    """A limit of the size of files stands for it: like it, the error of `write` has no name."""
+    there = storage.Lines(tmp_path / "log.jsonl")
+    before, ignored = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, before[1]))
+    try:
+        with pytest.raises(OSError, match="too large") as file:
+            storage.write(tmp_path / "a" / "file", b"more than ten bytes")
+        with pytest.raises(OSError, match="too large") as log:
+            there.append("more than ten bytes")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert (file.value.filename, log.value.filename) == (str(tmp_path / "a" / "file"), str(tmp_path / "log.jsonl"))
+    assert list((tmp_path / "a").iterdir()) == []
 
 
 def test_a_folder_is_moved_whole(folder):

@@ -154,8 +154,9 @@ def perform(
     made = origin.of_samples(model, settings, devices, step=step, weights=origin.fingerprint(params))
     made["task"] = {**options, "examples": origin.digest(*jax.tree.leaves(given))}
 
-    @devices.jit
+    @functools.partial(devices.jit, out_shardings=devices.replicated)
     def run(params: Any, x: jax.Array, condition: Condition, index: jax.Array) -> Outcome:
+        x, condition, index = jax.lax.with_sharding_constraint((x, condition, index), devices.batch())
         eps_fn = guided(model, settings, functools.partial(model.eps_fn, params, condition=condition))
         return task.run(model, settings, eps_fn, model.to_model(x), index)
 
