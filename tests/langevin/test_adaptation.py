@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hold_jax import langevin
+from hold_jax import langevin, sde
 from hold_jax.errors import UserError
 
 STD = np.array([0.1, 1.0, 30.0], np.float32)
@@ -39,6 +39,40 @@ def test_adapt_finds_the_variances(order, dense):
     )
     np.testing.assert_allclose(chains.position["a"].std((0, 1)), STD, rtol=0.1)
     assert chains.info.acceptance_rate.mean() == pytest.approx(found.acceptance_rate, abs=0.06)
+
+
+@pytest.mark.slow
+def test_each_chain_has_its_own_start_and_every_gradient_is_counted():
+    """Wells at -1 and 1 of deviation .1, which no chain leaves."""
+    made = []
+
+    def wells(q):
+        jax.debug.callback(made.append, q)
+        return -jnp.sum(jnp.square(jnp.abs(q) - 1)) / 0.02
+
+    start = np.array([[1, 1], [-1, 1], [1, -1]], np.float32)
+    found = langevin.adapt(
+        wells, jax.random.key(0), start, stacked=True, num_chains=3, order=1, num_steps=200, step_size=0.01
+    )
+    np.testing.assert_array_equal(np.sign(found.position), start)
+    jax.effects_barrier()
+    # Of each chain: its start, twice, four new mass matrices and 200 steps; and one to check the start.
+    assert len(made) == 3 * (1 + 1 + 4 + 200) + 1 == found.num_gradients + 1
+
+
+@pytest.mark.slow
+def test_dynamics_of_twice_the_speed_have_half_the_step_size():
+    (gamma,), xi = sde.critical_damping(2)
+
+    def adapted(speed):
+        return langevin.adapt(
+            log_density, jax.random.key(0), {"a": jnp.zeros(3)}, num_steps=200, num_chains=2,
+            gammas=(speed * gamma,), xi=speed * xi, step_size=0.1 / speed,
+        )  # fmt: skip
+
+    once, twice = adapted(1), adapted(2)
+    assert once.step_size == pytest.approx(2 * twice.step_size, rel=1e-3)
+    np.testing.assert_allclose(once.inverse_mass_matrix, twice.inverse_mass_matrix, rtol=1e-3)
 
 
 @pytest.mark.parametrize(

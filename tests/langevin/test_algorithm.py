@@ -270,6 +270,18 @@ def test_a_step_size_that_diverges_is_named(order, step_size, num_samples, messa
     assert message in str(caught.value)
 
 
+@pytest.mark.parametrize(("order", "step_size"), [(1, 0.04), (2, 0.2), (3, 0.2)])
+def test_the_temperature_is_one_under_the_target(order, step_size):
+    """A mean over 200 coordinates, of unit scale in the preconditioned position; the sampling error is below 1 %."""
+    xi = 0.5 if order == 1 else None
+    algorithm = langevin.langevin(
+        lambda q: -jnp.sum(q**2) / 18, order=order, step_size=step_size, xi=xi, inverse_mass_matrix=9.0
+    )
+    start = 3 * jax.random.normal(KEY, (4, 200))
+    found = langevin.sample(algorithm, KEY, start, stacked=True, num_chains=4, num_samples=40)
+    assert found.info.temperature.mean() == pytest.approx(1, rel=0.05)
+
+
 def test_a_start_far_out_is_no_divergence(algorithm):
     langevin.sample(algorithm, KEY, {"a": jnp.full(2, 1e3)}, num_samples=60)
 

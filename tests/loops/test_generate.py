@@ -278,6 +278,34 @@ def test_guidance_reaches_the_network():
     np.testing.assert_allclose(of(small.devices(1), guidance=3.0), strong, atol=1e-3)
 
 
+@pytest.fixture(scope="module")
+def guided():
+    """Samples of the guided model, whose classes differ much."""
+    params = params_of(GUIDED)
+    params["embedding"]["labels"]["embedding"] *= 50
+
+    @functools.cache
+    def of(**changes):
+        return small.draw_many(GUIDED, params, small.sample_settings(**changes), small.devices(1), num=8)[0]
+
+    return of
+
+
+def test_the_denoiser_is_limited(guided):
+    size = np.abs(guided())
+    assert size.min() > 0.05 and size.max() > 1  # as it would be without the limits
+    assert np.abs(guided(clip=0.05)).max() == pytest.approx(0.05, rel=1e-4)
+    # Of two values the quantile .5 is their mean: the larger is cut, so that it becomes 1.
+    assert np.abs(guided(threshold=0.5)).max() == pytest.approx(1, rel=1e-4)
+
+
+def test_samples_are_guided_in_the_interval_alone(guided):
+    strong, plain = guided(guidance=3.0), guided()
+    assert np.abs(strong - plain).max() > 0.01
+    np.testing.assert_allclose(guided(guidance=3.0, guidance_interval=(1e8, 1e9)), plain, atol=1e-4)
+    np.testing.assert_allclose(guided(guidance=3.0, guidance_interval=(0.0, 1e9)), strong, atol=1e-4)
+
+
 def labels_of(counts, num=4000, **changes):
     """How many of `num` samples in a row have each class."""
     model = dataclasses.replace(CLASSES, statistics=Statistics(class_counts=counts))

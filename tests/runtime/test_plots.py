@@ -3,6 +3,7 @@ import sys
 
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 
 from hold_jax.errors import UserError
 from hold_jax.runtime import plots
@@ -50,6 +51,55 @@ def test_scatter_puts_the_data_left_of_the_samples_on_the_same_window():
     assert blue[:, half:].sum() > 200 and not blue[:, :half].any()
     left, right = np.argwhere(dark[:, :half]).mean(axis=0), np.argwhere(blue[:, half:]).mean(axis=0)
     np.testing.assert_allclose(left, right, atol=3.0)
+
+
+def test_pairs_have_the_samples_below_the_diagonal_and_the_data_above_it():
+    rng, counts = np.random.default_rng(7), (100, 3)
+    samples_at, data_at = np.array([0.2, 0.4, 0.8]), np.array([0.7, 0.5, 0.3])
+    corners = np.repeat([0.0, 1.0], 2)[:, None] * np.ones(3)  # two at each end fix the window: 8 % beyond [0, 1]
+    data = np.concatenate([rng.normal(data_at, 0.01, counts), corners])
+    pixels = _pixels(plots.pairs(rng.normal(samples_at, 0.01, counts), reference=data))
+    # Panels of 189 pixels every 210, from 42 on and from 40 above the lower edge; without the frames and the names.
+    for row, column in np.ndindex(3, 3):
+        top, left = len(pixels) - 40 - 210 * (2 - row) - 189, 42 + 210 * column
+        panel = pixels[top : top + 186, left + 3 : left + 186].copy()
+        panel[:26] = 255
+        dark, blue = panel.max(axis=2) < 120, panel[..., 2] - panel[..., 0] > 60
+        seen, empty, place = (blue, dark, samples_at) if row >= column else (dark, blue, data_at)
+        assert seen.any() and not empty.any(), (row, column)
+        y, x = np.median(np.argwhere(seen), axis=0)
+        assert (x + 3) / 189 == pytest.approx((place[column] + 0.08) / 1.16, abs=0.03), (row, column)
+        if row != column:
+            assert 1 - y / 189 == pytest.approx((place[row] + 0.08) / 1.16, abs=0.03), (row, column)
+
+
+def test_signals_are_drawn_beside_those_of_the_data_and_every_channel_is(monkeypatch):
+    curves = []
+
+    def watched(axes, values, **style):
+        curves.append((axes, np.array(values), style["color"]))
+        return plot(axes, values, **style)
+
+    plot = Axes.plot
+    monkeypatch.setattr(Axes, "plot", watched)
+    samples, data = np.random.default_rng(8).normal(size=(2, 20, 16, 2))
+    picture = plots.signals(samples, reference=data + 5)
+    # The first twelve of each, two a row, each with its channels.
+    want = [*(data[:12] + 5).swapaxes(1, 2).reshape(24, 16), *samples[:12].swapaxes(1, 2).reshape(24, 16)]
+    np.testing.assert_array_equal([values for _, values, _ in curves], want)
+    places = [axes.get_position().x0 for axes, *_ in curves]
+    assert max(places[:24]) < 0.5 < min(places[24:])
+    assert len({color for *_, color in curves[:24]}) == len({color for *_, color in curves[24:]}) == 1
+    assert all(axes.get_ylim() == plots.signal_limits(data + 5) for axes, *_ in curves)
+    pixels, middle = _pixels(picture), 518  # the data's panels end at 510, those of the samples begin at 525
+    dark, blue = pixels.max(axis=2) < 120, pixels[..., 2] - pixels[..., 0] > 60
+    assert dark[:, :middle].any() and not dark[:, middle:].any()
+    assert blue[:, middle:].any() and not blue[:, :middle].any()
+
+
+def test_the_heights_of_signals_leave_out_the_outermost_values():
+    x = np.append(np.linspace(0, 1, 9999), np.nan).reshape(100, 100, 1)
+    assert plots.signal_limits(x) == pytest.approx((0.002 - 0.15 * 0.996, 0.998 + 0.15 * 0.996), rel=1e-6)
 
 
 def test_scatter_says_when_points_are_out_of_view():
