@@ -19,6 +19,7 @@ from hold_jax.evaluation.feature_network import Features
 from hold_jax.evaluation.figures import compute
 from hold_jax.evaluation.pixels import pixels
 from hold_jax.evaluation.reference import Reference
+from hold_jax.loops import conditions
 from hold_jax.loops import evaluate as evaluation
 from hold_jax.loops import generate as sampling
 from hold_jax.loops import likelihood as nll
@@ -311,9 +312,9 @@ def drawn(monkeypatch):
     return found
 
 
-def rows_of(folder, *, model=MODEL, weights="w", num=20, **changes):
+def rows_of(folder, *, model=MODEL, weights="w", num=20, given=conditions.NONE, **changes):
     settings = small.sample_settings(**changes)
-    return evaluation.sample_rows(model, None, settings, EIGHT, folder, weights, num=num, step=1)[0]
+    return evaluation.sample_rows(model, None, settings, EIGHT, folder, weights, num=num, step=1, given=given)[0]
 
 
 def in_turn(num):
@@ -332,6 +333,9 @@ OTHER = {
     "class frequencies": dict(model=dataclasses.replace(small.mlp(num_classes=2), statistics=Statistics((3, 1)))),
     "units": dict(model=dataclasses.replace(MODEL, statistics=Statistics(mean=(0.0, 0.0), std=(2.0, 1.0)))),
     "guidance": dict(guidance=1.5),
+    "largest value": dict(clip=1.0),
+    "threshold": dict(threshold=0.9),
+    "conditions": dict(given=dataclasses.replace(conditions.NONE, digest="other")),
     "seed": dict(seed=1),
     "process": dict(model=small.mlp(order=1)),
     "type": dict(model=dataclasses.replace(MODEL, network=MODEL.network.clone(dtype=jnp.float16))),
@@ -345,6 +349,12 @@ def test_samples_of_other_weights_or_settings_are_drawn_anew(tmp_path, drawn, ch
     rows_of(tmp_path, **changes)
     assert drawn == [(0, 20), (0, 20)]
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_samples_guided_in_another_interval_are_drawn_anew(tmp_path, drawn):
+    for interval in (None, (0.1, 2.0), (0.1, 3.0), (0.1, 2.0)):
+        rows_of(tmp_path, guidance=1.5, guidance_interval=interval)
+    assert drawn == [(0, 20)] * 3
 
 
 SAME = {

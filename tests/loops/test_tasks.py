@@ -104,6 +104,9 @@ def test_figures_compare_with_the_truth_and_with_what_was_given(superres):
         each = np.sqrt(np.square(x.astype(float) - X[:16]).mean(axis=(1, 2, 3)))
         assert figures[f"superres_{name}"] == pytest.approx(each.mean(), rel=1e-5)
         assert figures[f"superres_{name}_error"] == pytest.approx(each.std(ddof=1) / 4, rel=1e-4)
+    blocks = in_model(found["x"]).reshape(16, 2, 2, 2, 2, 3).mean(axis=(2, 4))
+    gap = np.sqrt(np.square(found["measured"] - blocks).mean(axis=(1, 2, 3)))
+    assert figures["superres_misfit"] == pytest.approx(gap.mean(), rel=1e-2)
     psnr = 20 * np.log10(255 / np.sqrt(np.square(found["x"].astype(float) - X[:16]).mean(axis=(1, 2, 3))))
     assert figures["superres_psnr"] == pytest.approx(psnr.mean(), rel=1e-5)
     assert json.loads((folder / "figures.json").read_text()) == figures
