@@ -168,7 +168,10 @@ def tune(this: Experiment) -> None:
     config, path, found = this.config, this.path, this.model_run
     workdir.require_writable(path)
     require(jax.process_count() == 1, "mode", "tune", "run by one process")
+    sampling = dataclasses.replace(build.sampling(config), frames=0)
     model = prepare.model(config, found.data_shape, found.num_classes, build.statistics(found))
+    drawn, joined = prepare.guided(config, model)
+    make_draw(drawn, sampling, Devices.all())
     tried = {calls: tuned.candidates(config, calls) for calls in tuned.calls_of(config)}
     train = prepare.dataset(config, "train", found.data_shape, found.num_classes)
     first = next(iter(names(config.eval.features)), "")
@@ -185,8 +188,7 @@ def tune(this: Experiment) -> None:
         return np.asarray(features_of(network, data, Devices.all()).values)
 
     size = config.tune.samples // 2 ** (search.ROUNDS - 1)
-    drawn, joined = prepare.guided(config, model)
-    eps = search.Network(drawn, joined(params), build.sampling(config), given, size)
+    eps = search.Network(drawn, joined(params), sampling, given, size)
 
     def draw(settings: SampleSettings, block: int) -> np.ndarray | None:
         x = eps.draw(settings, block)

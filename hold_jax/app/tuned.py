@@ -19,6 +19,8 @@ from hold_jax.sde import LinearSDE
 FILE = "tuned.json"
 # Keys that choose a sampler: a command that gives one of them chooses itself.
 CHOOSING = ("name", "grid", "rho", "times", "t_min", "order", "corrector", "churn", "gauge", "num_steps", "denoise")
+# Keys that change the network's output: a choice holds for their values alone.
+_GUIDING = ("guidance", "guidance_interval", "guide", "clip", "threshold")
 _SAMPLERS: tuple[dict[str, Any], ...] = (
     *({"name": "gaussian_fitted", "churn": churn} for churn in (0.0, 0.5, 1.0)),
     *({"name": "unipc", "order": order} for order in (2, 3)),
@@ -66,7 +68,7 @@ def candidates(config: Config, calls: int) -> list[Candidate]:
 
 
 def write(path: Path, config: Config, step: int, features: str, choices: dict[int, Choice]) -> None:
-    """Keeps the choices in `path`/tuned.json; those for other processes, guidances and numbers of calls stay."""
+    """Keeps the choices in `path`/tuned.json; those for other processes, guidance and numbers of calls stay."""
     about = _about(config)
     entries = [e for e in read(path) if not (_is_of(e, about) and e.get("calls") in choices)]
     for calls, choice in choices.items():
@@ -134,9 +136,9 @@ def apply(config: Config, path: Path, flags: Collection[str] = ()) -> Config:
 
 
 def _about(config: Config) -> dict[str, Any]:
-    """What a choice holds for: the process and the guidance."""
+    """What a choice holds for: the process, and what changes the network's output."""
     kept = build.as_json(config)
-    return {"sde": kept["sde"], "guidance": kept["sampling"]["guidance"]}
+    return {"sde": kept["sde"]} | {key: kept["sampling"][key] for key in _GUIDING}
 
 
 def _is_of(entry: dict[str, Any], about: dict[str, Any]) -> bool:

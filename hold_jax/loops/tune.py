@@ -23,7 +23,7 @@ from hold_jax import samplers
 from hold_jax.condition import Condition
 from hold_jax.errors import require
 from hold_jax.loops.conditions import Conditions
-from hold_jax.loops.draw import SampleSettings, with_labels
+from hold_jax.loops.draw import SampleSettings, guided, with_labels
 from hold_jax.model import Model
 from hold_jax.runtime import plots
 from hold_jax.runtime.mesh import Devices
@@ -110,7 +110,7 @@ class Network:
     Args:
       model: the trained model.
       params: averaged parameters.
-      settings: seed, classes and guidance of the samples.
+      settings: seed, classes, guidance and limits of the denoiser (`draw.guided`), the same for all samplers.
       conditions: of the samples.
       size: number of samples at once.
     """
@@ -120,7 +120,7 @@ class Network:
         self._params = jax.device_put(params, jax.devices()[0])
 
         def eps(params: Any, u: jax.Array, t: jax.Array, condition: Condition) -> jax.Array:
-            return model.eps_fn(params, condition=condition, guidance=settings.guidance)(u, t)
+            return guided(model, settings, functools.partial(model.eps_fn, params, condition=condition))(u, t)
 
         self._eps = Devices.all().jit(eps)
 

@@ -12,7 +12,7 @@ from training import small
 from training.small import quick_compilation  # noqa: F401
 
 from configs import cifar10_hold, cifar10_small_hold, digits_hold, swissroll_hold
-from hold_jax.app import build, constructors, experiment, flags, modes, packed, prepare
+from hold_jax.app import build, constructors, experiment, flags, modes, packed, prepare, tuned
 from hold_jax.app import config as base
 from hold_jax.app.compilation_cache import cache_compilations
 from hold_jax.app.flags import Given
@@ -20,6 +20,7 @@ from hold_jax.app.results import print_figures
 from hold_jax.data import Statistics
 from hold_jax.errors import UserError
 from hold_jax.evaluation import classifier, inception_weights, reference
+from hold_jax.loops.tune import Reference
 from hold_jax.runtime import workdir
 from hold_jax.runtime.log import read_jsonl
 from hold_jax.runtime.mesh import Devices
@@ -200,10 +201,40 @@ def test_samplers_are_tuned_in_the_first_features_and_the_others_are_not_made(tr
 
     monkeypatch.setattr(build, "classifier", built)
     monkeypatch.setattr(packed, "averages", averages)
+    monkeypatch.setattr(tuned, "_SAMPLERS", ())
     with pytest.raises(UserError, match="the features are there"):
         modes.run("tune", config_of(eval__features="pixels,classifier", tune__calls=(20,)), str(trained))
     with pytest.raises(UserError, match=r"`eval.features` is ''; it must be the network in whose features samples are"):
         modes.run("tune", config_of(eval__features="", tune__calls=(20,)), str(trained))
+
+
+def test_settings_that_cannot_be_drawn_with_are_named_before_any_sampler_is_tried(trained, monkeypatch):
+    monkeypatch.setattr(tuned, "candidates", lambda *_: pytest.fail("samplers were built"))
+    with pytest.raises(UserError, match=r"`sampling.guidance` is 2.0; it must be None for a model without dropout"):
+        modes.run("tune", config_of(sampling__guidance=2.0), str(trained))
+
+
+@pytest.mark.slow
+def test_the_sampler_that_tuning_keeps_is_the_one_that_samples_are_drawn_with(copied, monkeypatch, capsys):
+    monkeypatch.setattr(tuned, "_SAMPLERS", ({"name": "heun"},))
+    modes.run("tune", config_of(tune__calls=(4,), tune__samples=64), str(copied))
+    (entry,) = tuned.read(copied)
+    about = {name: entry[name] for name in ("calls", "samples", "features", "step")}
+    assert about == {"calls": 4, "samples": 64, "features": "pixels", "step": 10}
+    printed = capsys.readouterr().out
+    assert f"kept: {copied / 'tuned.json'}, drawn: {copied / 'tune.png'}\n" in printed
+    PIL.Image.open(copied / "tune.png").verify()
+
+    run_sample(config_of(sampling__calls=4, sampling__indices="64:128", sampling__frames=0), str(copied))
+    said = capsys.readouterr().err
+    assert re.search(rf"4 calls, as tuned: .* in {entry['sampling']['num_steps']} steps", said)
+    (file,) = (path for path in copied.glob("samples/*/samples.npz") if len(np.load(path)["x"]) == 64)
+    made = json.loads((file.parent / "sampling.json").read_text())
+    assert made["calls"] <= 4 and made["sampler"]["name"] == entry["sampling"].get("name", "strang")
+    # The samples that the choice was confirmed with: the same numbers, so the same distance to the data.
+    data, scale = build.dataset(config_read(config_of()), "train"), build.statistics(workdir.read(copied))
+    x, y = ((values - scale.mean) / scale.std for values in (np.load(file)["x"], data.source))
+    assert entry["distance"] == pytest.approx(Reference(y).energy(x)[0], rel=1e-3)
 
 
 def test_figures_of_another_average_are_curves_of_their_own(tmp_path, monkeypatch):

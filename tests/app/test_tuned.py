@@ -44,6 +44,27 @@ def test_the_tuned_sampler_is_taken_for_its_calls(tmp_path, capsys):
     assert capsys.readouterr().err.startswith("20 calls, as tuned: unipc order=2 grid=karras rho=7 in 19 steps")
 
 
+def test_a_choice_holds_for_the_guidance_and_the_limits_it_was_made_with(tmp_path):
+    guided = {"guidance": 2.0, "guidance_interval": (0.2, 5.0), "guide": "runs/weak", "clip": 1.0, "threshold": 0.9}
+    tuned_for = CONFIG.changed({f"sampling.{key}": value for key, value in guided.items()})
+    kept(tmp_path, 20, {"name": "heun"}, tuned_for)
+    assert tuned.apply(with_calls(20, tuned_for), tmp_path).sampling.name == "heun"
+    for key, value in {**guided, "guidance_interval": (0.2, 6.0), "guide": "runs/other"}.items():
+        changed = value if key in ("guidance_interval", "guide") else value / 2
+        other = with_calls(20, tuned_for.changed({f"sampling.{key}": changed}))
+        assert tuned.apply(other, tmp_path).sampling.name == "gaussian_fitted", key
+
+
+def test_a_choice_of_an_earlier_version_holds_without_limits(tmp_path):
+    kept(tmp_path, 20, {"name": "heun"})
+    text = json.loads((tmp_path / tuned.FILE).read_text())
+    for key in ("guidance_interval", "guide", "clip", "threshold"):
+        del text["tuned"][0][key]
+    (tmp_path / tuned.FILE).write_text(json.dumps(text))
+    assert tuned.apply(with_calls(20), tmp_path).sampling.name == "heun"
+    assert tuned.apply(with_calls(20).changed({"sampling.clip": 1.0}), tmp_path).sampling.name == "gaussian_fitted"
+
+
 @pytest.mark.slow
 def test_other_calls_processes_and_samplers_are_the_commands_own(tmp_path, capsys):
     kept(tmp_path, 20, {"name": "unipc"})

@@ -101,10 +101,16 @@ def test_steps_fill_the_calls(sampler, calls, steps):
 
 
 @pytest.mark.slow
-def test_the_loop_in_python_draws_the_samples_of_the_compiled_one():
-    model = small.mlp()
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"clip": 0.05}, {"threshold": 0.5}, {"guidance": 3.0, "guidance_interval": (0.5, 5.0)}],
+    ids=["plain", "clip", "threshold", "interval"],
+)
+def test_the_loop_in_python_draws_the_samples_of_the_compiled_one(changes):
+    model = small.mlp(num_classes=3, label_dropout=0.1)
     params = small.fresh_state(model, small.optimizer()).params
-    settings = small.sample_settings(sampler=samplers.gaussian_fitted(), batch_size=8)
+    params["embedding"]["labels"]["embedding"] *= 50
+    settings = small.sample_settings(sampler=samplers.gaussian_fitted(), batch_size=8, **changes)
     network = tune.Network(model, params, settings, NONE, 8)
     compiled = make_draw(model, settings, small.devices(1))
     for block in (0, 1):
