@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from hold_jax.errors import UserError
+from hold_jax.errors import UserError, require
 from hold_jax.numerics import exact, gauges
 from hold_jax.numerics.tables import Table, tabulate
 from hold_jax.sde import LinearSDE
@@ -47,6 +47,7 @@ __all__ = [
     "marginal",
     "mix",
     "perturb",
+    "require_noise",
     "rest_basis",
     "shifted_noise",
     "state_of",
@@ -291,8 +292,21 @@ def perturb(kernel: Kernel, x: jax.Array, eps: jax.Array) -> jax.Array:
     return mix(kernel.phi[..., :, :1], x[..., None, :]) + mix(kernel.chol, eps)
 
 
+def require_noise(u: jax.Array, eps_last: jax.Array) -> jax.Array:
+    """The output of `eps_fn(u, t)`, whose shape is checked: many a wrong one would broadcast, to wrong numbers.
+
+    Raises:
+      UserError: if it is not of shape (B, *S, 1, C), for a state u (B, *S, n, C).
+    """
+    shape = (*u.shape[:-2], 1, u.shape[-1])
+    found = jnp.shape(eps_last)
+    require(found == shape, "eps_fn(u, t)", found, f"of shape {shape}, the noise of the last block")
+    return eps_last
+
+
 def denoiser(sde: LinearSDE, u: jax.Array, t: ArrayLike, eps_last: jax.Array) -> jax.Array:
     """D = E[q0 | u_t] (B, *S, C) from the noise of the last block (B, *S, 1, C)."""
+    require_noise(u, eps_last)
     kernel = marginal(sde, t)
     whitened = mix(inverse_lower(kernel.chol)[..., -1:, :], u)
     return ((whitened - eps_last) / append_dims(whitened_mean(kernel)[..., -1], u))[..., 0, :]

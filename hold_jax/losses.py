@@ -227,7 +227,8 @@ def score_matching_loss(
       (B,) losses, one per example, float32.
 
     Raises:
-      UserError: if t_min is not inside (0, T), for integer data, and for data without a batch axis.
+      UserError: if t_min is not inside (0, T), for integer data, for data without a batch axis, and for an `eps_fn`
+        that returns another shape.
     """
     t_min = sde.t_min if t_min is None else t_min
     require(0 < t_min < sde.T, "t_min", t_min, f"between 0 and T = {sde.T}")
@@ -236,7 +237,7 @@ def score_matching_loss(
     key_times, key_pair = jax.random.split(key)
     times = draw_times(sde, time_law, key_times, x.shape[0], t_min=t_min, stratified=stratified)
     u, target = pair(sde, x, times.t, key_pair)
-    error = target - eps_fn(u, times.t)
+    error = target - kernels.require_noise(u, eps_fn(u, times.t))
     return weighting(sde, times, sigma_data) * jnp.sum(jnp.square(error), axis=tuple(range(1, error.ndim)))
 
 

@@ -86,7 +86,7 @@ def _run(c: Stage, state: State, eps_fn: EpsFn, normal: loop.Normal) -> State:
     u = state.u
     if c.before is not None:
         u = _apply(c.before, u, 0, normal)
-    output = eps_fn(u, jnp.asarray(c.time))
+    output = kernels.require_noise(u, eps_fn(u, jnp.asarray(c.time)))
     if c.data is not None:
         output = kernels.mix(c.data, jnp.concatenate([u, output], axis=-2))
     outputs = jnp.concatenate([output, state.past], axis=-2)

@@ -133,7 +133,8 @@ class PoissonMidpoint(loop.StepSampler):
 
     @staticmethod
     def _output(c: Coefficients, u: jax.Array, eps_fn: EpsFn) -> jax.Array:
-        return kernels.mix(c.read, jnp.concatenate([u, eps_fn(u, jnp.asarray(c.times))], axis=-2))
+        eps_last = kernels.require_noise(u, eps_fn(u, jnp.asarray(c.times)))
+        return kernels.mix(c.read, jnp.concatenate([u, eps_last], axis=-2))
 
 
 # A base scheme: state, noise, read and held for each interval of `fine` (M + 1,).

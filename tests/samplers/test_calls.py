@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from samplers.suite import hold, network
 
-from hold_jax import losses, samplers
+from hold_jax import likelihood, losses, samplers
 from hold_jax.app.config import get_config
+from hold_jax.errors import UserError
 from hold_jax.samplers import SAMPLERS, Strang, encode, interpolate, sample, unipc
 
 M = hold(2)
@@ -141,3 +142,25 @@ def test_mistakes_of_sample_are_named(change, message):
 def test_data_that_cannot_be_meant_are_named(x, message):
     with pytest.raises(ValueError, match=message):
         encode("unipc", M, network, x, key=KEY)
+
+
+@pytest.mark.parametrize(
+    ("eps_fn", "shape"),
+    [
+        (lambda u, t: u[..., -1, :], "(3, 2)"),  # without the block axis
+        (lambda u, t: u, "(3, 2, 2)"),  # of all blocks
+    ],
+)
+@pytest.mark.parametrize(
+    "use", ["bcsm", "dsm", "bits", "unipc", "euler_maruyama", "poisson_midpoint", "probability_flow"]
+)
+def test_noise_of_another_shape_is_named_and_does_not_broadcast(use, eps_fn, shape):
+    with pytest.raises(UserError) as caught:
+        if use in losses.LOSSES:
+            losses.LOSSES[use](M, eps_fn, X, KEY)
+        elif use == "bits":
+            likelihood.bits_per_dim(M, eps_fn, X, key=KEY)
+        else:
+            sample(use, M, eps_fn, key=KEY, shape=X.shape, **SHORT)
+    allowed = "it must be of shape (3, 1, 2), the noise of the last block"
+    assert str(caught.value) == f"`eps_fn(u, t)` is {shape}; {allowed}"
