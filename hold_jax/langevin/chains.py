@@ -50,7 +50,8 @@ def sample(
 
     Args:
       algorithm: of `langevin`.
-      key: of the run; the result does not depend on the parts it is computed in.
+      key: of the run; the result does not depend on the parts it is computed in. With the same key a run that goes on
+        from `state` is the rest of one long run.
       position: the start: one, for all chains, or with `stacked` one for each chain on a leading axis.
       num_samples: kept positions of each chain.
       num_chains: chains, run side by side.
@@ -73,6 +74,8 @@ def sample(
     now = _start(algorithm, init_key, position, num_chains, stacked) if state is None else state
     require(now.step.shape == (num_chains,), "num_chains", num_chains, f"the state's, {now.step.shape}")
 
+    # The noise of a step depends on its number, so that a run that goes on does not repeat the noise of the first.
+    begin = int(now.step[0])
     total = burn_in + num_samples * thin
     discarded = np.zeros((), np.int64)
     kept: list[tuple[Position, Info]] = []
@@ -82,14 +85,14 @@ def sample(
             size = max(1, -(-burn_in // _PARTS))
             for first in range(0, burn_in, size):
                 steps = min(size, burn_in - first)
-                now, (_, info) = _run(algorithm, now, key, jnp.int32(first), 1, steps, False)
+                now, (_, info) = _run(algorithm, now, key, jnp.int32(begin + first), 1, steps, False)
                 discarded += np.sum(np.asarray(info.num_gradients), dtype=np.int64)
                 watch.look(info, now, first + steps)
                 bar.update(steps)
         size = -(-num_samples // _PARTS)
         for first in range(0, num_samples, size):
             count = min(size, num_samples - first)
-            now, out = _run(algorithm, now, key, jnp.int32(burn_in + first * thin), count, thin, True)
+            now, out = _run(algorithm, now, key, jnp.int32(begin + burn_in + first * thin), count, thin, True)
             out = jax.tree.map(np.asarray, out)
             watch.look(out[1], now, burn_in + (first + count) * thin)
             kept.append(out)

@@ -123,8 +123,16 @@ def test_parts_of_a_run_do_not_matter(algorithm, monkeypatch):
         langevin.sample(algorithm, KEY, stacked, stacked=True, num_samples=12, num_chains=2).position["a"],
         whole.position["a"],
     )
-    more = langevin.sample(algorithm, KEY, state=whole.state, num_samples=12, num_chains=2)
-    assert int(more.state.step[0]) == 24
+
+
+def test_a_run_that_goes_on_is_the_rest_of_one_long_run(algorithm):
+    start = {"a": jnp.ones(2)}
+    whole = langevin.sample(algorithm, KEY, start, num_samples=24, num_chains=2)
+    first = langevin.sample(algorithm, KEY, start, num_samples=12, num_chains=2)
+    more = langevin.sample(algorithm, KEY, state=first.state, num_samples=6, burn_in=2, num_chains=2)
+    np.testing.assert_array_equal(first.position["a"], whole.position["a"][:, :12])
+    np.testing.assert_array_equal(more.position["a"], whole.position["a"][:, 14:20])
+    assert int(more.state.step[0]) == 20
 
 
 @pytest.mark.slow
