@@ -33,6 +33,9 @@ __all__ = [
 
 Map = Callable[[jax.Array], jax.Array]
 
+# Fourier factors of a blur below this share of the largest are 0: float32's rounding of y is larger than what is left.
+_LEAST_FACTOR = 1e-5
+
 
 def _same(x: jax.Array) -> jax.Array:
     return x
@@ -190,7 +193,7 @@ def deblurring(data_shape: tuple[int, ...], blur: float | np.ndarray = 1.0) -> O
       data_shape: (*S, C), S of at least one axis.
       blur: the standard deviation, in pixels, of a Gaussian kernel of sum 1 (of the sampled Gaussian, cut off at half
         of each axis), or a kernel of as many axes as S, each at most as long as that of S; its middle (the entry at
-        `size // 2`) is where a pixel stays.
+        `size // 2`) is where a pixel stays. Frequencies that it keeps less than 1e-5 of are removed.
 
     Raises:
       UserError: for data without axes S, a deviation that is not positive, or a kernel that does not fit.
@@ -214,6 +217,8 @@ def deblurring(data_shape: tuple[int, ...], blur: float | np.ndarray = 1.0) -> O
     padded = np.roll(padded, [-(k // 2) for k in kernel.shape], axis=range(len(sizes)))
     axes = tuple(range(1, 1 + len(sizes)))
     factors = np.fft.rfftn(padded)[None, ..., None]
+    kept = np.abs(factors)
+    factors = np.where(kept > _LEAST_FACTOR * kept.max(), factors, 0)
 
     def forward(x: jax.Array) -> jax.Array:
         return jnp.fft.irfftn(jnp.fft.rfftn(x, axes=axes) * jnp.asarray(factors, jnp.complex64), s=sizes, axes=axes)
