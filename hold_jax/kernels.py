@@ -261,7 +261,12 @@ def mix(matrix: jax.Array | np.ndarray, u: jax.Array | np.ndarray) -> jax.Array:
 
     Returns:
       (B, *S, k, C).
+
+    Raises:
+      UserError: for a state of another number of blocks than n.
     """
+    n = matrix.shape[-1]
+    require(u.shape[-2] == n, "u.shape[-2]", u.shape[-2], f"{n}, the number of blocks")
     # An elementwise sum fuses with its neighbors, and no matrix unit rounds it (TF32, bf16). But XLA for CPU also fuses
     # the computation of a batch of matrices into it and so repeats that at every pixel: there a float32 product is
     # faster (2 to 4 % of a small network's step, against 15 to 20 %).

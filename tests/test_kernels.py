@@ -327,6 +327,14 @@ def test_mix_is_a_matrix_product_on_the_block_axis():
     np.testing.assert_allclose(kernels.mix(each, jnp.asarray(u)), np.einsum("bkj,bxyjc->bxykc", each, u), atol=1e-6)
 
 
+@pytest.mark.parametrize("blocks", [2, 5])
+@pytest.mark.parametrize("t", [0.5, [0.5] * 4])
+def test_a_state_of_another_number_of_blocks_is_named(blocks, t):
+    u = jnp.zeros((4, blocks, 2))
+    with pytest.raises(ValueError, match=rf"^`u.shape\[-2\]` is {blocks}; it must be 3, the number of blocks$"):
+        kernels.denoiser(MODELS["hold3"], u, jnp.float32(t), u[..., :1, :])
+
+
 def test_mix_multiplies_on_cpu_and_sums_elsewhere():
     args = jnp.ones((2, 3, 3)), jnp.ones((2, 4, 4, 3, 1))
     text = {

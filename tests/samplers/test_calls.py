@@ -71,6 +71,12 @@ def test_latents_and_what_lies_between_them_go_into_sample_as_they_are():
     np.testing.assert_allclose(out.x[6:], alone.x[::-1], rtol=1e-4, atol=1e-5)
 
 
+def test_latents_of_another_order_are_named():
+    latents = jnp.zeros((3, 5, 2))
+    with pytest.raises(UserError, match=r"`u.shape\[-2\]` is 5; it must be 2, the number of blocks"):
+        interpolate(M, latents, latents, jnp.array([0.0, 1.0]))
+
+
 def test_frames_come_with_their_times():
     times = np.array([2.0, 1.5, 1.0, 0.5, 0.2])
     options = {"grid": times, "num_steps": 4}
