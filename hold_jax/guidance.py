@@ -111,7 +111,7 @@ def classifier(sde: LinearSDE, eps_fn: EpsFn, log_prob: LogProb, scale: float | 
       sde: the SDE.
       eps_fn: unconditional.
       log_prob: differentiable in y, with labels and parameters bound.
-      scale: 0: unconditional, 1: Bayes' rule, above 1: sharper.
+      scale: () or (B,): 0: unconditional, 1: Bayes' rule, above 1: sharper.
 
     Returns:
       The conditional `eps_fn`. It raises UserError if log_prob does not return one number per example.
@@ -140,7 +140,7 @@ def classifier_free(conditional: EpsFn, unconditional: EpsFn, scale: float | jax
     Args:
       conditional: given the label.
       unconditional: without the label. Each evaluation calls both; `Model.eps_fn` makes one call of twice the batch.
-      scale: 0: unconditional, 1: conditional, above 1: guidance.
+      scale: () or (B,): 0: unconditional, 1: conditional, above 1: guidance.
 
     Returns:
       The guided `eps_fn`. It raises UserError if the two outputs differ in shape.
@@ -150,7 +150,8 @@ def classifier_free(conditional: EpsFn, unconditional: EpsFn, scale: float | jax
         without = unconditional(u, t)
         given = conditional(u, t)
         _require_shape("conditional(u, t)", given, without.shape)
-        return without + scale * (given - without)
+        factor = kernels.append_dims(jnp.asarray(scale, given.dtype), given)
+        return without + factor * (given - without)
 
     return guided
 
@@ -164,7 +165,7 @@ def autoguidance(eps_fn: EpsFn, guide: EpsFn, scale: float | jax.Array) -> EpsFn
     Args:
       eps_fn: of the model that samples are drawn from.
       guide: of the weaker model, for the same SDE.
-      scale: 1: no guidance, above 1: guidance.
+      scale: () or (B,): 1: no guidance, above 1: guidance.
 
     Returns:
       The guided `eps_fn`. It raises UserError if the two outputs differ in shape.

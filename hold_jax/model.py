@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hold_jax import kernels
 from hold_jax.condition import Condition, as_condition
 from hold_jax.condition_encoder import ConditionEncoder
 from hold_jax.data.dataset import Statistics, default_kind
@@ -183,8 +184,8 @@ class Model:
             it has dropout: then None stands for the null condition. Class `num_classes` is the null class. Labels for a
             network without classes are ignored, because every batch of data has labels.
           dropout: in training, the key for the dropout of the network and of the conditions; None otherwise.
-          guidance: scale of classifier-free guidance (`guidance.classifier_free`), at one network call of twice the
-            batch; None: no guidance. The unconditional half is without all conditions that have dropout.
+          guidance: scale, () or (B,), of classifier-free guidance (`guidance.classifier_free`), at one network call of
+            twice the batch; None: no guidance. The unconditional half is without all conditions that have dropout.
 
         Returns:
           An `eps_fn`. It raises UserError for conditions of another length than its batch.
@@ -218,7 +219,8 @@ class Model:
             pairs = jax.tree.map(lambda a, b: jnp.stack([a, b], axis=1).reshape(-1, *a.shape[1:]), full, without)
             out = apply(jnp.repeat(inputs, 2, axis=0), jnp.repeat(noise_cond, 2), pairs)
             out = out.reshape(-1, 2, *out.shape[1:])
-            return out[:, 1] + guidance * (out[:, 0] - out[:, 1])
+            scale = kernels.append_dims(jnp.asarray(guidance, out.dtype), out[:, 0])
+            return out[:, 1] + scale * (out[:, 0] - out[:, 1])
 
         return eps_function(
             self.sde,

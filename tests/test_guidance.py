@@ -134,6 +134,23 @@ def test_the_classifier_s_scale_multiplies_what_it_adds(scale):
             np.testing.assert_array_equal(guided(u, jnp.float32(t)), eps_fn(u, jnp.float32(t)))
 
 
+@pytest.mark.parametrize("method", ["classifier", "classifier_free", "autoguidance"])
+def test_each_example_has_the_scale_it_is_given(method):
+    # As many examples as channels: a scale (B,) must not be one of the channels.
+    m, scales, t = MODELS["hold2"], jnp.array([1.0, 3.0]), jnp.float32(0.5)
+    u = jax.random.normal(jax.random.key(0), (2, 2, 2))
+    plain, other = (from_denoiser(m, lambda y, sigma, s=s: s * jnp.tanh(y)) for s in (0.5, 0.2))
+
+    def guided(scale):
+        if method == "classifier":
+            return guidance.classifier(m, plain, lambda y, sigma: jnp.sum(jnp.cos(y), axis=-1), scale)(u, t)
+        return getattr(guidance, method)(plain, other, scale)(u, t)
+
+    one, three = guided(1.0), guided(3.0)
+    np.testing.assert_allclose(guided(scales), jnp.stack([one[0], three[1]]), rtol=1e-5, atol=1e-6)
+    assert jnp.abs(one - three).min() > 1e-3
+
+
 @pytest.mark.slow
 def test_each_example_has_the_time_it_is_given():
     m, x, num = MODELS["hold2"], MIXTURE.sample(np.random.default_rng(4), len(SIGMAS)), len(SIGMAS)

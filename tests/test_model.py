@@ -105,6 +105,9 @@ def test_guidance_is_the_classifier_free_combination(model, shape):
         np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
         if scale < 2:
             np.testing.assert_allclose(got, (unconditional, conditional)[int(scale)], rtol=1e-4, atol=1e-5)
+    scales = jnp.linspace(0.0, 2.5, len(u))
+    each = jnp.stack([of(LABELS, scale)[0][i] for i, scale in enumerate(scales)])
+    np.testing.assert_allclose(of(LABELS, scales)[0], each, rtol=1e-4, atol=1e-5)
     # At scale 0 labels say nothing.
     np.testing.assert_allclose(of(LABELS[::-1], 0.0)[0], of(LABELS, 0.0)[0], rtol=1e-4, atol=1e-5)
 
