@@ -353,7 +353,8 @@ def sufficient_row(sde: LinearSDE, t: ArrayLike) -> tuple[jax.Array, jax.Array]:
     kernel = marginal(sde, t)
     w = whitened_mean(kernel)
     sigma = 1 / _norm(w)
-    direction = w * jnp.square(sigma)[..., None]
+    # In this order: at orders 5 and 6 sigma^2 underflows for small t.
+    direction = w * sigma[..., None] * sigma[..., None]
     return jnp.sum(direction[..., :, None] * inverse_lower(kernel.chol), axis=-2)[..., None, :], sigma
 
 

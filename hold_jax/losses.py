@@ -148,10 +148,10 @@ def likelihood_weight(sde: LinearSDE, times: Times, sigma_data: float) -> jax.Ar
     kernel = kernels.marginal(sde, times.t)
     w = kernels.whitened_mean(kernel)
     inverse = kernels.inverse_lower(kernel.chol)
-    back = jnp.sum(inverse * w[..., :, None], axis=-2)  # Sigma^-1 A = L^-T w
+    # Sigma^-1 A / w_n = L^-T (w / w_n). Divided first: for small t, w and L^-1 are so large that products overflow.
+    back = jnp.sum(inverse * (w / w[..., -1:])[..., :, None], axis=-2)
     driven = kernels.mix(jnp.asarray(sde.G.T, jnp.float32), back[..., None])[..., 0]
-    size = jnp.sum(jnp.square(driven), axis=-1) / jnp.square(w[..., -1])
-    return sde.schedule.beta(times.t) * size / (2 * times.density)
+    return sde.schedule.beta(times.t) * jnp.sum(jnp.square(driven), axis=-1) / (2 * times.density)
 
 
 def q0_weight(sde: LinearSDE, times: Times, sigma_data: float) -> jax.Array:

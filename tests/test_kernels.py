@@ -197,6 +197,14 @@ def test_the_sufficient_row_is_unbiased_with_effective_noise(m):
         assert sigma[i] == pytest.approx(got["sigma"][i], rel=1e-6)
 
 
+@pytest.mark.parametrize("n", [4, 5, 6])
+def test_the_sufficient_statistic_of_data_without_noise_are_the_data(n):
+    # At t = 1e-5 and order 6 sigma_eff is 1e-28: its square is no float32.
+    m, x = MODELS[f"hold{n}"], jnp.ones((2, 1))
+    u = kernels.perturb(kernels.marginal(m, 1e-5), x, jnp.zeros((2, n, 1)))
+    np.testing.assert_allclose(kernels.sufficient_statistic(m, u, 1e-5)[0], x, rtol=1e-4)
+
+
 # --- Published closed forms ------------------------------------------------------------------------
 
 

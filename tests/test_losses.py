@@ -120,6 +120,15 @@ def test_weights(name):
         np.testing.assert_allclose(values, weight(weighting, m, t, p), rtol=3e-5, err_msg=weighting)
 
 
+@pytest.mark.parametrize("n", [4, 5, 6])
+def test_the_likelihood_weight_of_high_orders_is_finite_at_small_times(n):
+    # L^-1 reaches t^-11/2 there. With noise in the last block alone the weight is beta g^2 / (2 L_nn^2).
+    m, t = sde.hold(n), jnp.float32([1e-5, 1e-3, 0.1])
+    got = losses.likelihood_weight(m, losses.Times(t, jnp.ones(3)), STD)
+    last = [float(oracle.marginal(m, float(oracle.integral(m, time)))[1][-1, -1]) for time in t]
+    np.testing.assert_allclose(got, (m.G[-1, -1] / np.array(last)) ** 2 / 2, rtol=1e-4)
+
+
 @pytest.mark.parametrize(("name", "law"), [("hold3", law) for law in losses.TIME_LAWS] + [("vp", "log_uniform")])
 def test_time_laws(name, law):
     m = MODELS[name]
