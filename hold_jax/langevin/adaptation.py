@@ -136,7 +136,7 @@ def adapt(
         states, info = jax.vmap(one)(states, jax.random.split(key, num_chains))
         rate = jnp.mean(info.acceptance_rate)
         positions = jax.vmap(lambda p: ravel_pytree(p)[0])(states.position)
-        return (states, average.update(goal - rate), scale), (positions, rate)
+        return (states, average.update(jnp.float32(goal - rate)), scale), (positions, rate)
 
     size = num_steps // _PARTS
     run = jax.jit(lambda carry, key: jax.lax.scan(step, carry, jax.random.split(key, size)))

@@ -91,4 +91,5 @@ class Metropolis(Method):
 
 def _verlet(dynamics: Dynamics, h: Any) -> Any:
     """The step of the proposal: at n = 1 the fresh velocity's noise, sqrt(2 xi h), is that of the position."""
-    return h * dynamics.kick[1] if dynamics.order > 1 else h**0.5 * dynamics.noise[0, 0]
+    # Python numbers, which leave h in its own type.
+    return h * float(dynamics.kick[1]) if dynamics.order > 1 else h**0.5 * float(dynamics.noise[0, 0])

@@ -75,6 +75,16 @@ def test_dynamics_of_twice_the_speed_have_half_the_step_size():
     np.testing.assert_allclose(once.inverse_mass_matrix, twice.inverse_mass_matrix, rtol=1e-3)
 
 
+@pytest.mark.parametrize("order", [1, 2])
+def test_adapt_takes_positions_in_double_precision(order):
+    with jax.enable_x64(True):
+        found = langevin.adapt(
+            lambda q: -jnp.sum(jnp.square(q)) / 2, jax.random.key(0), jnp.zeros(2), order=order, num_steps=200
+        )
+        assert found.position.dtype == jnp.float64
+    assert 0 < found.step_size < 10 and found.acceptance_rate > 0.3
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
