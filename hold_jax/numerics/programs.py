@@ -31,8 +31,9 @@ def run(
 
     A program is reused for the same function objects, equal settings, and arrays of the same shapes. As with `jax.jit`,
     variables that `inner` captures are read when it is traced. If such a variable, or an attribute of a captured
-    object, is replaced by another object, `inner` is traced again; a change in place (`params["w"] = ...`) is not
-    noticed.
+    object, is replaced by another object, `inner` is traced again. So it is for the variables of the functions that it
+    captures (as `parameterization.eps_function` captures a network) and of those of its own module that it calls. A
+    change in place (`params["w"] = ...`) is not noticed.
 
     Args:
       function: a pure function; pass the same object at each call.
@@ -85,15 +86,30 @@ class _Reads:
 
 
 def _reads(inner: Callable[..., Any]) -> _Reads | None:
-    """Returns the captured variables of a function and the attributes of mutable ones; None for other callables."""
-    while isinstance(inner, functools.partial):
-        inner = inner.func
-    if not isinstance(inner, types.FunctionType):
+    """Returns the variables that a function and the functions among these read, and the attributes of mutable ones.
+
+    None for other callables.
+    """
+    first = _function_of(inner)
+    if first is None:
         return None
-    found = inspect.getclosurevars(inner)
-    objects = [*found.nonlocals.values(), *found.globals.values()]
+    objects: list[Any] = []
+    functions = [first]
+    for function in functions:  # a list that grows
+        found = inspect.getclosurevars(function)
+        objects += [*found.nonlocals.values(), *found.globals.values()]
+        captured = [f for f in map(_function_of, found.nonlocals.values()) if f]
+        called = [f for f in map(_function_of, found.globals.values()) if f and f.__globals__ is function.__globals__]
+        functions += [f for f in captured + called if f not in functions]
     attributes = [value for o in objects if _is_mutable(o) for value in vars(o).values()]
     return _Reads(objects + attributes)
+
+
+def _function_of(value: Any) -> types.FunctionType | None:
+    """The function in a function or in `functools.partial`s of it; None for other values."""
+    while isinstance(value, functools.partial):
+        value = value.func
+    return value if isinstance(value, types.FunctionType) else None
 
 
 def _is_mutable(value: Any) -> bool:

@@ -15,6 +15,10 @@ X = jnp.arange(3.0)
 SCALE = 2.0
 
 
+def scaled(x):
+    return SCALE * x
+
+
 @pytest.fixture
 def outer():
     """A function of a function that counts how often it is traced."""
@@ -59,6 +63,34 @@ def test_a_changed_variable_is_seen(outer):
     assert outer.traces == 4
 
 
+def test_a_changed_variable_of_a_captured_function_is_seen(outer):
+    weight = 2.0
+
+    def network(x, scale):
+        return scale * weight * x
+
+    def wrap(inner):
+        return lambda x: inner(x)
+
+    def recursive(x, again=True):
+        return recursive(wrapped(x), False) if again else x
+
+    wrapped = wrap(wrap(functools.partial(network, scale=1.0)))
+    assert programs.run(outer, recursive, 1.0, X)[1] == 2
+    weight = 3.0
+    assert programs.run(outer, recursive, 1.0, X)[1] == 3
+    assert programs.run(outer, recursive, 1.0, X)[1] == 3
+    assert outer.traces == 2
+
+
+def test_a_changed_variable_of_a_called_function_is_seen(outer):
+    global SCALE
+    inner = lambda x: scaled(x) + 1  # noqa: E731
+    for SCALE in (2.0, 5.0):
+        assert programs.run(outer, inner, 1.0, X)[1] == SCALE + 1
+    assert outer.traces == 2
+
+
 def test_methods_and_callable_objects_are_traced_at_each_call(outer):
     class Network:
         weight = 2.0
@@ -83,10 +115,11 @@ def test_a_function_and_what_it_holds_are_freed(outer):
 
     params = Params()
     alive = weakref.ref(params)
-    inner = lambda x, params=params: jax.nn.silu(params.w) * x  # noqa: E731
+    network = lambda x, params=params: jax.nn.silu(params.w) * x  # noqa: E731
+    inner = (lambda network: lambda x: network(x))(network)
     programs.run(outer, inner, 1.0, X)
     programs.run(outer, inner, 2.0, X)
-    del params, inner
+    del params, inner, network
     gc.collect()
     assert alive() is None
 

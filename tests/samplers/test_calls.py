@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from samplers.suite import hold, network
 
-from hold_jax import likelihood, losses, samplers
+from hold_jax import guidance, likelihood, losses, parameterization, samplers
 from hold_jax.app.config import get_config
 from hold_jax.errors import UserError
 from hold_jax.samplers import SAMPLERS, Strang, encode, interpolate, sample, unipc
@@ -69,6 +69,24 @@ def test_latents_and_what_lies_between_them_go_into_sample_as_they_are():
     alone = sample("ddim", M, network, start=latent.u, **SHORT)
     np.testing.assert_allclose(out.x[:3], alone.x, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(out.x[6:], alone.x[::-1], rtol=1e-4, atol=1e-5)
+
+
+def test_a_network_that_is_replaced_is_seen_through_the_wrappers():
+    shift = 0.0
+
+    def net(x, noise_cond):
+        return shift + 0 * x
+
+    eps_fn = parameterization.eps_function(M, net)
+    guided = guidance.clip(M, guidance.classifier_free(eps_fn, network, 2.0), 3.0)
+    start = jnp.ones((3, 2, 2))
+
+    def drawn():
+        return [sample("ddim", M, f, start=start, num_steps=2).x for f in (eps_fn, guided)]
+
+    before, shift = drawn(), 1.0
+    for old, new in zip(before, drawn(), strict=True):
+        assert jnp.abs(new - old).max() > 0.01
 
 
 def test_latents_of_another_order_are_named():
