@@ -20,6 +20,7 @@ composes with jit, vmap and grad.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -103,14 +104,18 @@ def _tables(sde: LinearSDE) -> _Tables:
     def integral(shift: np.ndarray) -> np.ndarray:
         return exact.integral_of_noise(sde.F, sde.G, sde.cov0, np.exp(low + shift))[:, None, None]
 
+    return _Tables(
+        phi=_tabulate(lambda b: exact.transition(sde.F, sde.G, b)[0], top=top, rate=rate),
+        noise=_tabulate(lambda b: exact.transition(sde.F, sde.G, b)[1], top=top),
+        marginal=_tabulate(lambda b: exact.marginal(sde.F, sde.G, sde.cov0, b)[1], top=top),
+        integral=_tabulate(integral, top=high - low),
+        least_log_noise=float(low),
+    )
+
+
+def _tabulate(function: Callable[[np.ndarray], np.ndarray], **options: float) -> Table:
     try:
-        return _Tables(
-            phi=tabulate(lambda b: exact.transition(sde.F, sde.G, b)[0], top=top, rate=rate),
-            noise=tabulate(lambda b: exact.transition(sde.F, sde.G, b)[1], top=top),
-            marginal=tabulate(lambda b: exact.marginal(sde.F, sde.G, sde.cov0, b)[1], top=top),
-            integral=tabulate(integral, top=high - low),
-            least_log_noise=float(low),
-        )
+        return tabulate(function, **options)
     except ArithmeticError as error:
         raise UserError(
             f"the kernels of this SDE are too rough to tabulate ({error}); with `gammas` and `xi` of your own, "
@@ -122,7 +127,7 @@ def _tables(sde: LinearSDE) -> _Tables:
 def _total_table(sde: LinearSDE, sigma_data: float) -> Table:
     """The lower factor of Cov u(t) for data N(0, sigma_data^2)."""
     cov0 = sde.cov0 + sigma_data**2 * np.diag(np.eye(sde.order)[0])
-    return tabulate(lambda b: exact.marginal(sde.F, sde.G, cov0, b)[1], top=_top(sde))
+    return _tabulate(lambda b: exact.marginal(sde.F, sde.G, cov0, b)[1], top=_top(sde))
 
 
 def _top(sde: LinearSDE) -> float:
@@ -171,7 +176,7 @@ def _flow_table(sde: LinearSDE, variance: float) -> Table:
         _, chol = exact.marginal(sde.F, sde.G, cov0, b)
         return chol @ gauges.flow_turn(sde.F, sde.G, cov0, b, _LEAST_B)
 
-    return tabulate(factor, top=float(np.log(_top(sde) / _LEAST_B)))
+    return _tabulate(factor, top=float(np.log(_top(sde) / _LEAST_B)))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 2))

@@ -8,6 +8,7 @@ from reference import oracle
 from tiers import slow_except
 
 from hold_jax import kernels, sde
+from hold_jax.errors import UserError
 
 MODELS = {
     **{f"hold{n}": sde.hold(order=n) for n in range(1, 7)},
@@ -453,9 +454,36 @@ def test_a_clock_that_stalls_still_reads_both_ways():
     np.testing.assert_allclose(kernels.effective_noise(m, kernels.time_of_noise(m, sigma)), sigma, rtol=5e-6)
 
 
-def test_kernels_too_rough_to_tabulate_are_one_clear_error():
-    with pytest.raises(ValueError, match=r"nearer to sde\.critical_damping"):
-        kernels.marginal(sde.hold(order=4, gammas=(1.0, 0.3, 4.0), xi=0.9), 1.0)
+@pytest.mark.parametrize(
+    "kernel",
+    [kernels.marginal, lambda m, t: kernels.total_chol(m, t, 0.5), lambda m, t: kernels.flow_factor(m, t, 1e-6)],
+    ids=["marginal", "total_chol", "flow_factor"],
+)
+def test_kernels_too_rough_to_tabulate_are_one_clear_error(kernel):
+    with pytest.raises(UserError, match=r"nearer to sde\.critical_damping"):
+        kernel(sde.hold(order=4, gammas=(1.0, 0.3, 4.0), xi=0.9), 1.0)
+
+
+def test_a_start_of_small_variance_is_not_taken_for_the_process():
+    # Below B = 1e-6 the variance of the start is the larger one, above it that of the process.
+    m, t = sde.hold(2, alpha=1e-6), np.geomspace(1e-9, 1.0, 10).astype(np.float32)
+    got = kernels.marginal(m, t)
+    for i, time in enumerate(t):
+        _, want = oracle.marginal(m, float(oracle.integral(m, time)))
+        assert oracle.row_error(got.chol[i], want) < 3e-6
+        np.testing.assert_allclose(np.diagonal(got.chol[i]), np.diagonal(want).astype(float), rtol=3e-6)
+    b = np.float64(sde.vp().schedule.integral(0.0, t.astype(np.float64)))
+    for std in (1e-3, 1e-4):
+        want = np.sqrt(std**2 * np.exp(-b) - np.expm1(-b))
+        np.testing.assert_allclose(kernels.total_chol(sde.vp(), t, std)[:, 0, 0], want, rtol=3e-6)
+
+
+@pytest.mark.parametrize("n", [4, 5, 6])
+def test_the_flow_s_factor_starts_from_the_root_of_the_covariance(n):
+    m = MODELS[f"hold{n}"]
+    got = kernels.flow_factor(m, jnp.float32([0.0, 1e-12, 1e-9]), 1e-6)
+    root = np.sqrt(m.cov0 + 1e-6 * np.eye(n))
+    np.testing.assert_allclose(got, np.broadcast_to(root, got.shape), atol=1e-6)
 
 
 @pytest.mark.slow

@@ -70,22 +70,29 @@ class Table:
         return value * powers[..., self.twice_powers] * jnp.exp(-self.rate * b)[..., None, None]
 
 
+def _twice_powers(function: Callable[[np.ndarray], np.ndarray], tiny: float) -> np.ndarray:
+    """2 p_ij (r, c) of entries that are like B^p_ij at B = tiny; 0 for others, rounding errors among them."""
+    at = np.abs(function(tiny * np.array([1.0, 2.0, 4.0])))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        slopes = 2 * np.log2(at[1:] / at[:-1])
+    powers = np.rint(slopes[0])
+    found = (powers > 0) & (np.abs(slopes - powers) < 0.02).all(axis=0)
+    return np.where(found, powers, 0).astype(int)
+
+
 def tabulate(function: Callable[[np.ndarray], np.ndarray], *, top: float, rate: float = 0.0) -> Table:
     """Makes the `Table` of `function` on [0, top].
 
     Args:
-      function: maps B (N,) float64 > 0 to (N, r, c) float64, with a small relative error in every entry.
+      function: maps B (N,) float64 > 0 to (N, r, c) float64. Where the relative error of an entry is small, so is the
+        table's; the error of any other is small relative to its row.
       top: end of the range.
       rate: exponential decay that is factored out, so that fewer pieces suffice.
 
     Raises:
       ArithmeticError: if the pieces do not resolve the function.
     """
-    tiny = 1e-6 * min(top, 1.0)
-    at = np.abs(function(np.array([tiny, 2 * tiny])))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        slope = np.where(at[0] > 0, np.log2(at[1] / at[0]), 0.0)
-    twice_powers = np.rint(2 * slope).astype(int)
+    twice_powers = _twice_powers(function, 1e-12 * min(top, 1.0))
 
     def regular(b: np.ndarray) -> np.ndarray:
         return function(b) / b[:, None, None] ** (twice_powers / 2) * np.exp(rate * b)[:, None, None]
