@@ -20,6 +20,7 @@ composes with jit, vmap and grad.
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -48,6 +49,7 @@ __all__ = [
     "marginal",
     "mix",
     "perturb",
+    "require_clock",
     "require_noise",
     "rest_basis",
     "shifted_noise",
@@ -98,7 +100,7 @@ def _tables(sde: LinearSDE) -> _Tables:
     rate = -float(np.linalg.eigvals(sde.F).real.max())
 
     # B against log sigma_eff, from below any useful noise to the end of the range.
-    ends = exact.effective_noise(sde.F, sde.G, sde.cov0, np.array([1e-6 * min(1.0, top), top / 1.02]))
+    ends = exact.effective_noise(sde.F, sde.G, sde.cov0, np.array([1e-12 * min(1.0, top), top / 1.02]))
     low, high = np.log(np.maximum(ends, _LEAST_NOISE))
 
     def integral(shift: np.ndarray) -> np.ndarray:
@@ -240,6 +242,18 @@ def time_of_noise(sde: LinearSDE, sigma: ArrayLike) -> jax.Array:
     tables = _tables(sde)
     shift = jnp.log(jnp.asarray(sigma, jnp.float32)) - tables.least_log_noise
     return sde.schedule.time(tables.integral(shift)[..., 0, 0])
+
+
+def require_clock(sde: LinearSDE, t_min: float) -> None:
+    """Checks that `time_of_noise` reaches down to a time.
+
+    Raises:
+      UserError: if the effective noise at t_min is below those that it inverts.
+    """
+    least = math.exp(_tables(sde).least_log_noise)
+    noise = float(exact.effective_noise(sde.F, sde.G, sde.cov0, np.asarray(sde.schedule.integral(0.0, t_min))))
+    allowed = f"a time of an effective noise above {least:.1g}, not {noise:.1g}; `sde.t_min` is {sde.t_min:.3g}"
+    require(noise > least, "t_min", t_min, allowed)
 
 
 @functools.lru_cache(maxsize=64)

@@ -104,7 +104,7 @@ def bits_per_dim(
         The noise of the probes enters the exponent: take probes = 0 or many.
       auxiliary: "posterior" or "initial", see above; no effect for n = 1.
       solver: of the flow. The batch shares its steps, which keep the error of every example within the tolerance.
-      t_min: where the flow ends; None: `sde.t_min`, an effective noise of 0.002.
+      t_min: where the flow ends, at an effective noise above 1e-5; None: `sde.t_min`, a noise of 0.002.
 
     Returns:
       Likelihood; NaN under `jax.jit` if the solver did not reach T.
@@ -114,6 +114,7 @@ def bits_per_dim(
     """
     t_min = sde.t_min if t_min is None else t_min
     require(0 < t_min < sde.T, "t_min", t_min, f"between 0 and T = {sde.T}")
+    kernels.require_clock(sde, t_min)
     widths = None if bin_width is None else tuple(np.atleast_1d(bin_width).tolist())
     fits = widths is None or (len(widths) in (1, np.shape(x)[-1]) and all(0 < w < math.inf for w in widths))
     require(

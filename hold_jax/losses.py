@@ -68,7 +68,8 @@ def uniform(sde: LinearSDE, quantile: jax.Array, t_min: float) -> Times:
 
 
 def log_uniform(sde: LinearSDE, quantile: jax.Array, t_min: float) -> Times:
-    """Uniform in the logarithm of the effective noise."""
+    """Uniform in the logarithm of the effective noise, which must be above 1e-5 at t_min."""
+    kernels.require_clock(sde, t_min)
     low, high = (jnp.log(kernels.effective_noise(sde, t)) for t in (t_min, sde.T))
     return _at_log_noise(sde, low + (high - low) * quantile, jnp.full_like(quantile, 1) / (high - low), t_min)
 

@@ -9,6 +9,7 @@ from tiers import slow_except
 
 from hold_jax import kernels, sde
 from hold_jax.errors import UserError
+from hold_jax.numerics import exact
 
 MODELS = {
     **{f"hold{n}": sde.hold(order=n) for n in range(1, 7)},
@@ -484,6 +485,16 @@ def test_the_flow_s_factor_starts_from_the_root_of_the_covariance(n):
     got = kernels.flow_factor(m, jnp.float32([0.0, 1e-12, 1e-9]), 1e-6)
     root = np.sqrt(m.cov0 + 1e-6 * np.eye(n))
     np.testing.assert_allclose(got, np.broadcast_to(root, got.shape), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["vp", "ve", "hold1", "psld", "hold3"])
+def test_the_clock_reads_from_a_noise_of_1e_5_on(name):
+    m, sigma = MODELS[name], np.geomspace(1.01e-5, 0.01, 30).astype(np.float32)
+    t = kernels.time_of_noise(m, sigma)
+    np.testing.assert_allclose(kernels.effective_noise(m, t), sigma, rtol=2e-6)
+    kernels.require_clock(m, float(t[0]))
+    with pytest.raises(UserError, match=r"^`t_min` is .*; it must be a time of an effective noise above 1e-05, not "):
+        kernels.require_clock(m, float(m.schedule.time(exact.integral_of_noise(m.F, m.G, m.cov0, 0.9e-5))))
 
 
 @pytest.mark.slow

@@ -271,6 +271,7 @@ def test_the_program_is_exported_because_it_never_calls_the_host():
     [
         ({"t_min": 0.0}, "`t_min` is 0.0; it must be between 0 and T"),
         ({"t_min": 100.0}, "`t_min` is 100.0"),
+        ({"t_min": 1e-5}, "`t_min` is 1e-05; it must be a time of an effective noise above 1e-05, not "),
         ({"bin_width": 0.0}, "`bin_width` is 0.0; it must be positive, one number or one for each of 4 channels"),
         ({"bin_width": (0.1, 0.1)}, "`bin_width` is .0.1, 0.1.; it must be positive, one number or one for each of 4"),
         ({"probes": -1}, "`probes` is -1; it must be a whole number >= 0"),

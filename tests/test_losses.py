@@ -277,6 +277,18 @@ def test_a_bad_start_time_is_named(t_min):
         losses.bcsm_loss(MODELS["vp"], lambda u, t: u, jnp.zeros((2, 1)), jax.random.key(0), t_min=t_min)
 
 
+def test_a_start_time_without_noise_is_named_where_times_are_uniform_in_its_logarithm():
+    x, options = jnp.zeros((2, 1)), {"t_min": 1e-3, "weighting": losses.eps_weight}
+    values = losses.bcsm_loss(MODELS["hold3"], lambda u, t: u[:, -1:], x, jax.random.key(0), **options)
+    assert np.isfinite(values).all()  # its times are those of the data's scale
+    with pytest.raises(
+        ValueError, match=r"`t_min` is 0.001; it must be a time of an effective noise above 1e-05, not 4"
+    ):
+        losses.bcsm_loss(
+            MODELS["hold3"], lambda u, t: u[:, -1:], x, jax.random.key(0), time_law=losses.log_uniform, **options
+        )
+
+
 def test_a_bad_spread_of_times_is_named():
     with pytest.raises(ValueError, match=r"`std` is 0.0; it must be positive"):
         losses.log_normal(std=0.0)

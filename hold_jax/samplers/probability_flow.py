@@ -35,8 +35,13 @@ class ProbabilityFlow(ode.Solver):
         index: jax.Array | None = None,
         frames: int = 0,
     ) -> Trajectory:
-        """From u (B, *S, n, C) at times[0] to times[-1], forwards or backwards; arguments as in `Sampler`."""
+        """From u (B, *S, n, C) at times[0] to times[-1], forwards or backwards; arguments as in `Sampler`.
+
+        Raises:
+          UserError: for times of an effective noise below 1e-5.
+        """
         del key, index
+        kernels.require_clock(sde, float(np.min(times)))
         num_steps = len(times) - 1
         every = num_steps // frames if frames else num_steps
         clock = np.log(exact.effective_noise(sde.F, sde.G, sde.cov0, sde.schedule.integral(0.0, times)))

@@ -139,6 +139,12 @@ def test_the_program_is_exported_because_it_never_calls_the_host(options):
         np.testing.assert_array_equal(got, want)
 
 
+def test_an_end_without_noise_is_named():
+    sampler = ProbabilityFlow(solver="heun", adaptive=False)
+    with pytest.raises(ValueError, match=r"`t_min` is 0.001; it must be a time of an effective noise above 1e-05"):
+        sample(sampler, hold(3), gaussian_noise, start=jnp.zeros((2, 3, 1)), t_min=1e-3, num_steps=2)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
