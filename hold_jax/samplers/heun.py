@@ -17,7 +17,9 @@ class Heun(linear.LinearSampler):
     On the grid "karras", N steps and the final denoising step are the N + 1 steps of EDM.
 
     Attributes:
-      s_churn: EDM's S_churn, the sum over steps of the relative increase of noise; 0: algorithm 1, deterministic.
+      s_churn: sum over the N steps of the relative increase of noise, gamma = s_churn / N; 0: algorithm 1,
+        deterministic. EDM's run of N + 1 steps has S_churn = s_churn (N + 1) / N. Neither the first step, which begins
+        at the noise of T, nor the final denoising raises the noise, as EDM's first and last steps do.
       s_min: least effective noise that is increased.
       s_max: largest effective noise that is increased.
       s_noise: standard deviation of the added noise, relative to that of the process.
