@@ -23,6 +23,7 @@ class Multistep(linear.LinearSampler):
       order: number of values of D that a step uses, 1 to 4; the first steps use as many as exist.
       corrector: whether to correct each step by the value at its end.
       churn: noise added along the way; 0: deterministic, 1: the noise of the reverse SDE at n = 1 (SDE-DPM-Solver++).
+        At most 30 at an order above 1, but for "midpoint": the errors of extrapolation grow with it.
       gauge: one of `whitened.GAUGES`; "signal" is EDM's flow at every order n.
       interpolation: of D between its values, one of `interpolation.INTERPOLATIONS`.
 
@@ -40,6 +41,9 @@ class Multistep(linear.LinearSampler):
         whole = isinstance(self.order, int) and not isinstance(self.order, bool)
         require(whole and 1 <= self.order <= 4, "order", self.order, "a whole number from 1 to 4")
         require(0 <= self.churn < float("inf"), "churn", self.churn, "a finite number >= 0")
+        extrapolates = self.order > 1 and self.interpolation != "midpoint"
+        stable = "at most 30, above which extrapolation is unstable; `ddim` and `dpmpp_2m` take any"
+        require(not extrapolates or self.churn <= 30, "churn", self.churn, stable)
         whitened.check_gauge(self.gauge)
         require_choice("interpolation", self.interpolation, INTERPOLATIONS)
 

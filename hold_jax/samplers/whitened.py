@@ -113,7 +113,11 @@ def quadrature(sde: LinearSDE, ends: Whitening, big_b: np.ndarray, gauge: str, c
     w = at.mean.reshape(*b.shape, sde.order)
     decay = np.exp(-churn * (log_noise - ends.log_noise[1:, None]))
     d_omega = decay[..., None] * (slope - churn * w * rate[..., None])
-    return Quadrature(log_noise, (half * _WEIGHTS * b)[..., None] * d_omega)
+    measure = (half * _WEIGHTS * b)[..., None] * d_omega
+    # A large churn moves the measure to the step's end, nearer than the last node: what the nodes miss is there.
+    kept = np.exp(churn * np.diff(ends.log_noise))[:, None]
+    measure[:, -1] += ends.mean[1:] - kept * ends.mean[:-1] - measure.sum(axis=1)
+    return Quadrature(log_noise, measure)
 
 
 def _slope(sde: LinearSDE, at: Whitening, gauge: str) -> tuple[np.ndarray, np.ndarray]:

@@ -140,6 +140,15 @@ def test_gauges_are_one_at_order_one(gauge):
     np.testing.assert_array_equal(other.after.state, plain.after.state)
 
 
+@pytest.mark.parametrize("sampler", [samplers.ddim, samplers.dpmpp_2m])
+@pytest.mark.parametrize("n", [1, 3])
+def test_the_mean_is_exact_with_any_churn(n, sampler):
+    # All weight of D is then within 1/churn of a step's end in log noise, nearer than any node of the quadrature.
+    m = hold(n)
+    for churn in (30.0, 1e3):
+        assert suite.errors(sampler(churn=churn), m, suite.log_times(m, 70.0, 0.002, 20))[1] < 1e-9
+
+
 def test_fewer_steps_than_values():
     # One step of order 4 has one value: DDIM.
     m = hold(2)
@@ -158,6 +167,7 @@ def test_fewer_steps_than_values():
         ({"churn": -1.0}, "`churn` is -1.0; it must be a finite number >= 0"),
         ({"churn": float("inf")}, "`churn` is inf"),
         ({"churn": float("nan")}, "`churn` is nan"),
+        ({"churn": 31.0}, "`churn` is 31.0; it must be at most 30, above which extrapolation is unstable; `ddim`"),
         ({"gauge": "signl"}, r"`gauge` is 'signl' \(did you mean 'signal'\?\); .*: cholesky, probability_flow, signal"),
         ({"interpolation": "linear"}, "`interpolation` is 'linear'.*: gaussian_fit, midpoint, polynomial"),
     ],

@@ -64,7 +64,7 @@ def test_the_probability_flow_gauge_flows_with_the_process(m):
 
 @every_sde
 @every_gauge
-@pytest.mark.parametrize("churn", [0.0, 0.5])
+@pytest.mark.parametrize("churn", [0.0, 0.5, 100.0])
 def test_a_constant_is_integrated_exactly(churn, gauge, m):
     # The measure's total over a step is what omega moves by, w_t - e^{-churn h} w_s: in the gauge of the ends.
     at = whitened.whitening(m, B, gauge)
