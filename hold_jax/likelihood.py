@@ -112,22 +112,21 @@ def bits_per_dim(
     Raises:
       UserError: for an argument out of range; outside `jax.jit` also if the solver did not reach T.
     """
+    x = jnp.asarray(x)
+    require_data("x", x)
     t_min = sde.t_min if t_min is None else t_min
     require(0 < t_min < sde.T, "t_min", t_min, f"between 0 and T = {sde.T}")
     kernels.require_clock(sde, t_min)
     widths = None if bin_width is None else tuple(np.atleast_1d(bin_width).tolist())
-    fits = widths is None or (len(widths) in (1, np.shape(x)[-1]) and all(0 < w < math.inf for w in widths))
-    require(
-        fits, "bin_width", bin_width, f"positive, one number or one for each of {np.shape(x)[-1]} channels, or None"
-    )
+    fits = widths is None or (len(widths) in (1, x.shape[-1]) and all(0 < w < math.inf for w in widths))
+    allowed = f"positive, one number or one for each of {x.shape[-1]} channels, or None"
+    require(fits, "bin_width", bin_width, allowed)
     for name, value, least in (("probes", probes, 0), ("repeats", repeats, 1)):
         whole = isinstance(value, int) and not isinstance(value, bool) and value >= least
         require(whole, name, value, f"a whole number >= {least}")
     require_choice("auxiliary", auxiliary, AUXILIARIES)
     singular = auxiliary == "initial" and np.linalg.matrix_rank(sde.cov0) < sde.order - 1
     require(not singular, "auxiliary", auxiliary, "'posterior' for an SDE with a singular cov0")
-    x = jnp.asarray(x)
-    require_data("x", x)
     settings = _Settings(sde, widths, probes, repeats, importance_weighted, auxiliary, solver, float(t_min))
     bpd, nfe, reached = programs.run(_bits_per_dim, eps_fn, settings, x, key, index)
     if not isinstance(reached, jax.core.Tracer) and not bool(reached):
