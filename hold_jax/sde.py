@@ -9,6 +9,7 @@ The rest of the package reads only the fields of `LinearSDE`, so a new SDE is on
 import dataclasses
 import functools
 import math
+import numbers
 from collections.abc import Sequence
 
 import numpy as np
@@ -118,7 +119,7 @@ def ve(*, sigma_min: float = 0.01, sigma_max: float = 50.0, beta: Rate | None = 
     Raises:
       UserError: for an argument outside its range.
     """
-    _positive(sigma_min=sigma_min, sigma_max=sigma_max)
+    sigma_min, sigma_max = _positive(sigma_min=sigma_min, sigma_max=sigma_max)
     require(sigma_max > sigma_min, "sigma_max", sigma_max, f"above sigma_min = {sigma_min}")
     one = np.eye(1)
     total = sigma_max**2 - sigma_min**2
@@ -141,7 +142,7 @@ def cld(*, mass: float = 0.25, beta: Rate = 4.0, gamma: float = 0.04, T: float =
     Raises:
       UserError: for an argument outside its range.
     """
-    _positive(mass=mass, gamma=gamma)
+    mass, gamma = _positive(mass=mass, gamma=gamma)
     friction = 2 * math.sqrt(mass)
     return LinearSDE(
         F=np.array([[0, 1 / mass], [-1, -friction / mass]]),
@@ -174,7 +175,7 @@ def psld(
     Raises:
       UserError: for an argument outside its range.
     """
-    _positive(mass=mass, nu=nu, kappa=kappa)
+    mass, nu, kappa = _positive(mass=mass, nu=nu, kappa=kappa)
     require(math.isfinite(Gamma) and Gamma >= 0, "Gamma", Gamma, "a finite number >= 0")
     return LinearSDE(
         F=np.array([[-Gamma, 1 / mass], [-1, -nu]]) / 2,
@@ -242,9 +243,9 @@ def hold(
     Raises:
       UserError: for an argument outside its range, or arguments that exclude each other.
     """
-    whole = isinstance(order, (int, np.integer)) and not isinstance(order, bool)
+    whole = isinstance(order, numbers.Integral) and not isinstance(order, bool)
     require(whole and 1 <= order <= MAX_ORDER, "order", order, f"a whole number from 1 to {MAX_ORDER}")
-    _positive(L_inv=L_inv, alpha=alpha)
+    L_inv, alpha = _positive(L_inv=L_inv, alpha=alpha)
     couplings, friction = _damping(order, damping, gammas, xi)
     upper = np.diag(couplings, k=1)
     last = np.zeros((order, order))
@@ -272,27 +273,29 @@ def _damping(
     gammas = require_given("gammas", gammas, "given together with xi")
     xi = require_given("xi", xi, "given together with gammas")
     require(len(gammas) == order - 1, "gammas", tuple(gammas), f"{order - 1} numbers for order {order}")
-    _positive(xi=xi, **{f"gammas[{i}]": float(g) for i, g in enumerate(gammas)})
-    return np.asarray(gammas, np.float64), xi
+    friction, *couplings = _positive(xi=xi, **{f"gammas[{i}]": float(g) for i, g in enumerate(gammas)})
+    return np.array(couplings), friction
 
 
 def _schedule(beta: Rate) -> Schedule:
     """The schedule that a rate of time stands for."""
-    if isinstance(beta, (int, float)):
-        _positive(beta=beta)
-        return Constant(beta)
+    if isinstance(beta, (int, float, np.integer, np.floating)):
+        return Constant(*_positive(beta=float(beta)))
     if isinstance(beta, Sequence):
-        numbers = len(beta) == 2 and all(isinstance(b, (int, float)) and math.isfinite(b) for b in beta)
-        linear = numbers and beta[0] > 0 and beta[1] >= 0
+        finite = len(beta) == 2 and all(isinstance(b, numbers.Real) and math.isfinite(b) for b in beta)
+        linear = finite and beta[0] > 0 and beta[1] >= 0
         require(linear, "beta", beta, "a pair (beta_0 > 0, beta_1 >= 0), for beta(t) = beta_0 + beta_1 t")
-        return Linear(*beta)
+        return Linear(float(beta[0]), float(beta[1]))
     require(hasattr(beta, "integral"), "beta", beta, "a number, a pair of numbers, or a Schedule")
     return beta
 
 
-def _positive(**values: float) -> None:
+def _positive(**values: float) -> list[float]:
+    """The values, checked, as Python numbers: those of NumPy's float32 would compute in float32."""
     for name, value in values.items():
-        require(isinstance(value, (int, float)) and math.isfinite(value) and value > 0, name, value, "positive")
+        real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+        require(real and math.isfinite(value) and value > 0, name, value, "positive")
+    return [float(value) for value in values.values()]
 
 
 def _is_covariance(matrix: np.ndarray) -> bool:

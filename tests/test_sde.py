@@ -153,6 +153,17 @@ def test_immutable():
         m.T = 2.0
 
 
+def test_numbers_of_numpy_are_numbers():
+    for number in (np.float32, np.float64):
+        want = sde.hold(2, alpha=float(number(0.08)), beta=float(number(0.3)))
+        assert sde.hold(np.int64(2), alpha=number(0.08), beta=number(0.3)) == want
+        assert sde.cld(mass=number(0.3)) == sde.cld(mass=float(number(0.3)))
+        assert sde.vp(beta=(number(0.1), number(19.9))) == sde.vp(beta=(float(number(0.1)), float(number(19.9))))
+        own = {"gammas": (1.0,), "xi": float(number(2.1))}
+        assert sde.hold(2, gammas=np.ones(1, number), xi=number(2.1)) == sde.hold(2, **own)
+    assert sde.vp(beta=np.int64(4)) == sde.vp(beta=4)
+
+
 BAD = [
     (sde.hold, {"order": 0}, "`order` is 0; .* whole number from 1 to 6"),
     (sde.hold, {"order": 2.5}, "`order` is 2.5"),
@@ -163,6 +174,7 @@ BAD = [
     (sde.hold, {"L_inv": float("nan")}, "`L_inv` is nan"),
     (sde.hold, {"alpha": -0.1}, "`alpha` is -0.1"),
     (sde.hold, {"alpha": 0.0}, "`alpha` is 0.0"),
+    (sde.hold, {"alpha": True}, "`alpha` is True"),
     (sde.hold, {"beta": float("inf")}, "`beta` is inf"),
     (sde.hold, {"T": 0.0}, "`T` is 0.0; it must be a positive number"),
     (sde.hold, {"T": -1.0}, "`T` is -1.0"),

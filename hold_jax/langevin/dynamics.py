@@ -13,6 +13,7 @@ invariant for every U: docs/method.md, section 9. For U = |z|^2 / 2 it is HOLD (
 """
 
 import dataclasses
+import numbers
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -47,7 +48,7 @@ class Dynamics:
     xi: float | None = None
 
     def __post_init__(self):
-        whole = isinstance(self.order, int) and not isinstance(self.order, bool)
+        whole = isinstance(self.order, numbers.Integral) and not isinstance(self.order, bool)
         require(whole and 1 <= self.order <= MAX_ORDER, "order", self.order, f"a whole number from 1 to {MAX_ORDER}")
         gammas, xi = critical_damping(self.order)
         gammas = tuple(float(g) for g in (gammas if self.gammas is None else self.gammas))

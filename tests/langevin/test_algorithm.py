@@ -12,6 +12,7 @@ from reference import langevin_law
 from hold_jax import langevin, sde
 from hold_jax.errors import UserError
 from hold_jax.langevin.algorithm import METHODS
+from hold_jax.langevin.dynamics import Dynamics
 
 KEY = jax.random.key(0)
 VARIANCE = np.array([0.5, 2.0, 3.0])
@@ -201,6 +202,10 @@ def test_arviz_reads_our_chains(algorithm):
     data = arviz.convert_to_dataset(found.position)
     assert dict(data.sizes)["chain"] == 2 and dict(data.sizes)["draw"] == 12
     assert np.all(np.isfinite(np.asarray(arviz.ess(data)["a"])))
+
+
+def test_an_order_of_numpy_is_an_order():
+    assert Dynamics(np.int64(3)) == Dynamics(3)
 
 
 def build(**changes):
