@@ -17,6 +17,7 @@ def get_config():
     c = celebahq256_hold.get_config()
     c.unlock()
     c.sde.name = "cld"
+    c.sde.sigma_max = None
     c.sde.beta = (0.1, 6.9)
     c.model.parameterization = "mixed"
     c.model.conditioning = "time"

@@ -1,4 +1,4 @@
-"""Third-order HOLD on CelebA-HQ at 256x256, NCSN++ as in score_sde's and CLD's CelebA-HQ models.
+"""Third-order HOLD on CelebA-HQ at 256x256, NCSN++ of the widths of score_sde's and CLD's CelebA-HQ models.
 
 python main.py --config=configs/celebahq256_hold.py --mode=train --workdir=DIR --config.data.name=folder:PATH
 
@@ -21,6 +21,7 @@ from hold_jax.app import config as base
 def get_config():
     c = base.get_config()
     c.unlock()
+    c.sde.sigma_max = 320.0  # 80 for 64 pixels a side; at 80 the brightness of the samples would vary too little
     c.data.name = "tfds:celeb_a_hq/256"
     c.data.image_size = 256
     c.data.flip = True

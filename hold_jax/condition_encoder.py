@@ -99,8 +99,10 @@ class ConditionEncoder:
             if isinstance(array, np.ndarray) and array.size:
                 require(bool(np.isfinite(array).all()), where, "not finite", "finite")
                 low, high = (int(array.min()), int(array.max())) if name == "label" else (0, 0)
-                allowed = f"classes from 0 to {self.num_classes - 1}, or {self.num_classes} for none"
-                require(0 <= low <= high <= self.num_classes, where, f"from {low} to {high}", allowed)
+                most = self.num_classes - (name not in self.droppable)  # without dropout the row of none is not trained
+                allowed = f"classes from 0 to {self.num_classes - 1}"
+                allowed += f", or {most} for none" if most == self.num_classes else ""
+                require(0 <= low <= high <= most, where, f"from {low} to {high}", allowed)
 
     def encode(self, condition: Condition) -> Condition:
         """Returns conditions in the network's range; those that are not given, or that it does not take, are None.

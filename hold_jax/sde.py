@@ -220,6 +220,7 @@ def hold(
     alpha: float = 0.08,
     beta: Rate = 1.0,
     T: float | None = None,
+    sigma_max: float | None = None,
     gammas: Sequence[float] | None = None,
     xi: float | None = None,
 ) -> LinearSDE:
@@ -236,7 +237,9 @@ def hold(
       L_inv: 1/L, the stationary variance.
       alpha: variance of the auxiliary blocks at the start as a fraction of 1/L.
       beta: rate of time.
-      T: end time; None: the time at which the effective noise is 80 data units.
+      T: end time; None: the time at which the effective noise is `sigma_max`.
+      sigma_max: effective noise at the end, in data units; None: 80, EDM's for pictures of 64 x 64. What all pixels
+        have in common, such as the brightness, is the clearer against it the more pixels there are: 320 for 256 x 256.
       gammas: own couplings, n - 1 positive numbers; needs `xi`, excludes `damping`.
       xi: own friction of the last block, positive.
 
@@ -256,8 +259,10 @@ def hold(
     G = math.sqrt(2 * friction * L_inv) * last
     cov0 = alpha * L_inv * auxiliary
     schedule = _schedule(beta)
+    require(T is None or sigma_max is None, "sigma_max", sigma_max, "None with T")
     if T is None:
-        T = float(schedule.time(exact.integral_of_noise(F, G, cov0, SIGMA_MAX)))
+        (end,) = _positive(sigma_max=SIGMA_MAX if sigma_max is None else sigma_max)
+        T = float(schedule.time(exact.integral_of_noise(F, G, cov0, end)))
     return LinearSDE(F, G, cov0, L_inv * np.eye(order), np.eye(order) / L_inv, schedule, T)
 
 

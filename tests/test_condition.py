@@ -257,7 +257,7 @@ WRONG = {
     ),
     "no class": (
         refused(label=np.array([0, 1, 2, 4, 1])),
-        "`condition.label` is 'from 0 to 4'; it must be classes from 0 to 2, or 3 for none",
+        "`condition.label` is 'from 0 to 4'; it must be classes from 0 to 2",
     ),
     "not finite": (
         refused(vector=np.full((5, 2), np.nan, np.float32)),

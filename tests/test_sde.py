@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from hold_jax import sde
+from hold_jax.errors import UserError
 from hold_jax.numerics import exact, schedules
 
 STATIONARY = {
@@ -116,6 +117,15 @@ def test_default_times_span_the_noise_from_0_002_to_80(n, beta):
     m = sde.hold(order=n, beta=beta)
     ends = exact.effective_noise(m.F, m.G, m.cov0, m.schedule.integral(0.0, np.array([m.t_min, m.T])))
     np.testing.assert_allclose(ends, [0.002, 80.0], rtol=1e-9)
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_the_noise_at_the_end_can_be_chosen(n):
+    m = sde.hold(n, sigma_max=320.0)
+    end = exact.effective_noise(m.F, m.G, m.cov0, np.array([m.schedule.integral(0.0, m.T)]))
+    assert float(end[0]) == pytest.approx(320, rel=1e-6)
+    with pytest.raises(UserError, match=r"`sigma_max` is 320\.0; it must be None with T"):
+        sde.hold(n, sigma_max=320.0, T=5.0)
 
 
 def test_equal_by_value():

@@ -61,9 +61,9 @@ class SDEConfig:
     beta: float | tuple[float, ...] | None = several(
         None, float, "[0, 1e6]", "[2, 2]", "rate of time; (beta_0, beta_1): beta_0 + beta_1 t", or_one=True
     )
-    T: float | None = real(None, _TIME, "hold, vp, cld, psld: end time; hold: None = effective noise of 80")
+    T: float | None = real(None, _TIME, "hold, vp, cld, psld: end time; hold: None = where the noise is sigma_max")
     sigma_min: float | None = real(None, _POSITIVE, "ve: least noise, data units")
-    sigma_max: float | None = real(None, _POSITIVE, "ve: largest noise, data units")
+    sigma_max: float | None = real(None, _POSITIVE, "hold (80), ve: largest noise, data units")
     mass: float | None = real(None, _POSITIVE, "cld, psld: M")
     gamma: float | None = real(None, _POSITIVE, "cld: velocity starts at N(0, gamma M)")
     Gamma: float | None = real(None, "[0, 1e6]", "psld: friction of the position")

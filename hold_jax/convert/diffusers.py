@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import ml_collections
+import numpy as np
 
 from hold_jax.app import config as base
 from hold_jax.convert.diffusers_parameters import entries, modern
 from hold_jax.convert.score_sde import Weights, is_state_dict
 from hold_jax.errors import UserError
 from hold_jax.nn import NCSNpp
+from hold_jax.parameterization import betas
 from hold_jax.weights import state_file
 from hold_jax.weights.match import convert
 
@@ -77,6 +79,8 @@ _SCHEDULER = {
     "prediction_type": "epsilon",
     "rescale_betas_zero_snr": False,
 }
+_HEUN = {"beta_start": 0.00085, "beta_end": 0.012}
+_SIGMAS = {"sigma_min": 0.01, "sigma_max": 1348.0}
 _VE = "ScoreSdeVeScheduler"
 _BETAS = (
     "DDPMScheduler",
@@ -112,7 +116,7 @@ def is_pipeline(folder: Path) -> bool:
 
 
 def config(folder: Path, argument: str = "input") -> ml_collections.ConfigDict:
-    """The experiment that a folder's json files describe; its process is of order one, effective noise 0.002 to 80.
+    """The experiment that a folder's json files describe; its process is of order one.
 
     Args:
       folder: of the pipeline, or of the network.
@@ -144,8 +148,20 @@ def config(folder: Path, argument: str = "input") -> ml_collections.ConfigDict:
             beta_end=float(scheduler["beta_end"]),
             num_times=scheduler["num_train_timesteps"],
         )
+    if unet["sample_size"] > 64:
+        # `sde.hold` says why. Beyond the greatest noise of its training a network knows nothing.
+        c.sde.sigma_max = max(80.0, min(_greatest_noise(scheduler), 80.0 * unet["sample_size"] / 64))
     c.training.report = False
     return c.lock()
+
+
+def _greatest_noise(scheduler: dict[str, Any]) -> float:
+    """The greatest noise that the network was trained with, in units of pictures in [-1, 1]."""
+    if scheduler["_class_name"] == _VE:
+        return 2.0 * scheduler["sigma_max"]
+    keys = ("beta_schedule", "beta_start", "beta_end", "num_train_timesteps")
+    signal = np.prod(1 - betas(*(scheduler[key] for key in keys)))
+    return math.sqrt(1 / signal - 1)
 
 
 def read(folder: Path, network: NCSNpp, inputs: tuple[int, ...], where: str) -> Weights:
@@ -288,10 +304,14 @@ def _checked_scheduler(given: dict[str, Any], where: str) -> dict[str, Any]:
     name = given.get("_class_name")
     _require(name in (_VE, *_BETAS), where, "_class_name", name, f"one of {', '.join((_VE, *_BETAS))}")
     if name == _VE:
-        sigma = given.get("sigma_min", 0.01)
-        _require(isinstance(sigma, int | float) and sigma > 0, where, "sigma_min", sigma, "a positive number")
-        return {"_class_name": name, "sigma_min": sigma}
-    found = {key: given.get(key, value) for key, value in _SCHEDULER.items()}
+        found = {key: given.get(key, value) for key, value in _SIGMAS.items()}
+        for key, sigma in found.items():
+            _require(isinstance(sigma, int | float) and sigma > 0, where, key, sigma, "a positive number")
+        return {"_class_name": name, **found}
+    defaults = _SCHEDULER | (_HEUN if name == "HeunDiscreteScheduler" else {})
+    found = {key: given.get(key, value) for key, value in defaults.items()}
+    times = given.get("timestep_type", "discrete")
+    _require(times == "discrete", where, "timestep_type", times, "'discrete'")
     for key in ("beta_start", "beta_end"):
         _require(isinstance(found[key], int | float), where, key, found[key], "a number")
     count, prediction = found["num_train_timesteps"], found["prediction_type"]

@@ -40,11 +40,16 @@ class Source(NamedTuple):
     changes: Mapping[str, Any] = types.MappingProxyType({})
 
 
+# The networks of CLD-SGM and PSLD are shown t itself, or log t; gDDIM's 999 t.
 SOURCES = {
-    "cld_sgm": Source("cifar10_cld.py", score_sde.read_torch),
+    "cld_sgm": Source("cifar10_cld.py", score_sde.read_torch, changes={"model.time_scale": 1.0}),
     "score_sde_pytorch": Source("cifar10_vp.py", score_sde.read_torch),
     "score_sde": Source("cifar10_vp.py", score_sde.read_flax),
-    "psld": Source("cifar10_psld.py", score_sde.read_lightning, changes={"model.parameterization": "noise"}),
+    "psld": Source(
+        "cifar10_psld.py",
+        score_sde.read_lightning,
+        changes={"model.parameterization": "noise", "model.time_scale": 1.0},
+    ),
     "gddim": Source(
         "cifar10_cld.py",
         score_sde.read_flax,

@@ -36,6 +36,7 @@ _FIXED = {
     "attention_head_dim": None,
     "norm_eps": 1e-6,
     "scale_shift": False,
+    "unit_input": False,
     "resample_shortcut": True,
     "downsample_padding": "after",
     "max_period": 10_000.0,
@@ -246,6 +247,9 @@ def to_torch(params: Mapping[str, Any], network: NCSNpp, inputs: tuple[int, ...]
     for key, value in _FIXED.items():
         own = getattr(network, key)
         require(own == value, f"model.{key}", own, f"{value!r} for a network of score_sde")
+    groups, ddpm = network.norm_groups, network.resblock_type == "ddpm" and not network.skip_rescale
+    theirs = groups is None or (groups == 32 and (ddpm or network.channels >= 128))
+    require(theirs, "model.norm_groups", groups, "None for a network of score_sde, or 32 for its `ddpm`")
     ours = traverse_util.flatten_dict(dict(params), sep="/")
     state = {}
     for entry in torch_entries(network, inputs):

@@ -189,6 +189,11 @@ def eight_bits(where: object, x: np.ndarray, bits: int | None) -> np.ndarray:
     if x.dtype.kind not in "ui" or int(x.min()) < 0 or int(x.max()) >= 1 << 16:
         raise ValueError(f"pixels of type {x.dtype} have no fixed range; convert the picture to 8 bits")
     used = int(x.max()).bit_length()
+    if bits is None and used <= 8:
+        raise UserError(
+            f"{where} has values up to {x.max()} as {x.dtype}: save it as uint8 if they are 8-bit grays; if they are "
+            "not, set `bits` to the bits that all of the pictures use, 9 to 16"
+        )
     if bits is None or used > bits:
         raise UserError(
             f"`bits` is {bits}; {where} has 16-bit grays up to {x.max()}: set it to the bits that all of the "

@@ -69,7 +69,14 @@ def adam(
     for name, value in (("weight_decay", weight_decay), ("clip_norm", clip_norm)):
         require(value >= 0, name, value, "0 or more")
     clip = optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
-    return optax.chain(clip, optax.adamw(learning_rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay))
+
+    def decayed(updates: optax.Updates, params: optax.Params | None) -> optax.Updates:
+        # What has never had a gradient is no weight: the frequencies of Fourier features, which are not trained.
+        return jax.tree.map(lambda u, p: u + jnp.where(u == 0, 0.0, weight_decay * p), updates, params)
+
+    decay = optax.stateless(decayed) if weight_decay else optax.identity()
+    step = optax.chain(optax.scale_by_adam(b1, b2, eps), decay, optax.scale_by_learning_rate(learning_rate))
+    return optax.chain(clip, step)
 
 
 Decay = float | Callable[[jax.Array], jax.Array]

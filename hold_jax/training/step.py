@@ -48,9 +48,10 @@ def _same(tree: Any) -> Any:
     return tree
 
 
-def _is_convolution(leaf: jax.Array) -> bool:
+def _is_convolution(path: jax.tree_util.KeyPath, leaf: jax.Array) -> bool:
     """Returns whether a leaf is a large hidden convolution kernel: the first and last convolutions stay float32."""
-    return leaf.ndim == 4 and leaf.size >= LARGE and min(leaf.shape[-2:]) >= _FEATURES
+    outer = {"conv_in", "head"} & {getattr(key, "key", None) for key in path}
+    return not outer and leaf.ndim == 4 and leaf.size >= LARGE and min(leaf.shape[-2:]) >= _FEATURES
 
 
 def mean_loss(model: Model, loss: ScoreLoss, params: Any, batch: Batch, key: jax.Array, *, train: bool) -> jax.Array:
@@ -136,7 +137,9 @@ def make_train_step(
     def value_and_grad(params: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, Any]:
         if gradient_dtype == "bfloat16":
             # The network rounds these kernels anyway; a kernel's gradient has its type (`nn.products`).
-            params = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16) if _is_convolution(leaf) else leaf, params)
+            params = jax.tree_util.tree_map_with_path(
+                lambda path, leaf: leaf.astype(jnp.bfloat16) if _is_convolution(path, leaf) else leaf, params
+            )
         return jax.value_and_grad(lambda p: mean_loss(model, loss, p, batch, key, train=True))(params)
 
     def accumulated(params: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, Any]:

@@ -43,7 +43,8 @@ def test_none_is_a_choice_where_there_is_one():
 
 def test_the_argument_of_a_config_file_follows_a_colon():
     assert flags.read(f"{ROOT}/configs/cifar10_ve.py", []).values["sde.name"] == "ve"
-    assert flags.read(f"{ROOT}/configs/cifar10_ve.py:hold", []).values["sde.name"] == "hold"
+    other = flags.read(f"{ROOT}/configs/cifar10_ve.py:hold", []).values
+    assert (other["sde.name"], other["model.noise_min"]) == ("hold", 0.02)  # what the network saw
 
 
 FILES = {

@@ -32,12 +32,12 @@ def save(folder, name, *, old=False, **changes):
         unet = scheduler = folder
     unet.mkdir(parents=True, exist_ok=True)
     scheduler.mkdir(exist_ok=True)
-    spec = SMALL[name]
+    spec, of_scheduler = SMALL[name], {*diffusers._SCHEDULER, "timestep_type"}
     settings = {"_class_name": "UNet2DModel", "_diffusers_version": "0.42.1", **spec["unet"]}
-    settings |= {key: value for key, value in changes.items() if key not in diffusers._SCHEDULER}
+    settings |= {key: value for key, value in changes.items() if key not in of_scheduler}
     (unet / "config.json").write_text(json.dumps(settings))
-    of_scheduler = spec["scheduler"] | {key: value for key, value in changes.items() if key in diffusers._SCHEDULER}
-    (scheduler / "scheduler_config.json").write_text(json.dumps({**of_scheduler, "clip_sample": True}))
+    written = spec["scheduler"] | {key: value for key, value in changes.items() if key in of_scheduler}
+    (scheduler / "scheduler_config.json").write_text(json.dumps({**written, "clip_sample": True}))
     arrays = {label: numbers(label, tuple(shape)) for label, shape in RECORD[name]["state"].items()}
     if old:
         names = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
@@ -167,6 +167,9 @@ def test_published_networks_by_their_settings(tmp_path, name):
     (tmp_path / "scheduler_config.json").write_text(json.dumps(FULL[name]["scheduler"]))
     (tmp_path / "diffusion_pytorch_model.bin").write_bytes(b"")
     config = diffusers.config(tmp_path)
+    # The greatest noise: of the betas, sqrt(1 / abar - 1); of VE, four times that for 64 pixels, less than theirs.
+    ends = {"ddpm-cifar10-32": None, "ddpm-celebahq-256": pytest.approx(157.407, rel=1e-4)}
+    assert config.sde.sigma_max == ends.get(name, 320.0)
     size = unet["sample_size"]
     model = build.model(base.read(config), (size, size, 3), 0)
     spec = jax.eval_shape(model.init, jax.random.key(0))
@@ -196,6 +199,10 @@ def test_published_networks_by_their_settings(tmp_path, name):
         ({"mid_block_scale_factor": 2}, r"mid_block_scale_factor is 2; it must be 1"),
         ({"beta_schedule": "sigmoid"}, r"`model.beta_schedule` is 'sigmoid'; it must be one of: linear, scaled_linear"),
         ({"prediction_type": "flow"}, r"scheduler_config.json: prediction_type is 'flow'; it must be 'epsilon' or"),
+        (
+            {"timestep_type": "continuous"},
+            r"scheduler_config.json: timestep_type is 'continuous'; it must be 'discrete'",
+        ),
         ({"trained_betas": [0.1, 0.2]}, r"trained_betas is \[0.1, 0.2\]; it must be None"),
         ({"rescale_betas_zero_snr": True}, r"rescale_betas_zero_snr is True; it must be False"),
         ({"block_out_channels": [32, 64]}, r"it is not of the network of its config.json: of other shapes than"),

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from convert.peers import NETWORKS, numbers, params, seen, state
@@ -29,6 +30,7 @@ from hold_jax.training.checkpoint import Checkpoints, abstract_state
 from hold_jax.training.state import init_state
 from hold_jax.weights import match, torch_file, torch_save
 
+ROOT = Path(__file__).parents[2]
 SMALL = [
     "--config.data.image_size=8",
     "--config.model.channels=8",
@@ -385,6 +387,13 @@ def test_mistakes_on_the_command_line(tmp_path, capsys, arguments, message):
     assert [p.name for p in tmp_path.iterdir()] == ["in"]
 
 
+@pytest.mark.parametrize(("arguments", "seen_at_half"), [([], np.log(0.5)), (["celebahq256_cld"], 0.5)])
+def test_the_networks_of_cld_are_shown_the_time_itself(arguments, seen_at_half):
+    found = [f"--config={ROOT / 'configs' / name}.py" for name in arguments]
+    config = runs.settings(runs.SOURCES["cld_sgm"], Path(), found)
+    assert float(build._conditioning(config)(build.process(config), jnp.float32(0.5))) == pytest.approx(seen_at_half)
+
+
 def test_a_tilde_is_the_home_folder(monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
     assert command._file("~/models/x.safetensors", "output") == Path("/home/me/models/x.safetensors")
@@ -454,6 +463,11 @@ def test_networks_with_conditions_are_not_exported(tmp_path, target, changes, me
     [
         (dict(attention_up="every"), "`model.attention_up` is 'every'; it must be 'last' for a network of score_sde"),
         (dict(scale_shift=True), "`model.scale_shift` is True; it must be False for a network of score_sde"),
+        (dict(unit_input=True), "`model.unit_input` is True; it must be False for a network of score_sde"),
+        (
+            dict(norm_groups=4),
+            "`model.norm_groups` is 4; it must be None for a network of score_sde, or 32 for its `ddpm`",
+        ),
         (dict(norm_eps=1e-5), "`model.norm_eps` is 1e-05; it must be 1e-06 for a network of score_sde"),
     ],
 )

@@ -128,6 +128,10 @@ def test_grays_of_twelve_bits_keep_their_contrast(tmp_path):
     for bits in (None, 11):
         with pytest.raises(UserError, match=rf"`bits` is {bits}; .*0\.png has 16-bit grays up to 4095: .* such as 12"):
             data.load(f"folder:{tmp_path}", split="train", channels=1, bits=bits)
+    for i in range(2):
+        save(tmp_path / "eight" / f"{i}.png", x // 65)
+    with pytest.raises(UserError, match=r"\.png has values up to 63 as uint16: save it as uint8 if they are 8-bit"):
+        data.load(f"folder:{tmp_path}/eight", split="train", channels=1)
     with pytest.raises(UserError, match="`bits` is 8; it must be from 9 to 16, or None"):
         data.load(f"folder:{tmp_path}", split="train", bits=8)
 

@@ -7,7 +7,7 @@ import pytest
 from training import small
 
 from hold_jax.errors import UserError
-from hold_jax.training.optimizer import halflife_decay, learning_rate_schedule, update_ema
+from hold_jax.training.optimizer import adam, halflife_decay, learning_rate_schedule, update_ema
 
 RATE = 0.3
 
@@ -61,6 +61,20 @@ def test_adam_is_the_published_one(clip_norm, weight_decay):
             direction = (m[k] / (1 - b1**step)) / (np.sqrt(v[k] / (1 - b2**step)) + eps)
             x[k] = x[k] - rate * (direction + weight_decay * x[k])
             np.testing.assert_allclose(params[k], x[k], rtol=2e-5, atol=1e-6)
+
+
+def test_what_has_no_gradient_does_not_decay():
+    """Fourier frequencies stay as they were drawn, packed beside a weight or alone."""
+    transformation = adam(0.1, b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.5, clip_norm=0.0)
+    params = {"frequencies": jnp.arange(1.0, 4.0), "packed": jnp.arange(1.0, 5.0)}
+    gradient = {"frequencies": jnp.zeros(3), "packed": jnp.array([1.0, 0.0, -1.0, 0.0])}
+    state, now = transformation.init(params), params
+    for _ in range(3):
+        updates, state = transformation.update(gradient, state, now)
+        now = optax.apply_updates(now, updates)
+    np.testing.assert_array_equal(now["frequencies"], params["frequencies"])
+    np.testing.assert_array_equal(now["packed"][1::2], params["packed"][1::2])
+    assert float(now["packed"][0]) < 1 - 3 * 0.1  # Adam's three steps, and the decay
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.4, 0.9999])

@@ -10,6 +10,7 @@ import pytest
 from training import small
 from training.small import quick_compilation  # noqa: F401
 
+from hold_jax.data import Statistics
 from hold_jax.training.step import make_train_step, mean_loss
 
 STEPS, BATCH = 3, 16
@@ -302,6 +303,17 @@ def test_bfloat16_gradients_are_the_float32_ones_rounded_before_the_sum():
             ends = ("conv_in", "head")
             inner = {name for name, shape in shapes.items() if shape[:2] == (3, 3)}
             assert rounded == {name for name in inner if not any(end in name for end in ends)}
+
+
+def test_gradients_between_devices_may_be_bfloat16_for_data_of_many_channels():
+    statistics = Statistics(mean=(0.0,) * 32, std=(1.0,) * 32, kind="array")
+    model = small.unet(dtype=jnp.bfloat16)
+    network = model.network.clone(channels=64, out_channels=32)
+    model = dataclasses.replace(model, network=network, data_shape=(8, 8, 32), statistics=statistics)
+    batch = {"x": jax.ShapeDtypeStruct((4, 8, 8, 32), jnp.float32), "label": jax.ShapeDtypeStruct((4,), jnp.int32)}
+    state = jax.eval_shape(functools.partial(small.init_state, model, OPTIMIZER, 0))
+    step = make_train_step(model, small.LOSS, OPTIMIZER, ema_decay=0.5, gradient_dtype="bfloat16")
+    jax.eval_shape(step, state, batch)
 
 
 class _Labels(nn.Module):
