@@ -237,14 +237,10 @@ def _probes(key: jax.Array, shape: tuple[int, ...], index: jax.Array | None, cou
     """Tangents e (k, B, *S, C): the mean of e' J e / d is an unbiased estimate of tr J / d, exact for count = 0."""
     if count == 0:
         d = math.prod(shape[1:])
-        units = jnp.sqrt(jnp.float32(d)) * jnp.eye(d)
+        units = jnp.sqrt(jnp.float32(d)) * jnp.eye(d, dtype=jnp.float32)
         return jnp.broadcast_to(units.reshape(d, 1, *shape[1:]), (d, *shape))
-    draw = lambda k: per_example(_rademacher, k, shape, index)  # noqa: E731
+    draw = lambda k: per_example(jax.random.rademacher, k, shape, index)  # noqa: E731
     return jax.vmap(draw)(jax.random.split(key, count))
-
-
-def _rademacher(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    return jax.random.rademacher(key, shape, jnp.float32)
 
 
 def _log_density(
@@ -275,7 +271,7 @@ def _log_density(
         return jnp.sqrt(jnp.max(_mean(jnp.square(error[0])) + jnp.square(error[1])))
 
     v = y / math.sqrt(1 + math.exp(2 * ends[0]))
-    found = solver.solve(field, (v, jnp.zeros(y.shape[0])), ends, norm=norm)
+    found = solver.solve(field, (v, jnp.zeros(y.shape[0], jnp.float32)), ends, norm=norm)
     v, divergence = jax.tree.map(lambda a: a[-1], found.y)
     y = v * math.sqrt(1 + math.exp(2 * ends[1]))
     return _log_prior(sde, y, rest) + divergence, found.nfe, found.reached

@@ -100,7 +100,7 @@ def draw_times(
     sde: LinearSDE, law: TimeLaw, key: jax.Array, num: int, *, t_min: float, stratified: bool = True
 ) -> Times:
     """`num` times from a law; stratified: one in each of `num` equal quantiles (lower variance, same law)."""
-    quantile = jax.random.uniform(key, (num,))
+    quantile = jax.random.uniform(key, (num,), jnp.float32)
     if stratified:
         quantile = (jnp.arange(num) + quantile) / num
     # The ends of (0, 1) would be infinite noise.
@@ -189,7 +189,7 @@ def dsm_pair(sde: LinearSDE, x: jax.Array, t: jax.Array, key: jax.Array) -> tupl
     shape = (*x.shape[:-1], factor.shape[-1], x.shape[-1])
     auxiliary = per_example(jax.random.normal, key_auxiliary, shape)
     start = kernels.mix(factor, auxiliary)
-    start = start + kernels.mix(jnp.eye(sde.order)[:, :1], x[..., None, :])
+    start = start + kernels.mix(jnp.eye(sde.order, 1, dtype=jnp.float32), x[..., None, :])
     eps = per_example(jax.random.normal, key_eps, start.shape)
     kernel = kernels.transition(sde, jnp.zeros_like(t), t)
     ratio = kernels.marginal(sde, t).chol[..., -1, -1] / kernel.chol[..., -1, -1]

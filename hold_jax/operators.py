@@ -104,7 +104,7 @@ class Operator:
         require(noise >= 0, "noise", noise, "0 or positive")
         y = self.forward(x.astype(jnp.float32))
         if key is not None:
-            y = y + noise * jax.random.normal(key, y.shape)
+            y = y + noise * jax.random.normal(key, y.shape, jnp.float32)
         return self.of_known(y)
 
     def of_known(self, y: jax.Array) -> jax.Array:

@@ -96,14 +96,18 @@ def eps(sde: LinearSDE, t: jax.Array, sigma_data: float) -> Coefficients:
     """The network predicts eps_n from u."""
     del sigma_data
     n = sde.order
-    return Coefficients(jnp.eye(n), jnp.zeros((1, n)), jnp.ones(jnp.shape(t)))
+    return Coefficients(
+        jnp.eye(n, dtype=jnp.float32), jnp.zeros((1, n), jnp.float32), jnp.ones(jnp.shape(t), jnp.float32)
+    )
 
 
 def score(sde: LinearSDE, t: jax.Array, sigma_data: float) -> Coefficients:
     """The network is the score of the last block, -eps_n / L_nn (TOLD++, 2409.07697, algorithm 1)."""
     del sigma_data
     n = sde.order
-    return Coefficients(jnp.eye(n), jnp.zeros((1, n)), -kernels.marginal(sde, t).chol[..., -1, -1])
+    return Coefficients(
+        jnp.eye(n, dtype=jnp.float32), jnp.zeros((1, n), jnp.float32), -kernels.marginal(sde, t).chol[..., -1, -1]
+    )
 
 
 def signal(sde: LinearSDE, t: jax.Array, sigma_data: float) -> Coefficients:
@@ -116,7 +120,7 @@ def signal(sde: LinearSDE, t: jax.Array, sigma_data: float) -> Coefficients:
     del sigma_data
     sigma = kernels.effective_noise(sde, t)
     along = _of_denoiser(sde, t, Preconditioning(jnp.ones_like(sigma), jnp.zeros_like(sigma), -sigma))
-    return along._replace(c_in=jnp.eye(sde.order))
+    return along._replace(c_in=jnp.eye(sde.order, dtype=jnp.float32))
 
 
 def noise(sde: LinearSDE, t: jax.Array, sigma_data: float) -> Coefficients:
@@ -150,7 +154,8 @@ def mixed(sde: LinearSDE, t: jax.Array, sigma_data: float) -> Coefficients:
     n = sde.order
     last_row = kernels.marginal(sde, t).chol[..., -1, :]
     skip = last_row[..., -1] / jnp.sum(jnp.square(last_row), axis=-1)
-    return Coefficients(jnp.eye(n), jnp.zeros((*skip.shape, 1, n)).at[..., 0, -1].set(skip), jnp.ones(jnp.shape(t)))
+    c_skip = jnp.zeros((*skip.shape, 1, n), jnp.float32).at[..., 0, -1].set(skip)
+    return Coefficients(jnp.eye(n, dtype=jnp.float32), c_skip, jnp.ones(jnp.shape(t), jnp.float32))
 
 
 def gaussian(sde: LinearSDE, t: jax.Array, sigma_data: float) -> Coefficients:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +10,8 @@ import numpy as np
 
 _GOLDEN = 2654435769  # 2^32 over the golden ratio: i * _GOLDEN mod 2^32 fills [0, 2^32) evenly for any number of i
 
-Draw = Callable[[jax.Array, tuple[int, ...]], jax.Array]
-"""draw(key, shape), e.g. `jax.random.normal`."""
+Draw = Callable[[jax.Array, tuple[int, ...], Any], jax.Array]
+"""draw(key, shape, dtype), e.g. `jax.random.normal`."""
 
 
 def per_example(draw: Draw, key: jax.Array, shape: tuple[int, ...], index: jax.Array | None = None) -> jax.Array:
@@ -24,14 +25,14 @@ def per_example(draw: Draw, key: jax.Array, shape: tuple[int, ...], index: jax.A
         are the same in every batch that contains it. None: the values depend on the key and the place in the batch.
 
     Returns:
-      Array of `shape`.
+      Array of `shape`, float32.
     """
     # The numbers are those of draw(key, shape). Compilers unroll loops over the last axes of (B, H, W, n, C), which
     # have a few numbers each: XLA for CPU makes ten times as much code of it.
     size = math.prod(shape[1:])
     if index is None:
-        return draw(key, (shape[0], size)).reshape(shape)
-    return jax.vmap(lambda i: draw(jax.random.fold_in(key, i), (size,)))(index).reshape(shape)
+        return draw(key, (shape[0], size), jnp.float32).reshape(shape)
+    return jax.vmap(lambda i: draw(jax.random.fold_in(key, i), (size,), jnp.float32))(index).reshape(shape)
 
 
 def subset(num: int, size: int, seed: int = 0) -> np.ndarray:

@@ -35,7 +35,7 @@ class Table:
     Attributes:
       edges: (P + 1,) float32 ends of the pieces.
       coefficients: (P, degree + 1, r, c) float32, lowest degree first, in x in [-1, 1] on each piece.
-      twice_powers: (r, c) int, 2 p_ij.
+      twice_powers: (r, c) int32, 2 p_ij.
       rate: the exponential decay that is factored out.
     """
 
@@ -77,7 +77,7 @@ def _twice_powers(function: Callable[[np.ndarray], np.ndarray], tiny: float) -> 
         slopes = 2 * np.log2(at[1:] / at[:-1])
     powers = np.rint(slopes[0])
     found = (powers > 0) & (np.abs(slopes - powers) < 0.02).all(axis=0)
-    return np.where(found, powers, 0).astype(int)
+    return np.where(found, powers, 0).astype(np.int32)
 
 
 def tabulate(function: Callable[[np.ndarray], np.ndarray], *, top: float, rate: float = 0.0) -> Table:

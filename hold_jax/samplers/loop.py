@@ -75,7 +75,7 @@ class Draws(NamedTuple):
 
     def shared(self, i: Any, shape: tuple[int, ...]) -> jax.Array:
         """The i-th draw, uniform in [0, 1), common to all examples."""
-        return jax.random.uniform(jax.random.fold_in(self.key, i), shape)
+        return jax.random.uniform(jax.random.fold_in(self.key, i), shape, jnp.float32)
 
 
 class StepSampler(abc.ABC):

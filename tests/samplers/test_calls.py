@@ -89,6 +89,24 @@ def test_a_network_that_is_replaced_is_seen_through_the_wrappers():
         assert jnp.abs(new - old).max() > 0.01
 
 
+def test_all_is_float32_with_double_precision_enabled_too():
+    eps_fn = parameterization.eps_function(M, lambda x, noise_cond: x[..., :2], parameterization=parameterization.mixed)
+
+    def loss():
+        return jax.jit(lambda x: losses.bcsm_loss(M, eps_fn, x, KEY))(np.asarray(X))
+
+    def others(x):
+        names = ("gaussian_fitted", "poisson_midpoint", "probability_flow")
+        drawn = [sample(name, M, eps_fn, key=KEY, shape=x.shape, num_steps=2).x for name in names]
+        return *drawn, losses.dsm_loss(M, eps_fn, x, KEY), likelihood.bits_per_dim(M, eps_fn, x, key=KEY).bpd
+
+    want = loss()
+    with jax.enable_x64(True):
+        got = loss()
+        assert {a.dtype.name for a in (got, *jax.eval_shape(others, np.asarray(X)))} == {"float32"}
+    np.testing.assert_allclose(got, want, rtol=1e-5)
+
+
 def test_latents_of_another_order_are_named():
     latents = jnp.zeros((3, 5, 2))
     with pytest.raises(UserError, match=r"`u.shape\[-2\]` is 5; it must be 2, the number of blocks"):
