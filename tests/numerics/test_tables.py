@@ -79,6 +79,17 @@ def test_derivative_and_batching():
     np.testing.assert_array_equal(evaluate(b.reshape(5, 6)).ravel(), evaluate(b).ravel())
 
 
+def test_rounding_errors_and_sums_of_powers_are_no_power():
+    def function(b):
+        b = b[:, None]
+        return np.concatenate([2 + b, 1e-25 / np.sqrt(b), np.sqrt(1e-12 + b)], axis=1)[:, None]
+
+    table, evaluate = tabulate(function, top=8.0)
+    np.testing.assert_array_equal(table.twice_powers, [[0, 0, 0]])
+    b = np.geomspace(1e-13, 8.0, 40).astype(np.float32)
+    np.testing.assert_allclose(np.asarray(evaluate(b))[:, 0, 2], np.sqrt(1e-12 + b.astype(np.float64)), atol=1e-7)
+
+
 def test_a_function_that_no_polynomial_resolves_is_refused():
     with pytest.raises(ArithmeticError, match="unresolved"):
         tables.tabulate(lambda b: (2 + np.sin(1e6 * b))[:, None, None], top=8.0)
