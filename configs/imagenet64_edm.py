@@ -40,7 +40,7 @@ def get_config():
     c.training.num_steps = 610_352  # 2,500 million pictures
     c.training.ema_halflife_images = 50_000_000
     c.sampling.num_steps = 255  # and the final denoising: 511 calls
-    c.sampling.s_churn = 40.0
+    c.sampling.s_churn = 40 * 255 / 256  # EDM's 40, which it divides by 256 levels
     c.sampling.s_min = 0.05
     c.sampling.s_max = 50.0
     c.sampling.s_noise = 1.003

@@ -285,7 +285,7 @@ class SamplingConfig:
         None, "[0, 1e4]", "ddim, dpmpp, unipc (0), gaussian_fitted (1): 0 deterministic, 1 stochastic"
     )
     gauge: str | None = choice(None, _GAUGES, "these and heun: factor of the covariance that steps are taken in")
-    s_churn: float | None = real(None, "[0, 1e6]", "heun: EDM's S_churn")
+    s_churn: float | None = real(None, "[0, 1e6]", "heun: EDM's S_churn, times N / (N + 1) for N steps")
     s_min: float | None = real(None, "[0, 1e6]", "heun: churn from here, effective noise")
     s_max: float | None = real(None, _POSITIVE, "heun: churn up to here, effective noise")
     s_noise: float | None = real(None, "(0, 100]", "heun: standard deviation of the churn's noise")

@@ -315,7 +315,7 @@ PUBLISHED["imagenet64_edm"] = {
         "training.ema_halflife_images": 50_000_000,
         "training.ema_rampup_ratio": 0.05,
         "sampling.num_steps": 255,  # and the denoising: 511 calls
-        "sampling.s_churn": 40.0,
+        "sampling.s_churn": 40 * 255 / 256,  # theirs is divided by the 256 levels
         "sampling.s_min": 0.05,
         "sampling.s_max": 50.0,
         "sampling.s_noise": 1.003,
