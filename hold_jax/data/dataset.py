@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from hold_jax.errors import require
 from hold_jax.numerics import random
 
 SPLITS = ("test", "train")
@@ -76,6 +77,8 @@ class Dataset:
 
     def __post_init__(self):
         object.__setattr__(self, "kind", self.kind or default_kind(self.shape))
+        found = self.source.dtype if isinstance(self.source, np.ndarray) else self.dtype
+        require(found == self.dtype, "source", found.name, f"{self.dtype}, the type of a {self.kind}")
 
     def __len__(self) -> int:
         return len(self.source)

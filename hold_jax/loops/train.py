@@ -24,7 +24,7 @@ from hold_jax.loops.evaluate import loss_of_examples
 from hold_jax.loops.generate import picture
 from hold_jax.loops.introduction import introduce_training
 from hold_jax.model import Model
-from hold_jax.runtime import curves, distributed, pictures
+from hold_jax.runtime import curves, distributed, pictures, storage
 from hold_jax.runtime.log import METRICS_FILE, Log, Logs, MetricLog, OpenLog, read_jsonl
 from hold_jax.runtime.mesh import Devices
 from hold_jax.runtime.progress import Progress
@@ -162,7 +162,7 @@ class Trainer:
         program = self._program(devices)
         jax.eval_shape(program.step, program.abstract(), self._abstract_batch(devices))
 
-    def run(self, workdir: Path, log: OpenLog = _files) -> TrainState:
+    def run(self, workdir: str | Path, log: OpenLog = _files) -> TrainState:
         """Trains to step `settings.num_steps`, from the newest intact checkpoint in `workdir` if there is one.
 
         An interrupted run continues from its last checkpoint when it is called again, and gives the same numbers as a
@@ -183,6 +183,7 @@ class Trainer:
             the work directory was deleted or moved (the state is saved there again).
         """
         began = time.monotonic()
+        workdir = storage.path(workdir)  # absolute, as Orbax needs it
         devices, settings = Devices.all(), self.settings
         main = distributed.is_main()
         draw = make_draw(self.model, self.sampling, devices)

@@ -6,6 +6,7 @@ import pytest
 from hold_jax import data
 from hold_jax.data import dataset as module
 from hold_jax.data.dataset import Dataset, array_dataset, deviation, measure
+from hold_jax.errors import UserError
 
 X = np.random.default_rng(0).normal(size=(400, 3)).astype(np.float32) * (2, 50, 0.1) + np.float32([0, 1000, -3])
 X = X.astype(np.float32)
@@ -126,3 +127,15 @@ def test_the_digest_of_a_set_that_is_read_reads_a_part():
     read = lazily(VECTORS)
     assert read.digest == lazily(VECTORS).digest
     assert read.source.read == 256
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (X.astype(np.float64), "`source` is 'float64'; it must be float32, the type of a vector"),
+        (np.zeros((2, 4, 4, 1), np.int32), "`source` is 'int32'; it must be uint8, the type of a picture"),
+    ],
+)
+def test_another_type_is_named(x, message):
+    with pytest.raises(UserError, match=message):
+        Dataset("mine", "train", x, None, x.shape[1:], 0)

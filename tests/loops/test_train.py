@@ -23,7 +23,7 @@ from hold_jax.loops.train import Trainer
 from hold_jax.metrics.sliced_wasserstein import sliced_wasserstein
 from hold_jax.numerics import exact
 from hold_jax.runtime import workdir as work_directory
-from hold_jax.runtime.log import Logs, MetricLog, read_jsonl
+from hold_jax.runtime.log import METRICS_FILE, Logs, MetricLog, read_jsonl
 from hold_jax.runtime.mesh import Devices
 from hold_jax.training import checkpoint, power_average
 from hold_jax.training.checkpoint import BEST_FOLDER, FOLDER, Checkpoints, abstract_state
@@ -167,7 +167,7 @@ def test_the_log_has_the_learning_rate_and_the_speed(held_out):
             assert products < flops < 12 * products
 
 
-def test_training_writes_to_any_log(tmp_path):
+def test_training_writes_to_any_log_and_to_a_relative_path(tmp_path, monkeypatch):
     class Kept:
         def __init__(self, workdir, start):
             self.began, self.scalar, self.images, self.flushed, self.closed = (workdir, start), {}, [], 0, 0
@@ -191,11 +191,13 @@ def test_training_writes_to_any_log(tmp_path):
         return Logs([opened[-1], MetricLog(workdir, start_step=start)])
 
     settings = small.train_settings(num_steps=10, sample_every=10)
-    Trainer(MODEL, small.LOSS, OPTIMIZER, DATA, settings, SAMPLING).run(tmp_path, log)
+    monkeypatch.chdir(tmp_path)
+    Trainer(MODEL, small.LOSS, OPTIMIZER, DATA, settings, SAMPLING).run("run", log)
     (kept,) = opened
-    assert kept.began == (tmp_path, 0) and (kept.flushed, kept.closed) == (2, 1)
+    assert kept.began == (tmp_path / "run", 0) and (kept.flushed, kept.closed) == (2, 1)
+    logged = read_jsonl(tmp_path / "run" / METRICS_FILE)
     assert kept.images == [("samples", 10)] and list(kept.scalar) == [1, 5, 10]
-    assert [{"step": step, **values} for step, values in kept.scalar.items()] == read_jsonl(tmp_path / "metrics.jsonl")
+    assert [{"step": step, **values} for step, values in kept.scalar.items()] == logged
 
 
 @pytest.mark.slow
