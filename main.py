@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 from hold_jax import command_line
-from hold_jax.errors import UserError
+from hold_jax.errors import UserError, of_an_extra
 
 if TYPE_CHECKING:
     from hold_jax.app import flags
@@ -50,12 +50,6 @@ _ADVICE = {
     errno.EIO: "check the disk",
 }
 _TUNABLES = "GLIBC_TUNABLES"
-# Packages of the extras of pyproject.toml.
-_EXTRAS = {
-    "data": ("tensorflow_datasets", "importlib_resources", "array_record", "grain", "sklearn"),
-    "train": ("clu", "tensorboardX", "matplotlib"),
-    "wandb": ("wandb",),
-}
 
 
 class _Parser(command_line.Parser):
@@ -102,7 +96,7 @@ def _run(options: argparse.Namespace, given: "flags.Given", command: str) -> Non
         if isinstance(error, OSError) and error.errno in _ADVICE and error.filename:
             error = _of_the_disk(error)
         if isinstance(error, ModuleNotFoundError):
-            error = _of_an_extra(error)
+            error = of_an_extra(error)
         if isinstance(error, UserError):
             if several:
                 distributed.leave(command_line.line(str(error)), command_line.EXIT_USER_ERROR)
@@ -154,15 +148,6 @@ def _of_the_disk(error: OSError) -> UserError:
         f"cannot read or write {error.filename}: {error.strerror}; {_ADVICE[error.errno]}, and run the same command "
         "again: it goes on from the newest checkpoint"
     )
-
-
-def _of_an_extra(error: ModuleNotFoundError) -> Exception:
-    """The one line for a package that an extra of this package installs; any other error as it is."""
-    package = (error.name or "").partition(".")[0]
-    for extra, packages in _EXTRAS.items():
-        if package in packages:
-            return UserError(f"the package {package} is not installed: pip install 'hold_jax[{extra}]'")
-    return error
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -4,9 +4,15 @@ import difflib
 from collections.abc import Iterable
 from typing import Any, TypeVar
 
-__all__ = ["UserError", "require", "require_choice", "require_data", "require_given"]
+__all__ = ["UserError", "of_an_extra", "require", "require_choice", "require_data", "require_given"]
 
 T = TypeVar("T")
+# Packages of the extras of pyproject.toml.
+_EXTRAS = {
+    "data": ("tensorflow_datasets", "importlib_resources", "array_record", "sklearn"),
+    "train": ("clu", "tensorboardX", "matplotlib"),
+    "wandb": ("wandb",),
+}
 
 
 class UserError(ValueError):
@@ -61,6 +67,15 @@ def require_choice(argument: str, value: Any, allowed: Iterable[str]) -> None:
     near = difflib.get_close_matches(str(value), names, n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
     raise UserError(f"`{argument}` is {_shown(value)}{hint}; it must be one of: {', '.join(names)}")
+
+
+def of_an_extra(error: ModuleNotFoundError) -> Exception:
+    """The one line for a package that an extra of this package installs; any other error as it is."""
+    package = (error.name or "").partition(".")[0]
+    for extra, packages in _EXTRAS.items():
+        if package in packages:
+            return UserError(f"the package {package} is not installed: pip install 'hold_jax[{extra}]'")
+    return error
 
 
 def require_data(argument: str, x: Any) -> None:

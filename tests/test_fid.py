@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import sys
 
 import jax
 import numpy as np
@@ -147,6 +148,9 @@ def test_mistakes(tmp_path, capsys, monkeypatch):
     Image.fromarray(X[0]).save(tmp_path / "none" / "2.png")
     assert "none has pictures of 2 sizes, and these" in fails(capsys, tmp_path / "none", tmp_path / "none", pixels)
     assert "unrecognized arguments: --weights=x" in fails(capsys, a, a, "--weights=x")
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    installs = "error: the package sklearn is not installed: pip install 'hold_jax[data]'"
+    assert fails(capsys, "digits:test", a, pixels) == installs
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["stats.npz", "stats.npz"]], ids=["help", "figures"])

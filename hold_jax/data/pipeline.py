@@ -6,10 +6,13 @@ dropped, and a batch may be larger than the set. The step is the only state, so 
 p takes the p-th contiguous block of each batch; all blocks in process order are the batch of a single process.
 """
 
+import collections
 import functools
+import itertools
 import os
 import sys
 from collections.abc import Callable, Iterator
+from concurrent import futures
 
 import numpy as np
 
@@ -144,7 +147,7 @@ def _mirror(x: np.ndarray, which: np.ndarray) -> None:
 
 
 def _run(dataset: Dataset, batch_at: Callable[[int], Batch], start: int, stop: int) -> Iterator[Batch]:
-    """Yields `batch_at(step)` for steps [start, stop); reads ahead with Grain's threads if `dataset` is on disk."""
+    """Yields `batch_at(step)` for steps [start, stop); reads ahead with threads if `dataset` is on disk."""
     if dataset.in_memory:
         return map(batch_at, range(start, stop))
     return _read_ahead(batch_at, start, stop)
@@ -152,11 +155,13 @@ def _run(dataset: Dataset, batch_at: Callable[[int], Batch], start: int, stop: i
 
 def _read_ahead(batch_at: Callable[[int], Batch], start: int, stop: int) -> Iterator[Batch]:
     threads = min(16, max(2, os.cpu_count() or 1))
-    import grain  # in the extra [data]; sampling and converting do not need it
-
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
-    iterator = iter(grain.MapDataset.range(start, stop).map(batch_at).to_iter_dataset(options))
+    steps = iter(range(start, stop))
+    pool = futures.ThreadPoolExecutor(threads)
     try:
-        yield from iterator
+        ahead = collections.deque(pool.submit(batch_at, step) for step in itertools.islice(steps, threads))
+        while ahead:
+            batch = ahead.popleft().result()
+            ahead.extend(pool.submit(batch_at, step) for step in itertools.islice(steps, 1))
+            yield batch
     finally:
-        iterator.close()
+        pool.shutdown(cancel_futures=True)

@@ -6,7 +6,7 @@ from typing import Any
 from hold_jax.data import digits, folder, measured, npz, tfds_source, toy, toy_signals
 from hold_jax.data.dataset import KINDS, SPLITS, Dataset
 from hold_jax.data.images import Size
-from hold_jax.errors import UserError, require, require_choice
+from hold_jax.errors import UserError, of_an_extra, require, require_choice
 from hold_jax.runtime.storage import require_local
 
 MEMORY_LIMIT_BYTES = 4 << 30
@@ -103,7 +103,10 @@ def load(
     given = {key: value for key, value in options.items() if value is not None}
     for key in given.keys() - accepted - _IGNORABLE:
         raise UserError(f"`{key}` is {given[key]!r}; the data set {name!r} has no such option: leave it None")
-    found = loader(name, split=split, **{key: given[key] for key in given.keys() & accepted})
+    try:
+        found = loader(name, split=split, **{key: given[key] for key in given.keys() & accepted})
+    except ModuleNotFoundError as error:
+        raise of_an_extra(error) from None
     return measured.add(found, measurements) if measurements else found
 
 

@@ -1,4 +1,4 @@
-"""Order, seeking, sharding, flipping and padding of batches; in memory and through Grain."""
+"""Order, seeking, sharding, flipping and padding of batches; in memory and read ahead."""
 
 import threading
 import time
