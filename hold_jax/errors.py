@@ -1,10 +1,11 @@
 """Errors that a user can correct: one line that names the argument, its value and the allowed values."""
 
 import difflib
+import numbers
 from collections.abc import Iterable
 from typing import Any, TypeVar
 
-__all__ = ["UserError", "of_an_extra", "require", "require_choice", "require_data", "require_given"]
+__all__ = ["UserError", "of_an_extra", "require", "require_choice", "require_data", "require_given", "require_whole"]
 
 T = TypeVar("T")
 # Packages of the extras of pyproject.toml.
@@ -67,6 +68,17 @@ def require_choice(argument: str, value: Any, allowed: Iterable[str]) -> None:
     near = difflib.get_close_matches(str(value), names, n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
     raise UserError(f"`{argument}` is {_shown(value)}{hint}; it must be one of: {', '.join(names)}")
+
+
+def require_whole(argument: str, value: Any, least: int) -> int:
+    """The value, a whole number of Python or NumPy that is at least `least`, as an `int`.
+
+    Raises:
+      UserError: for another value or type; arguments as in `require`.
+    """
+    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    require(whole and int(value) >= least, argument, value, f"a whole number >= {least}")
+    return int(value)
 
 
 def of_an_extra(error: ModuleNotFoundError) -> Exception:

@@ -38,7 +38,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hold_jax import kernels
-from hold_jax.errors import UserError, require, require_choice, require_data
+from hold_jax.errors import UserError, require, require_choice, require_data, require_whole
 from hold_jax.numerics import exact, ode, programs
 from hold_jax.numerics.random import per_example
 from hold_jax.parameterization import EpsFn
@@ -121,9 +121,7 @@ def bits_per_dim(
     fits = widths is None or (len(widths) in (1, x.shape[-1]) and all(0 < w < math.inf for w in widths))
     allowed = f"positive, one number or one for each of {x.shape[-1]} channels, or None"
     require(fits, "bin_width", bin_width, allowed)
-    for name, value, least in (("probes", probes, 0), ("repeats", repeats, 1)):
-        whole = isinstance(value, int) and not isinstance(value, bool) and value >= least
-        require(whole, name, value, f"a whole number >= {least}")
+    probes, repeats = require_whole("probes", probes, 0), require_whole("repeats", repeats, 1)
     require_choice("auxiliary", auxiliary, AUXILIARIES)
     singular = auxiliary == "initial" and np.linalg.matrix_rank(sde.cov0) < sde.order - 1
     require(not singular, "auxiliary", auxiliary, "'posterior' for an SDE with a singular cov0")

@@ -12,7 +12,7 @@ import numpy as np
 
 from hold_jax import guidance, samplers
 from hold_jax.condition import Condition
-from hold_jax.errors import UserError, require, require_choice
+from hold_jax.errors import UserError, require, require_choice, require_whole
 from hold_jax.loops.conditions import NONE, Conditions
 from hold_jax.model import Model
 from hold_jax.numerics.random import class_of
@@ -73,6 +73,7 @@ class SampleSettings:
     ema_length: float | None = None
 
     def __post_init__(self):
+        object.__setattr__(self, "num_steps", require_whole("sampling.num_steps", self.num_steps, 1))
         require(self.num_samples >= 1, "sampling.num_samples", self.num_samples, "1 or more")
         require(self.batch_size >= 1, "sampling.batch_size", self.batch_size, "1 or more")
         require_choice("sampling.classes", self.classes, CLASSES)

@@ -15,13 +15,14 @@ from hold_jax.app import build, packed
 from hold_jax.app.config import Config
 from hold_jax.condition import Condition, as_condition
 from hold_jax.convert import diffusers, runs
-from hold_jax.errors import UserError, require, require_choice
+from hold_jax.errors import UserError, require, require_choice, require_whole
 from hold_jax.loops import conditions
 from hold_jax.loops.draw import SampleSettings, guided, with_labels
 from hold_jax.model import Model
 from hold_jax.numerics import programs
 from hold_jax.parameterization import EpsFn
 from hold_jax.runtime import compilation
+from hold_jax.samplers.grids import fixed_grid
 from hold_jax.sde import LinearSDE
 
 __all__ = ["Pretrained", "load"]
@@ -101,13 +102,15 @@ class Pretrained:
         Raises:
           UserError: for a bad option, and for samples that are NaN.
         """
-        require(isinstance(num, int) and num >= 1, "num", num, "a whole number >= 1")
+        num = require_whole("num", num, 1)
         guidance = ("guidance", "guidance_interval", "clip", "threshold")
         known = ("sampler", "num_steps", "grid", "t_min", "denoise", "label", *guidance)
         wrong = sorted(options.keys() - set(known))
         require(not wrong, "options", wrong, f"among {', '.join(known)}")
         size = min(num, self.settings.batch_size if batch_size is None else batch_size)
         settings = dataclasses.replace(self.settings, batch_size=size, **options)
+        grid = fixed_grid(self.sde, settings.grid, settings.t_min, settings.num_steps)
+        settings = dataclasses.replace(settings, grid=grid)
         given = jax.tree.map(np.asarray, as_condition(condition))
         self.model.conditions.check("condition", given)
         rows = conditions.of_arrays(given)

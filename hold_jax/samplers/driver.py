@@ -1,7 +1,7 @@
 """Draw samples by running the process backwards, and encode data by running it forwards."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.core
@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from hold_jax import kernels
-from hold_jax.errors import UserError, require, require_data, require_given
+from hold_jax.errors import UserError, require, require_data, require_given, require_whole
 from hold_jax.numerics import programs
 from hold_jax.numerics.random import per_example
 from hold_jax.parameterization import EpsFn
-from hold_jax.samplers.grids import Grid, times_of
+from hold_jax.samplers.grids import Grid, fixed_grid, times_of
 from hold_jax.samplers.loop import Sampler, Trajectory
 from hold_jax.samplers.table import sampler_of
 from hold_jax.sde import LinearSDE
@@ -65,7 +65,7 @@ class _Settings(NamedTuple):
     sde: LinearSDE
     shape: tuple[int, ...]
     num_steps: int
-    grid: str | Grid | tuple[float, ...]
+    grid: str | tuple[float, ...]
     t_min: float | None
     frames: int
     denoise: bool = True
@@ -98,7 +98,8 @@ def sample(
     and setting (`numerics.programs`); where parameters change, jit a function of the parameters.
 
     Args:
-      sampler: a name of `SAMPLERS`, for its default options, or a sampler, e.g. `unipc(order=2)`.
+      sampler: a name of `SAMPLERS`, for its default options, or a sampler, e.g. `unipc(order=2)`. One of your own
+        must be immutable, such as a frozen dataclass.
       sde: the SDE.
       eps_fn: the noise of the last block; `guidance` makes conditional ones.
       key: for the prior and the noise of every step; not needed by a deterministic sampler from a given `start`.
@@ -125,7 +126,7 @@ def sample(
     if start is not None:
         start = jnp.asarray(start, jnp.float32)
         shape = start.shape[:-2] + start.shape[-1:] if shape is None else shape
-    shape = require_given("shape", shape, "(B, *S, C), e.g. (64, 2), or left out with a `start`")
+    shape = tuple(require_given("shape", shape, "(B, *S, C), e.g. (64, 2), or left out with a `start`"))
     sizes = len(shape) >= 2 and all(size >= 1 for size in shape)
     require(sizes, "shape", shape, "(B, *S, C) with the batch first, e.g. (64, 2) for 64 points in the plane")
     full = _state_shape(sde, shape)
@@ -134,8 +135,10 @@ def sample(
     if key is None:
         without = start is not None and sampler.deterministic
         require(without, "key", key, "a `jax.random.key`: the prior, or this sampler, is random")
+    num_steps, t_min = require_whole("num_steps", num_steps, 1), None if t_min is None else float(t_min)
     _require_frames(frames, num_steps)
-    settings = _Settings(sampler, sde, shape, num_steps, _hashable(grid), t_min, frames, denoise, sharding)
+    fixed = fixed_grid(sde, grid, t_min, num_steps)
+    settings = _Settings(sampler, sde, shape, num_steps, fixed, t_min, frames, denoise, sharding)
     samples, reached = programs.run(_sample, eps_fn, settings, key, index, start)
     return samples._replace(**_checked(reached, x=samples.x, u=samples.u))
 
@@ -204,8 +207,10 @@ def encode(
     )
     x = jnp.asarray(x)
     require_data("x", x)
+    num_steps, t_min = require_whole("num_steps", num_steps, 1), None if t_min is None else float(t_min)
     _require_frames(frames, num_steps)
-    settings = _Settings(sampler, sde, x.shape, num_steps, _hashable(grid), t_min, frames)
+    fixed = fixed_grid(sde, grid, t_min, num_steps)
+    settings = _Settings(sampler, sde, x.shape, num_steps, fixed, t_min, frames)
     encoded, reached = programs.run(_encode, eps_fn, settings, x, key, index)
     return encoded._replace(**_checked(reached, u=encoded.u))
 
@@ -266,10 +271,6 @@ def _frames(path: Trajectory, u: jax.Array, times: np.ndarray) -> tuple[jax.Arra
 def _require_frames(frames: int, num_steps: int) -> None:
     divides = frames == 0 or (frames > 0 and num_steps % frames == 0)
     require(divides, "frames", frames, f"0 or a divisor of num_steps = {num_steps}")
-
-
-def _hashable(grid: Any) -> Any:
-    return grid if isinstance(grid, str) or callable(grid) else tuple(np.asarray(grid, np.float64).tolist())
 
 
 def _checked(reached: jax.Array | None, **arrays: jax.Array) -> dict[str, jax.Array]:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from hold_jax.errors import require, require_choice
+from hold_jax.errors import require, require_choice, require_whole
 from hold_jax.numerics import exact
 from hold_jax.sde import LinearSDE
 
@@ -55,7 +55,7 @@ def times_of(sde: LinearSDE, grid: str | Grid | Sequence[float], t_min: float, n
     Raises:
       UserError: for an unknown name, num_steps < 1, t_min outside (0, T), or times that do not fall within (0, T].
     """
-    require(isinstance(num_steps, int) and num_steps >= 1, "num_steps", num_steps, "a whole number >= 1")
+    num_steps = require_whole("num_steps", num_steps, 1)
     require(0 < t_min < sde.T, "t_min", t_min, f"between 0 and T = {sde.T}")
     if isinstance(grid, str):
         require_choice("grid", grid, GRIDS)
@@ -65,3 +65,12 @@ def times_of(sde: LinearSDE, grid: str | Grid | Sequence[float], t_min: float, n
     falls = np.all(np.diff(times) < 0) and 0 < times[-1] and times[0] <= sde.T
     require(bool(falls), "grid", times, f"strictly falling within (0, T = {sde.T}]")
     return times
+
+
+def fixed_grid(
+    sde: LinearSDE, grid: str | Grid | Sequence[float], t_min: float | None, num_steps: int
+) -> str | tuple[float, ...]:
+    """A name, or the times of the grid: what a grid function reads may change from call to call."""
+    if isinstance(grid, str):
+        return grid
+    return tuple(times_of(sde, grid, sde.t_min if t_min is None else t_min, num_steps).tolist())

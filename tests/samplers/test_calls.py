@@ -60,6 +60,25 @@ def test_a_name_stands_for_the_default_sampler_and_repeated_calls_are_not_traced
     np.testing.assert_allclose(jitted.u, by_name.u, rtol=1e-5, atol=1e-6)
 
 
+def test_a_call_that_is_an_error_leaves_the_next_one_alone():
+    call = lambda **options: sample("ddim", M, network, key=KEY, **{"shape": (3, 2), **SHORT, **options}).u  # noqa: E731
+    numpy = call(num_steps=np.int64(4), t_min=jnp.float32(0.01), shape=[np.int64(3), 2])
+    np.testing.assert_array_equal(numpy, call(t_min=float(np.float32(0.01))))
+    for wrong in (4.0, True, 0, "4"):
+        with pytest.raises(UserError, match=f"`num_steps` is {wrong!r}; it must be a whole number >= 1"):
+            call(num_steps=wrong)
+        with pytest.raises(UserError, match=f"`num_steps` is {wrong!r}; it must be a whole number >= 1"):
+            encode("ddim", M, network, X, key=KEY, num_steps=wrong)
+
+
+def test_a_grid_function_is_called_at_each_call():
+    middle = 1.0
+    grid = lambda sde, t_min, num_steps: np.array([sde.T, middle, t_min])  # noqa: E731
+    call = lambda grid: sample("ddim", M, network, key=KEY, shape=(3, 2), grid=grid, num_steps=2).u  # noqa: E731
+    for middle in (1.0, 0.5):
+        np.testing.assert_array_equal(call(grid), call([M.T, middle, M.t_min]))
+
+
 def test_latents_and_what_lies_between_them_go_into_sample_as_they_are():
     # Deterministic, from a start: no key, no shape.
     latent = encode("ddim", M, network, X, key=KEY, num_steps=4)
