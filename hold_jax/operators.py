@@ -63,6 +63,10 @@ class Operator:
     unrotate: Map = _same
     known: np.ndarray | jax.Array | None = None
 
+    def __post_init__(self):
+        for name in ("data_shape", "measured_shape"):  # which may be lists
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+
     def transpose(self, y: jax.Array) -> jax.Array:
         """A' y (B, *data_shape) of y (B, *measured_shape)."""
         x = jax.ShapeDtypeStruct((len(y), *self.data_shape), jnp.float32)

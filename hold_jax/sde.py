@@ -47,7 +47,8 @@ class LinearSDE:
       T: end time, positive.
 
     Raises:
-      UserError: for matrices of different shapes, a matrix that is not a covariance, or a T that is not positive.
+      UserError: for matrices of different shapes, a matrix that is not a covariance, a schedule that is none or cannot
+        be hashed, or a T that is not positive.
     """
 
     F: np.ndarray
@@ -69,6 +70,9 @@ class LinearSDE:
         require(_is_covariance(self.cov0), "cov0", self.cov0.tolist(), "symmetric and positive semi-definite")
         positive = _is_covariance(self.prior_cov) and np.linalg.matrix_rank(self.prior_cov) == n
         require(positive, "prior_cov", self.prior_cov.tolist(), "symmetric and positive definite")
+        has = all(hasattr(self.schedule, name) for name in ("beta", "integral", "time"))
+        allowed = "a hashable `numerics.schedules.Schedule`, such as Constant(1.0) or a frozen dataclass of your own"
+        require(has and type(self.schedule).__hash__ is not None, "schedule", self.schedule, allowed)
         require(math.isfinite(self.T) and self.T > 0, "T", self.T, "a positive number")
 
     @property

@@ -111,7 +111,7 @@ def test_a_blur_s_lost_frequencies_are_not_restored():
 
 
 def test_measurements_have_the_noise_they_are_given():
-    operator = operators.superresolution((64, 64, 1), 4)
+    operator = operators.superresolution([64, 64, 1], 4)
     x = jnp.asarray(RNG.normal(size=(40, 64, 64, 1)), jnp.float32)
     clean = operator.measure(x)
     noisy = operator.measure(x, 0.25, jax.random.key(3))

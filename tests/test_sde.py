@@ -8,6 +8,7 @@ from hold_jax import sde
 from hold_jax.errors import UserError
 from hold_jax.numerics import exact, schedules
 
+Mutable = dataclasses.make_dataclass("Mutable", ["value"], bases=(schedules.Schedule,))  # not frozen: not hashable
 STATIONARY = {
     **{f"hold{n}": sde.hold(order=n, L_inv=0.5, alpha=0.08) for n in range(1, 7)},
     "told": sde.hold(order=3, damping="told", L_inv=0.7),
@@ -228,6 +229,8 @@ def test_bad_input_is_named(constructor, arguments, message):
         ("prior_cov", [[1.0, 0.5], [0.0, 1.0]], "`prior_cov` is .* symmetric and positive definite"),
         ("prior_cov", np.diag([1.0, 0.0]), "`prior_cov` is .* symmetric and positive definite"),
         ("prior_cov", np.diag([1.0, np.nan]), "`prior_cov` is .* symmetric and positive definite"),
+        ("schedule", 1.0, "`schedule` is 1.0; it must be a hashable `numerics.schedules.Schedule`, such as Constant"),
+        ("schedule", Mutable(1.0), "`schedule` is Mutable.*; it must be a hashable"),
     ],
 )
 def test_matrices_of_your_own_are_checked(field, value, message):
