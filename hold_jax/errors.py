@@ -2,10 +2,19 @@
 
 import difflib
 import numbers
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
-__all__ = ["UserError", "of_an_extra", "require", "require_choice", "require_data", "require_given", "require_whole"]
+__all__ = [
+    "UserError",
+    "chosen",
+    "of_an_extra",
+    "require",
+    "require_choice",
+    "require_data",
+    "require_given",
+    "require_whole",
+]
 
 T = TypeVar("T")
 # Packages of the extras of pyproject.toml.
@@ -68,6 +77,18 @@ def require_choice(argument: str, value: Any, allowed: Iterable[str]) -> None:
     near = difflib.get_close_matches(str(value), names, n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
     raise UserError(f"`{argument}` is {_shown(value)}{hint}; it must be one of: {', '.join(names)}")
+
+
+def chosen(argument: str, value: str | T, table: Mapping[str, T]) -> T:
+    """The value, or that of a table if it is one of the table's names.
+
+    Raises:
+      UserError: for another name.
+    """
+    if not isinstance(value, str):
+        return value
+    require_choice(argument, value, table)
+    return table[value]
 
 
 def require_whole(argument: str, value: Any, least: int) -> int:

@@ -122,6 +122,7 @@ def bits_per_dim(
     allowed = f"positive, one number or one for each of {x.shape[-1]} channels, or None"
     require(fits, "bin_width", bin_width, allowed)
     probes, repeats = require_whole("probes", probes, 0), require_whole("repeats", repeats, 1)
+    require(isinstance(solver, ode.Solver), "solver", solver, "a `numerics.ode.Solver`, such as Solver('dopri5')")
     require_choice("auxiliary", auxiliary, AUXILIARIES)
     singular = auxiliary == "initial" and np.linalg.matrix_rank(sde.cov0) < sde.order - 1
     require(not singular, "auxiliary", auxiliary, "'posterior' for an SDE with a singular cov0")

@@ -17,7 +17,7 @@ from jax.scipy.special import ndtr, ndtri
 from jax.scipy.stats import norm
 
 from hold_jax import kernels
-from hold_jax.errors import require, require_data
+from hold_jax.errors import chosen, require, require_data
 from hold_jax.numerics import exact
 from hold_jax.numerics.random import per_example
 from hold_jax.parameterization import EpsFn
@@ -204,9 +204,9 @@ def score_matching_loss(
     key: jax.Array,
     *,
     pair: Pair = bcsm_pair,
-    weighting: Weighting = eps_weight,
+    weighting: str | Weighting = eps_weight,
     sigma_data: float = 0.5,
-    time_law: TimeLaw = TIME_LAWS["log_normal"],
+    time_law: str | TimeLaw = TIME_LAWS["log_normal"],
     stratified: bool = True,
     t_min: float | None = None,
 ) -> jax.Array:
@@ -218,9 +218,9 @@ def score_matching_loss(
       x: data (B, *S, C), floating, in the model's range.
       key: for times and noise.
       pair: what to perturb and what to regress, `bcsm_pair` or `dsm_pair`.
-      weighting: one of `WEIGHTINGS`' values.
+      weighting: a name of `WEIGHTINGS`, or a function.
       sigma_data: standard deviation of the data, for `edm_weight`; the others ignore it.
-      time_law: one of `TIME_LAWS`' values; the default is EDM's, log sigma_eff ~ N(-1.2, 1.2^2).
+      time_law: a name of `TIME_LAWS`, or a function; the default is EDM's, log sigma_eff ~ N(-1.2, 1.2^2).
       stratified: spread the batch's times over the law's quantiles.
       t_min: least time; None is `sde.t_min`.
 
@@ -233,7 +233,8 @@ def score_matching_loss(
     """
     t_min = sde.t_min if t_min is None else t_min
     require(0 < t_min < sde.T, "t_min", t_min, f"between 0 and T = {sde.T}")
-    require_data("x", x)
+    weighting, time_law = chosen("weighting", weighting, WEIGHTINGS), chosen("time_law", time_law, TIME_LAWS)
+    require_data("x", jnp.asarray(x))
     x = jnp.asarray(x, jnp.float32)
     key_times, key_pair = jax.random.split(key)
     times = draw_times(sde, time_law, key_times, x.shape[0], t_min=t_min, stratified=stratified)

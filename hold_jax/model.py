@@ -49,7 +49,8 @@ class Model:
         is not empty, and condition vectors if `vector_mean` is not.
 
     Raises:
-      UserError: for a dropout outside [0, 1), or of a condition that the network does not take.
+      UserError: for a network without `num_classes`, a name in place of a function, a dropout outside [0, 1), or of a
+        condition that the network does not take.
     """
 
     sde: LinearSDE
@@ -65,6 +66,11 @@ class Model:
     statistics: Statistics = Statistics()  # noqa: RUF009
 
     def __post_init__(self):
+        has, name = hasattr(self.network, "num_classes"), type(self.network).__name__
+        require(has, "network", name, "a Flax module with an attribute `num_classes`, 0 without classes")
+        for name in ("parameterization", "conditioning"):
+            value = getattr(self, name)
+            require(callable(value), name, value, f"a function of `parameterization.{name.upper()}S`, or your own")
         _ = self.conditions  # checks the dropout
 
     @functools.cached_property

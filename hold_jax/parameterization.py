@@ -22,11 +22,12 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 
 from hold_jax import kernels
-from hold_jax.errors import require, require_choice
+from hold_jax.errors import chosen, require, require_choice
 from hold_jax.numerics.schedules import Linear
 from hold_jax.sde import LinearSDE
 
@@ -406,8 +407,8 @@ def eps_function(
     sde: LinearSDE,
     network: Network,
     *,
-    parameterization: Callable[[LinearSDE, jax.Array, float], Coefficients] = sufficient,
-    conditioning: Callable[[LinearSDE, jax.Array], jax.Array] = log_noise,
+    parameterization: str | Callable[[LinearSDE, jax.Array, float], Coefficients] = sufficient,
+    conditioning: str | Callable[[LinearSDE, jax.Array], jax.Array] = log_noise,
     sigma_data: float = 0.5,
 ) -> EpsFn:
     """Wraps a network into `eps_fn(u, t)`, the form that losses, samplers and likelihoods take.
@@ -415,20 +416,25 @@ def eps_function(
     Args:
       sde: the SDE.
       network: sees k blocks stacked on the channel axis; returns one block, or with `ALL_NOISE` one for each of u's.
-      parameterization: one of `PARAMETERIZATIONS`' values.
-      conditioning: one of `CONDITIONINGS`' values.
+      parameterization: a name of `PARAMETERIZATIONS`, or a function.
+      conditioning: a name of `CONDITIONINGS`, or a function.
       sigma_data: standard deviation of the data, for `gaussian` and `sufficient`; the others ignore it.
 
     Raises:
+      UserError: for an unknown name.
       TypeError: if the state or the network's output is not float32.
     """
+    of_network = chosen("parameterization", parameterization, PARAMETERIZATIONS)
+    clock = chosen("conditioning", conditioning, CONDITIONINGS)
+    if not isinstance(sigma_data, jax.core.Tracer):
+        sigma_data = float(sigma_data)  # `gaussian` hashes it
 
     def eps_fn(u: jax.Array, t: jax.Array) -> jax.Array:
         _require_float32("u", u)
-        c = parameterization(sde, t, sigma_data)
+        c = of_network(sde, t, sigma_data)
         inputs = kernels.mix(c.c_in, u)
         inputs = inputs.reshape(*inputs.shape[:-2], -1)
-        out = network(inputs, jnp.broadcast_to(conditioning(sde, t), u.shape[:1]))
+        out = network(inputs, jnp.broadcast_to(clock(sde, t), u.shape[:1]))
         _require_float32("network output", out)
         if c.c_blocks is None:
             out = out[..., None, :]

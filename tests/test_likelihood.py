@@ -276,6 +276,8 @@ def test_the_program_is_exported_because_it_never_calls_the_host():
         ({"bin_width": (0.1, 0.1)}, "`bin_width` is .0.1, 0.1.; it must be positive, one number or one for each of 4"),
         ({"probes": -1}, "`probes` is -1; it must be a whole number >= 0"),
         ({"repeats": 0}, "`repeats` is 0; it must be a whole number >= 1"),
+        ({"probes": 1.0}, "`probes` is 1.0; it must be a whole number >= 0"),
+        ({"solver": "dopri5"}, "`solver` is 'dopri5'; it must be a `numerics.ode.Solver`, such as Solver.'dopri5'."),
         ({"auxiliary": "prior"}, "`auxiliary` is 'prior'.*initial, posterior"),
     ],
 )

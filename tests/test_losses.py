@@ -289,6 +289,16 @@ def test_a_start_time_without_noise_is_named_where_times_are_uniform_in_its_loga
         )
 
 
+def test_names_stand_for_weights_and_laws_and_lists_for_data():
+    m, eps_fn, x, key = MODELS["hold2"], lambda u, t: u[:, -1:], [[0.1], [-0.5]], jax.random.key(0)
+    found = losses.bcsm_loss(m, eps_fn, x, key, weighting="likelihood", time_law="uniform")
+    options = {"weighting": losses.likelihood_weight, "time_law": losses.uniform}
+    np.testing.assert_array_equal(found, losses.bcsm_loss(m, eps_fn, jnp.array(x), key, **options))
+    for name in options:
+        with pytest.raises(ValueError, match=f"`{name}` is 'nll'; it must be one of: "):
+            losses.bcsm_loss(m, eps_fn, x, key, **{name: "nll"})
+
+
 def test_a_bad_spread_of_times_is_named():
     with pytest.raises(ValueError, match=r"`std` is 0.0; it must be positive"):
         losses.log_normal(std=0.0)

@@ -219,6 +219,14 @@ REFUSED = {
         lambda: small.mlp(num_classes=3, label_dropout=float("nan")),
         "`label_dropout` is nan; it must be in [0, 1)",
     ),
+    "no Flax module of this package's form": (
+        lambda: dataclasses.replace(small.mlp(), network=nn.Dense(2)),
+        "`network` is 'Dense'; it must be a Flax module with an attribute `num_classes`, 0 without classes",
+    ),
+    "a name": (
+        lambda: dataclasses.replace(small.mlp(), conditioning="log_noise"),
+        "`conditioning` is 'log_noise'; it must be a function of `parameterization.CONDITIONINGS`, or your own",
+    ),
     "no classes": (
         lambda: small.mlp(label_dropout=0.1),
         "`label_dropout` is 0.1; it must be 0 or None unless model.class_conditional is True",

@@ -416,6 +416,19 @@ def test_one_time_for_the_batch(name):
     np.testing.assert_allclose(eps_fn(u, jnp.float32(0.7)), eps_fn(u, jnp.full(3, 0.7)), atol=1e-6)
 
 
+def test_names_stand_for_the_functions_and_numbers_of_jax_for_numbers():
+    m = MODELS["hold3"]
+    u, t = jnp.ones((2, 3, 2)), jnp.full(2, 0.5)
+    network = lambda inputs, noise_cond: inputs[..., :2] * noise_cond[:, None]  # noqa: E731
+    functions = {"parameterization": parameterization.gaussian, "conditioning": parameterization.log_time}
+    names = {"parameterization": "gaussian", "conditioning": "log_time"}
+    found = parameterization.eps_function(m, network, sigma_data=jnp.float32(0.25), **names)(u, t)
+    want = parameterization.eps_function(m, network, sigma_data=0.25, **functions)(u, t)
+    np.testing.assert_array_equal(found, want)
+    with pytest.raises(ValueError, match=r"`parameterization` is 'gausian' \(did you mean 'gaussian'"):
+        parameterization.eps_function(m, network, parameterization="gausian")
+
+
 def test_another_dtype_is_refused():
     m = MODELS["hold3"]
     u = jnp.zeros((2, 4, 3, 2))
