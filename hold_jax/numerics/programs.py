@@ -37,8 +37,8 @@ def run(
 
     Args:
       function: a pure function; pass the same object at each call.
-      inner: a function that `function` calls. Programs are kept for functions and `functools.partial`s of these; any
-        other callable is traced and compiled at each call.
+      inner: a function that `function` calls. Programs are kept for functions, and for `functools.partial` and
+        `jax.jit` of these; any other callable, such as a bound method, is traced and compiled at each call.
       settings: all other arguments; if they are not hashable, the program is compiled at each call.
       *arrays: trees of arrays, or None.
       compiler_options: of `jax.jit`, for calls that are never part of a trace.
@@ -72,17 +72,29 @@ def _compile(
 
 
 class _Reads:
-    """Objects compared by identity. They are kept alive, so that no new object can get the `id` of an old one."""
+    """Objects compared by identity; a new object with the `id` of one that was freed is another.
+
+    They are referred to weakly where they can be: one of them may hold the function, as `self` does where the function
+    is its attribute, and a program must not keep its function alive.
+    """
 
     def __init__(self, objects: list[Any]):
-        self._objects = objects
         self._identities = tuple(map(id, objects))
+        self._references = tuple(map(_reference, objects))
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Reads) and self._identities == other._identities
+        same = isinstance(other, _Reads) and self._identities == other._identities
+        return same and all(reference() is not None for reference in self._references)
 
     def __hash__(self) -> int:
         return hash(self._identities)
+
+
+def _reference(value: Any) -> Callable[[], Any]:
+    try:
+        return weakref.ref(value)
+    except TypeError:  # numbers, tuples, dictionaries
+        return lambda: (value,)
 
 
 def _reads(inner: Callable[..., Any]) -> _Reads | None:
@@ -106,9 +118,9 @@ def _reads(inner: Callable[..., Any]) -> _Reads | None:
 
 
 def _function_of(value: Any) -> types.FunctionType | None:
-    """The function in a function or in `functools.partial`s of it; None for other values."""
-    while isinstance(value, functools.partial):
-        value = value.func
+    """The function in a function, a `functools.partial` or a `jax.jit` of it; None for other values."""
+    while isinstance(value, functools.partial | jax.stages.Wrapped):
+        value = value.func if isinstance(value, functools.partial) else getattr(value, "__wrapped__", None)
     return value if isinstance(value, types.FunctionType) else None
 
 

@@ -39,8 +39,38 @@ def test_one_trace_for_a_function_and_its_settings(outer):
     np.testing.assert_array_equal(programs.run(outer, inner, 3.0, X), [3, 6, 9])
     programs.run(outer, inner, 2.0, X[:2])
     assert outer.traces == 3
-    partial = functools.partial(jnp.multiply, 2.0)  # of a function compiled by JAX: not kept
+    partial = functools.partial(jnp.multiply, 2.0)  # of no Python function: not kept
     assert programs.run(outer, partial, 1.0, X)[1] == 2
+
+
+def test_one_trace_for_a_function_that_is_compiled_already(outer):
+    inner = jax.jit(lambda x: x + 1)
+    for _ in range(2):
+        np.testing.assert_array_equal(programs.run(outer, inner, 2.0, X), [2, 4, 6])
+        programs.run(outer, functools.partial(inner), 2.0, X)  # a new function
+    assert outer.traces == 3
+    alive = weakref.ref(inner)
+    del inner
+    gc.collect()
+    assert alive() is None
+
+
+def test_a_function_that_is_an_attribute_of_what_it_captures_is_freed(outer):
+    class Network:
+        def __init__(self):
+            self.weight = jnp.float32(2.0)
+            self.scaled = lambda x: self.weight * x
+
+    network = Network()
+    for weight, traces in ((2.0, 1), (3.0, 2)):
+        network.weight = jnp.float32(weight)
+        for _ in range(2):
+            assert programs.run(outer, network.scaled, 1.0, X)[1] == weight
+        assert outer.traces == traces
+    alive = weakref.ref(network)
+    del network
+    gc.collect()
+    assert alive() is None
 
 
 def test_a_changed_variable_is_seen(outer):
