@@ -1,11 +1,13 @@
 """`hold_jax.load`: a work directory as one object, whose results are those of the parts."""
 
 import dataclasses
+import pickle
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from training import small
 
 import hold_jax
 from configs import swissroll_hold
@@ -158,9 +160,26 @@ def test_latents_lead_back(model):
     np.testing.assert_allclose(model.model.to_data(back.x), x, atol=0.03)
 
 
-def test_mistakes_are_named(model, tmp_path):
+def test_a_model_is_pickled_after_its_use_as_before_it(model):
+    x = model.sample(2, KEY, num_steps=np.int64(2), grid=[4.0, 1.0, 0.1])
+    with small.compilations() as found:
+        np.testing.assert_array_equal(model.sample(2, KEY, num_steps=2, grid=(4.0, 1.0, 0.1)), x)
+    assert not found
+    again = pickle.loads(pickle.dumps(model))
+    np.testing.assert_array_equal(again.sample(2, KEY, num_steps=2, grid=[4.0, 1.0, 0.1]), x)
+    with jax.enable_x64(True):
+        assert jax.eval_shape(lambda y: model.denoise(y, 0.5), jnp.zeros((2, 2))).dtype == jnp.float32
+
+
+def test_mistakes_are_named(model, tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"no trained model in .*nothing"):
         hold_jax.load(str(tmp_path / "nothing"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "digits").mkdir()
+    assert hold_jax.load("digits").config.data.name == "digits"
+    (tmp_path / "digits" / "config.json").write_text("{}")
+    with pytest.raises(UserError, match=r"'digits' is a model of the package and a work directory: write ./digits"):
+        hold_jax.load("digits")
     with pytest.raises(UserError, match=r"`num` is 0"):
         model.sample(0, KEY)
     with pytest.raises(UserError, match=r"`options` is \['steps'\]; it must be among sampler, num_steps"):

@@ -136,7 +136,13 @@ def find(where: str, argument: str) -> Packed:
 
 
 def is_file(where: str) -> bool:
-    """Whether a name stands for a model in one file, as `find` takes it, and not for a work directory."""
+    """Whether a name stands for a model in one file, as `find` takes it, and not for a work directory.
+
+    Raises:
+      UserError: for a name of `SHIPPED` that is a work directory too.
+    """
+    if where in SHIPPED and (Path(where) / work_directory.RECORD_FILE).exists():
+        raise UserError(f"{where!r} is a model of the package and a work directory: write ./{where} for the latter")
     return where in SHIPPED or where.endswith(".safetensors")
 
 

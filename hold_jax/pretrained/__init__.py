@@ -49,6 +49,10 @@ class Pretrained:
     settings: SampleSettings
     step: int
 
+    def __getstate__(self) -> dict[str, Any]:
+        # Not the functions that are made at their first use, which cannot be pickled.
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
     @property
     def sde(self) -> LinearSDE:
         """The process that samples are drawn by."""
@@ -225,7 +229,7 @@ def _denoise(
     """D at the state with sufficient statistic y and all coordinates without information about the data at zero."""
     sde = static[0].sde
     t = kernels.time_of_noise(sde, sigma)
-    u = kernels.state_of(sde, y, jnp.zeros((*y.shape[:-1], sde.order - 1, y.shape[-1])), t)
+    u = kernels.state_of(sde, y, jnp.zeros((*y.shape[:-1], sde.order - 1, y.shape[-1]), y.dtype), t)
     return kernels.denoiser(sde, u, t, predictor(params, condition, None)(u, t))
 
 

@@ -19,7 +19,7 @@ class ProbabilityFlow(ode.Solver):
 
     With `adaptive` the solver chooses its steps, the same for the whole batch, whose error is the root mean square over
     all its numbers (as score_sde's), and uses only the ends of the grid. Otherwise it makes one step for each of the
-    grid. Attributes and errors are those of `numerics.ode.Solver`.
+    grid. Differentiable in forward mode alone (`jax.jvp`). Attributes and errors are those of `numerics.ode.Solver`.
     """
 
     deterministic = True
