@@ -7,7 +7,7 @@ from hold_jax.samplers.euler_maruyama import EulerMaruyama
 from hold_jax.samplers.grids import GRIDS
 from hold_jax.samplers.heun import Heun
 from hold_jax.samplers.lie_trotter import LieTrotter
-from hold_jax.samplers.loop import Sampler
+from hold_jax.samplers.loop import Sampler, Trajectory
 from hold_jax.samplers.multistep import Multistep, ddim, dpmpp_2m, dpmpp_3m, gaussian_fitted, unipc
 from hold_jax.samplers.poisson_midpoint import PoissonMidpoint
 from hold_jax.samplers.predictor_corrector import PredictorCorrector
@@ -35,6 +35,7 @@ __all__ = [
     "Samples",
     "Splitting",
     "Strang",
+    "Trajectory",
     "ddim",
     "dpmpp_2m",
     "dpmpp_3m",
