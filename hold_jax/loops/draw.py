@@ -222,7 +222,7 @@ def _class_number(model: Model, label: int | str | None) -> int:
         return names.index(str(label))
     if isinstance(label, str) and names:
         require_choice("label", label, names)
-    known = isinstance(label, int) and 0 <= label < classes
+    known = isinstance(label, int | np.integer) and 0 <= label < classes
     require(known, "label", label, f"a class, 0 to {classes - 1}, or None")
     return int(label)
 

@@ -372,7 +372,8 @@ def test_a_class_has_a_name_too():
     def of(label):
         return draw_labels(named, small.sample_settings(label=label), jnp.arange(2)).tolist()
 
-    assert [of(label) for label in ("ant", "bird", "7", 7, 1)] == [[0, 0], [1, 1], [2, 2], [2, 2], [1, 1]]
+    labels = ("ant", "bird", "7", 7, 1, np.int64(1))
+    assert [of(label) for label in labels] == [[0, 0], [1, 1], [2, 2], [2, 2], [1, 1], [1, 1]]
     with pytest.raises(UserError, match=r"`sampling.label` is 'bard' \(did you mean 'bird'\?\)"):
         make_draw(named, small.sample_settings(label="bard"), EIGHT)
     with pytest.raises(UserError, match=r"`sampling.label` is 'ant'; it must be a class, 0 to 2, or None"):
