@@ -360,9 +360,8 @@ def test_samples_of_standardized_vectors_are_in_the_datas_units(points):
     ],
 )
 def test_what_cannot_be_drawn_is_named_before_compilation(changes, message):
-    settings = small.sample_settings(**changes)
     with small.compilations() as found, pytest.raises(UserError, match=message):
-        make_draw(POINTS, settings, EIGHT)
+        make_draw(POINTS, small.sample_settings(**changes), EIGHT)
     assert sum(found) < 2.0  # host-side constants at most
 
 
