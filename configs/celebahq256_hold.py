@@ -12,7 +12,8 @@ the set has no test split). Of CelebAMask-HQ's archive the folder CelebA-HQ-img 
 them into PATH/train and the rest into PATH/test; they are scaled as they are read. A set prepared elsewhere as
 array_record is the default, tfds:celeb_a_hq/256.
 
-Any order: --config.sde.order=4. Hardware: 8 large GPUs or a TPU slice, with --config.model.dtype=bfloat16.
+Any order: --config.sde.order=4; another process, or an end time of your own, with --config.sde.sigma_max=None too.
+Hardware: 8 large GPUs or a TPU slice, with --config.model.dtype=bfloat16.
 """
 
 from hold_jax.app import config as base

@@ -341,7 +341,7 @@ def paper_poisson_midpoint() -> str:
 
     lines = [["ancestral", *cells(sampler="ancestral")]]
     for base, k in itertools.product(("denoiser", "score"), (4, 16, 40)):
-        note = {("denoiser", 16): " (the default)", ("score", 4): ""}.get((base, k), "")
+        note = " (the default)" if (base, k) == ("denoiser", 16) else ""
         lines.append([f"{base} held, K = {k}{note}", *cells(base=base, spacing="uniform", K=k)])
     return table(["", *(f"n = {n}: {', '.join(map(str, calls))} calls" for n in orders)], lines)
 

@@ -61,6 +61,17 @@ class ConditionEncoder:
         """The fields that the network was trained without, some of the time."""
         return tuple(name for name, rate in zip(FIELDS, self.dropout, strict=True) if rate > 0)
 
+    @property
+    def largest_label(self) -> int:
+        """The largest label: the null class `num_classes`, if labels have dropout, for otherwise it is not trained."""
+        return max(0, self.num_classes - ("label" not in self.droppable))
+
+    @property
+    def labels_in_words(self) -> str:
+        """The labels that are allowed."""
+        none = f", or {self.num_classes} for none" if "label" in self.droppable else ""
+        return f"classes from 0 to {max(0, self.num_classes - 1)}{none}"
+
     def check(self, argument: str, condition: Condition) -> None:
         """Checks shapes and types of conditions in data units, and the values of NumPy arrays.
 
@@ -98,11 +109,9 @@ class ConditionEncoder:
             require(fits and is_kind(array.dtype), where, f"{array.dtype}{list(array.shape)}", expected)
             if isinstance(array, np.ndarray) and array.size:
                 require(bool(np.isfinite(array).all()), where, "not finite", "finite")
-                low, high = (int(array.min()), int(array.max())) if name == "label" else (0, 0)
-                most = self.num_classes - (name not in self.droppable)  # without dropout the row of none is not trained
-                allowed = f"classes from 0 to {self.num_classes - 1}"
-                allowed += f", or {most} for none" if most == self.num_classes else ""
-                require(0 <= low <= high <= most, where, f"from {low} to {high}", allowed)
+            if name == "label" and isinstance(array, np.ndarray) and array.size:
+                low, high = int(array.min()), int(array.max())
+                require(0 <= low <= high <= self.largest_label, where, f"from {low} to {high}", self.labels_in_words)
 
     def encode(self, condition: Condition) -> Condition:
         """Returns conditions in the network's range; those that are not given, or that it does not take, are None.
@@ -131,7 +140,7 @@ class ConditionEncoder:
         if name == "label":
             return jnp.full((size,), self.num_classes, jnp.int32)
         inner = self.size if name == "picture" else ()
-        return jnp.zeros((size, *inner, self._shape(name)[-1] + 1))
+        return jnp.zeros((size, *inner, self._shape(name)[-1] + 1), jnp.float32)
 
     def without(self, condition: Condition, names: Sequence[str], size: int) -> Condition:
         """Returns the conditions of a batch of `size` with the fields `names` null."""
@@ -162,10 +171,11 @@ class ConditionEncoder:
         for i, name in enumerate(self.droppable):
             array = require_given(f"condition.{name}", getattr(encoded, name), "given in training")
             size = array.shape[0]
-            draw = jax.random.uniform(key, (size,))
+            draw = jax.random.uniform(key, (size,), jnp.float32)
             if i:
-                own = jax.random.uniform(jax.random.fold_in(key, i), (size,))
-                draw = jnp.where(jax.random.bernoulli(jax.random.fold_in(key, 0), 0.5, (size,)), own, draw)
+                own = jax.random.uniform(jax.random.fold_in(key, i), (size,), jnp.float32)
+                alone = jax.random.bernoulli(jax.random.fold_in(key, 0), jnp.float32(0.5), (size,))
+                draw = jnp.where(alone, own, draw)
             drop = (draw < self.dropout[FIELDS.index(name)]).reshape(-1, *(1,) * (array.ndim - 1))
             values[name] = jnp.where(drop, self.null(name, size), array)
         return dataclasses.replace(encoded, **values)

@@ -187,8 +187,9 @@ class Model:
           params: of the network.
           condition: in data units, a `Condition` or a dictionary of its fields: `label` (B,) int32, `picture`
             (B, H, W, C) uint8 or float, `vector` (B, k) float. A condition that the network takes must be given, unless
-            it has dropout: then None stands for the null condition. Class `num_classes` is the null class. Labels for a
-            network without classes are ignored, because every batch of data has labels.
+            it has dropout: then None stands for the null condition. With dropout of labels class
+            `num_classes` is the null class. Labels for a network without classes are ignored, because every batch of
+            data has labels.
           dropout: in training, the key for the dropout of the network and of the conditions; None otherwise.
           guidance: scale, () or (B,), of classifier-free guidance (`guidance.classifier_free`), at one network call of
             twice the batch; None: no guidance. The unconditional half is without all conditions that have dropout.

@@ -13,6 +13,7 @@ from training.small import quick_compilation  # noqa: F401
 from hold_jax import guidance, kernels, likelihood, losses, samplers, sde
 from hold_jax.autoguided import Autoguided
 from hold_jax.condition import Condition, as_condition
+from hold_jax.condition_encoder import ConditionEncoder
 from hold_jax.data import Statistics
 from hold_jax.errors import UserError
 from hold_jax.model import Model
@@ -299,6 +300,26 @@ def test_what_does_not_fit_is_named(act, message):
     with pytest.raises(UserError) as caught:
         act()
     assert str(caught.value) == message
+
+
+def test_pictures_and_vectors_need_neither_classes_nor_dropout():
+    encoder = ConditionEncoder(0, (2, 2, 1), (), (), (0.0, 0.0), (1.0, 1.0), (2, 2), (0.0, 0.0, 0.0))
+    given = Condition(picture=np.zeros((5, 2, 2, 1), np.uint8), vector=np.zeros((5, 2), np.float32))
+    encoder.check("condition", given)
+    with pytest.raises(UserError, match=r"`condition\.vector` is 'not finite'"):
+        encoder.check("condition", dataclasses.replace(given, vector=np.full((5, 2), np.inf, np.float32)))
+
+
+def test_conditions_are_float32_with_x64_too():
+    encoder = ConditionEncoder(0, (2, 2, 1), (), (), (0.0, 0.0), (1.0, 1.0), (2, 2), (0.0, 0.5, 0.5))
+    given = Condition(picture=np.zeros((5, 2, 2, 1), np.uint8), vector=np.zeros((5, 2), np.float32))
+    plain = encoder.drop(encoder.encode(given), jax.random.key(0))
+    with jax.enable_x64(True):
+        dropped = encoder.drop(encoder.encode(given), jax.random.key(0))
+        null = encoder.without(encoder.encode(given), ("picture", "vector"), 5)
+        found = [dropped.picture, dropped.vector, null.picture, null.vector]
+        assert {array.dtype for array in found} == {jnp.dtype("float32")}
+        np.testing.assert_array_equal(dropped.vector, plain.vector)
 
 
 def test_conditions_must_be_as_many_as_examples():

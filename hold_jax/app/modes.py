@@ -144,8 +144,8 @@ def score(this: Experiment) -> None:
     """Reports the test loss, distances of samples to the data and, if chosen, bits per dimension."""
     config, path, found = this.config, this.path, this.model_run
     workdir.require_writable(path)
-    chosen = config.sampling.checkpoint
-    require(chosen is None, "sampling.checkpoint", chosen, "None to evaluate: set eval.checkpoints")
+    if config.sampling.checkpoint is not None:
+        distributed.say(f"sampling.checkpoint is for samples; evaluated: eval.checkpoints = {config.eval.checkpoints}")
     loss, settings = build.loss(config), build.evaluation(config)
     sampling = dataclasses.replace(build.sampling(config), frames=0)
     model = prepare.model(config, found.data_shape, found.num_classes, build.statistics(found))

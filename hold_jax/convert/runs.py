@@ -99,7 +99,11 @@ def settings(source: Source, path: Path, arguments: Sequence[str] = ()) -> Confi
     given = flags.read(chosen[-1] if chosen else file, changes)
     made = {} if chosen or isinstance(source.config, str) else flat_values(source.config(path))
     of_source = {key: value for key, value in source.changes.items() if key not in given.flags}
-    return Config().changed(made | given.values | of_source)
+    start = Config().changed(made)
+    lost = constructors.without_options_of(start, given.values)
+    if given.values.get("sde.T") is not None:
+        lost["sde.sigma_max"] = None  # which is another way to say the end
+    return start.changed(lost | given.values | of_source)
 
 
 def read(source: Source, path: Path, config: Config) -> Imported:

@@ -16,7 +16,8 @@ from hold_jax.runtime import storage
 
 # A picture of a zip archive that declares more bytes than this is taken as unreadable.
 _LARGEST_MEMBER_BYTES = 1 << 30
-_IGNORED = "__MACOSX"  # resource forks, which macOS adds to zip archives
+# Resource forks, which macOS adds to zip archives; what file systems have at the root of a disk, closed to most users.
+_IGNORED = ("__MACOSX", "lost+found", "System Volume Information", "$RECYCLE.BIN")
 
 
 class Root(Protocol):
@@ -213,4 +214,4 @@ def opened(file: File | Path) -> Iterator[BinaryIO]:
 
 
 def _hidden(name: str) -> bool:
-    return name.startswith(".") or name == _IGNORED
+    return name.startswith(".") or name in _IGNORED

@@ -28,7 +28,8 @@ class BestCheckpoint(contextlib.AbstractContextManager):
         if jax.process_count() > 1:  # all decide alike, and process 0 writes to the file only after all have read it
             self._least = float(distributed.gather(repr(self._least))[0])
         self._checkpoints = Checkpoints.open(workdir, folder=BEST_FOLDER)
-        # Of steps that are taken again, perhaps otherwise. Orbax writes no step before one that is there.
+        # Checkpoints of steps after `start`, which are trained again, perhaps with another result. Orbax writes no step
+        # before one that is there.
         self._later = [step for step in self._checkpoints.steps() if step > start]
         if self._later:
             self._least = math.inf  # the state of that loss is not there any more

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from hold_jax.condition import FIELDS, Condition, conditions_of
+from hold_jax.condition_encoder import ConditionEncoder
 from hold_jax.data import Dataset
 from hold_jax.data import conditions as arrays
 from hold_jax.errors import UserError, require
@@ -98,7 +99,7 @@ def of_file(model: Model, path: Path) -> Conditions:
     require(storage.is_file(path), where, str(path), "a .npz file with the arrays label, picture or vector")
     try:
         archive = Npz(io.BytesIO(storage.read(path)), _LIMIT_BYTES)
-        found = _read(archive, f"`{where}` is {str(path)!r}", model.network.num_classes)
+        found = _read(archive, f"`{where}` is {str(path)!r}", model.conditions)
     except (OSError, NpzError) as error:
         raise UserError(f"`{where}` {path} cannot be read: {error}") from None
     condition = Condition(**found)
@@ -106,7 +107,7 @@ def of_file(model: Model, path: Path) -> Conditions:
     return of_arrays(condition)
 
 
-def _read(archive: Npz, where: str, num_classes: int) -> dict[str, np.ndarray]:
+def _read(archive: Npz, where: str, encoder: ConditionEncoder) -> dict[str, np.ndarray]:
     keys = [name for name in FIELDS if name in archive]
     if not keys:
         raise UserError(f"{where}; it must hold arrays named {', '.join(FIELDS)}; it holds {archive.describe()}")
@@ -118,10 +119,10 @@ def _read(archive: Npz, where: str, num_classes: int) -> dict[str, np.ndarray]:
     if "label" in keys:
         label = archive.read("label")
         fits = label.ndim == 1 and np.issubdtype(label.dtype, np.integer) and len(label) == num > 0
-        if not fits or label.min() < 0 or label.max() > num_classes:
+        if not fits or label.min() < 0 or label.max() > encoder.largest_label:
             raise UserError(
-                f"{where}; array label is {label.dtype}{list(label.shape)}; it must be {num:,} integers from 0 to "
-                f"{num_classes}, {num_classes} for no class"
+                f"{where}; array label is {label.dtype}{list(label.shape)}; it must be {num:,} integers, "
+                f"{encoder.labels_in_words}"
             )
         found["label"] = label.astype(np.int32)
     return found

@@ -110,7 +110,7 @@ class Evaluator:
         jax.eval_shape(loss, params, _abstract(self.test, 1))
         if settings.num_samples != 0:
             shown = len(self.test.shape) == 3 and settings.neighbors
-            if settings.stats is None or shown or self.test.shape == (2,):
+            if (self.networks and settings.stats is None) or shown or self.test.shape == (2,):
                 self.load_train()  # `compare` needs them, when the samples are drawn already
             index = np.arange(self.sampling.batch_size, dtype=np.int32)
             given = conditions.of_data(self.model, self.test).of(index)

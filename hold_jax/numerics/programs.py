@@ -6,7 +6,6 @@ compile, each time. `run` compiles once per `eps_fn` and settings, and frees the
 
 import dataclasses
 import functools
-import inspect
 import types
 import weakref
 from collections.abc import Callable, Hashable
@@ -33,7 +32,8 @@ def run(
     variables that `inner` captures are read when it is traced. If such a variable, or an attribute of a captured
     object, is replaced by another object, `inner` is traced again. So it is for the variables of the functions that it
     captures (as `parameterization.eps_function` captures a network) and of those of its own module that it calls. A
-    change in place (`params["w"] = ...`) is not noticed.
+    change in place (`params["w"] = ...`) is not noticed. A variable that these functions assign themselves, such as a
+    count of calls, makes every call compile.
 
     Args:
       function: a pure function; pass the same object at each call.
@@ -108,13 +108,24 @@ def _reads(inner: Callable[..., Any]) -> _Reads | None:
     objects: list[Any] = []
     functions = [first]
     for function in functions:  # a list that grows
-        found = inspect.getclosurevars(function)
-        objects += [*found.nonlocals.values(), *found.globals.values()]
-        captured = [f for f in map(_function_of, found.nonlocals.values()) if f]
-        called = [f for f in map(_function_of, found.globals.values()) if f and f.__globals__ is function.__globals__]
+        cells = [cell.cell_contents for cell in function.__closure__ or () if _is_assigned(cell)]
+        names = [name for name in function.__code__.co_names if name in function.__globals__]
+        variables = [function.__globals__[name] for name in names]
+        objects += cells + variables
+        captured = [f for f in map(_function_of, cells) if f]
+        called = [f for f in map(_function_of, variables) if f and f.__globals__ is function.__globals__]
         functions += [f for f in captured + called if f not in functions]
     attributes = [value for o in objects if _is_mutable(o) for value in vars(o).values()]
     return _Reads(objects + attributes)
+
+
+def _is_assigned(cell: types.CellType) -> bool:
+    """Whether a captured variable has a value: it may be assigned in one branch alone."""
+    try:
+        _ = cell.cell_contents
+    except ValueError:
+        return False
+    return True
 
 
 def _function_of(value: Any) -> types.FunctionType | None:

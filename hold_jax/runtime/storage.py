@@ -174,7 +174,7 @@ def writing(path: Path, *, sync: bool = True) -> Iterator[BinaryIO]:
 
 def _name_file(error: BaseException, path: Path) -> None:
     """Gives an error its file, which `write` does not say where the disk is full."""
-    if isinstance(error, OSError) and error.filename is None:
+    if isinstance(error, OSError) and error.errno is not None and error.filename is None:
         error.filename = os.fspath(path)
 
 

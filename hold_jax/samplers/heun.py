@@ -18,8 +18,9 @@ class Heun(linear.LinearSampler):
 
     Attributes:
       s_churn: sum over the N steps of the relative increase of noise, gamma = s_churn / N; 0: algorithm 1,
-        deterministic. EDM's run of N + 1 steps has S_churn = s_churn (N + 1) / N. Neither the first step, which begins
-        at the noise of T, nor the final denoising raises the noise, as EDM's first and last steps do.
+        deterministic. EDM's run of N + 1 steps has S_churn = s_churn (N + 1) / N. EDM's first and last steps raise
+        the noise too, where S_min and S_max allow it; here the first step, which begins at the noise of T, and the
+        final denoising do not.
       s_min: least effective noise that is increased.
       s_max: largest effective noise that is increased.
       s_noise: standard deviation of the added noise, relative to that of the process.

@@ -192,6 +192,13 @@ def test_each_checkpoint_that_is_named_is_evaluated_in_turn(copied, trained):
     assert sorted(p.name for p in (copied / "eval").iterdir()) == ["step_10", "step_5"]
 
 
+@pytest.mark.slow
+def test_an_evaluation_says_that_the_checkpoint_of_samples_is_not_its_own(copied, capsys):
+    run_eval(config_of(sampling__checkpoint=5), str(copied))
+    assert "sampling.checkpoint is for samples; evaluated: eval.checkpoints = newest" in capsys.readouterr().err
+    assert [line["step"] for line in results(copied)] == [10]
+
+
 def test_samplers_are_tuned_in_the_first_features_and_the_others_are_not_made(trained, monkeypatch):
     def built(*_):
         raise AssertionError("a network of other features was made")
@@ -470,11 +477,6 @@ NOT_THIS_RUN = {
         run_eval,
         dict(eval__checkpoints="last"),
         "`eval.checkpoints` is 'last'; it must be newest, best, all, or steps like 10000,20000",
-    ),
-    "a checkpoint of samples to evaluate": (
-        run_eval,
-        dict(sampling__checkpoint="best"),
-        "`sampling.checkpoint` is 'best'; it must be None to evaluate: set eval.checkpoints",
     ),
     "features": (run_eval, dict(eval__features="pixels,inceptoin"), r"`eval.features` is 'inceptoin' .did you"),
     "Inception's weights": (run_eval, dict(eval__features="inception"), "Inception network cannot be fetched from"),

@@ -336,6 +336,22 @@ def test_a_class_that_cannot_be_listed_is_not_left_out(tmp_path, monkeypatch):
         picture_files.pictures(tmp_path / "train", None, None)
 
 
+def test_what_a_file_system_has_at_the_root_of_a_disk_is_no_class(tmp_path, monkeypatch):
+    for name in ("cat", "dog"):
+        for i in range(2):
+            save(tmp_path / f"{name}/{i}.png")
+    (tmp_path / "lost+found").mkdir()
+    scandir = os.scandir
+
+    def closed(path):
+        if Path(path).name == "lost+found":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    assert data.load(f"folder:{tmp_path}", split="train").num_classes == 2
+
+
 def test_all_damaged(tmp_path):
     (tmp_path / "train").mkdir()
     (tmp_path / "train" / "a.png").write_text("hello")

@@ -82,7 +82,10 @@ WRONG = {
     "another length": (dict(vector=VECTOR, label=np.zeros(4, int)), "array vector has 5 rows for 4 examples"),
     "a picture too": (dict(vector=VECTOR, picture=np.zeros((5, 2, 2), np.uint8)), "the network takes no picture"),
     "a wrong name": (dict(picture=VECTOR), "array picture is a vector: name it vector"),
-    "labels": (dict(vector=VECTOR, label=np.full(5, 7)), "array label is int64.5.; it must be 5 integers from 0 to 0"),
+    "labels": (
+        dict(vector=VECTOR, label=np.full(5, 7)),
+        "it must be 5 integers, classes from 0 to 0",
+    ),
     "no rows": (dict(vector=VECTOR[:0]), "array vector cannot be used"),
 }
 

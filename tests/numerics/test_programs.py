@@ -121,6 +121,22 @@ def test_a_changed_variable_of_a_called_function_is_seen(outer):
     assert outer.traces == 2
 
 
+def test_a_captured_variable_without_a_value_is_none_that_is_read(outer):
+    def make(flag):
+        if flag:
+            scale = 2.0
+
+        def network(x):
+            return x * (scale if flag else 1.0)
+
+        return lambda x: network(x)
+
+    inner = make(False)
+    for _ in range(2):
+        np.testing.assert_array_equal(programs.run(outer, inner, 1.0, X), X)
+    assert outer.traces == 1
+
+
 def test_methods_and_callable_objects_are_traced_at_each_call(outer):
     class Network:
         weight = 2.0

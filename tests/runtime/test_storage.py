@@ -216,6 +216,11 @@ def test_a_full_disk_is_named(tmp_path):
     assert list((tmp_path / "a").iterdir()) == []
 
 
+def test_an_error_of_words_keeps_them(tmp_path):
+    with pytest.raises(OSError, match=r"^cannot write mode F$"), storage.writing(tmp_path / "x"):
+        raise OSError("cannot write mode F")
+
+
 def test_a_folder_is_moved_whole(folder):
     storage.write(folder / "5" / "state" / "w", b"w")
     storage.write(folder / "5" / "m", b"m")
