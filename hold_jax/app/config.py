@@ -409,7 +409,7 @@ class EvalConfig:
     num_samples: int | None = whole(
         50_000,
         "[0, 1e8]",
-        "samples to compare with the data, 2 or more; None: as many as there are test examples; 0: none",
+        "samples to compare with data, 2 or more; None: as many as test examples; 0: none",
         optional=True,
     )
     features: str = text(
