@@ -80,9 +80,8 @@ def train(this: Experiment) -> None:
             loss = build.loss(config)
             model = prepare.model(config, data.shape, data.num_classes, build.statistics(record))
             start = None if source is None else initial.parameters(source, config, model)
-            given = build.conditions(
-                config, model, lambda: prepare.dataset(config, "test", data.shape, data.num_classes)
-            )
+            load_test = functools.partial(prepare.dataset, config, "test", data.shape, data.num_classes)
+            given = build.conditions(config, model, load_test)
             rate, held_out = build.learning_rate(config), prepare.held_out(config, data.shape, data.num_classes)
             trainer = Trainer(
                 model, loss, optimizer, data, settings, sampling,
@@ -177,9 +176,8 @@ def tune(this: Experiment) -> None:
     first = next(iter(names(config.eval.features)), "")
     require(bool(first), "eval.features", first, "the network in whose features samples are compared")
     (network,) = build.feature_networks(config.changed({"eval.features": first}), lambda: train, path)
-    given = build.conditions(
-        config, model, lambda: prepare.dataset(config, "test", found.data_shape, found.num_classes)
-    )
+    load_test = functools.partial(prepare.dataset, config, "test", found.data_shape, found.num_classes)
+    given = build.conditions(config, model, load_test)
     chosen = config.sampling.checkpoint
     ((step, params),) = packed.averages(config, model, path, None if chosen is None else [chosen])
     introduce(model, train, path, step=step)

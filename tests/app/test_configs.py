@@ -123,13 +123,15 @@ def test_experiments_build_with_every_process(name):
     own = (*BASELINES, "celebahq256_cld", "cifar10_edm", "imagenet64_edm", "cifar10_ve")
     for changes in () if name in own else PROCESSES:
         config = load(name)
-        config.sde.sigma_max = None  # of pictures of 256 x 256
+        if changes["name"] != "hold":
+            config.sde.sigma_max = None  # of hold, for pictures of 256 x 256
         config.sde.update(changes)
         if changes["name"] == "psld" and name == "cifar10_cld":
             # PSLD's last noise alone says too little of the data.
             config.model.parameterization = "signal"
+        given = {"sigma_max": config.sde.sigma_max} if changes["name"] == "hold" else {}
         assert build.model(typed(config), shape, num_classes).sde == constructors.SDES[changes["name"]](
-            **{k: v for k, v in changes.items() if k != "name"}
+            **{k: v for k, v in changes.items() if k != "name"}, **given
         )
 
 
