@@ -302,18 +302,20 @@ def compiled_programs() -> str:
     return table(head, lines)
 
 
-def fid_orders() -> str:
+def fid_orders(num: int = 10_000) -> str:
     """FID of one network at several orders."""
-    rows = results("fid_orders")["rows"]
-    names = dict.fromkeys((r["num"], r["calls"], r["sampler"]) for r in rows if r["order"])
+    rows = [r for r in results("fid_orders")["rows"] if r["order"] and r["num"] == num]
     lines = []
-    for num, calls, sampler in sorted(names):
-        found = {r["order"]: r for r in rows if (r["num"], r["calls"], r["sampler"]) == (num, calls, sampler)}
-        cells = [f"{found[n]['fid']:.1f} ± {found[n]['error']:.1f}" if n in found else "" for n in (1, 2, 3, 4)]
-        lines.append([f"{num:,}", calls, f"`{sampler.partition(':')[0]}`", *cells])
-    for row in (r for r in rows if not r["order"]):
-        lines.append([f"{row['num']:,}", "", "training pictures", f"{row['fid']:.1f}", "", "", ""])
-    return table(["samples", "calls", "sampler", "order 1", "order 2", "order 3", "order 4"], lines)
+    for calls, sampler in sorted({(r["calls"], r["sampler"]) for r in rows}):
+        found = {r["order"]: r for r in rows if (r["calls"], r["sampler"]) == (calls, sampler)}
+        cells = [error(found[n]["fid"], found[n]["error"], 1) if n in found else "" for n in ORDERS]
+        lines.append([calls, f"`{sampler.partition(':')[0]}`", *cells])
+    return table(["calls", "sampler", *(f"order {n}" for n in ORDERS)], lines)
+
+
+def fid_orders_of_500() -> str:
+    """The same, of 500 samples."""
+    return fid_orders(500)
 
 
 def training_rate() -> str:

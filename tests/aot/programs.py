@@ -96,7 +96,7 @@ def test_loss(devices: Devices) -> Compilable:
     def loss(params: Any, batch: dict[str, jax.Array]) -> jax.Array:
         return mean_loss(model, losses.bcsm_loss, params, batch, jax.random.key(0), train=False)
 
-    return jax.jit(loss, out_shardings=devices.replicated), (state_of(model, devices).params, batch_of(devices))
+    return devices.jit(loss, out_shardings=devices.replicated), (state_of(model, devices).params, batch_of(devices))
 
 
 def guided(devices: Devices) -> Compilable:
@@ -162,7 +162,7 @@ def features(devices: Devices, module: Any, shape: tuple[int, ...], dtype: Any) 
     size = PER_DEVICE * devices.mesh.size
     x = jax.ShapeDtypeStruct((size, *shape), dtype, sharding=devices.batch())
     params = jax.eval_shape(lambda: module.init(jax.random.key(0), jnp.zeros((1, *shape), dtype)))["params"]
-    apply = jax.jit(lambda p, x: module.apply({"params": p}, x), out_shardings=devices.replicated)
+    apply = devices.jit(lambda p, x: module.apply({"params": p}, x), out_shardings=devices.replicated)
     return apply, (on(devices.replicated, params), x)
 
 
