@@ -90,6 +90,7 @@ def program(config: Any, what: str, shape: tuple[int, ...], batch_size: int, dev
         seed=0,
         ema_decay=build.training(config).decay,
         accumulation_steps=t.accumulation_steps,
+        gradient_dtype=build.training(config).gradient_dtype,
     )
     if what == "start":
         return training.start, ()
@@ -113,7 +114,7 @@ def program(config: Any, what: str, shape: tuple[int, ...], batch_size: int, dev
         )
         return found.bpd, found.nfe
 
-    compiled = jax.jit(bits, out_shardings=devices.replicated)
+    compiled = devices.jit(bits, out_shardings=devices.replicated)
     return compiled, (params, spread(shape, np.uint8), spread((), np.int32))
 
 

@@ -23,6 +23,7 @@ import numpy as np
 from benchmarks.overhead import seconds
 from hold_jax.evaluation.inception_network import Inception
 from hold_jax.evaluation.inception_weights import from_state_dict, state_shapes
+from hold_jax.runtime.mesh import Devices
 
 
 def random_state() -> dict[str, np.ndarray]:
@@ -40,7 +41,7 @@ def random_state() -> dict[str, np.ndarray]:
 def ours(state: dict[str, np.ndarray], x: np.ndarray) -> Callable[[], jax.Array]:
     """Pictures to features by `hold_jax`, compiled."""
     params = jax.tree.map(jnp.asarray, from_state_dict(state))
-    apply = jax.jit(lambda params, x: Inception().apply({"params": params}, x)[0])
+    apply = Devices.all().jit(lambda params, x: Inception().apply({"params": params}, x)[0])
     return lambda: apply(params, x)
 
 

@@ -225,7 +225,7 @@ def check_peer(
     x = ours.images[:1].repeat(2, axis=0)
     noise = rng.standard_normal((2, *x.shape[1:-1], model.sde.order, x.shape[-1])).astype(np.float32)
 
-    @jax.jit
+    @Devices.all().jit
     def predict(params: Any, t: jax.Array) -> jax.Array:
         u = kernels.perturb(kernels.marginal(model.sde, t), x / np.float32(127.5) - 1, jnp.asarray(noise))
         return model.eps_fn(params)(u, t)[..., 0, :]

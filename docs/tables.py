@@ -283,9 +283,10 @@ def compiled_programs() -> str:
         gathered = sum(entry["bytes"] for kind, entry in sent.items() if kind.startswith("all-gather"))
         name = Path(row["config"]).stem
         kernels = row["kernels"]
+        changes = (f"`{change.removeprefix('--config.')}`" for change in row["changes"])
         lines.append(
             [
-                row["program"] if name == "cifar10_hold" else f"{row['program']}, `{name}`",
+                ", ".join([row["program"], *[f"`{name}`"] * (name != "cifar10_hold"), *changes]),
                 f"`{row['topology']}`",
                 row["dtype"],
                 row["batch_per_device"],

@@ -9,6 +9,7 @@ and times all; in float32 at full precision one can take minutes. Measured: docs
 """
 
 import functools
+import os
 from typing import Any
 
 import jax
@@ -21,8 +22,12 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 
 @functools.cache
 def options(platform: str) -> dict[str, Any] | None:
-    """Returns the `compiler_options` of `jax.jit` on a platform ("cpu", "gpu", "tpu"); None where there are none."""
-    found = _OPTIONS.get(platform)
+    """Returns the `compiler_options` of `jax.jit` on a platform ("cpu", "gpu", "tpu"), None where there are none.
+
+    An option that the environment's `XLA_FLAGS` names is the user's, and left out.
+    """
+    flags = os.environ.get("XLA_FLAGS", "")
+    found = {name: value for name, value in _OPTIONS.get(platform, {}).items() if name not in flags} or None
     try:
         jax.jit(lambda: 0).lower().compile(found)
     except jax.errors.JaxRuntimeError:  # an option that another version of XLA may not know

@@ -25,6 +25,12 @@ def test_an_option_of_another_version_is_left_out(monkeypatch):
     assert compilation.options.__wrapped__("cpu") is None
 
 
+def test_an_option_that_the_user_sets_is_left_to_the_user(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_gpu_enable_triton_gemm=true")
+    assert compilation.options.__wrapped__("gpu") is None
+    assert compilation.options.__wrapped__("cpu") == compilation.options("cpu")
+
+
 @pytest.mark.parametrize("jit, by_library", [(jax.jit, True), (Devices.all().jit, False)])
 def test_float32_convolutions_are_not_given_to_a_library(jit, by_library):
     text = jit(convolution).lower(X, KERNEL).compile().as_text()
