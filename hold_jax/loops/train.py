@@ -24,7 +24,7 @@ from hold_jax.loops.evaluate import loss_of_examples
 from hold_jax.loops.generate import picture
 from hold_jax.loops.introduction import introduce_training
 from hold_jax.model import Model
-from hold_jax.runtime import curves, distributed, pictures, storage
+from hold_jax.runtime import curves, distributed, flops, pictures, storage
 from hold_jax.runtime.log import METRICS_FILE, Log, Logs, MetricLog, OpenLog, read_jsonl
 from hold_jax.runtime.mesh import Devices
 from hold_jax.runtime.progress import Progress
@@ -212,8 +212,8 @@ class Trainer:
 
             feed = self._feed(devices, start)
             # Compiled ahead: a call with any other shape, type or sharding is an error, never a second compilation.
-            lowered = program.step.lower(state, self._abstract_batch(devices))
-            step_fn, flops = lowered.compile(), self._flops(lowered)
+            step = program.step.trace(state, self._abstract_batch(devices))
+            step_fn, operations = step.lower().compile(), flops.of_products(step.jaxpr) / per_call
             compiled = time.monotonic()
             best = stack.enter_context(BestCheckpoint(workdir, start)) if self.held_out is not None else None
             metric_log = log(workdir, start) if main else Logs([])
@@ -240,7 +240,7 @@ class Trainer:
                         reported = due(settings.log_every) or checkpointed
                         if reported or (first and start == 0):
                             values, skipped = window.close(step, checkpoints.latest())
-                            values |= self._rates(step, values, flops)
+                            values |= self._rates(step, values, operations)
                             line = {f"train/{name}": value for name, value in values.items()}
                             if best is not None and due(settings.checkpoint_every):
                                 found = self._held_out_loss(program.average(state), devices)
@@ -292,19 +292,13 @@ class Trainer:
             pictures.write_png(curves.draw(curves.grouped(losses)), workdir / "loss.png")
         return state
 
-    def _flops(self, lowered: Any) -> float | None:
-        """Returns the floating-point operations of one step on all devices, as XLA counts them; None if it does not."""
-        cost = lowered.cost_analysis()  # bodies of loops are counted once: one step of several, one part of a batch
-        flops = cost.get("flops", 0.0) if isinstance(cost, dict) else 0.0
-        return flops * self.settings.accumulation_steps if flops > 0 else None
-
-    def _rates(self, step: int, values: Mapping[str, float], flops: float | None) -> dict[str, float]:
+    def _rates(self, step: int, values: Mapping[str, float], operations: float) -> dict[str, float]:
         """Returns the learning rate of the last step, and the speed where it is known."""
         rates = {}
         if self.learning_rate is not None:
             rates["learning_rate"] = float(self.learning_rate(step - 1))
-        if flops is not None and "images_per_second" in values:
-            rates["tflops_per_second"] = flops * values["images_per_second"] / self.settings.batch_size / 1e12
+        if "images_per_second" in values:
+            rates["tflops_per_second"] = operations * values["images_per_second"] / self.settings.batch_size / 1e12
         return rates
 
     def _held_out_loss(self, params: Any, devices: Devices) -> dict[str, float]:

@@ -162,9 +162,10 @@ def test_the_log_has_the_learning_rate_and_the_speed(held_out):
     for line in found:
         if "train/images_per_second" in line:
             flops = line["train/tflops_per_second"] * 1e12 * 16 / line["train/images_per_second"]
-            # Two hidden layers of 16 units: a product has 2 n m operations forwards and 4 n m backwards.
+            # Two hidden layers of 16 units: a product has 2 n m operations forwards and 4 n m backwards. Twice as much
+            # again are the embedding of the noise and the small matrices of the process.
             products = 6 * 16 * (4 * 16 + 16 * 16 + 16 * 2)
-            assert products < flops < 12 * products
+            assert products < flops < 3 * products
 
 
 def test_training_writes_to_any_log_and_to_a_relative_path(tmp_path, monkeypatch):
