@@ -8,9 +8,9 @@ Stages, in order of worth; each command is a process of its own, so that one tha
 itself:
 
   modes      configs/digits_hold.py: train, go on, sample, eval, stats
-  compile    step, sampler and likelihood of --config, compiled for this machine: memory, FLOPs, the roofline
+  compile    step, sampler and likelihood of --config, compiled for this machine: memory and FLOPs
   speed      the step in bfloat16 and float32, over a measured matrix product, and beside PyTorch where it is installed
-  sampling   pictures a second of sampler and likelihood, and the memory in use at most
+  sampling   pictures a second of sampler and likelihood in bfloat16, and the memory in use at most
   inception  pictures a second of the Inception network
   profile    the operations that take most of the time of a step
   train      --fast, for the time that is left but a fifth; a second call goes on from there
@@ -185,7 +185,9 @@ def stages(args: argparse.Namespace, work: Path) -> list[Stage]:
         Stage("modes", 150, modes),
         Stage("compile", 180, [compiled]),
         Stage("speed", 150, [speed]),
-        Stage("sampling", 120, [[*part, "--part=sampling", *timed]]),
+        Stage(
+            "sampling", 120, [[*part, "--part=sampling", *timed, *([] if toy else ["--config.model.dtype=bfloat16"])]]
+        ),
         Stage("inception", 60, [inception]),
         Stage("profile", 90, [profile, [*part, "--part=profile"]]),
         Stage("train", 540, [train], again=True),

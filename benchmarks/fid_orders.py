@@ -7,8 +7,8 @@ any order. It is compiled once an order; the samplers' loops run in Python aroun
 other processes meanwhile. Calls include the final denoising; those of the Poisson midpoint are a mean.
 
 Each row is of --num samples, with the jackknife's standard error of another draw of samples, and the bias: how much
-more of it more samples would take (`metrics.frechet`). `data` is as many random training pictures. Compare figures at
-equal --num only.
+more of it more samples would take (`metrics.frechet`). `data` among the samplers is as many random training pictures;
+without it, and with --stats, the training data need not be there. Compare figures at equal --num only.
 """
 
 import argparse
@@ -43,7 +43,14 @@ from hold_jax.loops.tune import Network
 from hold_jax.metrics.frechet import frechet_jackknife, moments
 from hold_jax.runtime.mesh import Devices
 
-SAMPLERS = ["gaussian_fitted:log", "heun:karras", "dpmpp_2m:log", "poisson_midpoint (K=16):log", "lie_trotter:log"]
+SAMPLERS = [
+    "data",
+    "gaussian_fitted:log",
+    "heun:karras",
+    "dpmpp_2m:log",
+    "poisson_midpoint (K=16):log",
+    "lie_trotter:log",
+]
 PARTS = 4  # of the jackknife
 
 
@@ -55,7 +62,7 @@ def main() -> None:
     parser.add_argument("--stats", type=Path, help="statistics of the training data; without them they are computed")
     parser.add_argument("--orders", type=int, nargs="+", default=[1, 2, 3, 4])
     parser.add_argument("--calls", type=int, nargs="+", default=[20, 50, 10, 35], help="in the order of their worth")
-    parser.add_argument("--samplers", nargs="+", default=SAMPLERS, metavar="NAME:GRID")
+    parser.add_argument("--samplers", nargs="+", default=["data", *SAMPLERS], metavar="NAME:GRID")
     parser.add_argument("--num", type=int, default=10_000, help="samples of each row")
     parser.add_argument("--batch_size", type=int, default=2500, help="samples drawn at once")
     parser.add_argument("--processes", type=int, default=max(1, (os.cpu_count() or 1) - 2), help="for the distances")
@@ -65,14 +72,18 @@ def main() -> None:
 
     end = time.monotonic() + 60 * args.minutes
     trained = hold_jax.load(args.workdir)
-    train = build.dataset(trained.config, "train")
+    labels = [label for label in args.samplers if label != "data"]
     network = inception(args.inception) if args.inception else pixels(trained.model.statistics)
 
     def features(x: np.ndarray) -> np.ndarray:
         data = array_dataset("samples", "train", x, None, 0)
         return np.asarray(features_of(network, data, Devices.all(), per_device=250).values)
 
-    target = reference.load(args.stats, "stats").moments if args.stats else moments(features(train.source[:]))
+    @functools.cache
+    def pictures() -> Any:
+        return build.dataset(trained.config, "train").source
+
+    target = reference.load(args.stats, "stats").moments if args.stats else moments(features(pictures()[:]))
     settings = build.sampling(trained.config.changed({"sampling.frames": 0}))
 
     @functools.cache
@@ -119,9 +130,10 @@ def main() -> None:
             pending.append((row, pool.submit(frechet_jackknife, values, target, num_parts=PARTS)))
             collect(wait=False)
 
-        chosen = np.random.default_rng(0).permutation(len(train))[: args.num]
-        compare({"order": None, "sampler": "data", "calls": 0}, train.source[np.sort(chosen)], 0.0)
-        for calls, label, order in itertools.product(args.calls, args.samplers, args.orders):
+        if "data" in args.samplers:
+            chosen = np.random.default_rng(0).permutation(len(pictures()))[: args.num]
+            compare({"order": None, "sampler": "data", "calls": 0}, pictures()[np.sort(chosen)], 0.0)
+        for calls, label, order in itertools.product(args.calls, labels, args.orders):
             if time.monotonic() > end:
                 break
             began = time.monotonic()
@@ -139,7 +151,7 @@ def table(rows: list[dict[str, Any]], args: argparse.Namespace) -> str:
     cells = {(r["sampler"], r["order"], r["calls"]): f"{r['fid']:8.2f} +- {r['error']:<5.2f}" for r in rows}
     numbers = sorted(args.calls)
     lines = [f"{'sampler':<30}{'order':>5}" + "".join(f"{n:>11} calls" for n in numbers)]
-    for label, order in itertools.product(args.samplers, args.orders):
+    for label, order in itertools.product([label for label in args.samplers if label != "data"], args.orders):
         lines.append(f"{label:<30}{order:>5}" + "".join(f"{cells.get((label, order, n), '-'):>17}" for n in numbers))
     return "\n".join([*lines, f"{'data':<35}{cells.get(('data', None, 0), '-'):>17}"])
 

@@ -54,16 +54,18 @@ def theirs(state: dict[str, np.ndarray], x: np.ndarray) -> dict[str, Callable[[]
         print(f"pytorch-fid is not measured: {error}")
         return {}
     tensors = {name: torch.tensor(value) for name, value in state.items()}
-    pictures = torch.tensor(x).permute(0, 3, 1, 2)
+    device = "cuda" if jax.default_backend() == "gpu" else "cpu"
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False  # as ours
+    pictures = torch.tensor(x, device=device).permute(0, 3, 1, 2)
     functions = {}
     for name, layout in {"NCHW": torch.contiguous_format, "channels last": torch.channels_last}.items():
         with mock.patch.object(peer, "load_state_dict_from_url", return_value=tensors):
-            network = peer.InceptionV3([3]).eval().to(memory_format=layout)
+            network = peer.InceptionV3([3]).eval().to(device, memory_format=layout)
 
         def features(network: Any = network, layout: Any = layout) -> np.ndarray:
             with torch.inference_mode():
                 batch = (pictures / 255).contiguous(memory_format=layout)
-                return network(batch)[0][:, :, 0, 0].numpy()
+                return network(batch)[0][:, :, 0, 0].cpu().numpy()
 
         functions[f"pytorch-fid, {name}"] = features
     return functions

@@ -1,6 +1,6 @@
 """What everything around the network costs, as a share of a training step and of a sampler step.
 
-python -m benchmarks.overhead --config=configs/cifar10_hold.py --batch_size=4
+python -m benchmarks.overhead --config=configs/cifar10_small_hold.py --batch_size=8
 
 Two ratios, each from interleaved runs in one process:
 - training: perturbation, kernels, preconditioning and loss with a network that only sums its input,
@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from hold_jax import samplers
 from hold_jax.app import build
 from hold_jax.app.config import read
+from hold_jax.runtime.mesh import Devices
 from hold_jax.training.state import init_state
 from hold_jax.training.step import make_train_step, mean_loss
 
@@ -62,8 +63,9 @@ def main() -> None:
 
     model = build.model(config, args.shape, 0)
     loss, optimizer = build.loss(config), build.optimizer(config)
+    jit = Devices.all().jit  # with the options that training and sampling have
     state = jax.jit(functools.partial(init_state, model, optimizer, 0))()
-    step = jax.jit(make_train_step(model, loss, optimizer, ema_decay=0.999))
+    step = jit(make_train_step(model, loss, optimizer, ema_decay=0.999))
     x = jax.random.randint(jax.random.key(0), (args.batch_size, *args.shape), 0, 256).astype(jnp.uint8)
     batch = {"x": x, "label": jnp.zeros((args.batch_size,), jnp.int32)}
 
@@ -79,12 +81,12 @@ def main() -> None:
 
     bare = build.model(config, args.shape, 0)
     object.__setattr__(bare, "network", Trivial())
-    around = jax.jit(jax.grad(lambda p: mean_loss(bare, loss, p, batch, jax.random.key(1), train=True)))
+    around = jit(jax.grad(lambda p: mean_loss(bare, loss, p, batch, jax.random.key(1), train=True)))
 
     sampler = samplers.SAMPLERS[args.sampler]()
     shape = (args.batch_size, *args.shape)
 
-    @jax.jit
+    @jit
     def drawn(params):
         return samplers.sample(
             sampler,
@@ -98,7 +100,7 @@ def main() -> None:
 
     blocks = model.parameterization(model.sde, jnp.float32(1.0), model.sigma_data).c_in.shape[-2]
 
-    @jax.jit
+    @jit
     def called(params):
         def call(inputs, level):
             level = jnp.broadcast_to(level, (args.batch_size,))

@@ -1,7 +1,8 @@
 """Samplers on trained models: Frechet distance to the data against network calls, one work directory an order.
 
 for n in 1 2 3 4; do
-  python main.py --config=configs/digits_hold.py --mode=train --workdir=runs/digits$n --config.sde.order=$n
+  python main.py --config=configs/digits_hold.py --mode=train --workdir=runs/digits$n --config.sde.order=$n \
+    --config.model.parameterization=gaussian
 done
 python -m benchmarks.samplers_trained --workdirs runs/digits1 runs/digits2 ... \
   --output=docs/results/samplers_digits.json

@@ -78,7 +78,9 @@ def samplers_mixture() -> None:
     for data, panel in zip(("8 unequal modes", "25-mode grid"), axes[0], strict=True):
         for key, style in STYLES.items():
             found = {
-                r["calls"]: r["sliced_wasserstein_over_floor"] for r in rows if (r["sampler"], r["data"]) == (key, data)
+                r["calls"]: r["sliced_wasserstein_over_floor"]
+                for r in rows
+                if (r["sampler"], r["data"], r["grid"], r["order"]) == (key, data, "log", 3)
             }
             if found:
                 line(panel, calls, [found[c] for c in calls], style, SHOWN[key].replace("`", ""))
@@ -94,7 +96,8 @@ def samplers_digits() -> None:
     figure, axes = panels(len(ORDERS))
     for n, panel in zip(ORDERS, axes[0], strict=True):
         for key, style in STYLES.items():
-            found = {r["calls"]: r["frechet"] for r in rows if (r["sampler"], r["order"]) == (key, n) and "calls" in r}
+            at = (key, n, "log")
+            found = {r["calls"]: r["frechet"] for r in rows if (r["sampler"], r["order"], r.get("grid")) == at}
             if found:
                 line(panel, calls, [found[c] for c in calls], style, SHOWN[key].replace("`", ""))
         calls_axis(panel, calls, f"order {n}", "squared Frechet distance" if n == 1 else "")

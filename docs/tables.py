@@ -88,12 +88,12 @@ def samplers_gaussian() -> str:
 def samplers_mixture() -> str:
     """Sliced Wasserstein distance over that of a second draw of data."""
     rows = results("samplers_mixture")
-    kinds, calls = ("8 unequal modes", "25-mode grid"), (10, 20, 50)
+    kinds, calls, at = ("8 unequal modes", "25-mode grid"), (10, 20, 50), {"order": 3, "grid": "log"}
     names = [key for key in SHOWN if any(row["sampler"] == key for row in rows)]
     cells = (
         [SHOWN[key]]
         + [
-            f"{only(rows, sampler=key, data=k, calls=c)['sliced_wasserstein_over_floor']:.1f}"
+            f"{only(rows, **at, sampler=key, data=k, calls=c)['sliced_wasserstein_over_floor']:.1f}"
             for k in kinds
             for c in calls
         ]
@@ -108,7 +108,8 @@ def samplers_digits() -> str:
     calls = (10, 20, 50)
     names = [key for key in SHOWN if any(row["sampler"] == key for row in rows)]
     cells = (
-        [SHOWN[key], *(f"{only(rows, sampler=key, order=n, calls=c)['frechet']:.2f}" for n in (1, 3) for c in calls)]
+        [SHOWN[key]]
+        + [f"{only(rows, sampler=key, order=n, calls=c, grid='log')['frechet']:.2f}" for n in (1, 3) for c in calls]
         for key in names
     )
     return table(["calls", *(f"order {n}, {c}" for n in (1, 3) for c in calls)], cells)

@@ -86,5 +86,12 @@ def test_the_reader_sees_a_bfloat16_sum_and_a_call_of_the_host():
     def sums(x):
         return jax.lax.reduce(x, jax.numpy.bfloat16(0), jax.lax.add, (0,))
 
-    text = jax.jit(sums).trace(x).lower(lowering_platforms=("tpu",)).compile().as_text()
-    assert hlo.bfloat16_sums(text)
+    def says(x):
+        jax.debug.callback(lambda value: None, sums(x))
+        return x
+
+    def text(function):
+        return jax.jit(function).trace(x).lower(lowering_platforms=("tpu",)).compile().as_text()
+
+    assert hlo.bfloat16_sums(text(sums))
+    assert not hlo.host_traffic(text(sums)) and hlo.host_traffic(text(says))
