@@ -9,7 +9,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from tqdm import tqdm
 
-from hold_jax.errors import require
+from hold_jax.errors import require, require_whole
 from hold_jax.langevin import space as spaces
 from hold_jax.langevin.algorithm import Position, State, Target, advance, check, start
 from hold_jax.langevin.dynamics import Dynamics
@@ -107,11 +107,16 @@ def adapt(
     """
     goal = (0.574 if order == 1 else 0.9) if target_acceptance is None else target_acceptance
     require(0 < goal < 1, "target_acceptance", target_acceptance, "between 0 and 1")
-    require(num_steps >= 10 * _PARTS, "num_steps", num_steps, f"at least {10 * _PARTS}")
+    num_steps, num_chains = (
+        require_whole("num_steps", num_steps, 10 * _PARTS),
+        require_whole("num_chains", num_chains, 1),
+    )
     require(0 < step_size < _LARGEST, "step_size", step_size, f"a positive number below {_LARGEST}")
-    require(num_chains >= 1, "num_chains", num_chains, "a whole number >= 1")
     dynamics, method = Dynamics(order, gammas, xi), Metropolis()
     target = Target(log_density, None, None)
+    if stacked:
+        sizes = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(position)}
+        require(sizes == {(num_chains,)}, "position", f"of leading axes {sizes}", f"of {num_chains} chains (`stacked`)")
     first = jax.tree.map(lambda leaf: leaf[0], position) if stacked else position
     flat, _ = ravel_pytree(check(target, first))
     table = method.table(dynamics, _LARGEST)
@@ -127,7 +132,7 @@ def adapt(
 
     def step(carry: tuple, key: jax.Array) -> tuple:
         states, average, scale = carry
-        c = table(jnp.exp(average.log_step))
+        c = jax.tree.map(lambda a: a.astype(flat.dtype), table(jnp.exp(average.log_step)))
 
         def one(state: State, key: jax.Array) -> tuple:
             noise_key, clock_key = jax.random.split(key)
@@ -145,6 +150,8 @@ def adapt(
     begin_key, key = jax.random.split(key)
     keys = jax.random.split(begin_key, num_chains)
     states = jax.jit(jax.vmap(begin, in_axes=(0 if stacked else None, 0)))(position, keys)
+    finite = all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves((states.position, states.start)))
+    require(finite, "position", "not finite, or its density", "finite in every chain")
     variance = np.eye(flat.size) if dense else np.ones(flat.size)
     scale = jnp.asarray(variance, flat.dtype)
     states = renew(states, scale, keys)

@@ -99,8 +99,8 @@ class Algorithm(NamedTuple):
     Attributes:
       init: (position, key) -> State of one chain.
       step: (key, State) -> (State, Info) of one chain.
-      step_chains: (key, State) -> (State, Info) with a leading axis of chains. Each chain has noise of its own, and
-        all have the same random clock, so that the Poisson midpoint method evaluates no gradient without an event.
+      step_chains: (key, State) -> (State, Info) with a leading axis of chains, each with random numbers of its own; but
+        those of the Poisson midpoint method have one random clock, so that no gradient is evaluated without an event.
     """
 
     init: Callable[..., State]
@@ -177,6 +177,8 @@ def langevin(
     """
     known = log_density is not None or gradient is not None
     require(known, "log_density", log_density, "a function, unless `gradient` is given")
+    if isinstance(step_size, (np.ndarray, jax.Array)) and not step_size.ndim and not isinstance(step_size, Tracer):
+        step_size = float(step_size)
     positive = isinstance(step_size, (int, float, np.floating)) and 0 < step_size < np.inf
     require(positive, "step_size", step_size, "a positive number")
     require_choice("method", method, METHODS)
@@ -227,8 +229,8 @@ def langevin(
     def step_chains(rng_key: jax.Array, state: State) -> tuple[State, Info]:
         noise_key, clock_key = jax.random.split(rng_key)
         keys = jax.random.split(noise_key, state.step.shape[0])
-        # A Metropolis test must be a chain's own: chains that accept together would not be independent.
-        if chosen.metropolis:
+        # Chains that accept together, or share a random midpoint, would not be independent.
+        if not chosen.shared_clock:
             return jax.vmap(one)(keys, state, jax.random.split(clock_key, state.step.shape[0]))
         return jax.vmap(one, in_axes=(0, 0, None))(keys, state, clock_key)
 
@@ -271,15 +273,16 @@ def advance(
         acceptance_rate=jnp.ones((), flat.dtype) if done.acceptance is None else done.acceptance,
         temperature=jnp.mean(jnp.square(moments)),
     )
-    return State(unravel(flat + space.push(done.u[0])), done.u[1:], end, state.step + 1), info
+    return State(unravel((flat + space.push(done.u[0])).astype(flat.dtype)), done.u[1:], end, state.step + 1), info
 
 
 def _evaluate(target: Target, space: Space, position: Position, *level: jax.Array) -> Evaluate:
     flat, unravel = ravel_pytree(position)
 
     def evaluate(z: jax.Array) -> Force:
-        value, gradient = target.force(unravel(flat + space.push(z)), *level)
-        return Force(value, space.pull(ravel_pytree(gradient)[0]))
+        value, gradient = target.force(unravel((flat + space.push(z)).astype(flat.dtype)), *level)
+        # A gradient, a level or a map of another type must not change that of the chain.
+        return Force(value, space.pull(ravel_pytree(gradient)[0].astype(flat.dtype)).astype(flat.dtype))
 
     return evaluate
 

@@ -153,7 +153,7 @@ class _Watch:
             earlier = f"between steps {self._step} and {step}"
             raise UserError(
                 f"`step_size` is too large for this density: chain {chain} left the finite numbers {earlier}; "
-                "it must be smaller, e.g. half"
+                "it must be smaller, e.g. half, if the gradient is finite everywhere"
             )
         self._step = step
 
@@ -169,5 +169,6 @@ class _Watch:
             chain = int(np.argmax(wild))
             raise UserError(
                 f"`step_size` is too large for this density: chain {chain} diverges (mean square of its velocities "
-                f"{late[chain]:.3g}, which is 1 under the target); it must be smaller, e.g. half"
+                f"{late[chain]:.3g}, which is 1 under the target); it must be smaller, e.g. half, or, from a start "
+                "far out, the run longer"
             )

@@ -51,7 +51,7 @@ class Dynamics:
         whole = isinstance(self.order, numbers.Integral) and not isinstance(self.order, bool)
         require(whole and 1 <= self.order <= MAX_ORDER, "order", self.order, f"a whole number from 1 to {MAX_ORDER}")
         gammas, xi = critical_damping(self.order)
-        gammas = tuple(float(g) for g in (gammas if self.gammas is None else self.gammas))
+        gammas = tuple(float(g) for g in np.atleast_1d(gammas if self.gammas is None else self.gammas))
         xi = float(xi if self.xi is None else self.xi)
         positive = len(gammas) == self.order - 1 and all(0 < g < np.inf for g in gammas)
         require(positive, "gammas", self.gammas, f"{self.order - 1} positive numbers at order {self.order}")

@@ -43,6 +43,9 @@ class Method(abc.ABC):
     metropolis: ClassVar[bool] = False
     """Whether the step is exact by a Metropolis test."""
 
+    shared_clock: ClassVar[bool] = False
+    """Whether all chains of `step_chains` have one clock: it saves gradients, but makes the chains dependent."""
+
     @abc.abstractmethod
     def coefficients(self, dynamics: Dynamics, h: float) -> Any:
         """A tree of float64 host arrays for the step size h."""
@@ -57,7 +60,7 @@ class Method(abc.ABC):
         """The number of standard normals a step needs for each coordinate of the position."""
 
     def clock(self, key: jax.Array) -> Any:
-        """The random choices of a step that are not Gaussian; `sample` gives all chains the same."""
+        """The random choices of a step that are not Gaussian; see `shared_clock`."""
         del key
         return None
 

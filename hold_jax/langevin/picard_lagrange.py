@@ -33,7 +33,8 @@ class PicardLagrange(Method):
     u(c_j h) = e^{A c_j h} u + sum_k W_jk f(z(c_k h)) + N_j, W_jk = int_0^{c_j h} e^{A (c_j h - s)} k l_k(s) ds, with
     l_k the Lagrange polynomials and N the exact noise, joint over the nodes. The first sweep starts from the force
     at the step's start, held; each later one evaluates the force at every node but the start.
-    1 + (nodes - 1) (sweeps - 1) gradients a step. Bias of first order for one sweep, of second for two.
+    1 + (nodes - 1) (sweeps - 1) gradients a step. On Gaussian targets the
+    bias is of first order for one sweep, for two of second (n = 1) or third (n >= 2).
 
     Attributes:
       nodes: in [0, h], both ends among them; None: n - 1 as in the paper, at least 2.

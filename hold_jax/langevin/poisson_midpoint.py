@@ -1,7 +1,7 @@
-"""The Poisson midpoint method (2405.17068): the bias of K small steps for about two gradients."""
+"""The Poisson midpoint method (2405.17068): K small steps with unbiased forces, for about two gradients."""
 
 import dataclasses
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -37,6 +37,8 @@ class PoissonMidpoint(Method):
     Attributes:
       K: sub-steps.
     """
+
+    shared_clock: ClassVar[bool] = True
 
     K: int = 8
 

@@ -22,8 +22,9 @@ def smoothed_score(sde: LinearSDE, eps_fn: EpsFn) -> Callable[[jax.Array, jax.Ar
       eps_fn: (u (B, *S, n, C), t) -> (B, *S, 1, C), the noise of the last block.
 
     Returns:
-      A function of y (*S, C) and sigma (), for `langevin(gradient=..., levels=sigmas)` or, with sigma fixed by
-      `functools.partial(..., sigma=...)`, for one density.
+      A function of y (*S, C) and sigma (), from 1e-5 to the process's largest noise (NaN outside), for
+      `langevin(gradient=..., levels=sigmas)` or, with sigma fixed by `functools.partial(..., sigma=...)`, for one
+      density.
     """
     require(callable(eps_fn), "eps_fn", eps_fn, "a function (u, t) -> noise of the last block")
 

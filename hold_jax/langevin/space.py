@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 
 from hold_jax.errors import require
@@ -47,11 +48,16 @@ def of_mass(inverse_mass_matrix: Any, position: Any) -> Space:
     if inverse_mass_matrix is None:
         return diagonal(1.0)
     flat, _ = ravel_pytree(position)
-    if jax.tree.structure(inverse_mass_matrix) != jax.tree.structure(0):
-        inverse_mass_matrix, _ = ravel_pytree(inverse_mass_matrix)
-    value = np.asarray(inverse_mass_matrix, np.float64)
-    if value.size == flat.size and value.shape == np.shape(position):
-        value = value.reshape(flat.shape)
+    leaves, tree = jax.tree.flatten(position)
+    given, structure = jax.tree.flatten(inverse_mass_matrix)
+    alike = structure == tree and list(map(np.shape, given)) == list(map(np.shape, leaves))
+    if alike:
+        # In NumPy: under jit `ravel_pytree` makes tracers of constants too.
+        value = np.concatenate([np.asarray(leaf, np.float64).ravel() for leaf in given])
+    else:
+        plain = structure == jax.tree.structure(0) or isinstance(inverse_mass_matrix, (list, tuple))
+        require(plain, name, structure, f"a number, an array, or a tree like the position, {tree}, of its shapes")
+        value = np.asarray(inverse_mass_matrix, np.float64)
     shapes = ((), flat.shape, 2 * flat.shape)
     allowed = "a number, or of the shape " + " or ".join(str(shape) for shape in shapes[1:])
     require(value.shape in shapes, f"{name}.shape", value.shape, allowed)
@@ -67,6 +73,13 @@ def of_mass(inverse_mass_matrix: Any, position: Any) -> Space:
 def of_callable(preconditioner: Callable[[Any], Any], position: Any) -> Space:
     """S as a linear function of a tree like the position; its transpose comes from JAX."""
     flat, unravel = ravel_pytree(position)
+    image = jax.eval_shape(preconditioner, position)
+    alike = jax.tree.map(jnp.shape, image) == jax.tree.map(jnp.shape, position)
+    require(alike, "preconditioner", f"a function that returns {image}", "a function to a tree like the position")
+    if not isinstance(flat, Tracer):
+        # `linear_transpose` takes an affine function without a word, and each step would add its constant.
+        still = not any(bool(np.any(leaf)) for leaf in jax.tree.leaves(preconditioner(unravel(jnp.zeros_like(flat)))))
+        require(still, "preconditioner", "not zero at zero", "linear")
 
     def push(z: jax.Array) -> jax.Array:
         return ravel_pytree(preconditioner(unravel(z)))[0]

@@ -31,7 +31,7 @@ class Splitting(Method):
     At n = 2 these are the letters of molecular dynamics (BAOAB, Leimkuhler and Matthews 2013), and UBU is that of
     Sanz-Serna and Zygalakis (2021). Symmetric sequences have bias of second order in h at n >= 2,
     of first order at n = 1. One gradient a step for each
-    B; a B at the end shares its gradient with one at the next step's start.
+    B; at n >= 2 a B at the end shares its gradient with one at the next step's start.
 
     Attributes:
       sequence: of the letters A, O and B, or U and B, each at least once.
@@ -78,8 +78,9 @@ class Splitting(Method):
                 force, made = evaluate(u[0]), made + 1
             u = u + c.kick[:, None] * force.force[None]
             u = _flow(flow, u, part)
-        # The last kick's force is that of the end, if a kick before it did not share the same evaluation.
-        still = not _moves(c.flows[-1]) and len(c.flows) > 2
+        # The last kick's force is that of the end, if a kick before it did not share the same evaluation. At n = 1 the
+        # kick itself moves the position.
+        still = not _moves(c.flows[-1]) and len(c.flows) > 2 and len(u) > 1
         return Step(u, force if still else None, made)
 
 

@@ -1,4 +1,4 @@
-"""The Poisson midpoint method: the bias of K small steps for about two network calls."""
+"""The Poisson midpoint method: K small steps with unbiased predictions, for about two network calls."""
 
 import dataclasses
 from typing import NamedTuple

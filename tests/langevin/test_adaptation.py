@@ -89,7 +89,8 @@ def test_adapt_takes_positions_in_double_precision(order):
     ("arguments", "message"),
     [
         ({"target_acceptance": 1.0}, "`target_acceptance` is 1.0; it must be between 0 and 1"),
-        ({"num_steps": 5}, "`num_steps` is 5; it must be at least 200"),
+        ({"num_chains": 4, "stacked": True}, "of 4 chains (`stacked`)"),
+        ({"num_steps": 5}, "`num_steps` is 5; it must be a whole number >= 200"),
         ({"step_size": 0.0}, "`step_size` is 0.0; it must be a positive number"),
     ],
 )
