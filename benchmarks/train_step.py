@@ -103,7 +103,7 @@ def matrix_rate(dtype: str, size: int) -> float:
     a = jax.random.normal(jax.random.key(0), (size, size)).astype(dtype) / math.sqrt(size)
     held = {}
 
-    @jax.jit
+    @Devices.all().jit
     def products(a: jax.Array) -> jax.Array:
         precision = precision_of(dtype)
         return jax.lax.fori_loop(0, 16, lambda _, x: jnp.matmul(x, a, precision=precision).astype(dtype), a)

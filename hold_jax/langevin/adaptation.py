@@ -107,10 +107,8 @@ def adapt(
     """
     goal = (0.574 if order == 1 else 0.9) if target_acceptance is None else target_acceptance
     require(0 < goal < 1, "target_acceptance", target_acceptance, "between 0 and 1")
-    num_steps, num_chains = (
-        require_whole("num_steps", num_steps, 10 * _PARTS),
-        require_whole("num_chains", num_chains, 1),
-    )
+    num_steps = require_whole("num_steps", num_steps, 10 * _PARTS)
+    num_chains = require_whole("num_chains", num_chains, 1)
     require(0 < step_size < _LARGEST, "step_size", step_size, f"a positive number below {_LARGEST}")
     dynamics, method = Dynamics(order, gammas, xi), Metropolis()
     target = Target(log_density, None, None)

@@ -1,6 +1,7 @@
 """The sampling algorithm as two pure functions, `init` and `step`, with blackjax's interface."""
 
 import inspect
+import numbers
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -179,7 +180,7 @@ def langevin(
     require(known, "log_density", log_density, "a function, unless `gradient` is given")
     if isinstance(step_size, (np.ndarray, jax.Array)) and not step_size.ndim and not isinstance(step_size, Tracer):
         step_size = float(step_size)
-    positive = isinstance(step_size, (int, float, np.floating)) and 0 < step_size < np.inf
+    positive = isinstance(step_size, numbers.Real) and 0 < step_size < np.inf
     require(positive, "step_size", step_size, "a positive number")
     require_choice("method", method, METHODS)
     allowed = tuple(inspect.signature(METHODS[method]).parameters)

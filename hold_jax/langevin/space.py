@@ -12,7 +12,7 @@ import numpy as np
 from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 
-from hold_jax.errors import require
+from hold_jax.errors import UserError, require
 
 
 class Space(NamedTuple):
@@ -56,8 +56,13 @@ def of_mass(inverse_mass_matrix: Any, position: Any) -> Space:
         value = np.concatenate([np.asarray(leaf, np.float64).ravel() for leaf in given])
     else:
         plain = structure == jax.tree.structure(0) or isinstance(inverse_mass_matrix, (list, tuple))
-        require(plain, name, structure, f"a number, an array, or a tree like the position, {tree}, of its shapes")
-        value = np.asarray(inverse_mass_matrix, np.float64)
+        try:
+            value = np.asarray(inverse_mass_matrix, np.float64) if plain else None
+        except ValueError:  # parts of several shapes, or no numbers
+            value = None
+        if value is None:
+            allowed = f"a number, an array, or a tree like the position, {tree}, of its shapes"
+            raise UserError(f"`{name}` is {structure}; it must be {allowed}")
     shapes = ((), flat.shape, 2 * flat.shape)
     allowed = "a number, or of the shape " + " or ".join(str(shape) for shape in shapes[1:])
     require(value.shape in shapes, f"{name}.shape", value.shape, allowed)
@@ -82,7 +87,7 @@ def of_callable(preconditioner: Callable[[Any], Any], position: Any) -> Space:
         require(still, "preconditioner", "not zero at zero", "linear")
 
     def push(z: jax.Array) -> jax.Array:
-        return ravel_pytree(preconditioner(unravel(z)))[0]
+        return ravel_pytree(preconditioner(unravel(z)))[0].astype(flat.dtype)  # else its transpose takes another type
 
     return Space(push, lambda g: jax.linear_transpose(push, flat)(g)[0])
 

@@ -212,8 +212,8 @@ class Trainer:
 
             feed = self._feed(devices, start)
             # Compiled ahead: a call with any other shape, type or sharding is an error, never a second compilation.
-            step = program.step.trace(state, self._abstract_batch(devices))
-            step_fn, operations = step.lower().compile(), flops.of_products(step.jaxpr) / per_call
+            written = program.step.trace(state, self._abstract_batch(devices))
+            step_fn, operations = written.lower().compile(), flops.of_products(written.jaxpr) / per_call
             compiled = time.monotonic()
             best = stack.enter_context(BestCheckpoint(workdir, start)) if self.held_out is not None else None
             metric_log = log(workdir, start) if main else Logs([])

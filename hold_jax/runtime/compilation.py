@@ -26,7 +26,7 @@ def options(platform: str) -> dict[str, Any] | None:
 
     An option that the environment's `XLA_FLAGS` names is the user's, and left out.
     """
-    flags = os.environ.get("XLA_FLAGS", "")
+    flags = {flag.partition("=")[0].lstrip("-") for flag in os.environ.get("XLA_FLAGS", "").split()}
     found = {name: value for name, value in _OPTIONS.get(platform, {}).items() if name not in flags} or None
     try:
         jax.jit(lambda: 0).lower().compile(found)

@@ -18,6 +18,7 @@ def of_products(jaxpr: Any) -> int:
 
     A scan counts as often as it runs, a `while` loop once, a conditional as its largest branch. Zeros of padding and
     dilation do not count, as XLA counts. A program for several devices counts as a whole.
+    Of a Pallas kernel one block of its grid counts; ragged products do not.
 
     Args:
       jaxpr: as `jax.jit(function).trace(...).jaxpr`.
@@ -33,8 +34,11 @@ def _of(equation: Any) -> int:
         return _convolution(equation)
     if name == "cond":
         return max(map(of_products, params["branches"]))
+    times = params.get("length", 1)
+    if name == "shard_map":  # its jaxpr is that of one device
+        times = math.prod(params["mesh"].shape[axis] for axis in params["newly_manual_axes"])
     called = (part for value in params.values() for part in (value if isinstance(value, Sequence) else (value,)))
-    return params.get("length", 1) * sum(of_products(part) for part in called if isinstance(part, _JAXPRS))
+    return times * sum(of_products(part) for part in called if isinstance(part, _JAXPRS))
 
 
 def _matrix_product(equation: Any) -> int:

@@ -125,6 +125,11 @@ def test_a_level_or_a_gradient_of_another_type_keeps_the_type_of_the_position():
     )
     found = langevin.sample(wide, KEY, jnp.ones(2, jnp.bfloat16), num_samples=3)
     assert found.position.dtype == jnp.bfloat16
+    matrix = jnp.array([[1.0, 0.5], [0.0, 1.0]])
+    mapped = langevin.langevin(
+        lambda q: -jnp.sum(q**2) / 2, order=2, step_size=0.1, preconditioner=lambda q: matrix @ q
+    )
+    assert langevin.sample(mapped, KEY, jnp.ones(2, jnp.bfloat16), num_samples=3).position.dtype == jnp.bfloat16
     with jax.enable_x64(True):
         found = langevin.sample(wide, KEY, jnp.ones(2, jnp.float32), num_samples=3)
         assert found.position.dtype == jnp.float32
@@ -275,6 +280,7 @@ def start(position=(1.0, 2.0), key=KEY, **changes):
         (lambda: build(log_density=None), "`log_density` is None; it must be a function, unless `gradient` is given"),
         (lambda: build(step_size=-0.1), "`step_size` is -0.1; it must be a positive number"),
         (lambda: build(step_size=float("nan")), "`step_size` is nan; it must be a positive number"),
+        (lambda: build(step_size=np.int64(0)), "`step_size` is np.int64(0); it must be a positive number"),
         (lambda: build(method="strangg"), "`method` is 'strangg' (did you mean 'strang'?); it must be one of: baoab"),
         (lambda: build(K=4), "`K` is 4; it must be left out with `method` 'strang', which has no such option"),
         (lambda: build(method="poisson_midpoint", K=0), "`K` is 0; it must be a whole number >= 1"),
@@ -295,6 +301,10 @@ def start(position=(1.0, 2.0), key=KEY, **changes):
         (lambda: start(inverse_mass_matrix=np.array([1.0, -1.0])), "it must be positive and finite"),
         (lambda: start(inverse_mass_matrix=np.ones((2, 2))), "it must be symmetric and positive definite"),
         (lambda: start(inverse_mass_matrix={"b": np.ones(2)}), "it must be a number, an array, or a tree like the"),
+        (
+            lambda: start(inverse_mass_matrix=(np.ones(2), np.ones(1))),
+            "it must be a number, an array, or a tree like the",
+        ),
         (lambda: start(preconditioner=lambda q: q + 1), "`preconditioner` is 'not zero at zero'; it must be linear"),
         (lambda: start(preconditioner=lambda q: q[:1]), "it must be a function to a tree like the position"),
         (lambda: build(gammas=0.0), "`gammas` is 0.0; it must be 2 positive numbers at order 3"),

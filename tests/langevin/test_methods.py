@@ -58,6 +58,20 @@ def test_euler_maruyama_by_hand():
         np.testing.assert_allclose(langevin_law.stationary(found)[0], law, rtol=1e-10, atol=1e-14)
 
 
+@pytest.mark.parametrize(("order", "least"), [(3, 0.7), (4, 0.5)])
+@pytest.mark.parametrize("method", ["baoab", "obabo"])
+def test_steps_below_the_limit_of_the_page_are_stable(method, order, least):
+    """docs/langevin.md; above it the rotations of the auxiliaries resonate with the force."""
+
+    def maps(h, curvature):
+        return langevin_law.maps(METHODS[method](), Dynamics(order), h, [curvature])
+
+    for curvature in (0.5, 2.2, 3.9, 5.9, 9.0, 12.8, 100.0):
+        assert np.isfinite(langevin_law.stationary(maps(0.99 * min(least, 1.6 / curvature**0.5), curvature))).all()
+    h, curvature = {3: (0.85, 4.0), 4: (0.9, 2.0)}[order]  # below 1.6 / sqrt(curvature)
+    assert langevin_law.contraction(maps(h, curvature))[0] < 0
+
+
 def test_langevin_monte_carlo_is_order_one():
     """ULA's variance on a standard normal, 1 / (1 - h / 2)."""
     for name in ("euler_maruyama", "exponential_euler"):

@@ -26,7 +26,9 @@ def test_an_option_of_another_version_is_left_out(monkeypatch):
 
 
 def test_an_option_that_the_user_sets_is_left_to_the_user(monkeypatch):
-    monkeypatch.setenv("XLA_FLAGS", "--xla_gpu_enable_triton_gemm=true")
+    monkeypatch.setenv("XLA_FLAGS", "--xla_gpu_enable_triton_gemm_int4=true")
+    assert compilation.options.__wrapped__("gpu") == compilation.options("gpu")
+    monkeypatch.setenv("XLA_FLAGS", "--xla_dump_to=/tmp --xla_gpu_enable_triton_gemm=true")
     assert compilation.options.__wrapped__("gpu") is None
     assert compilation.options.__wrapped__("cpu") == compilation.options("cpu")
 

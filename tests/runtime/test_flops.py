@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 
 from hold_jax.nn import products
 from hold_jax.runtime import flops
@@ -62,6 +64,13 @@ def test_both_gradients_of_a_convolution_have_as_many_as_itself(dtype):
         return (products.conv(x.astype(dtype), kernel, (1, 1), "SAME").astype(jnp.float32) ** 2).sum()
 
     assert counted(jax.grad(loss, (0, 1)), X, KERNEL) == 3 * counted(convolution, X, KERNEL)
+
+
+def test_a_shard_map_counts_on_all_devices():
+    mesh = Mesh(np.array(jax.devices()), ("data",))
+    assert mesh.size > 1
+    spread = jax.shard_map(jnp.matmul, mesh=mesh, in_specs=(P("data"), P()), out_specs=P("data"))
+    assert counted(spread, jnp.ones((16, 8)), jnp.ones((8, 4))) == 2 * 16 * 8 * 4
 
 
 def test_loops_count_as_often_as_they_run_and_conditionals_as_their_largest_branch():
