@@ -81,16 +81,16 @@ def program(config: Any, what: str, shape: tuple[int, ...], batch_size: int, dev
         return jax.ShapeDtypeStruct((batch_size, *dims), dtype, sharding=devices.batch())
 
     model = build.model(config, shape, 10 if config.model.class_conditional else 0)
-    t = config.training
+    t = build.training(config)
     training = Program.make(
         model,
         build.loss(config),
         build.optimizer(config),
         devices,
         seed=0,
-        ema_decay=build.training(config).decay,
+        ema_decay=t.decay,
         accumulation_steps=t.accumulation_steps,
-        gradient_dtype=build.training(config).gradient_dtype,
+        gradient_dtype=t.gradient_dtype,
     )
     if what == "start":
         return training.start, ()

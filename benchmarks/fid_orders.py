@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument("--stats", type=Path, help="statistics of the training data; without them they are computed")
     parser.add_argument("--orders", type=int, nargs="+", default=[1, 2, 3, 4])
     parser.add_argument("--calls", type=int, nargs="+", default=[20, 50, 10, 35], help="in the order of their worth")
-    parser.add_argument("--samplers", nargs="+", default=["data", *SAMPLERS], metavar="NAME:GRID")
+    parser.add_argument("--samplers", nargs="+", default=SAMPLERS, metavar="NAME:GRID")
     parser.add_argument("--num", type=int, default=10_000, help="samples of each row")
     parser.add_argument("--batch_size", type=int, default=2500, help="samples drawn at once")
     parser.add_argument("--processes", type=int, default=max(1, (os.cpu_count() or 1) - 2), help="for the distances")
@@ -72,7 +72,7 @@ def main() -> None:
 
     end = time.monotonic() + 60 * args.minutes
     trained = hold_jax.load(args.workdir)
-    labels = [label for label in args.samplers if label != "data"]
+    with_data, args.samplers = "data" in args.samplers, [label for label in args.samplers if label != "data"]
     network = inception(args.inception) if args.inception else pixels(trained.model.statistics)
 
     def features(x: np.ndarray) -> np.ndarray:
@@ -130,10 +130,10 @@ def main() -> None:
             pending.append((row, pool.submit(frechet_jackknife, values, target, num_parts=PARTS)))
             collect(wait=False)
 
-        if "data" in args.samplers:
+        if with_data:
             chosen = np.random.default_rng(0).permutation(len(pictures()))[: args.num]
             compare({"order": None, "sampler": "data", "calls": 0}, pictures()[np.sort(chosen)], 0.0)
-        for calls, label, order in itertools.product(args.calls, labels, args.orders):
+        for calls, label, order in itertools.product(args.calls, args.samplers, args.orders):
             if time.monotonic() > end:
                 break
             began = time.monotonic()
@@ -151,7 +151,7 @@ def table(rows: list[dict[str, Any]], args: argparse.Namespace) -> str:
     cells = {(r["sampler"], r["order"], r["calls"]): f"{r['fid']:8.2f} +- {r['error']:<5.2f}" for r in rows}
     numbers = sorted(args.calls)
     lines = [f"{'sampler':<30}{'order':>5}" + "".join(f"{n:>11} calls" for n in numbers)]
-    for label, order in itertools.product([label for label in args.samplers if label != "data"], args.orders):
+    for label, order in itertools.product(args.samplers, args.orders):
         lines.append(f"{label:<30}{order:>5}" + "".join(f"{cells.get((label, order, n), '-'):>17}" for n in numbers))
     return "\n".join([*lines, f"{'data':<35}{cells.get(('data', None, 0), '-'):>17}"])
 

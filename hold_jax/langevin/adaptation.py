@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from hold_jax.errors import require, require_whole
 from hold_jax.langevin import space as spaces
-from hold_jax.langevin.algorithm import Position, State, Target, advance, check, start
+from hold_jax.langevin.algorithm import Position, State, Target, advance, check, first_of, require_finite, start
 from hold_jax.langevin.dynamics import Dynamics
 from hold_jax.langevin.metropolis import Metropolis
 
@@ -112,10 +112,7 @@ def adapt(
     require(0 < step_size < _LARGEST, "step_size", step_size, f"a positive number below {_LARGEST}")
     dynamics, method = Dynamics(order, gammas, xi), Metropolis()
     target = Target(log_density, None, None)
-    if stacked:
-        sizes = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(position)}
-        require(sizes == {(num_chains,)}, "position", f"of leading axes {sizes}", f"of {num_chains} chains (`stacked`)")
-    first = jax.tree.map(lambda leaf: leaf[0], position) if stacked else position
+    first = first_of(position, num_chains, stacked)
     flat, _ = ravel_pytree(check(target, first))
     table = method.table(dynamics, _LARGEST)
     space_of = spaces.dense if dense else spaces.diagonal
@@ -148,8 +145,7 @@ def adapt(
     begin_key, key = jax.random.split(key)
     keys = jax.random.split(begin_key, num_chains)
     states = jax.jit(jax.vmap(begin, in_axes=(0 if stacked else None, 0)))(position, keys)
-    finite = all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves((states.position, states.start)))
-    require(finite, "position", "not finite, or its density", "finite in every chain")
+    require_finite(states)
     variance = np.eye(flat.size) if dense else np.ones(flat.size)
     scale = jnp.asarray(variance, flat.dtype)
     states = renew(states, scale, keys)

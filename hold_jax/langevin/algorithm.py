@@ -288,6 +288,23 @@ def _evaluate(target: Target, space: Space, position: Position, *level: jax.Arra
     return evaluate
 
 
+def first_of(position: Position, num_chains: int, stacked: bool) -> Position:
+    """The start of one chain, to check values outside `vmap`."""
+    leaves = jax.tree.leaves(position)
+    require(bool(leaves), "position", position, "a tree of arrays")
+    if not stacked:
+        return position
+    sizes = {jnp.shape(leaf)[:1] for leaf in leaves}
+    require(sizes == {(num_chains,)}, "position", f"of leading axes {sizes}", f"of {num_chains} chains (`stacked`)")
+    return jax.tree.map(lambda leaf: leaf[0], position)
+
+
+def require_finite(state: State) -> None:
+    """Checks the starts of all chains."""
+    finite = _finite((state.position, state.start))
+    require(finite, "position", "not finite, or its density", "finite in every chain")
+
+
 def check(target: Target, position: Position) -> Position:
     """The position as arrays, after a check of it and of the density, by value where it has one (not under jit)."""
     leaves = jax.tree.leaves(position)

@@ -9,7 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 from hold_jax.errors import UserError, require
-from hold_jax.langevin.algorithm import Algorithm, Info, Position, State
+from hold_jax.langevin.algorithm import Algorithm, Info, Position, State, first_of, require_finite
 
 _PARTS = 50
 # A mean square of auxiliaries that should be near 1. Starts far out exceed it too, but only at first.
@@ -103,19 +103,10 @@ def sample(
 
 
 def _start(algorithm: Algorithm, key: jax.Array, position: Position, num_chains: int, stacked: bool) -> State:
-    leaves = jax.tree.leaves(position)
-    require(bool(leaves), "position", position, "a tree of arrays")
-    if stacked:
-        sizes = {jnp.shape(leaf)[:1] for leaf in leaves}
-        require(sizes == {(num_chains,)}, "position", f"of leading axes {sizes}", f"of {num_chains} chains (`stacked`)")
-        first = jax.tree.map(lambda leaf: leaf[0], position)
-    else:
-        first = position
-    algorithm.init(first, key)  # outside vmap, where values can be checked
+    algorithm.init(first_of(position, num_chains, stacked), key)  # outside vmap, where values can be checked
     keys = jax.random.split(key, num_chains)
     state = jax.jit(jax.vmap(algorithm.init, in_axes=(0 if stacked else None, 0)))(position, keys)
-    for leaf in jax.tree.leaves((state.position, state.start)):
-        require(bool(jnp.all(jnp.isfinite(leaf))), "position", "not finite, or its density", "finite in every chain")
+    require_finite(state)
     return state
 
 
