@@ -124,8 +124,9 @@ class Ours:
         self.model, self.loss = build.model(settings, shape, 0), build.loss(settings)
         optimizer = build.optimizer(settings)
         devices = Devices.all()
-        decay = build.training(settings).decay
-        self.program = Program.make(self.model, self.loss, optimizer, devices, seed=0, ema_decay=decay)
+        training = build.training(settings)
+        options = {"ema_decay": training.decay, "gradient_dtype": training.gradient_dtype}
+        self.program = Program.make(self.model, self.loss, optimizer, devices, seed=0, **options)
         rng = np.random.default_rng(0)
         self.images = rng.integers(0, 256, (batch_size, *shape), dtype=np.uint8)
         self.batch = devices.put({"x": self.images, "label": np.zeros((batch_size,), np.int32)})

@@ -23,7 +23,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-jax.config.update("jax_platforms", "cpu")
+# HOLD_JAX_TEST_PLATFORM=cuda or tpu: on an accelerator. Tests that need eight devices fail there.
+jax.config.update("jax_platforms", os.environ.get("HOLD_JAX_TEST_PLATFORM", "cpu"))
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # The suite's time is compilation: XLA's slower passes buy nothing here.
 jax.config.update("jax_disable_most_optimizations", True)

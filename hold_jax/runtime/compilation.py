@@ -5,7 +5,10 @@ XLA's own convolutions use all threads, and need 0.7 of the processor time for t
 products of matrices stay with YNNPACK. Measured: docs/results/speed.md.
 
 NVIDIA GPU: products of matrices are left to cuBLAS. By default XLA also compiles each of them by Triton in many tilings
-and times all; in float32 at full precision one can take minutes. Measured: docs/results/h200.md.
+and times all; in float32 at full precision one can take minutes. Measured: docs/results/h200.md. And slices that a
+library's product reads are copied first. By default XLA (JAX 0.11) passes the address in the middle of the sliced
+array; cuBLAS refuses one that is no multiple of 16 bytes, as of a parameter in the vector of the small ones, and the
+program stops at its first call. Seen: docs/results/h100.md.
 """
 
 import functools
@@ -16,7 +19,7 @@ import jax
 
 _OPTIONS: dict[str, dict[str, Any]] = {
     "cpu": {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE,LIBRARY_FUSION_TYPE_DOT"},
-    "gpu": {"xla_gpu_enable_triton_gemm": False},
+    "gpu": {"xla_gpu_enable_triton_gemm": False, "xla_gpu_enable_dynamic_slice_fusion": False},
 }
 
 
@@ -24,12 +27,17 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 def options(platform: str) -> dict[str, Any] | None:
     """Returns the `compiler_options` of `jax.jit` on a platform ("cpu", "gpu", "tpu"), None where there are none.
 
-    An option that the environment's `XLA_FLAGS` names is the user's, and left out.
+    An option that the environment's `XLA_FLAGS` names is the user's, and left out; so is one that the installed XLA
+    does not know.
     """
     flags = {flag.partition("=")[0].lstrip("-") for flag in os.environ.get("XLA_FLAGS", "").split()}
-    found = {name: value for name, value in _OPTIONS.get(platform, {}).items() if name not in flags} or None
+    options = _OPTIONS.get(platform, {})
+    return {name: options[name] for name in options if name not in flags and _known(name, options[name])} or None
+
+
+def _known(name: str, value: Any) -> bool:
     try:
-        jax.jit(lambda: 0).lower().compile(found)
-    except jax.errors.JaxRuntimeError:  # an option that another version of XLA may not know
-        return None
-    return found
+        jax.jit(lambda: 0).lower().compile({name: value})
+    except jax.errors.JaxRuntimeError:
+        return False
+    return True

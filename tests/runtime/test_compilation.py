@@ -16,20 +16,24 @@ def convolution(x, kernel):
 
 
 def test_the_installed_xla_knows_the_options():
-    assert compilation.options("cpu") and compilation.options("gpu")
+    for platform in ("cpu", "gpu"):
+        assert compilation.options(platform) == compilation._OPTIONS[platform]
     assert compilation.options("tpu") is None
 
 
 def test_an_option_of_another_version_is_left_out(monkeypatch):
     monkeypatch.setitem(compilation._OPTIONS, "cpu", {"xla_cpu_of_another_version": "1"})
     assert compilation.options.__wrapped__("cpu") is None
+    gpu = compilation._OPTIONS["gpu"]
+    monkeypatch.setitem(compilation._OPTIONS, "gpu", {"xla_gpu_of_another_version": True} | gpu)
+    assert compilation.options.__wrapped__("gpu") == gpu
 
 
 def test_an_option_that_the_user_sets_is_left_to_the_user(monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "--xla_gpu_enable_triton_gemm_int4=true")
     assert compilation.options.__wrapped__("gpu") == compilation.options("gpu")
     monkeypatch.setenv("XLA_FLAGS", "--xla_dump_to=/tmp --xla_gpu_enable_triton_gemm=true")
-    assert compilation.options.__wrapped__("gpu") is None
+    assert compilation.options.__wrapped__("gpu") == {"xla_gpu_enable_dynamic_slice_fusion": False}
     assert compilation.options.__wrapped__("cpu") == compilation.options("cpu")
 
 
