@@ -33,8 +33,7 @@ def get_config(process: str = "ve"):
         c.sde.sigma_max = SIGMA_MAX
         # The effective noise is sqrt(sigma(t)^2 - sigma_min^2): this is where it is sigma_min.
         c.loss.t_min = c.sampling.t_min = c.likelihood.t_min = 0.5 * math.log(2) / math.log(SIGMA_MAX / SIGMA_MIN)
-    else:
-        c.model.noise_min = SIGMA_MIN  # what the network is shown for any lower noise, which it has not seen
+    c.model.noise_min = SIGMA_MIN  # what the network is shown for any lower noise of another process
     c.data.name = "tfds:cifar10"
     c.data.image_size = 32
     c.data.flip = True

@@ -34,11 +34,17 @@ class Autoguided(Model):
         Raises:
           UserError: if they are of different data, conditions or SDEs.
         """
+
+        def units(model: Model) -> Any:
+            """What the model's range means: other than pictures are in standard deviations of the training data."""
+            return model.statistics.mean, model.statistics.std, model.sigma_data if model.statistics.mean else None
+
         fields = {field.name: getattr(model, field.name) for field in dataclasses.fields(Model)}
         for name, ours, theirs in (
             ("data", model.data_shape, guide.data_shape),
             ("conditions", model.conditions.takes, guide.conditions.takes),
             ("classes", model.network.num_classes, guide.network.num_classes),
+            ("units (mean, deviation, sigma_data)", units(model), units(guide)),
         ):
             require(ours == theirs, "guide", f"a model with {name} {theirs}", f"one with {name} {ours}")
         require(guide.sde == model.sde, "guide", "a model of another process", "one of the process of the samples")

@@ -85,12 +85,11 @@ class ConditionEncoder:
             every batch of data has them.
         """
         eight_bits = not self.picture_mean
+        floats = ("floats", lambda kind: jnp.issubdtype(kind, jnp.floating))
         kinds: dict[str, tuple[str, Callable[[Any], bool]]] = {
             "label": ("integers", lambda kind: np.issubdtype(kind, np.integer)),
-            "picture": (
-                ("uint8", lambda kind: kind == np.uint8) if eight_bits else ("floats", lambda kind: kind != np.uint8)
-            ),
-            "vector": ("floats", lambda kind: np.issubdtype(kind, np.floating)),
+            "picture": (("uint8", lambda kind: kind == np.uint8) if eight_bits else floats),
+            "vector": floats,
         }
         for name in FIELDS:
             array, where = getattr(condition, name), f"{argument}.{name}"

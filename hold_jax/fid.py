@@ -88,6 +88,9 @@ def _figures(args: argparse.Namespace) -> dict[str, float]:
     network_for = _networks(args)
     stretch = _STRETCHES.get(args.features)
     sides = [_open(getattr(args, name), name, args.crop, stretch) for name in ("samples", "data")]
+    kinds = {side.is_image for side in sides if isinstance(side, Dataset)}
+    alike = is_own(args.features) or len(kinds) < 2
+    require(alike, "samples", args.samples, "pictures of 8 bits if `data` are, and floats if they are floats")
     if not is_own(args.features) and not any(isinstance(side, Dataset) for side in sides):
         network_for = None  # no weights are needed
     for side in sides:
@@ -130,6 +133,8 @@ def _open(text: str, argument: str, crop: int | None, stretch: Stretch | None) -
             data.load(name, split=split, image_size=crop),
             "" if crop is None else f", cropped to {crop} pixels",
         )
+        usable = stretch is None or found.is_image
+        require(usable, argument, text, "pictures of 8 bits for this network; these are floats (try --features=pixels)")
         _say(f"{argument}: {text}, {len(found):,} examples of shape {found.shape}{how}")
         return found
     path = Path(text).expanduser()

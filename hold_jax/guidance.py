@@ -81,22 +81,14 @@ def colorize(sde: LinearSDE, eps_fn: EpsFn, gray: jax.Array) -> EpsFn:
       gray: (B, *S, 1) the mean of the channels, floating, in the model's range.
 
     Returns:
-      The conditional `eps_fn`. It raises UserError for a state without 3 channels, or whose shape differs from `gray`.
+      The conditional `eps_fn`. It raises UserError for a state of another shape than (B, *S, 3), with n blocks.
 
     Raises:
       UserError: for integer data.
     """
     gray = _data("gray", gray)
-
-    def conditional(u: jax.Array, t: jax.Array) -> jax.Array:
-        require(u.shape[-1] == 3, "channels", u.shape[-1], "3 to colorize")
-        _require_shape("gray", gray, (*_data_shape(u)[:-1], 1))
-        eps = eps_fn(u, t)
-        denoised = kernels.denoiser(sde, u, t, eps)
-        missing = gray - jnp.mean(denoised, axis=-1, keepdims=True)
-        return kernels.shifted_noise(sde, t, eps, jnp.broadcast_to(missing, denoised.shape))
-
-    return conditional
+    require(gray.ndim >= 2 and gray.shape[-1] == 1, "gray.shape", gray.shape, "(B, *S, 1)")
+    return inverse.proximal(sde, eps_fn, operators.colorization((*gray.shape[1:-1], 3)), gray)
 
 
 def classifier(sde: LinearSDE, eps_fn: EpsFn, log_prob: LogProb, scale: float | jax.Array = 1.0) -> EpsFn:
@@ -263,10 +255,6 @@ def _data(name: str, x: jax.Array) -> jax.Array:
     x = jnp.asarray(x)
     require_data(name, x)
     return x.astype(jnp.float32)
-
-
-def _data_shape(u: jax.Array) -> tuple[int, ...]:
-    return (*u.shape[:-2], u.shape[-1])
 
 
 def _require_shape(name: str, x: jax.Array, shape: tuple[int, ...]) -> None:

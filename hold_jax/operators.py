@@ -274,9 +274,11 @@ def linear(data_shape: tuple[int, ...], matrix: np.ndarray) -> Operator:
       UserError: for a matrix of another shape, or that is not finite.
     """
     matrix, size = np.asarray(matrix, np.float64), int(np.prod(data_shape))
-    require(matrix.ndim == 2 and matrix.shape[1:] == (size,), "matrix", matrix.shape, f"of shape (m, {size})")
+    fits = matrix.ndim == 2 and matrix.shape[1:] == (size,) and len(matrix) > 0
+    require(fits, "matrix", matrix.shape, f"of shape (m, {size}), m >= 1")
     require(bool(np.isfinite(matrix).all()), "matrix", "not finite", "finite")
-    left, values, _ = np.linalg.svd(matrix)
+    # All left vectors, but of the right ones, which are not used, no more than must be.
+    left, values, _ = np.linalg.svd(matrix, full_matrices=len(matrix) > size)
     squares = np.zeros((1, len(matrix)))
     squares[0, : len(values)] = np.where(values > 1e-6 * values[0], values, 0) ** 2
     basis, weights = (jnp.asarray(a, jnp.float32) for a in (left, matrix.T))

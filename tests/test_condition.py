@@ -371,6 +371,10 @@ class Weak(exact.Exact):
             r"`guide` is 'a model with conditions \(\)'; it must",
         ),
         (
+            dict(sigma_data=1.0),
+            r"`guide` is 'a model with units \(mean, deviation, sigma_data\) .*; it must be one with",
+        ),
+        (
             dict(sde=sde.hold(3)),
             "`guide` is 'a model of another process'; it must be one of the process of",
         ),

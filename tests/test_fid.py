@@ -189,3 +189,11 @@ def test_statistics_of_another_network(tmp_path, capsys):
     name, value = capsys.readouterr().out.split()
     assert name == "frechet_raw"
     assert float(value) == pytest.approx(frechet_distance(moments(features(X)), moments(features(Y))), rel=1e-5)
+
+
+def test_floats_are_not_compared_as_pictures(tmp_path, capsys):
+    for name, x in (("bytes", X), ("floats", (X / 255).astype(np.float32))):
+        np.savez(tmp_path / f"{name}.npz", x=x)
+    a, b = (f"npz:{tmp_path / name}.npz:train" for name in ("floats", "bytes"))
+    assert "it must be pictures of 8 bits for this network; these are floats" in fails(capsys, a, b)
+    assert "it must be pictures of 8 bits if `data` are" in fails(capsys, "--features=pixels", a, b)

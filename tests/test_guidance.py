@@ -429,8 +429,8 @@ REFUSED = {
         "`gray` is 'uint8'; it must be floating, in the model's range: `hold_jax.data.to_model_range(x)`",
     ),
     "gray": (
-        lambda: jax.eval_shape(guidance.colorize(M, ZERO, np.zeros((4, 3, 2))), PICTURES, 0.5),
-        "`gray` is (4, 3, 2); it must be an array of shape (4, 3, 2, 1)",
+        lambda: guidance.colorize(M, ZERO, np.zeros((4, 3, 2))),
+        "`gray.shape` is (4, 3, 2); it must be (B, *S, 1)",
     ),
     "channels": (
         lambda: jax.eval_shape(
@@ -438,7 +438,7 @@ REFUSED = {
             jax.ShapeDtypeStruct((4, 3, 2, 2, 1), jnp.float32),
             0.5,
         ),
-        "`channels` is 1; it must be 3 to colorize",
+        "`shape` is (4, 3, 2, 1); it must be (4, 3, 2, 3): the operator's data, one example a measurement",
     ),
     "log_prob": (
         lambda: jax.eval_shape(guidance.classifier(M, ZERO, lambda y, sigma: y[..., 0]), PICTURES, 0.5),

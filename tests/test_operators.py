@@ -181,7 +181,7 @@ WRONG = {
     ),
     "matrix": (
         lambda: operators.linear(SHAPE, np.ones((3, 71))),
-        "`matrix` is (3, 71); it must be of shape (m, 72)",
+        "`matrix` is (3, 71); it must be of shape (m, 72), m >= 1",
     ),
     "NaN matrix": (
         lambda: operators.linear((2,), [[np.nan, 1]]),

@@ -25,7 +25,7 @@ from hold_jax.app.constructors import (
     construct,
     given,
 )
-from hold_jax.data import Dataset, Statistics, load, measure
+from hold_jax.data import Dataset, Statistics, load, measure, measured
 from hold_jax.data.augment import NUM_LABELS
 from hold_jax.data.dataset import default_kind
 from hold_jax.errors import require
@@ -75,7 +75,10 @@ def dataset(config: Config, split: str) -> Dataset:
     limit = config.data.memory_limit_gib
     if limit is not None:
         options["memory_limit_bytes"] = math.ceil(limit * 2**30)
-    return construct("data", config.data.name, load, options, name=config.data.name, split=split)
+    data = construct("data", config.data.name, load, options, name=config.data.name, split=split)
+    if config.data.flip and data.is_image:
+        measured.require_mirrored(config.data.condition, data.shape)
+    return data
 
 
 def process(config: Config) -> sde.LinearSDE:

@@ -68,6 +68,9 @@ def train(this: Experiment) -> None:
                 value = getattr(config.sampling, key)
                 require(value is None, f"sampling.{key}", value, "None to train; --mode=sample and eval take it")
             settings, sampling, optimizer = build.training(config), build.sampling(config), build.optimizer(config)
+            step, per_call = this.step or 0, settings.steps_per_call
+            allowed = f"a divisor of {step}, the step to go on from"
+            require(step % per_call == 0, "training.steps_per_call", per_call, allowed)
             data = build.dataset(config, "train")
             where = config.training.init_from if this.run is None else None
             source = None if where is None else packed.find(where, initial.KEY)
@@ -94,6 +97,11 @@ def train(this: Experiment) -> None:
             report = results.Report(config, path, model, data) if config.training.report else None
             if distributed.is_main():
                 held.enter_context(workdir.locked(path))
+                now, before = workdir.find(path), this.run
+                same = (now and now.run) == (before and before.run)
+                require(
+                    same, "workdir", str(path), "used by one run: another began there meanwhile; repeat the command"
+                )
                 workdir.write(path, record)
         with distributed.together():
             workdir.require_shared(path)
@@ -126,6 +134,8 @@ def draw(this: Experiment) -> None:
             introduce(model, None, path, step=step)
             results.print_folder(generate(drawn, joined(params), sampling, path, step=step, conditions=given))
         return
+    if config.sampling.condition is not None:
+        distributed.say("sampling.condition is for samples without a task; used: the conditions of the examples")
     settings = tasks.check(drawn, task, sampling, Devices.all())
     examples = tasks.examples(drawn, task, settings, config.task.input, load_test)
     options = constructors.given(config.task)
@@ -145,6 +155,8 @@ def score(this: Experiment) -> None:
     workdir.require_writable(path)
     if config.sampling.checkpoint is not None:
         distributed.say(f"sampling.checkpoint is for samples; evaluated: eval.checkpoints = {config.eval.checkpoints}")
+    if config.sampling.condition is not None:
+        distributed.say("sampling.condition is for samples; evaluated: with the conditions of the test examples")
     loss, settings = build.loss(config), build.evaluation(config)
     sampling = dataclasses.replace(build.sampling(config), frames=0)
     model = prepare.model(config, found.data_shape, found.num_classes, build.statistics(found))

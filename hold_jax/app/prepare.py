@@ -85,4 +85,6 @@ def held_out(config: Config, shape: tuple[int, ...], num_classes: int) -> Datase
             raise
         distributed.say(f"no held-out loss and no best checkpoint: {error}")
         return None
-    return found.subset(config.training.held_out) if len(found) >= 2 else None
+    num = config.training.held_out
+    require(num >= 2, "training.held_out", num, "0, or 2 or more: the error of the mean needs two")
+    return found.subset(num) if len(found) >= 2 else None

@@ -38,15 +38,9 @@ def with_calls(config: Config, calls: int) -> Config:
       UserError: if it needs more calls for one step, or chooses its steps itself.
     """
     settings = build.sampling(config.changed({"sampling.times": None, "sampling.frames": 0}))
-    steps = tune.steps_for(settings.sampler, build.process(config), calls, denoise=settings.denoise)
-    frames = config.sampling.frames
-    return config.changed(
-        {
-            "sampling.num_steps": steps,
-            "sampling.times": None,
-            "sampling.frames": frames if frames and steps % frames == 0 else steps * (frames > 0),
-        }
-    )
+    process = build.process(config)
+    steps = tune.steps_for(settings.sampler, process, calls, denoise=settings.denoise, seed=settings.seed)
+    return config.changed({"sampling.num_steps": steps, "sampling.times": None})
 
 
 def candidates(config: Config, calls: int) -> list[Candidate]:

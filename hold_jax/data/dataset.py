@@ -137,8 +137,9 @@ class Dataset:
                 "x": np.stack([e["x"] for e in examples]),
                 "label": np.array([e["label"] for e in examples], np.int32),
             }
-            for name in {"picture", "vector"} & examples[0].keys():
-                batch[name] = np.stack([e[name] for e in examples])
+            for name in ("picture", "vector"):
+                if name in examples[0]:
+                    batch[name] = np.stack([e[name] for e in examples])
         for name, array in (("picture", self.picture), ("vector", self.vector)):
             if array is not None:
                 batch[name] = array.take(indices, axis=0)

@@ -6,7 +6,7 @@ import numpy as np
 
 from hold_jax.data.images import UNREADABLE, read_picture
 from hold_jax.errors import UserError, require
-from hold_jax.runtime.npz import Npz, NpzError
+from hold_jax.runtime.npz import Npz, NpzError, read_npy
 from hold_jax.runtime.storage import open_regular
 
 _LIMIT_BYTES = 4 << 30
@@ -40,7 +40,7 @@ def read_input(path: str, argument: str, shape: tuple[int, ...], *, picture: boo
                 x = archive.read(names[0])
         elif suffix == ".npy":
             with open_regular(file) as opened:
-                x = np.load(opened, allow_pickle=False)
+                x = read_npy(opened, _LIMIT_BYTES)
         else:
             require(picture, argument, path, "an .npy or .npz file for data that are not pictures")
             x = read_picture(file, (shape[0], shape[1]), shape[-1])[None]

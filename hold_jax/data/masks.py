@@ -41,6 +41,8 @@ def known_part(data_shape: tuple[int, ...], mask: str, share: float = 0.5) -> np
     else:
         there = storage.is_file(storage.path(mask, "mask"))
         require(there, "mask", mask, f"{', '.join(MASKS)}, or a picture file, white where known")
-        known = read_input(mask, "mask", (*sizes, 1), picture=True)[0, ..., 0] > 127
+        found = read_input(mask, "mask", (*sizes, 1), picture=True)
+        require(len(found) == 1, "mask", mask, f"one mask; it holds {len(found)}")
+        known = found[0, ..., 0] > 127
     require(bool(known.any()), "mask", mask, "one that leaves something known")
     return known if len(data_shape) == 1 else known[..., None]

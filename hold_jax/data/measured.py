@@ -75,6 +75,15 @@ def add(data: Dataset, measurements: Sequence[str]) -> Dataset:
     return dataclasses.replace(data, **{kind: np.concatenate([measure(part) for part in parts])})
 
 
+def require_mirrored(condition: str | None, data_shape: tuple[int, ...]) -> None:
+    """Raises UserError for `data.flip` with a measurement of another part of the mirrored picture."""
+    for text in split(condition)[0]:
+        name, _, mask = text.partition(":")
+        known = known_part(data_shape, mask or "box") if name == "inpaint" else np.ones((1, 1))
+        mirrored = np.array_equal(known, known[:, ::-1])
+        require(mirrored, "data.flip", True, f"False with {text}: of mirrored pictures another part would be hidden")
+
+
 class _Measured:
     """The examples of a `RandomAccess` source, each with its measurement."""
 

@@ -18,21 +18,20 @@ class BestCheckpoint(contextlib.AbstractContextManager):
 
     Args:
       workdir: of the run.
-      start: the step that it goes on from; the least loss before it is that in `metrics.jsonl`.
+      start: the step that it goes on from; the least loss before it is that of the kept checkpoint in `metrics.jsonl`.
     """
 
     def __init__(self, workdir: Path, start: int) -> None:
         lines = read_jsonl(workdir / METRICS_FILE) if start and storage.exists(workdir / METRICS_FILE) else []
-        before = [line["test/loss"] for line in lines if "test/loss" in line and line["step"] <= start]
-        self._least = min(before, default=math.inf)
+        losses = {line["step"]: line["test/loss"] for line in lines if "test/loss" in line}
+        self._checkpoints = Checkpoints.open(workdir, folder=BEST_FOLDER)
+        kept = max(self._checkpoints.steps(), default=None)
+        self._least = losses.get(kept, math.inf) if kept is None or kept <= start else math.inf
         if jax.process_count() > 1:  # all decide alike, and process 0 writes to the file only after all have read it
             self._least = float(distributed.gather(repr(self._least))[0])
-        self._checkpoints = Checkpoints.open(workdir, folder=BEST_FOLDER)
         # Checkpoints of steps after `start`, which are trained again, perhaps with another result. Orbax writes no step
         # before one that is there.
         self._later = [step for step in self._checkpoints.steps() if step > start]
-        if self._later:
-            self._least = math.inf  # the state of that loss is not there any more
 
     def offer(self, loss: float, state: TrainState, others: Checkpoints) -> None:
         """Keeps the state if its loss is the least so far; returns when it is written.

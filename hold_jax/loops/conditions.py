@@ -79,7 +79,8 @@ def of_arrays(condition: Condition) -> Conditions:
     num = len(next(iter(given.values())))
     require(all(len(array) == num for array in given.values()) and num > 0, "condition", sizes, "of one length")
     digest = hashlib.sha256()
-    for array in given.values():
+    for name, array in given.items():
+        digest.update(f"{name}{array.dtype}{array.shape}".encode())
         digest.update(np.ascontiguousarray(array).data)
     arrays = Condition(**given)
     return Conditions(num, lambda rows: jax.tree.map(lambda a: a[rows], arrays), digest.hexdigest())

@@ -129,8 +129,7 @@ def make_draw(model: Model, settings: SampleSettings, devices: Devices) -> DrawF
       UserError: before compilation, if the grid, the model or the number of devices does not allow the settings.
     """
     devices.require_divides("sampling.batch_size", settings.batch_size)
-    usable = not settings.save_pngs or model.kind == "picture"
-    require(usable, "sampling.save_pngs", settings.save_pngs, "False for data that are not pictures")
+    require_pictures(model, settings)
     draw = functools.partial(
         samplers.sample,
         settings.sampler,
@@ -176,6 +175,12 @@ def guided(model: Model, settings: SampleSettings, predictor: Callable[..., EpsF
     if settings.threshold is not None:
         return guidance.threshold(sde, eps_fn, settings.threshold, settings.clip or 1.0)
     return eps_fn if settings.clip is None else guidance.clip(sde, eps_fn, settings.clip)
+
+
+def require_pictures(model: Model, settings: SampleSettings) -> None:
+    """Raises UserError where samples that are not pictures are to be written as PNG files."""
+    usable = not settings.save_pngs or model.kind == "picture"
+    require(usable, "sampling.save_pngs", settings.save_pngs, "False for data that are not pictures")
 
 
 def with_labels(model: Model, settings: SampleSettings, index: jax.Array, condition: Condition) -> Condition:

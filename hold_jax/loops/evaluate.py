@@ -116,6 +116,9 @@ class Evaluator:
             given = conditions.of_data(self.model, self.test).of(index)
             jax.eval_shape(make_draw(self.model, self.sampling, devices), params, index, given)
             for network in self.networks:
+                usable = network.name not in ("inception", "dinov2") or self.test.is_image
+                allowed = f"pixels or a function of your own: {self.test.kind}s are no pictures of 8 bits"
+                require(usable, "eval.features", network.name, allowed)
                 jax.eval_shape(network.apply, network.params, _abstract(self.test, 1)["x"])
         if settings.likelihood is not None:
             likelihood.check(

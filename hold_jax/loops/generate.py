@@ -4,14 +4,14 @@ import concurrent.futures
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import PIL.Image
 
-from hold_jax.condition import FIELDS
 from hold_jax.errors import UserError
 from hold_jax.loops import origin
 from hold_jax.loops.conditions import NONE, Conditions
-from hold_jax.loops.draw import Drawn, SampleSettings, draw_blocks
+from hold_jax.loops.draw import Drawn, SampleSettings, draw_blocks, with_labels
 from hold_jax.model import Model
 from hold_jax.runtime import distributed, npz, pictures, plots, storage
 from hold_jax.runtime.mesh import Devices
@@ -96,8 +96,8 @@ def generate(
 ) -> Path:
     """Draws samples and writes sampling.json, grid.png, samples.npz and, if chosen, film.gif and png/*.png.
 
-    Samples with conditions have these in condition.npz, row by row, which `conditions.of_file` reads. Condition
-    pictures are to the left of their samples in grid.png.
+    Samples with conditions or classes have these in condition.npz, row by row, which `conditions.of_file` reads.
+    Condition pictures are to the left of their samples in grid.png.
 
     The folder is named by the step and the settings; samples of other settings are never overwritten. Each batch is
     written as it is drawn: a draw that was killed goes on from the last batch, to the same bits, and only one batch is
@@ -136,16 +136,18 @@ def generate(
         draw_rows(model, params, settings, devices, rows, index, begin, conditions)
         if distributed.is_main():
             shown = _first(rows.blocks(), GRID_MAX if len(model.data_shape) > 1 else len(index))
-            given = conditions.of(index)
-            beside = given.picture is not None
-            grid = pairs(given.picture, shown) if beside else picture(shown, reference=reference)
-            pictures.write_png(grid, folder / "grid.png")
+            given = with_labels(model, settings, jnp.asarray(index), conditions.of(index))
             with storage.writing(folder / ARRAY_FILE) as file:
                 npz.write_blocks(file, "x", (len(index), *shown.shape[1:]), shown.dtype, rows.blocks())
-            arrays = {name: getattr(given, name) for name in FIELDS if getattr(given, name) is not None}
+            takes = [name for name in model.conditions.takes if getattr(given, name) is not None]
+            arrays: dict[str, Any] = {name: np.asarray(getattr(given, name)) for name in takes}
             if arrays:
                 with storage.writing(folder / CONDITION_FILE) as file:
                     np.savez_compressed(file, **arrays)
+            # Last, since curves need matplotlib, which sampling does not.
+            beside = given.picture is not None
+            grid = pairs(given.picture, shown) if beside else picture(shown, reference=reference)
+            pictures.write_png(grid, folder / "grid.png")
             storage.remove(folder / _ROWS)
     if settings.save_pngs and distributed.is_main():
         write_each(folder, index)

@@ -153,6 +153,8 @@ class Trainer:
         devices.require_divides("training.batch_size", settings.batch_size, settings.accumulation_steps)
         allowed = f"False for data of kind {self.dataset.kind!r}"
         require(not settings.flip or self.dataset.is_image, "data.flip", True, allowed)
+        kind = self.model.kind if self.held_out is None else self.held_out.kind
+        require(kind == self.model.kind, "data.name", f"data with {kind}s to test", f"{self.model.kind}s, as to train")
         computed = self.model.dtype
         allowed = "bfloat16 or float32 to train: in float16, which is for sampling and evaluation, gradients underflow"
         require(computed != jnp.float16, "model.dtype", computed.name, allowed)
@@ -204,7 +206,9 @@ class Trainer:
             require(whole, "training.steps_per_call", per_call, f"a divisor of {start}, the step to go on from")
             state = self._start(program) if saved is None else program.from_tree(saved)
             del saved
+            run = (checkpoints.record and checkpoints.record.run) or ""
             if main:
+                power_average.drop_after(workdir, run, start)
                 introduce_training(
                     self.model, self.dataset, program.abstract_tree().params, workdir, step=start, flip=settings.flip
                 )
@@ -262,8 +266,7 @@ class Trainer:
                         if due(settings.ema_snapshot_every):  # before the checkpoint, from which a run goes on
                             averages = program.power(state)
                             if main:
-                                record = checkpoints.record
-                                power_average.write(workdir, averages, step, (record and record.run) or "")
+                                power_average.write(workdir, averages, step, run)
                         if checkpointed:
                             metric_log.flush()  # a run that goes on from here has all lines up to here
                             checkpoints.save(program.to_tree(state))

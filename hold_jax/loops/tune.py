@@ -84,23 +84,28 @@ class Choice(NamedTuple):
 
 
 @functools.lru_cache(maxsize=128)
-def calls_of(sampler: Sampler, sde: LinearSDE, num_steps: int, *, denoise: bool) -> int:
-    """Returns the number of network calls for each sample."""
-    options: dict[str, Any] = {"key": jax.random.key(0), "shape": (1, 1), "num_steps": num_steps, "denoise": denoise}
+def calls_of(sampler: Sampler, sde: LinearSDE, num_steps: int, *, denoise: bool, seed: int = 0) -> int:
+    """Returns the number of network calls for each sample; where it is random, that of a run with this seed."""
+    options: dict[str, Any] = {"key": jax.random.key(seed), "shape": (1, 1), "num_steps": num_steps, "denoise": denoise}
     with jax.disable_jit():
         return int(samplers.sample(sampler, sde, lambda u, t: u[..., -1:, :], **options).nfe)
 
 
-def steps_for(sampler: Sampler, sde: LinearSDE, calls: int, *, denoise: bool) -> int:
-    """Returns the largest number of steps that makes at most `calls` network calls.
+def steps_for(sampler: Sampler, sde: LinearSDE, calls: int, *, denoise: bool, seed: int = 0) -> int:
+    """Returns the number of steps that makes at most `calls` network calls, while one more makes more.
 
     Raises:
       UserError: if the sampler needs more calls for one step, or chooses its steps itself.
     """
-    two, three = (calls_of(sampler, sde, steps, denoise=denoise) for steps in (2, 3))
-    require(three > two, "sampling.calls", calls, "None for a sampler that chooses its steps itself")
-    steps = 2 + (calls - two) // (three - two)
-    require(steps >= 1, "sampling.calls", calls, f"{two - (three - two)} or more for this sampler")
+    made = functools.partial(calls_of, sampler, sde, denoise=denoise, seed=seed)
+    few, many = made(1), made(17)
+    require(many > few, "sampling.calls", calls, "None for a sampler that chooses its steps itself")
+    require(few <= calls, "sampling.calls", calls, f"{few} or more for this sampler")
+    steps = max(1, 1 + 16 * (calls - few) // (many - few))  # near it, where the number of calls is random
+    while made(steps) > calls:
+        steps -= 1
+    while made(steps + 1) <= calls:
+        steps += 1
     return steps
 
 

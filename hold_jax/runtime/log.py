@@ -1,6 +1,7 @@
 """Logs of a run: `metrics.jsonl`, `results.jsonl` and TensorBoard files."""
 
 import contextlib
+import errno
 import importlib
 import json
 import math
@@ -96,7 +97,7 @@ class MetricLog:
         line = {"step": int(step)} | {name: _to_json(number) for name, number in numbers.items()}
         self._lines.append(json.dumps(line, allow_nan=False))
         for name, number in numbers.items():
-            self._events.writer.add_scalar(name, number, step)
+            self._events.ready().add_scalar(name, number, step)
         if self._in_bucket and self._clock() - self._sent >= _SEND_SECONDS:
             with contextlib.suppress(storage.BucketError):
                 self.flush()
@@ -115,7 +116,7 @@ class MetricLog:
             raise UserError(
                 f"`image` is {pixels.dtype} of shape {pixels.shape}; it must be uint8 (H, W), (H, W, 1) or (H, W, 3)"
             )
-        self._events.writer.add_image(name, pixels, step, dataformats="HWC"[: pixels.ndim])
+        self._events.ready().add_image(name, pixels, step, dataformats="HWC"[: pixels.ndim])
 
     def flush(self) -> None:
         """Uploads a log to its bucket. Does nothing on a local disk, where only TensorBoard may lag, by 30 s."""
@@ -252,6 +253,21 @@ class _Events:
         self._staged = storage.Staged(folder)
         self._open(purge_step)
 
+    def ready(self) -> Any:
+        """Returns the writer.
+
+        Raises:
+          OSError: if the thread that writes has ended, as on a full disk: what is added would fill its queue, and then
+            wait for ever.
+        """
+        if not self._alive():
+            raise OSError(errno.ENOSPC, "TensorBoard's writer ended, as on a full disk", str(self._staged.local))
+        return self.writer
+
+    def _alive(self) -> bool:
+        files: Any = self.writer._get_file_writer()
+        return files.event_writer._worker.is_alive()
+
     def send(self) -> None:
         """Copies the files to the bucket; the last few events may not have reached the disk yet."""
         self.writer.flush()
@@ -263,7 +279,8 @@ class _Events:
 
     def close(self) -> None:
         """Writes all pending events; a second call does nothing."""
-        self.writer.close()
+        if self.writer.file_writer is None or self._alive():
+            self.writer.close()
         self._staged.close()
 
     def _open(self, purge_step: int | None = None) -> None:
@@ -273,6 +290,7 @@ class _Events:
             str(self._staged.local),
             purge_step=purge_step,
             flush_secs=30,
+            max_queue=1000,  # more than one line of the log, so that no line waits for a thread that has just ended
             # The default name contains the time in whole seconds: two writers within one second would use one file.
             filename_suffix=f".{time.time_ns()}",
         )

@@ -90,10 +90,12 @@ class Devices:
     def have_bfloat16(self) -> bool:
         """Returns whether the devices multiply bfloat16 in hardware.
 
-        TPUs do, NVIDIA GPUs from Ampere (compute capability 8.0) on, and CPUs with such a flag in /proc/cpuinfo.
+        TPUs and AMD GPUs do, NVIDIA GPUs from Ampere (compute capability 8.0) on, and CPUs with such a flag in
+        /proc/cpuinfo.
         """
         if self.platform == "gpu":
-            return float(getattr(self.mesh.devices.flat[0], "compute_capability", "8.0")) >= 8.0
+            capability = str(getattr(self.mesh.devices.flat[0], "compute_capability", "8.0"))
+            return capability.startswith("gfx") or float(capability) >= 8.0  # gfx90a and the like are AMD's
         if self.platform == "cpu":
             return _CPU_FLAGS.exists() and "bf16" in _CPU_FLAGS.read_text()  # avx512_bf16, amx_bf16, Arm's bf16
         return True

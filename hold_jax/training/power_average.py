@@ -161,6 +161,13 @@ def reconstruct(workdir: Path, run: str, sigma_rel: float, step: int) -> Reconst
     return Reconstruction(traverse_util.unflatten_dict(total, sep="/"), newest, error, len(paths))
 
 
+def drop_after(workdir: Path, run: str, step: int) -> None:
+    """Deletes the files of steps after `step`, where a run goes on: it may come to other averages, at other steps."""
+    for at, path in snapshots(workdir, run).items():
+        if at > step:
+            storage.remove(path)
+
+
 def snapshots(workdir: Path, run: str) -> dict[int, Path]:
     """Returns the files of a run's averages by step, rising.
 

@@ -122,6 +122,29 @@ def test_the_printed_report_is_twelve_lines_and_says_where_the_rest_is(capsys, t
     assert lines[-1] == f"all figures: {tmp_path}/results.jsonl; pictures: {tmp_path}/eval/step_1000"
 
 
+def test_a_run_that_began_meanwhile_keeps_its_record(tmp_path, monkeypatch):
+    folder, other = tmp_path / "new", workdir.Record({}, (2,), 0, run="theirs")
+    locked = workdir.locked
+
+    def late(path):
+        held = locked(path)
+        workdir.write(path, other)  # by a run that stopped before this one got the lock
+        return held
+
+    path = experiment.find(config_of(), str(folder), to_train=True).path
+    path.mkdir()
+    monkeypatch.setattr(workdir, "locked", late)
+    with pytest.raises(UserError, match="another began there meanwhile; repeat the command"):
+        run_train(config_of(), str(folder))
+    assert workdir.find(path).run == "theirs"
+
+
+def test_what_would_be_an_error_after_the_record_is_one_before(tmp_path):
+    with pytest.raises(UserError, match="`training.held_out` is 1; it must be 0, or 2 or more"):
+        run_train(config_of(training__held_out=1), str(tmp_path / "new"))
+    assert not (tmp_path / "new" / "config.json").exists()
+
+
 @pytest.mark.slow
 def test_an_older_checkpoint_is_drawn_by_its_step(trained):
     run_sample(config_of(sampling__checkpoint=5, sampling__frames=0), str(trained))

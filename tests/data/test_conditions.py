@@ -5,6 +5,7 @@ import PIL.Image
 import pytest
 
 from hold_jax import data
+from hold_jax.data import measured
 from hold_jax.data.dataset import measure
 from hold_jax.errors import UserError
 
@@ -186,6 +187,17 @@ def test_a_measurement_that_does_not_fit_is_named(name, condition, message):
     with pytest.raises(UserError) as caught:
         load(name, condition=condition)
     assert message in str(caught.value) and "`condition`" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_mirrored_picture_must_have_the_same_part_hidden(tmp_path):
+    for condition in ("superres:2", "inpaint:box", "inpaint:upper", "inpaint", None, "low"):
+        measured.require_mirrored(condition, (8, 8, 1))
+    for condition in ("inpaint:left", "inpaint:random"):
+        with pytest.raises(UserError, match=f"`data.flip` is True; it must be False with {condition}"):
+            measured.require_mirrored(condition, (8, 8, 1))
+    np.save(tmp_path / "masks.npy", np.full((2, 8, 8, 1), 255, np.uint8))
+    with pytest.raises(UserError, match="it must be one mask; it holds 2"):
+        load("digits", condition=f"inpaint:{tmp_path / 'masks.npy'}")
 
 
 def test_two_condition_pictures_are_one_too_many(save):

@@ -116,3 +116,11 @@ def test_data_without_the_conditions_of_the_model():
 def test_arrays_of_different_lengths():
     with pytest.raises(UserError, match=r"`condition` is .*; it must be of one length"):
         conditions.of_arrays(Condition(label=np.zeros(3, np.int32), vector=VECTOR))
+
+
+def test_the_classes_that_were_drawn_are_kept(tmp_path):
+    model = small.mlp(num_classes=3)
+    params = small.fresh_state(model, small.optimizer()).params
+    settings = small.sample_settings(batch_size=8, num_samples=8, num_steps=2, frames=0, label=2)
+    folder = generate(model, params, settings, tmp_path, step=1)
+    np.testing.assert_array_equal(np.load(folder / "condition.npz")["label"], np.full(8, 2))

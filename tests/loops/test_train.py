@@ -270,6 +270,10 @@ def test_a_run_that_goes_back_keeps_the_best_of_its_new_way(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 5, "test/loss": 0.6}\n')
     assert offer(5) == [9]
     assert offer(5, (6, 0.7), (7, 0.8)) == [6]  # the state of the loss 0.6 is not there any more
+    # So after another stop the least loss is 0.7, not that of a state that is gone.
+    (tmp_path / "metrics.jsonl").write_text('{"step": 5, "test/loss": 0.6}\n{"step": 6, "test/loss": 0.7}\n')
+    assert offer(7, (8, 0.75)) == [6]
+    assert offer(7, (8, 0.65)) == [8]
     assert offer(5, (8, 0.1)) == [8]
 
 

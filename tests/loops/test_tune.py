@@ -91,13 +91,30 @@ def test_a_winner_by_chance_is_found_out_by_new_samples():
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("sampler", "calls", "steps"),
-    [(samplers.gaussian_fitted(), 20, 19), (samplers.Heun(), 20, 9), (samplers.Heun(), 21, 10)],
+    [
+        (samplers.gaussian_fitted(), 20, 19),
+        (samplers.gaussian_fitted(), 2, 1),
+        (samplers.Heun(), 20, 9),
+        (samplers.Heun(), 21, 10),
+    ],
 )
 def test_steps_fill_the_calls(sampler, calls, steps):
     process = sde.hold(order=2)
     assert steps_for(sampler, process, calls, denoise=True) == steps
     assert tune.calls_of(sampler, process, steps, denoise=True) <= calls
     assert tune.calls_of(sampler, process, steps + 1, denoise=True) > calls
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_random_numbers_of_calls_are_those_of_the_run(seed):
+    sampler, process = samplers.PoissonMidpoint(), sde.hold(order=2)
+    for calls in (10, 50):
+        steps = steps_for(sampler, process, calls, denoise=True, seed=seed)
+        out = samplers.sample(
+            sampler, process, lambda u, t: u[..., -1:, :], key=jax.random.key(seed), shape=(3, 2), num_steps=steps
+        )
+        # A step makes 2 - 1/16 calls in the mean, with a variance of 1/16 of 15/16 of 16.
+        assert int(out.nfe) <= calls and abs(steps - (calls - 1) / (2 - 1 / 16)) < 3 * np.sqrt(steps) / (2 - 1 / 16)
 
 
 @pytest.mark.slow

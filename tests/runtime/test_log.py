@@ -1,6 +1,7 @@
 import json
 import math
 import sys
+import time
 
 import numpy as np
 import PIL.Image
@@ -32,6 +33,21 @@ def test_each_line_is_on_disk_at_once(tmp_path):
         {"step": 10, "train/loss": 0.5, "lr": 0.001},
         {"step": 20, "train/loss": 0.25},
     ]
+
+
+def test_a_full_disk_is_an_error_and_not_a_wait(tmp_path, monkeypatch):
+    """The thread that writes TensorBoard's file ends at the first error; its queue would be full after a while."""
+
+    def full(*_):
+        raise SystemExit  # ends a thread without a traceback
+
+    log = MetricLog(tmp_path, start_step=0)
+    monkeypatch.setattr("tensorboardX.event_file_writer.EventsWriter.write_event", full)
+    with pytest.raises(OSError, match="TensorBoard's writer ended, as on a full disk"):
+        for step in range(1, 100):
+            log.scalars(step, {"a": 1.0})
+            time.sleep(0.01)
+    log.close()
 
 
 def test_numbers_that_are_not_finite_are_strict_json_and_come_back(tmp_path):

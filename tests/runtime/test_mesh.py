@@ -75,6 +75,7 @@ def test_a_batch_that_divides_passes():
         ("gpu", "7.5", False),
         ("gpu", "8.0", True),
         ("gpu", "9.0", True),
+        ("gpu", "gfx90a", True),
     ],
 )
 def test_which_devices_have_bfloat16(tmp_path, monkeypatch, platform, capability, have):

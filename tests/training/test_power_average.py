@@ -1,6 +1,7 @@
 """Power-function averages against the sums that they are."""
 
 import math
+import shutil
 
 import jax.numpy as jnp
 import numpy as np
@@ -112,3 +113,11 @@ def test_lengths_have_a_range():
     for sigma in (0.0, 0.29):
         with pytest.raises(UserError, match=r"`sigma_rel` is .*; it must be in \(0, 0.28\]"):
             exponent(sigma)
+
+
+def test_files_of_steps_that_are_taken_again_are_deleted(run, tmp_path):
+    shutil.copytree(run[0] / power_average.FOLDER, tmp_path / power_average.FOLDER)
+    power_average.drop_after(tmp_path, "b2", 0)
+    assert max(power_average.snapshots(tmp_path, "a1")) == STEPS
+    power_average.drop_after(tmp_path, "a1", 100)
+    assert max(power_average.snapshots(tmp_path, "a1")) == 100

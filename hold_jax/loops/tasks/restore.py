@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from hold_jax import inverse, operators
 from hold_jax.data.masks import known_part
@@ -100,7 +101,14 @@ class Inpaint(Restore):
 
     def operator(self, data_shape: tuple[int, ...]) -> Operator:
         """The values that the mask shows."""
-        return operators.inpainting(data_shape, known_part(data_shape, self.mask, self.share or 0.5))
+        return operators.inpainting(data_shape, self._known_part(data_shape))
+
+    def read(self, model: Model) -> tuple[np.ndarray, ...]:
+        """The mask."""
+        return (np.asarray(self._known_part(model.data_shape)),)
+
+    def _known_part(self, data_shape: tuple[int, ...]) -> np.ndarray:
+        return known_part(data_shape, self.mask, self.share or 0.5)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -128,6 +136,12 @@ class Deblur(Restore):
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Colorize(Restore):
     """Colors gray pictures."""
+
+    def shape(self, model: Model) -> tuple[int, ...]:
+        """The shape of the data, or of their measurements."""
+        usable = not (self.measured and model.statistics.mean)
+        require(usable, "measured", True, "False to colorize arrays, whose channels are standardized one by one")
+        return super().shape(model)
 
     def operator(self, data_shape: tuple[int, ...]) -> Operator:
         """The mean of the channels."""

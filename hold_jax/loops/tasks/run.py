@@ -19,7 +19,7 @@ from hold_jax.data import Dataset
 from hold_jax.data.inputs import read_input
 from hold_jax.errors import UserError, require
 from hold_jax.loops import origin
-from hold_jax.loops.draw import SampleSettings, draw_labels, guided
+from hold_jax.loops.draw import SampleSettings, draw_labels, guided, require_pictures
 from hold_jax.loops.generate import GRID_MAX, find_place, picture, write_each
 from hold_jax.loops.tasks.restore import Restore
 from hold_jax.loops.tasks.task import Outcome, Task
@@ -43,6 +43,7 @@ def check(model: Model, task: Task, settings: SampleSettings, devices: Devices) 
       UserError: before compilation, for settings that cannot work.
     """
     devices.require_divides("sampling.batch_size", settings.batch_size)
+    require_pictures(model, settings)
     fits = settings.batch_size % task.group == 0
     require(fits, "sampling.batch_size", settings.batch_size, f"a multiple of {task.group} for this task")
     try:
@@ -95,6 +96,7 @@ def examples(
         whole = isinstance(task, Restore) and task.measured
         require(not whole, "task.measured", True, "False without a task.input: the test split is not measured yet")
         data = load_test()
+        require(data.kind == model.kind, "data.kind", data.kind, f"{model.kind!r}, what the model was trained on")
         index = _within(settings, len(data), "the size of the test split")
         batch = data.gather(index)
         x = batch["x"]
@@ -152,7 +154,7 @@ def perform(
     """
     size, num, devices = settings.batch_size, len(given.x), Devices.all()
     made = origin.of_samples(model, settings, devices, step=step, weights=origin.fingerprint(params))
-    made["task"] = {**options, "examples": origin.digest(*jax.tree.leaves(given))}
+    made["task"] = {**options, "examples": origin.digest(*jax.tree.leaves(given), *task.read(model))}
 
     @functools.partial(devices.jit, out_shardings=devices.replicated)
     def run(params: Any, x: jax.Array, condition: Condition, index: jax.Array) -> Outcome:
@@ -168,11 +170,11 @@ def perform(
             found = jax.tree.map(np.asarray, run(params, *jax.tree.map(lambda a, rows=rows: a[rows], given)))
             share, calls = min(size, num - start) / size, int(found.calls)
             cut = jax.tree.map(lambda a, share=share: a[: round(len(a) * share)], found._replace(calls=None))
+            if np.isnan(cut.x).any():
+                raise UserError(samplers.UNFINISHED)
             parts.append(cut)
             progress.update(min(start + size, num))
     whole = jax.tree.map(lambda *a: np.concatenate(a), *parts)
-    if np.isnan(whole.x).any():
-        raise UserError(samplers.UNFINISHED)
     name = options["name"]
     figures: dict[str, float] = {}
     for key, values in whole.figures.items():
@@ -183,14 +185,13 @@ def perform(
     if distributed.is_main():
         data = np.asarray(model.to_data(whole.x))
         shown = {key: np.asarray(model.to_data(value)) for key, value in whole.shown.items()}
-        image = _beside(shown, data)
         with storage.writing(folder / ARRAY_FILE) as file:
             np.savez_compressed(file, x=data)
         with storage.writing(folder / "task.npz") as file:
             np.savez_compressed(file, **shown, **whole.kept, index=given.index)
-        pictures.write_png(image, folder / "grid.png")
         origin.write(folder, made, calls)
         storage.write(folder / FIGURES_FILE, f"{json.dumps(figures, indent=2)}\n".encode())
+        pictures.write_png(_beside(shown, data), folder / "grid.png")
         if settings.save_pngs:
             write_each(folder, np.arange(len(data)))
     return folder, figures

@@ -6,6 +6,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from hold_jax import samplers
 from hold_jax.loops.draw import SampleSettings
@@ -43,6 +44,11 @@ class Task(abc.ABC):
     def shape(self, model: Model) -> tuple[int, ...]:
         """The shape of one input, that of the data but for measurements; raises UserError for options that fail."""
         return model.data_shape
+
+    def read(self, model: Model) -> tuple[np.ndarray, ...]:
+        """Arrays of files that the options name: results of others are results of another task."""
+        del model
+        return ()
 
     def settings(self, model: Model, settings: SampleSettings) -> SampleSettings:
         """The settings with a sampler and a grid that the task can use."""
