@@ -371,10 +371,6 @@ class Weak(exact.Exact):
             r"`guide` is 'a model with conditions \(\)'; it must",
         ),
         (
-            dict(sigma_data=1.0),
-            r"`guide` is 'a model with units \(mean, deviation, sigma_data\) .*; it must be one with",
-        ),
-        (
             dict(sde=sde.hold(3)),
             "`guide` is 'a model of another process'; it must be one of the process of",
         ),
@@ -384,3 +380,14 @@ def test_a_guide_of_something_else_is_named(change, message):
     model, _, _ = case("vector", 2, dropout=0.1)
     with pytest.raises(UserError, match=message):
         Autoguided.of(model, dataclasses.replace(model, **change))
+
+
+def test_a_guide_in_other_units_is_named():
+    model, _, _ = case("vector", 2, dropout=0.1)
+    statistics = dataclasses.replace(model.statistics, mean=(0.0,) * 3, std=(1.0,) * 3)
+    model = dataclasses.replace(model, statistics=statistics)
+    wider = dataclasses.replace(statistics, std=(1.0, 1.0, 1.1))
+    for change in (dict(sigma_data=1.0), dict(statistics=wider)):
+        with pytest.raises(UserError, match=r"`guide` is 'a model with units \(mean, deviation, sigma_data\) \(\(0"):
+            Autoguided.of(model, dataclasses.replace(model, **change))
+    Autoguided.of(model, model)

@@ -140,7 +140,7 @@ def test_a_run_that_began_meanwhile_keeps_its_record(tmp_path, monkeypatch):
 
 
 def test_what_would_be_an_error_after_the_record_is_one_before(tmp_path):
-    with pytest.raises(UserError, match="`training.held_out` is 1; it must be 0, or 2 or more"):
+    with pytest.raises(UserError, match=r"`training.held_out` is 1; it must be 0, or 2 or more"):
         run_train(config_of(training__held_out=1), str(tmp_path / "new"))
     assert not (tmp_path / "new" / "config.json").exists()
 

@@ -73,10 +73,10 @@ def test_an_npy_file_of_something_else_is_named(tmp_path):
     path = tmp_path / "x.npy"
     with open(path, "wb") as file:
         np.savez(file, x=PICTURES)
-    with pytest.raises(UserError, match="`task.input` is .*x.npy'; it cannot be read"):
+    with pytest.raises(UserError, match=r"`task.input` is .*x.npy'; it cannot be read"):
         read_input(str(path), "task.input", (4, 4, 3), picture=True)
     header = {"descr": "<f8", "fortran_order": False, "shape": (2**50, 4, 4, 3)}
     with open(path, "wb") as file:
         np.lib.format.write_array_header_1_0(file, header)
-    with pytest.raises(UserError, match="`task.input` is .*x.npy'; it cannot be read"):
+    with pytest.raises(UserError, match=r"`task.input` is .*x.npy'; it cannot be read"):
         read_input(str(path), "task.input", (4, 4, 3), picture=True)
