@@ -139,7 +139,8 @@ class Evaluator:
 
         Samples, and the likelihoods of examples, are kept in `folder(step)` as they are computed: if the process
         is killed, the same call continues from them. Figures do not depend on batch sizes, nor on the number of
-        devices, beyond the rounding of the network's arithmetic.
+        devices, beyond the rounding of the network's arithmetic and, for likelihoods, the tolerance of the solver,
+        whose steps a batch shares: `likelihood_nfe` is that of the batches.
 
         Args:
           params: averaged parameters.
