@@ -73,7 +73,11 @@ def train(this: Experiment) -> None:
             require(step % per_call == 0, "training.steps_per_call", per_call, allowed)
             data = build.dataset(config, "train")
             where = config.training.init_from if this.run is None else None
-            source = None if where is None else packed.find(where, initial.KEY)
+            in_file = where is not None and packed.is_file(where)
+            source = packed.find(where, initial.KEY) if where is not None and in_file else None
+        if where is not None and not in_file:
+            source = packed.find(where, initial.KEY)  # all processes read a checkpoint together
+        with distributed.together():
             if source is not None and config.model.sigma_data is None:
                 # The network's output was trained for this number.
                 scale = build.sigma_data(source.config)

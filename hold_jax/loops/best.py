@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -19,14 +20,21 @@ class BestCheckpoint(contextlib.AbstractContextManager):
     Args:
       workdir: of the run.
       start: the step that it goes on from; the least loss before it is that of the kept checkpoint in `metrics.jsonl`.
+      history: of the run's record; losses before a change of the loss, or of its examples, do not compare.
     """
 
-    def __init__(self, workdir: Path, start: int) -> None:
+    def __init__(self, workdir: Path, start: int, history: Mapping[str, Mapping[str, Any]] | None = None) -> None:
         lines = read_jsonl(workdir / METRICS_FILE) if start and storage.exists(workdir / METRICS_FILE) else []
         losses = {line["step"]: line["test/loss"] for line in lines if "test/loss" in line}
         self._checkpoints = Checkpoints.open(workdir, folder=BEST_FOLDER)
         kept = max(self._checkpoints.steps(), default=None)
-        self._least = losses.get(kept, math.inf) if kept is None or kept <= start else math.inf
+        changed = [
+            int(step)
+            for step, keys in (history or {}).items()
+            if step.isdigit() and any(key.startswith(("loss.", "data", "training.held_out")) for key in keys)
+        ]
+        comparable = kept is not None and max(changed, default=-1) < kept <= start
+        self._least = losses.get(kept, math.inf) if comparable else math.inf
         if jax.process_count() > 1:  # all decide alike, and process 0 writes to the file only after all have read it
             self._least = float(distributed.gather(repr(self._least))[0])
         # Checkpoints of steps after `start`, which are trained again, perhaps with another result. Orbax writes no step

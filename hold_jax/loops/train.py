@@ -206,7 +206,8 @@ class Trainer:
             require(whole, "training.steps_per_call", per_call, f"a divisor of {start}, the step to go on from")
             state = self._start(program) if saved is None else program.from_tree(saved)
             del saved
-            run = (checkpoints.record and checkpoints.record.run) or ""
+            record = checkpoints.record
+            run = (record and record.run) or ""
             if main:
                 power_average.drop_after(workdir, run, start)
                 introduce_training(
@@ -219,7 +220,8 @@ class Trainer:
             written = program.step.trace(state, self._abstract_batch(devices))
             step_fn, operations = written.lower().compile(), flops.of_products(written.jaxpr) / per_call
             compiled = time.monotonic()
-            best = stack.enter_context(BestCheckpoint(workdir, start)) if self.held_out is not None else None
+            history = record.history if record is not None else {}
+            best = stack.enter_context(BestCheckpoint(workdir, start, history)) if self.held_out is not None else None
             metric_log = log(workdir, start) if main else Logs([])
             counted = {"picture": "images", "vector": "points", "signal": "signals"}.get(self.dataset.kind, "examples")
             progress = Progress(settings.num_steps, start, settings.batch_size, enabled=main, examples=counted)

@@ -13,6 +13,7 @@ from training.small import quick_compilation  # noqa: F401
 from hold_jax import samplers, sde
 from hold_jax.app import build
 from hold_jax.app.config import Config
+from hold_jax.data import Statistics
 from hold_jax.data.dataset import array_dataset
 from hold_jax.errors import UserError
 from hold_jax.loops import tasks
@@ -172,6 +173,17 @@ def test_every_inverse_problem_has_its_operator_and_its_defaults(name, shape):
     assert task.steps is None and task.scale is None  # the method's own
 
 
+def test_a_mask_is_known_by_its_pixels(tmp_path):
+    task = task_of(name="inpaint", mask=str(tmp_path / "mask.png"))
+    for rows in (1, 3):
+        mask = np.zeros((4, 4), np.uint8)
+        mask[:rows] = 255
+        PIL.Image.fromarray(mask).save(tmp_path / "mask.png")
+        (known,) = task.read(MODEL)
+        np.testing.assert_array_equal(known[..., 0], mask > 0)
+    assert task_of(name="superres").read(MODEL) == ()
+
+
 # --- Edits and latents ----------------------------------------------------------------------------------
 
 
@@ -276,6 +288,18 @@ WRONG = {
     "noise below the end": (
         checked(name="edit", start_noise=0.001),
         "`task.start_noise` is 0.001; it must be between 0.002 and 80, the noise at T",
+    ),
+    "PNG files of points": (
+        checked(change(save_pngs=True), model=small.mlp(), name="inpaint"),
+        "`sampling.save_pngs` is True; it must be False for data that are not pictures",
+    ),
+    "measured arrays": (
+        checked(
+            model=dataclasses.replace(MODEL, statistics=Statistics(kind="array", mean=(0.0,) * 3, std=(1.0,) * 3)),
+            name="colorize",
+            measured=True,
+        ),
+        "`task.measured` is True; it must be False to colorize arrays, whose channels are standardized one by one",
     ),
     "a stochastic sampler": (
         checked(change(sampler=samplers.SAMPLERS["ancestral"](), name="ancestral"), name="reconstruct"),

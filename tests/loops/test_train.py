@@ -259,8 +259,8 @@ def test_a_run_that_goes_back_keeps_the_best_of_its_new_way(tmp_path):
     work_directory.write(tmp_path, work_directory.Record({}, (2,), 0, run="a"))
     state = small.fresh_state(MODEL, OPTIMIZER)
 
-    def offer(start, *pairs):
-        with Checkpoints.open(tmp_path) as others, BestCheckpoint(tmp_path, start) as best:
+    def offer(start, *pairs, history=None):
+        with Checkpoints.open(tmp_path) as others, BestCheckpoint(tmp_path, start, history) as best:
             for step, loss in pairs:
                 best.offer(loss, dataclasses.replace(state, step=jnp.int32(step)), others)
         with Checkpoints.open_to_read(tmp_path, BEST_FOLDER) as checkpoints:
@@ -275,6 +275,14 @@ def test_a_run_that_goes_back_keeps_the_best_of_its_new_way(tmp_path):
     assert offer(7, (8, 0.75)) == [6]
     assert offer(7, (8, 0.65)) == [8]
     assert offer(5, (8, 0.1)) == [8]
+    # Nor does a loss compare with that of another weighting, or of other examples.
+    (tmp_path / "metrics.jsonl").write_text('{"step": 8, "test/loss": 0.1}\n')
+    for history, kept in (
+        ({"8": {"optimizer.learning_rate": [1, 2]}}, [8]),
+        ({"3": {"loss.weighting": ["eps", "sm"]}}, [8]),
+        ({"8": {"loss.weighting": ["eps", "sm"]}}, [9]),
+    ):
+        assert offer(8, (9, 0.7), history=history) == kept
 
 
 @pytest.mark.slow

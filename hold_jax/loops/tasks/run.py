@@ -49,7 +49,7 @@ def check(model: Model, task: Task, settings: SampleSettings, devices: Devices) 
     try:
         shape = task.shape(model)
     except UserError as error:
-        raise UserError(re.sub("^`(blur|factor|mask|share)`", r"`task.\1`", str(error))) from None
+        raise UserError(re.sub("^`(blur|factor|mask|measured|share)`", r"`task.\1`", str(error))) from None
     settings = task.settings(model, dataclasses.replace(settings, frames=0))  # a task makes no film
     rows = jax.ShapeDtypeStruct((settings.batch_size, *shape), jnp.float32)
     index = jax.ShapeDtypeStruct((settings.batch_size,), jnp.int32)
