@@ -13,10 +13,15 @@ itself:
   sampling   pictures a second of sampler and likelihood in bfloat16, and the memory in use at most
   inception  pictures a second of the Inception network
   profile    the operations that take most of the time of a step
+  tests      the package's tests of numbers, on this machine: a line for each
   train      --fast, for the time that is left but a fifth; a second call goes on from there
   weights    its averaged parameters in bfloat16, compressed: weights.safetensors.xz, for hold_jax.load after `xz -d`
   fid        it at orders 1 to 4 by five samplers with 10, 20, 35 and 50 network calls (`benchmarks.fid_orders`); pixels
              are compared where --inception is missing
+
+With --at_once=3 three run at a time, since compiling takes most of the time: training first, the others in this order
+beside it, and all stand still while one of them measures (`benchmarks.alone`). Each gets a part of the card's memory,
+since XLA's search for fast convolutions takes all there is.
 
 --output is a small folder: a log a stage, JSON, weights, and summary.json, rewritten after every command. A command
 that succeeded is not run again (train and weights always are). What is large, work directories and compiled programs,
@@ -25,19 +30,41 @@ is in OUTPUT-work. Without --data the CIFAR-10 configs read the copy of TensorFl
 
 import argparse
 import collections
+import concurrent.futures
 import gzip
 import importlib.util
 import json
 import lzma
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from benchmarks.alone import FOLDER, alone, signal_others
+
+TRAINED = ("train", "weights", "fid")
+NUMBERS = [
+    f"tests/{name}"
+    for name in (
+        "test_kernels.py",
+        "test_sde.py",
+        "test_losses.py",
+        "test_parameterization.py",
+        "test_model.py",
+        "test_likelihood.py",
+        "nn",
+        "samplers",
+        "metrics",
+        "numerics",
+        "training",
+    )
+]
 GRACE = 20.0  # seconds for a run to write its checkpoint after SIGTERM
 TOY_NETWORK = [
     "--config.data.name=digits",
@@ -73,12 +100,13 @@ class Session:
     def __init__(self, output: Path, minutes: float) -> None:
         self.output, self.share = output, minutes / 9
         self.end = time.monotonic() + 60 * minutes
-        self.file = output / "summary.json"
+        self.file, self.lock = output / "summary.json", threading.Lock()
         self.found: dict[str, Any] = json.loads(self.file.read_text()) if self.file.exists() else {}
 
     def run(self, stage: Stage, deadline: float) -> None:
         """Runs those commands of a stage that did not succeed before; SIGTERM ends what runs at the deadline."""
-        entry = self.found.setdefault(stage.name, {"done": []})
+        with self.lock:
+            entry = self.found.setdefault(stage.name, {"done": []})
         began, entry["status"] = time.monotonic(), "done"
         deadline = min(deadline, began + stage.seconds * self.share)
         with open(self.output / f"{stage.name}.log", "a") as log:
@@ -97,13 +125,29 @@ class Session:
         print(f"{stage.name:<10} {entry['status']:<14} {entry['seconds']:>6.1f} s", flush=True)
 
     def _write(self) -> None:
-        self.file.write_text(json.dumps(self.found, indent=1) + "\n")
+        with self.lock:
+            self.file.write_text(json.dumps(self.found, indent=1) + "\n")
 
 
 def _run(command: list[str], seconds: float, log: Any) -> str:
     if seconds <= 0:
         return "no time left"
-    child = subprocess.Popen([sys.executable, *command], stdout=log, stderr=subprocess.STDOUT)
+    folder = os.environ.get(FOLDER)
+    group = None if folder is None else 0  # a process group of its own, to be stopped
+    child = subprocess.Popen([sys.executable, *command], stdout=log, stderr=subprocess.STDOUT, process_group=group)
+    if folder is None:
+        return _waited(child, seconds)
+    member = Path(folder, str(child.pid))
+    member.touch()
+    try:
+        return _waited(child, seconds)
+    finally:
+        member.unlink()
+        if child.returncode == -signal.SIGKILL:  # perhaps while the others stood still for it
+            signal_others(Path(folder), signal.SIGCONT)
+
+
+def _waited(child: subprocess.Popen, seconds: float) -> str:
     try:
         code = child.wait(seconds)
         return f"failed with {code}" if code else "done"
@@ -190,6 +234,7 @@ def stages(args: argparse.Namespace, work: Path) -> list[Stage]:
         ),
         Stage("inception", 60, [inception]),
         Stage("profile", 90, [profile, [*part, "--part=profile"]]),
+        Stage("tests", 180, [[*part, "--part=tests", *(["--toy"] if toy else [])]]),
         Stage("train", 540, [train], again=True),
         Stage("weights", 60, [[*part, "--part=weights"]], again=True),
         Stage("fid", 540, [fid]),
@@ -217,9 +262,10 @@ def sampling(args: argparse.Namespace, changes: list[str]) -> dict[str, float]:
         function, (_, *rest) = program(config, what, shape, args.batch_size, devices)
         inputs = jax.tree.map(lambda a: jax.device_put(np.zeros(a.shape, a.dtype), a.sharding), rest)
         jax.block_until_ready(function(params, *inputs))
-        began = time.perf_counter()
-        jax.block_until_ready(function(params, *inputs))
-        found[f"{what}_images_per_second"] = args.batch_size / (time.perf_counter() - began)
+        with alone():
+            began = time.perf_counter()
+            jax.block_until_ready(function(params, *inputs))
+            found[f"{what}_images_per_second"] = args.batch_size / (time.perf_counter() - began)
     memory = jax.devices()[0].memory_stats() or {}
     return found | {"peak_bytes": float(memory.get("peak_bytes_in_use", 0))}
 
@@ -251,12 +297,23 @@ def write_weights(run: Path, path: Path) -> dict[str, float]:
     return {"step": model.step, "bytes": path.stat().st_size, "bytes_before_compression": full.stat().st_size}
 
 
+def tests(args: argparse.Namespace) -> dict[str, int]:
+    """Runs tests of numbers by JAX's default backend; each prints a line, since their time may end before they do."""
+    import jax
+
+    platform = {"gpu": "cuda"}.get(jax.default_backend(), jax.default_backend())
+    files = NUMBERS[:1] if args.toy else NUMBERS
+    command = [sys.executable, "-m", "pytest", "-n", "4", "-vv", "--tb=short", *files]
+    return {"exit_code": subprocess.call(command, env=os.environ | {"HOLD_JAX_TEST_PLATFORM": platform})}
+
+
 def _work(output: Path) -> Path:
     return output.with_name(f"{output.name}-work")
 
 
 PARTS: dict[str, Callable[[argparse.Namespace, list[str]], Any]] = {
     "sampling": sampling,
+    "tests": lambda args, changes: tests(args),
     "profile": lambda args, changes: top_operations(_work(args.output) / "profiled" / "profile"),
     "weights": lambda args, changes: write_weights(_work(args.output) / "fast", args.output / "weights.safetensors.xz"),
 }
@@ -265,7 +322,7 @@ PARTS: dict[str, Callable[[argparse.Namespace, list[str]], Any]] = {
 def main() -> None:
     """Runs the stages, or one of the parts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    names = ["modes", "compile", "speed", "sampling", "inception", "profile", "train", "weights", "fid"]
+    names = ["modes", "compile", "speed", "sampling", "inception", "profile", "tests", *TRAINED]
     parser.add_argument("--minutes", type=float, default=9.0)
     parser.add_argument("--output", type=Path, default=Path("accelerator"), help="folder")
     parser.add_argument("--config", default="configs/cifar10_hold.py", help="the model that is timed")
@@ -274,6 +331,7 @@ def main() -> None:
     parser.add_argument("--inception", help="weights of the Inception network for fid, .pth or .npz")
     parser.add_argument("--stats", help="statistics of the training data for fid, such as pytorch-fid's")
     parser.add_argument("--stages", nargs="+", choices=names, default=names)
+    parser.add_argument("--at_once", type=int, default=1, help="processes at a time")
     parser.add_argument("--toy", action="store_true", help="everything small, to test this script")
     parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
     parser.add_argument("--shape", default="32x32x3", help=argparse.SUPPRESS)
@@ -293,12 +351,26 @@ def main() -> None:
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(work / "compiled"))
     session = Session(args.output, args.minutes)
     print(f"{args.minutes:g} minutes, results in {args.output}", flush=True)
-    for stage in stages(args, work):
-        if stage.name in args.stages:
+    chosen = [stage for stage in stages(args, work) if stage.name in args.stages]
+    lanes = [[stage] for stage in chosen if stage.name not in TRAINED]
+    # Of the network that is trained, one after the other; beside other stages from the beginning.
+    lanes.insert(len(lanes) if args.at_once == 1 else 0, [stage for stage in chosen if stage.name in TRAINED])
+
+    def run(lane: list[Stage]) -> None:
+        for stage in lane:
             reserved = 12 * args.minutes if stage.name == "train" else 0.0  # a fifth of the whole, for weights and fid
             session.run(stage, session.end - reserved)
-        if stage.name == "train" and "train" in args.stages:
-            session.found.pop("fid", None)  # of fewer steps
+            if stage.name == "train":
+                session.found.pop("fid", None)  # of fewer steps
+
+    if args.at_once > 1:
+        os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{0.9 / args.at_once:.2f}")
+        groups = work / "groups"
+        shutil.rmtree(groups, ignore_errors=True)
+        groups.mkdir()
+        os.environ[FOLDER] = str(groups)
+    with concurrent.futures.ThreadPoolExecutor(args.at_once) as pool:
+        list(pool.map(run, lanes))
 
 
 if __name__ == "__main__":

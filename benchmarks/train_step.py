@@ -41,6 +41,7 @@ import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
+from benchmarks.alone import alone
 from hold_jax import kernels
 from hold_jax.app import build
 from hold_jax.app.config import read
@@ -71,6 +72,11 @@ def interleaved(cases: Sequence[Case], repeats: int, least_seconds: float) -> li
     A measurement is of as many calls as take `least_seconds`, so that on an accelerator the host runs ahead as it does
     in training.
     """
+    with alone():
+        return _interleaved(cases, repeats, least_seconds)
+
+
+def _interleaved(cases: Sequence[Case], repeats: int, least_seconds: float) -> list[dict[str, float]]:
     counts = []
     for case in cases:
         for _ in range(2):

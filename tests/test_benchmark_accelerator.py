@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from unittest import mock
 
 import jax
 import ml_dtypes
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 
 import hold_jax
-from benchmarks import accelerator
+from benchmarks import accelerator, alone
 from configs import cifar10_fast
 from hold_jax.app import build
 from hold_jax.app.config import read
@@ -42,6 +43,46 @@ def test_a_stage_ends_at_its_share_of_the_time_and_at_the_deadline(tmp_path):
     session.run(accelerator.Stage("late", 540, [SLEEP]), began)
     assert time.monotonic() - began < 30
     assert session.found["share"]["status"] == "stopped" and session.found["late"]["status"] == "no time left"
+
+
+def test_a_process_that_measures_is_alone(tmp_path, monkeypatch):
+    clock = "import time\nwhile True: print('tick', flush=True); time.sleep(0.01)"
+    with open(tmp_path / "log", "w") as log:
+        other = subprocess.Popen([sys.executable, "-c", clock], stdout=log, process_group=0)
+    groups = tmp_path / "groups"
+    groups.mkdir()
+    for pid in (other.pid, os.getpgrp()):
+        (groups / str(pid)).touch()
+    monkeypatch.setenv(alone.FOLDER, str(groups))
+
+    def ticks(seconds):
+        before = (tmp_path / "log").stat().st_size
+        time.sleep(seconds)
+        return (tmp_path / "log").stat().st_size - before
+
+    try:
+        while not ticks(0.1):
+            pass
+        with alone.alone(seconds=0.2):
+            assert ticks(0.5) == 0
+        assert ticks(1.0) > 0
+    finally:
+        other.kill()
+        other.wait()
+
+
+def test_several_at_once_share_the_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["accelerator", f"--output={tmp_path / 'out'}", "--at_once=2", "--minutes=0.2"])
+    nap = ["-c", f"import os, time; assert os.environ['{alone.FOLDER}']; time.sleep(3)"]
+    made = [accelerator.Stage(name, 540, [nap]) for name in ("modes", "speed", "train", "weights")]
+    monkeypatch.setattr(accelerator, "stages", lambda args, work: made)
+    began = time.monotonic()
+    with mock.patch.dict(os.environ):
+        accelerator.main()
+    found = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert {name: stage["status"] for name, stage in found.items()} == dict.fromkeys(found, "done")
+    assert set(found) == {"modes", "speed", "train", "weights"} and time.monotonic() - began < 11  # of 12 s in turn
+    assert not list((tmp_path / "out-work" / "groups").glob("[0-9]*"))
 
 
 @pytest.mark.slow
@@ -109,6 +150,17 @@ def test_a_model_is_timed_trained_carried_away_and_compared_at_toy_size(tmp_path
 def test_every_stage_runs_at_toy_size_and_a_second_call_goes_on(tmp_path):
     output = tmp_path / "accelerator"
     first = run(output)
-    assert list(first) == ["modes", "compile", "speed", "sampling", "inception", "profile", "train", "weights", "fid"]
+    assert list(first) == [
+        "modes",
+        "compile",
+        "speed",
+        "sampling",
+        "inception",
+        "profile",
+        "tests",
+        "train",
+        "weights",
+        "fid",
+    ]
     assert json.loads((output / "profile.json").read_text())
     assert "already trained" in (run(output), (output / "train.log").read_text())[1]

@@ -35,6 +35,7 @@ def test_each_line_is_on_disk_at_once(tmp_path):
     ]
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_full_disk_is_an_error_and_not_a_wait(tmp_path, monkeypatch):
     """The thread that writes TensorBoard's file ends at the first error; its queue would be full after a while."""
 

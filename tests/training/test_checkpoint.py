@@ -162,9 +162,11 @@ def largest(folder):
     return max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
 
 
-def flip(path, place=0.5):
+def flip(path, *places):
+    """One bit at each place. By default at many: Orbax's file has parts that nothing refers to any more."""
     data = bytearray(path.read_bytes())
-    data[int(len(data) * place)] ^= 1
+    for place in places or np.linspace(0, 1, 40, endpoint=False):
+        data[int(len(data) * place)] ^= 1
     path.write_bytes(data)
 
 
@@ -173,7 +175,7 @@ def cut(path):
 
 
 DAMAGES = {
-    "bit": lambda c: flip(largest(c)),
+    "bits": lambda c: flip(largest(c)),
     "half": lambda c: cut(largest(c)),
     "data gone": lambda c: largest(c).unlink(),
     "manifest": lambda c: cut(c / "state" / "manifest.ocdbt"),
