@@ -88,8 +88,9 @@ def _figures(args: argparse.Namespace) -> dict[str, float]:
     network_for = _networks(args)
     stretch = _STRETCHES.get(args.features)
     sides = [_open(getattr(args, name), name, args.crop, stretch) for name in ("samples", "data")]
+    # Pictures of several sizes are floats in [0, 255], but these are stretched, for other networks.
     kinds = {side.is_image for side in sides if isinstance(side, Dataset)}
-    alike = is_own(args.features) or len(kinds) < 2
+    alike = args.features != "pixels" or len(kinds) < 2
     require(alike, "samples", args.samples, "pictures of 8 bits if `data` are, and floats if they are floats")
     if not is_own(args.features) and not any(isinstance(side, Dataset) for side in sides):
         network_for = None  # no weights are needed
