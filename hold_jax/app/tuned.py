@@ -40,7 +40,14 @@ def with_calls(config: Config, calls: int) -> Config:
     settings = build.sampling(config.changed({"sampling.times": None, "sampling.frames": 0}))
     process = build.process(config)
     steps = tune.steps_for(settings.sampler, process, calls, denoise=settings.denoise, seed=settings.seed)
-    return config.changed({"sampling.num_steps": steps, "sampling.times": None})
+    frames = config.sampling.frames
+    return config.changed(
+        {
+            "sampling.num_steps": steps,
+            "sampling.times": None,
+            "sampling.frames": frames if frames and steps % frames == 0 else steps * (frames > 0),
+        }
+    )
 
 
 def candidates(config: Config, calls: int) -> list[Candidate]:
