@@ -31,6 +31,7 @@ is in OUTPUT-work. Without --data the CIFAR-10 configs read the copy of TensorFl
 import argparse
 import collections
 import concurrent.futures
+import functools
 import gzip
 import importlib.util
 import json
@@ -46,7 +47,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.alone import FOLDER, alone, signal_others
+from benchmarks.alone import FOLDER, alone, nobody_measures, signal_others
 
 TRAINED = ("train", "weights", "fid")
 NUMBERS = [
@@ -132,13 +133,14 @@ class Session:
 def _run(command: list[str], seconds: float, log: Any) -> str:
     if seconds <= 0:
         return "no time left"
+    begin = functools.partial(subprocess.Popen, [sys.executable, *command], stdout=log, stderr=subprocess.STDOUT)
     folder = os.environ.get(FOLDER)
-    group = None if folder is None else 0  # a process group of its own, to be stopped
-    child = subprocess.Popen([sys.executable, *command], stdout=log, stderr=subprocess.STDOUT, process_group=group)
     if folder is None:
-        return _waited(child, seconds)
-    member = Path(folder, str(child.pid))
-    member.touch()
+        return _waited(begin(), seconds)
+    with nobody_measures(Path(folder)):
+        child = begin(process_group=0)  # a group of its own, to be stopped
+        member = Path(folder, str(child.pid))
+        member.touch()
     try:
         return _waited(child, seconds)
     finally:

@@ -23,17 +23,24 @@ def alone(seconds: float = 1.5) -> Iterator[None]:
     if FOLDER not in os.environ:
         yield
         return
-    import fcntl  # not on Windows
-
     folder = Path(os.environ[FOLDER])
-    with open(folder / "lock", "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with nobody_measures(folder):
         stopped = signal_others(folder, signal.SIGSTOP)
         try:
             time.sleep(seconds if stopped else 0)
             yield
         finally:
             signal_others(folder, signal.SIGCONT)
+
+
+@contextlib.contextmanager
+def nobody_measures(folder: Path) -> Iterator[None]:
+    """Waits until no process of a folder measures, and keeps others from beginning to."""
+    import fcntl  # not on Windows
+
+    with open(folder / "lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def signal_others(folder: Path, number: signal.Signals) -> int:
