@@ -11,8 +11,9 @@ alike: judge by the ratios. `cpu s` is the processor time of all threads, which 
 FLOPs are those of the program's products as written (a multiplication and an addition are two); utilization is over
 the rate of a large matrix product in the same type, timed here, so that no table of cards is needed.
 
---torch adds the same network in PyTorch (ncsnpp_torch.py), eager and, on an accelerator or with --torch_compile,
-compiled. Before anything is timed, its parameters are counted and its prediction is compared with ours.
+--torch adds the same network in PyTorch (ncsnpp_torch.py), eager and, on an accelerator, compiled; `--torch eager` and
+`--torch compiled` choose. Before anything is timed, its parameters are counted and its prediction is compared with
+ours.
 --memory runs nothing: what the forward pass keeps for the backward pass, with and without recomputation of residual
 blocks (model.remat), and, but with --traced, the compiler's bytes. XLA for CPU takes out the barriers that keep a
 recomputation apart, merges it with the forward pass where it can and saves nothing: there only the first figure tells.
@@ -277,9 +278,9 @@ def torch_cases(
     checked = check_peer(peer, ours, table, make)
     x = torch.from_numpy(ours.images).to(device)
     cases = []
-    compiled_too = args.torch_compile or device == "cuda"
+    modes = args.torch or (["eager", "compiled"] if device == "cuda" else ["eager"])
     for dtype in args.dtypes:
-        for compiled in (False, True) if compiled_too else (False,):
+        for compiled in (mode == "compiled" for mode in modes):
             trainer = make(bfloat16=dtype == "bfloat16", compiled=compiled)
             who = "torch.compile" if compiled else "torch"
             try:
@@ -297,7 +298,7 @@ def torch_cases(
 def measure(config: ml_collections.ConfigDict, shape: tuple[int, ...], args: argparse.Namespace) -> dict[str, Any]:
     """Times everything, prints a table as it goes."""
     on_cpu = jax.default_backend() == "cpu"
-    peer = load_peer() if args.torch else None
+    peer = load_peer() if args.torch is not None else None
     rates = {dtype: matrix_rate(dtype, 1024 if on_cpu else 8192) for dtype in args.dtypes}
     for dtype, rate in rates.items():
         print(f"matrix product, {dtype}: {rate / 1e12:.3g} TFLOP/s")
@@ -425,14 +426,13 @@ def main() -> None:
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"], choices=["float32", "bfloat16"])
     parser.add_argument("--parts", nargs="+", default=["forward", "step"], choices=["forward", "step"])
     parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--torch", action="store_true", help="time PyTorch too")
-    parser.add_argument("--torch_compile", action="store_true", help="torch.compile on CPU too")
+    parser.add_argument("--torch", nargs="*", default=None, choices=["eager", "compiled"], help="time PyTorch too")
     parser.add_argument("--memory", action="store_true", help="memory instead of time")
     parser.add_argument("--traced", action="store_true", help="--memory without compiling")
     parser.add_argument("--output", type=Path, default=None, help="JSON file")
     args, changes = parser.parse_known_args()
     # Read when the first device is asked for; without it PyTorch would find three quarters of a GPU's memory taken.
-    if args.torch:
+    if args.torch is not None:
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
     on_cpu = jax.default_backend() == "cpu"
