@@ -84,9 +84,9 @@ def test_bytes_of_types(types, size):
 
 
 def _conv(stride, padding, dilation=1):
-    return lambda x, k: jax.lax.conv_general_dilated(
-        x, k, (stride, stride), padding, (dilation, dilation), dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
+    numbers = ("NHWC", "HWIO", "NHWC")
+    options = {"lhs_dilation": (dilation, dilation), "dimension_numbers": numbers, "precision": "highest"}
+    return lambda x, k: jax.lax.conv_general_dilated(x, k, (stride, stride), padding, **options)
 
 
 @pytest.mark.parametrize(

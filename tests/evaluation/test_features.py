@@ -31,7 +31,8 @@ def points(x=POINTS):
 
 
 def _linear(params, x):
-    return Features(x @ params["w"], x @ params["v"])
+    dot = functools.partial(jnp.dot, precision="highest")
+    return Features(dot(x, params["w"]), dot(x, params["v"]))
 
 
 LINEAR = FeatureNetwork("linear", "linear", {"w": W, "v": V}, _linear)

@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -55,8 +57,9 @@ def test_class_vector_is_added_to_the_features_of_the_noise(random_params):
     both = embedding(num_classes=3, label_place="features")
     params = random_params(both, T, Condition(labels))
     features = sinusoidal_features(T, 4) + params["labels"]["embedding"][labels]
-    h = features @ params["dense0"]["kernel"] + params["dense0"]["bias"].reshape(1, -1)
-    want = (h / (1 + jnp.exp(-h))) @ params["dense1"]["kernel"] + params["dense1"]["bias"].reshape(1, -1)
+    dot = functools.partial(jnp.dot, precision="highest")
+    h = dot(features, params["dense0"]["kernel"]) + params["dense0"]["bias"].reshape(1, -1)
+    want = dot(h / (1 + jnp.exp(-h)), params["dense1"]["kernel"]) + params["dense1"]["bias"].reshape(1, -1)
     np.testing.assert_allclose(both.apply({"params": params}, T, Condition(labels)), want, rtol=1e-5, atol=1e-5)
 
 

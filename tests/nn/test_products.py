@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -46,7 +48,7 @@ def test_a_convolution_s_kernel_has_the_float32_gradient(case):
 
     def reference(x, kernel):
         renamed = {theirs.get(name, name): value for name, value in options.items()}
-        return jax.lax.conv_general_dilated(x, kernel, dimension_numbers=numbers, **renamed)
+        return jax.lax.conv_general_dilated(x, kernel, dimension_numbers=numbers, precision="highest", **renamed)
 
     check(*both(lambda x, k: products.conv(x, k, **options), reference, draw(x_shape, 0), draw(kernel_shape, 1)))
 
@@ -56,7 +58,8 @@ def test_a_matrix_product_s_kernel_has_the_float32_gradient(rows):
     def product(x, kernel):
         return products.dot(x, kernel, (((x.ndim - 1,), (0,)), ((), ())))
 
-    check(*both(product, jnp.matmul, draw((*rows, 5), 0), draw((5, 6), 1)))
+    reference = functools.partial(jnp.matmul, precision="highest")
+    check(*both(product, reference, draw((*rows, 5), 0), draw((5, 6), 1)))
 
 
 def test_forward_mode_vmap_and_recomputation_agree_with_reverse_mode():

@@ -22,7 +22,7 @@ def of_xla(function, *args):
 
 def convolution(x, kernel, **options):
     numbers = ("NHWC", "HWIO", "NHWC")
-    given = {"window_strides": (1, 1), "padding": "SAME"} | options
+    given = {"window_strides": (1, 1), "padding": "SAME", "precision": "highest"} | options
     return lax.conv_general_dilated(x, kernel, dimension_numbers=numbers, **given)
 
 
