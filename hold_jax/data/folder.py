@@ -72,9 +72,10 @@ def load(
     if kind == "array":
         for argument, value in (("image_size", image_size), ("channels", channels), ("bits", bits)):
             require(value is None, argument, value, "None for kind = 'array', which keeps the values of the files")
-        read, dtype = images.read_values, np.dtype(np.float32)
-        shape = _first(name, files, lambda file: read(file).shape)
+        dtype = np.dtype(np.float32)
         integers = _first(name, files, images.has_integers)
+        read: Read = lambda file: images.read_values(file, integers)  # noqa: E731
+        shape = _first(name, files, lambda file: read(file).shape)
     else:
         depth, dtype, integers = channels or 3, np.dtype(np.uint8), False
         read = lambda file: images.read_picture(file, image_size, depth, bits)  # noqa: E731

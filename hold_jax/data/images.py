@@ -71,19 +71,28 @@ def read_picture(file: File | Path, size: Size, channels: int, bits: int | None 
         return _to_array(_fit(_to_channels(picture, channels), size))
 
 
-def read_values(file: File | Path) -> np.ndarray:
+def read_values(file: File | Path, integers: bool | None = None) -> np.ndarray:
     """Reads a picture file without conversion: the values as they are, of any type and number of channels.
 
     Args:
       file: a regular file with one picture; with the extension .npy, an array (H, W) or (H, W, C).
+      integers: whether the values must be integers, as those of another file are; None: either.
 
     Returns:
       float32 `(H, W, C)`.
 
     Raises:
+      UserError: if they are integers and must not be, or the other way round.
       UNREADABLE: as in `read_picture`; also for values that are not finite.
     """
-    return as_float32(_values(file))
+    x = _values(file)
+    if integers is not None and are_integers(x) != integers:
+        kinds = ("other numbers", "integers up to 2^24")
+        raise UserError(
+            f"`kind` is 'array'; {file} holds {kinds[not integers]} ({x.dtype}), and the first file "
+            f"{kinds[integers]}: all files must hold the same"
+        )
+    return as_float32(x)
 
 
 def has_integers(file: File | Path) -> bool:

@@ -519,6 +519,19 @@ def test_arrays_keep_the_values_of_sixteen_bits_floats_and_any_channels(tmp_path
         data.load(f"folder:{tmp_path}/png", split="train", kind="array", image_size=4)
 
 
+@pytest.mark.parametrize("limit", [1 << 30, 1])
+def test_arrays_of_integers_and_of_floats_are_not_one_data_set(tmp_path, limit):
+    # Bits per dimension of the floats would be those of integers, or the other way round.
+    for first, second in ((np.uint16, np.float32), (np.float32, np.uint16)):
+        for i in range(4):
+            np.save(tmp_path / f"{i}.npy", np.ones((4, 6, 2), second if i == 3 else first))
+        what = f"3.npy holds .* \\({second.__name__}\\), and the first file .*: all files must hold the same"
+        with pytest.raises(UserError, match=what):
+            for split in ("train", "test"):
+                found = data.load(f"folder:{tmp_path}", split=split, kind="array", memory_limit_bytes=limit)
+                found.gather(np.arange(len(found)))
+
+
 def test_rectangles_are_covered_and_cut(tmp_path):
     """A ramp of 16 gray values from left to right, each 2 wide: 4 high and 6 wide is its middle, at half the size."""
     ramp = np.repeat(np.arange(16, dtype=np.uint8) * 10, 2)
