@@ -233,6 +233,17 @@ def test_a_bootstrap_would_miss_the_distance_that_it_is_about():
     assert min(resampled) > distance + 3 * error
 
 
+@pytest.mark.parametrize("d", [3, 60])  # 60: fewer rows than features
+def test_jackknife_is_made_of_the_distances_without_a_part(d):
+    rng = np.random.default_rng(0)
+    x, reference = rng.standard_normal((40, d)), moments(rng.standard_normal((200, d)) @ rng.standard_normal((d, d)))
+    rest = [moments(np.delete(x, np.s_[i::5], axis=0)) for i in range(5)]
+    left_out = np.array([frechet_distance(of, reference) for of in rest])
+    whole = frechet_distance(moments(x), reference)
+    want = (whole, np.sqrt(4 / 5 * ((left_out - left_out.mean()) ** 2).sum()), 4 * (left_out.mean() - whole))
+    np.testing.assert_allclose(frechet_jackknife(x, reference, num_parts=5), want, rtol=1e-6)
+
+
 def test_jackknife_distance_is_that_of_the_whole_and_sorted_rows_do_not_matter():
     rng = np.random.default_rng(26)
     x, reference = _frechet_of_gaussians(rng, 301, 4, 2.0)
