@@ -161,8 +161,9 @@ def test_probes_estimate_the_trace():
 
     def eps_fn(u, t):
         y, sigma = kernels.sufficient_statistic(m, u, t)
-        gain = jnp.asarray(covariance) @ jnp.linalg.inv(jnp.asarray(covariance) + jnp.square(sigma) * jnp.eye(2))
-        return kernels.last_noise(m, u, t, y @ gain)
+        of_noisy = jnp.linalg.inv(jnp.asarray(covariance) + jnp.square(sigma) * jnp.eye(2))
+        gain = jnp.matmul(jnp.asarray(covariance), of_noisy, precision="highest")
+        return kernels.last_noise(m, u, t, jnp.matmul(y, gain, precision="highest"))
 
     bits = lambda probes: np.asarray(likelihood.bits_per_dim(m, eps_fn, x, key=KEY, probes=probes).bpd)  # noqa: E731
     exactly, four = bits(0), bits(4)
