@@ -79,3 +79,14 @@ def test_with_equal_types_it_is_the_plain_product():
     x, kernel = draw((2, 4, 4, 3), 0), draw((3, 3, 3, 4), 1)
     jaxpr = str(jax.make_jaxpr(lambda k: products.conv(x, k, (1, 1), "SAME"))(kernel))
     assert "custom" not in jaxpr and "conv_general_dilated" in jaxpr
+
+
+@pytest.mark.parametrize("precision", ["default", "highest"])
+def test_the_tests_see_tf32(precision):
+    """conftest.py: otherwise a product here that forgets its precision is wrong on a GPU alone."""
+    x, one = jnp.full((1, 1, 1), 1 + 2.0**-12), jnp.ones((1, 1, 1))
+    want = 1.0 if precision == "default" else 1 + 2.0**-12
+    conv = functools.partial(jax.lax.conv_general_dilated, window_strides=(1,), padding="SAME", precision=precision)
+    for product in (functools.partial(jnp.matmul, precision=precision), conv):
+        assert jax.jit(product)(x, one) == want
+        assert jax.grad(lambda y: jnp.sum(product(x, y)))(one) == want  # noqa: B023
