@@ -8,6 +8,10 @@ Default config: cifar10_hold on an accelerator, cifar10_small_hold on CPU; --con
 main.py. Everything at one batch size is compiled first, then timed in turn, so that what else the machine does hits all
 alike: judge by the ratios. `cpu s` is the processor time of all threads, which other jobs disturb less.
 
+Before it is timed, the step runs four times twice, from one state with one batch, and says whether both end with the
+same bits. On a GPU they need not, as long as XLA may choose kernels whose sums have no fixed order
+(`XLA_FLAGS=--xla_gpu_exclude_nondeterministic_ops=true` takes these out).
+
 FLOPs are those of the program's products as written (a multiplication and an addition are two); utilization is over
 the rate of a large matrix product in the same type, timed here, so that no table of cards is needed.
 
@@ -49,9 +53,11 @@ from hold_jax.app.config import read
 from hold_jax.nn.layers import precision_of
 from hold_jax.runtime.flops import of_products
 from hold_jax.runtime.mesh import Devices
+from hold_jax.training.fingerprint import fingerprints
 from hold_jax.training.step import Program, mean_loss
 
 PARITY = 1e-4
+_REPEATS = {None: "", True: "; twice four steps: the same bits", False: "; twice four steps: other bits"}
 TABLE_SIZE = 4096
 
 
@@ -148,13 +154,22 @@ class Ours:
         """Shapes of the state and the batch on their devices."""
         return self.program.abstract(), self.batch
 
+    def fingerprints(self, step: Any) -> dict[str, int]:
+        """Of every array of the state after four steps from the start."""
+        state = self.program.start()
+        for _ in range(4):
+            state, _ = step(state, self.batch)
+        return jax.tree.map(int, self.program.devices.jit(fingerprints)(state))
+
     def cases(self, parts: Sequence[str]) -> tuple[list[Case], dict[str, dict[str, float]]]:
-        """The compiled parts, and the seconds of tracing, lowering and compiling them."""
+        """The compiled parts; the seconds of tracing, lowering and compiling them, and whether the step repeats."""
         cases, compilation = [], {}
         held = {"state": self.program.start()}
         for part in parts:
             function = {"forward": self.program.devices.jit(self.forward), "step": self.program.step}[part]
             compiled, flops, compilation[part] = compile_timed(function, *self.abstract())
+            if part == "step":
+                compilation[part]["same_bits"] = self.fingerprints(compiled) == self.fingerprints(compiled)
 
             def call(part: str = part, compiled: Any = compiled) -> None:
                 if part == "step":
@@ -318,7 +333,8 @@ def measure(config: ml_collections.ConfigDict, shape: tuple[int, ...], args: arg
                 results["compilation"].append({"batch_size": batch_size, "part": part, "dtype": dtype, **stages})
                 print(
                     f"batch {batch_size}, {dtype}, {part}: traced in {stages['trace']:.1f} s, lowered in "
-                    f"{stages['lower']:.1f} s, compiled in {stages['compile']:.1f} s",
+                    f"{stages['lower']:.1f} s, compiled in {stages['compile']:.1f} s"
+                    f"{_REPEATS[stages.get('same_bits')]}",
                     flush=True,
                 )
         if peer:
