@@ -1,6 +1,7 @@
 """Samples of a checkpoint as files: an array, a grid of pictures, and a film of the reverse process."""
 
 import concurrent.futures
+import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,7 +14,7 @@ from hold_jax.loops import origin
 from hold_jax.loops.conditions import NONE, Conditions
 from hold_jax.loops.draw import Drawn, SampleSettings, draw_blocks, with_labels
 from hold_jax.model import Model
-from hold_jax.runtime import distributed, npz, pictures, plots, storage
+from hold_jax.runtime import distributed, lock, npz, pictures, plots, storage
 from hold_jax.runtime.mesh import Devices
 from hold_jax.runtime.progress import Progress
 from hold_jax.runtime.resumable import PartialRows
@@ -122,36 +123,50 @@ def generate(
     weights = origin.fingerprint(params)
     made = origin.of_samples(model, settings, devices, step=step, weights=weights, conditions=conditions.digest)
     made["samples"] = f"0:{settings.num_samples}" if settings.indices is None else settings.indices
-    folder, finished = find_place(workdir / FOLDER, made)
-    if finished:
-        distributed.say(f"these samples were drawn before, with the same settings: {folder}")
-    else:
-
-        def begin(first: Drawn) -> None:
-            if first.frames is not None:
-                pictures.film(film_frames(np.asarray(first.frames)), folder / "film.gif")
-            origin.write(folder, made, int(first.calls))
-
-        rows = PartialRows(folder / _ROWS, len(index), in_memory=False)
-        draw_rows(model, params, settings, devices, rows, index, begin, conditions)
-        if distributed.is_main():
-            shown = _first(rows.blocks(), GRID_MAX if len(model.data_shape) > 1 else len(index))
-            given = with_labels(model, settings, jnp.asarray(index), conditions.of(index))
-            with storage.writing(folder / ARRAY_FILE) as file:
-                npz.write_blocks(file, "x", (len(index), *shown.shape[1:]), shown.dtype, rows.blocks())
-            takes = [name for name in model.conditions.takes if getattr(given, name) is not None]
-            arrays: dict[str, Any] = {name: np.asarray(getattr(given, name)) for name in takes}
-            if arrays:
-                with storage.writing(folder / CONDITION_FILE) as file:
-                    np.savez_compressed(file, **arrays)
-            # Last, since curves need matplotlib, which sampling does not.
-            beside = given.picture is not None
-            grid = pairs(given.picture, shown) if beside else picture(shown, reference=reference)
-            pictures.write_png(grid, folder / "grid.png")
-            storage.remove(folder / _ROWS)
-    if settings.save_pngs and distributed.is_main():
-        write_each(folder, index)
+    with claimed(workdir / FOLDER, made) as (folder, finished):
+        if finished:
+            distributed.say(f"these samples were drawn before, with the same settings: {folder}")
+        else:
+            _draw(model, params, settings, folder, made, reference, conditions)
+        if settings.save_pngs and distributed.is_main():
+            write_each(folder, index)
     return folder
+
+
+def _draw(
+    model: Model,
+    params: Any,
+    settings: SampleSettings,
+    folder: Path,
+    made: dict[str, Any],
+    reference: np.ndarray | None,
+    conditions: Conditions,
+) -> None:
+    """Draws the samples that are not there yet, and writes all files of `generate`."""
+    index = settings.index
+
+    def begin(first: Drawn) -> None:
+        if first.frames is not None:
+            pictures.film(film_frames(np.asarray(first.frames)), folder / "film.gif")
+        origin.write(folder, made, int(first.calls))
+
+    rows = PartialRows(folder / _ROWS, len(index), in_memory=False)
+    draw_rows(model, params, settings, Devices.all(), rows, index, begin, conditions)
+    if distributed.is_main():
+        shown = _first(rows.blocks(), GRID_MAX if len(model.data_shape) > 1 else len(index))
+        given = with_labels(model, settings, jnp.asarray(index), conditions.of(index))
+        with storage.writing(folder / ARRAY_FILE) as file:
+            npz.write_blocks(file, "x", (len(index), *shown.shape[1:]), shown.dtype, rows.blocks())
+        takes = [name for name in model.conditions.takes if getattr(given, name) is not None]
+        arrays: dict[str, Any] = {name: np.asarray(getattr(given, name)) for name in takes}
+        if arrays:
+            with storage.writing(folder / CONDITION_FILE) as file:
+                np.savez_compressed(file, **arrays)
+        # Last, since curves need matplotlib, which sampling does not.
+        beside = given.picture is not None
+        grid = pairs(given.picture, shown) if beside else picture(shown, reference=reference)
+        pictures.write_png(grid, folder / "grid.png")
+        storage.remove(folder / _ROWS)
 
 
 def draw_rows(
@@ -188,23 +203,53 @@ def draw_rows(
             progress.update(rows.count)
 
 
-def find_place(parent: Path, made: dict[str, Any]) -> tuple[Path, bool]:
-    """Returns the folder for samples with this record, and whether they are all there; the same on every process.
+@contextlib.contextmanager
+def claimed(parent: Path, made: dict[str, Any]) -> Iterator[tuple[Path, bool]]:
+    """Yields the folder for samples with this record, and whether they are all there; the same on every process.
+
+    Until all are there no other run draws in it: one of other settings takes the second folder of `origin.place`.
 
     Args:
       parent: folder of such folders.
       made: what the samples depend on (`origin.of_samples`).
+
+    Raises:
+      UserError: if another run draws these samples.
     """
     plain, unique = origin.place(parent, made)
+    with contextlib.ExitStack() as held:
 
-    def look() -> np.ndarray:
-        here = not storage.names(plain) or origin.is_of(origin.read(plain), made)
-        folder = plain if here else unique
-        finished = origin.is_of(origin.read(folder), made) and storage.is_file(folder / ARRAY_FILE)
-        return np.array([here, finished])
+        def usable(folder: Path) -> bool:
+            return folder == unique or _is_free(folder, made)
 
-    here, finished = distributed.from_first(look, np.zeros(2, np.bool_))
-    return plain if here else unique, bool(finished)
+        def choose() -> np.ndarray:
+            owner = None
+            for number, folder in enumerate((plain, unique)):
+                if usable(folder) and _is_finished(folder, made):
+                    return np.array([number, True])
+                if usable(folder):
+                    with contextlib.ExitStack() as attempt:
+                        owner = attempt.enter_context(lock.locked(folder))
+                        # Looked at again, since another run may have written there until now.
+                        if owner is None and usable(folder):
+                            held.enter_context(attempt.pop_all())
+                            return np.array([number, _is_finished(folder, made)])
+            raise UserError(f"{unique} is in use by {owner}: wait until its samples are drawn")
+
+        number, finished = distributed.from_first(choose, np.zeros(2, np.int64))
+        folder = (plain, unique)[int(number)]
+        yield folder, bool(finished)
+        if distributed.is_main() and storage.is_file(folder / lock.FILE):
+            storage.remove(folder / lock.FILE)
+
+
+def _is_free(folder: Path, made: dict[str, Any]) -> bool:
+    """Returns whether there is nothing in a folder, or samples with this record."""
+    return {*storage.names(folder)} <= {lock.FILE} or origin.is_of(origin.read(folder), made)
+
+
+def _is_finished(folder: Path, made: dict[str, Any]) -> bool:
+    return origin.is_of(origin.read(folder), made) and storage.is_file(folder / ARRAY_FILE)
 
 
 def _first(blocks: Iterator[np.ndarray], count: int) -> np.ndarray:

@@ -11,16 +11,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from hold_jax.errors import UserError
-from hold_jax.runtime import distributed, schema, storage
+from hold_jax.runtime import distributed, lock, schema, storage
 from hold_jax.runtime.storage import Path
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
-
 RECORD_FILE = "config.json"
-LOCK_FILE = ".lock"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,30 +74,15 @@ def locked(workdir: Path) -> Iterator[None]:
     Raises:
       UserError: if the folder cannot be written, or another process holds it.
     """
-    if not storage.is_local(workdir):
-        yield
-        return
-    with _writing(workdir):
-        workdir.mkdir(parents=True, exist_ok=True)
-        # A link could name any file of the user's, which would be overwritten.
-        descriptor = os.open(workdir / LOCK_FILE, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
-    with open(descriptor, "r+", errors="replace") as file:
-        if fcntl is None:
-            distributed.say(f"no lock on {workdir}: this system has none; do not start a second run there")
-        else:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                owner = file.read().strip() or "another process"
-                raise UserError(
-                    f"`workdir` {workdir} is in use by {owner}: wait for that run, stop it, or choose another --workdir"
-                ) from None
-            except OSError:
-                pass  # a file system without locks: training without one is better than no training
-        file.seek(0)
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {platform.node()}")
-        file.flush()
+    if lock.fcntl is None and storage.is_local(workdir):
+        distributed.say(f"no lock on {workdir}: this system has none; do not start a second run there")
+    with contextlib.ExitStack() as held:
+        with _writing(workdir):
+            owner = held.enter_context(lock.locked(workdir))
+        if owner is not None:
+            raise UserError(
+                f"`workdir` {workdir} is in use by {owner}: wait for that run, stop it, or choose another --workdir"
+            )
         yield
 
 

@@ -20,6 +20,7 @@ from hold_jax.loops import generate as generate_module
 from hold_jax.loops import origin
 from hold_jax.loops.draw import draw_blocks, draw_labels, make_draw
 from hold_jax.loops.generate import film_frames, generate, picture
+from hold_jax.runtime import lock
 
 POINTS, PICTURES, CLASSES = small.mlp(), small.unet(), small.mlp(num_classes=3)
 GUIDED = small.mlp(num_classes=3, label_dropout=0.1)
@@ -152,6 +153,37 @@ def test_a_draw_that_was_killed_goes_on_to_the_same_bits(points, tmp_path, batch
     batches.die = None
     found = small.contents(generate(POINTS, points, settings, tmp_path / "killed", step=3))
     assert batches.sizes == [8, 8, 4] and found == straight
+
+
+def test_draws_at_the_same_time_do_not_meet(points, tmp_path, monkeypatch):
+    def of(seed, folder="together"):
+        settings = small.sample_settings(num_samples=20, seed=seed)
+        return generate(POINTS, points, settings, tmp_path / folder, step=3)
+
+    alone = [small.contents(of(seed, f"alone{seed}")) for seed in (0, 1)]
+    drawn, others, messages = generate_module.draw_blocks, [], []
+
+    def with_others(*args):
+        for block in drawn(*args):
+            if not others:  # while seed 0 draws its first batch
+                others.append(None)
+                others[0] = of(1)
+                # A second draw of seed 0 would take the second folder; one in which a third draws is an error.
+                place = others[0].with_name(f"step_3_sampler4_{digest}")
+                with lock.locked(place), pytest.raises(UserError) as found:
+                    of(0)
+                messages.append(str(found.value))
+            yield block
+
+    record = {"weights": origin.fingerprint(points), "step": 3}
+    made = origin.of_samples(POINTS, small.sample_settings(num_samples=20), EIGHT, **record) | {"samples": "0:20"}
+    digest = origin.place(tmp_path, made)[1].name.rpartition("_")[2]
+    monkeypatch.setattr(generate_module, "draw_blocks", with_others)
+    first = of(0)
+    assert first.name == "step_3_sampler4" and others[0].name != first.name
+    assert [small.contents(first), small.contents(others[0])] == alone
+    (message,) = messages
+    assert re.search(rf"{digest} is in use by process \d+ on .*: wait until its samples are drawn", message)
 
 
 @pytest.mark.slow

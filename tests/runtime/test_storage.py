@@ -39,7 +39,7 @@ from hold_jax.loops import generate as sampling
 from hold_jax.loops import train as training
 from hold_jax.loops.draw import Drawn
 from hold_jax.metrics.frechet import moments
-from hold_jax.runtime import curves, pictures, storage, workdir
+from hold_jax.runtime import curves, lock, pictures, storage, workdir
 from hold_jax.runtime import log as logs
 from hold_jax.runtime.log import MetricLog, log_results, read_jsonl
 from hold_jax.runtime.resumable import PartialRows
@@ -264,7 +264,7 @@ def test_the_record(folder, tmp_path):
         workdir.require_shared(folder)
     assert workdir.read(folder) == record(eval__repeats=3)
     assert held(folder)["config.json"] == record(eval__repeats=3).to_json().encode()
-    assert set(held(folder)) == {"config.json"} | ({workdir.LOCK_FILE} if storage.is_local(folder) else set())
+    assert set(held(folder)) == {"config.json"} | ({lock.FILE} if storage.is_local(folder) else set())
 
 
 def test_a_bucket_that_cannot_be_written_is_named(bucket):

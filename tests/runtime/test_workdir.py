@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from hold_jax.errors import UserError
-from hold_jax.runtime import workdir
+from hold_jax.runtime import lock, workdir
 
 
 def record(**changes):
@@ -81,18 +81,18 @@ def test_a_folder_where_the_record_is_due_is_one_line(tmp_path):
 
 def test_a_lock_that_is_a_link_or_a_folder_is_not_followed(tmp_path):
     (tmp_path / "mine").write_text("precious")
-    (tmp_path / workdir.LOCK_FILE).symlink_to(tmp_path / "mine")
+    (tmp_path / lock.FILE).symlink_to(tmp_path / "mine")
     with pytest.raises(UserError, match=r"`workdir` .* cannot be written: "), workdir.locked(tmp_path):
         pass
     assert (tmp_path / "mine").read_text() == "precious"
-    (tmp_path / workdir.LOCK_FILE).unlink()
-    (tmp_path / workdir.LOCK_FILE).mkdir()
+    (tmp_path / lock.FILE).unlink()
+    (tmp_path / lock.FILE).mkdir()
     with pytest.raises(UserError, match=r"`workdir` .* cannot be written: Is a directory"), workdir.locked(tmp_path):
         pass
 
 
 def test_a_system_without_locks_says_so(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(workdir, "fcntl", None)
+    monkeypatch.setattr(lock, "fcntl", None)
     with workdir.locked(tmp_path):
         assert (
             capsys.readouterr().err == f"no lock on {tmp_path}: this system has none; do not start a second run there\n"
@@ -129,7 +129,7 @@ def test_a_folder_is_one_run_s_at_a_time_and_free_when_its_process_ends(tmp_path
         other.kill()
         other.wait()
         with workdir.locked(folder):
-            assert (folder / workdir.LOCK_FILE).read_text().startswith(f"process {os.getpid()} on ")
+            assert (folder / lock.FILE).read_text().startswith(f"process {os.getpid()} on ")
 
 
 def test_a_folder_of_its_own_on_another_machine_is_named(tmp_path):

@@ -20,7 +20,7 @@ from hold_jax.data.inputs import read_input
 from hold_jax.errors import UserError, require
 from hold_jax.loops import origin
 from hold_jax.loops.draw import SampleSettings, draw_labels, guided, require_pictures
-from hold_jax.loops.generate import GRID_MAX, find_place, picture, write_each
+from hold_jax.loops.generate import GRID_MAX, claimed, picture, write_each
 from hold_jax.loops.tasks.restore import Restore
 from hold_jax.loops.tasks.task import Outcome, Task
 from hold_jax.model import Model
@@ -181,19 +181,19 @@ def perform(
         figures[f"{name}_{key}"] = float(values.mean())
         if num > 1:
             figures[f"{name}_{key}_error"] = float(values.std(ddof=1) / math.sqrt(num))
-    folder, _ = find_place(workdir / FOLDER, made)
-    if distributed.is_main():
-        data = np.asarray(model.to_data(whole.x))
-        shown = {key: np.asarray(model.to_data(value)) for key, value in whole.shown.items()}
-        with storage.writing(folder / ARRAY_FILE) as file:
-            np.savez_compressed(file, x=data)
-        with storage.writing(folder / "task.npz") as file:
-            np.savez_compressed(file, **shown, **whole.kept, index=given.index)
-        origin.write(folder, made, calls)
-        storage.write(folder / FIGURES_FILE, f"{json.dumps(figures, indent=2)}\n".encode())
-        pictures.write_png(_beside(shown, data), folder / "grid.png")
-        if settings.save_pngs:
-            write_each(folder, np.arange(len(data)))
+    with claimed(workdir / FOLDER, made) as (folder, _):
+        if distributed.is_main():
+            data = np.asarray(model.to_data(whole.x))
+            shown = {key: np.asarray(model.to_data(value)) for key, value in whole.shown.items()}
+            with storage.writing(folder / ARRAY_FILE) as file:
+                np.savez_compressed(file, x=data)
+            with storage.writing(folder / "task.npz") as file:
+                np.savez_compressed(file, **shown, **whole.kept, index=given.index)
+            origin.write(folder, made, calls)
+            storage.write(folder / FIGURES_FILE, f"{json.dumps(figures, indent=2)}\n".encode())
+            pictures.write_png(_beside(shown, data), folder / "grid.png")
+            if settings.save_pngs:
+                write_each(folder, np.arange(len(data)))
     return folder, figures
 
 
