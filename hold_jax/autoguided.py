@@ -47,6 +47,9 @@ class Autoguided(Model):
             ("units (mean, deviation, sigma_data)", units(model), units(guide)),
         ):
             require(ours == theirs, "guide", f"a model with {name} {theirs}", f"one with {name} {ours}")
+        ours, theirs = (m.statistics.class_names if m.network.num_classes else () for m in (model, guide))
+        named = not ours or not theirs or ours == theirs
+        require(named, "guide", f"a model of the classes {theirs}", f"one of the classes {ours}")
         require(guide.sde == model.sde, "guide", "a model of another process", "one of the process of the samples")
         return cls(**fields, guide=guide)
 
@@ -55,7 +58,7 @@ class Autoguided(Model):
         assert self.guide is not None
         return super().init(key), self.guide.init(key)
 
-    def require_guidance(self, guidance: float | jax.Array | None) -> None:
+    def require_guidance(self, guidance: float | jax.Array | None, given: Condition | None = None) -> None:
         """Any scale is allowed: no dropout of a condition is needed."""
 
     def eps_fn(

@@ -37,6 +37,7 @@ from hold_jax.evaluation.pixels import pixels
 from hold_jax.evaluation.reference import About, Reference
 from hold_jax.evaluation.resize import Stretch
 from hold_jax.metrics.frechet import frechet_distance, moments
+from hold_jax.runtime import schema
 from hold_jax.runtime.mesh import Devices
 from hold_jax.runtime.npz import Npz, NpzError
 from hold_jax.runtime.progress import Progress
@@ -81,6 +82,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         require(args.crop is None or args.crop >= 1, "crop", args.crop, "1 or more")
         if args.device is not None:
             jax.config.update("jax_platforms", {"gpu": "cuda"}.get(args.device, args.device))
+            try:
+                jax.devices()
+            except (AssertionError, RuntimeError):  # JAX raises either, by what is installed
+                raise UserError(f"`device` is {args.device!r}; JAX finds none here: leave it out") from None
         print(figures.table(_figures(args)))
 
 
@@ -138,12 +143,13 @@ def _open(text: str, argument: str, crop: int | None, stretch: Stretch | None) -
         require(usable, argument, text, "pictures of 8 bits for this network; these are floats (try --features=pixels)")
         _say(f"{argument}: {text}, {len(found):,} examples of shape {found.shape}{how}")
         return found
+    allowed = "a folder, an .npz file, or a data source with its split such as digits:test"
+    require(bool(text) and schema.is_path(text), argument, text, allowed)
     path = Path(text).expanduser()
     if path.is_dir():
         found, how = pictures(path, crop, stretch)
         _say(f"{argument}: {text}, {len(found):,} pictures, {how}")
         return found
-    allowed = "a folder, an .npz file, or a data source with its split such as digits:test"
     require(path.is_file() and path.suffix == ".npz", argument, text, allowed)
     x = _samples(path, argument)
     if x is None:
@@ -185,6 +191,7 @@ def _reference(side: Dataset | Reference, network_for: _NetworkFor | None, args:
     network = network_for(side.shape, side.dtype)
     path = None
     if args.cache is not None:
+        require(schema.is_path(args.cache), "cache", args.cache, "a folder")
         key = f"{network.name}_{network.identity.split()[-1]}_{digest(side)}"
         path = Path(args.cache).expanduser() / f"{key}.npz"
         try:  # not after the features, which take long

@@ -163,15 +163,18 @@ class Model:
         condition = self.conditions.without(Condition(), takes, 1) if takes else None
         return self.network.init({"params": key}, inputs, jnp.zeros((1,)), condition)["params"]
 
-    def require_guidance(self, guidance: float | jax.Array | None) -> None:
-        """Raises UserError for classifier-free guidance of a model without dropout of a condition."""
+    def require_guidance(self, guidance: float | jax.Array | None, given: Condition | None = None) -> None:
+        """Raises UserError for classifier-free guidance without dropout of a condition, or of none that is `given`."""
+        droppable = self.conditions.droppable
         require(
-            guidance is None or bool(self.conditions.droppable),
+            guidance is None or bool(droppable),
             "guidance",
             guidance,
             "None for a model without dropout of a condition: train with model.label_dropout, model.picture_dropout or "
             "model.vector_dropout = 0.1",
         )
+        some = guidance is None or given is None or any(getattr(given, name) is not None for name in droppable)
+        require(some, "guidance", guidance, f"None without a condition to guide to: give a {' or a '.join(droppable)}")
 
     def eps_fn(
         self,
@@ -201,9 +204,7 @@ class Model:
           UserError: for conditions that do not fit the network, and for guidance of a model without dropout of any.
         """
         conditions, given = self.conditions, as_condition(condition)
-        self.require_guidance(guidance)
-        some = guidance is None or any(getattr(given, name) is not None for name in conditions.droppable)
-        require(some, "condition", given, f"given for guidance: its {' or '.join(conditions.droppable)}")
+        self.require_guidance(guidance, given)
         encoded = conditions.encode(given)
         if dropout is not None and conditions.droppable:
             dropout, key_conditions = jax.random.split(dropout)

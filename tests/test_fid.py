@@ -141,6 +141,16 @@ def test_mistakes(tmp_path, capsys, monkeypatch):
     assert "`samples` is" in fails(capsys, tmp_path / "bad.npz", a, pixels)
     assert "it must be a folder, an .npz file, or a data source" in fails(capsys, tmp_path / "nowhere", a, pixels)
     assert "it must be of 3 features, as `data` is" in fails(capsys, a, tmp_path / "small.npz", pixels)
+    not_positive = tmp_path / "negative.npz"
+    np.savez(not_positive, mu=np.zeros(48), sigma=-np.eye(48))
+    assert "it must be a covariance" in fails(capsys, a, not_positive, pixels)
+    assert "`samples` is ''" in fails(capsys, "", a, pixels)
+    for name in ("~nobody-of-this-name/x", "a" * 300):
+        assert f"`data` is '{name[:50]}" in fails(capsys, a, name, pixels)
+        assert f"`cache` is '{name[:50]}" in fails(capsys, a, a, pixels, f"--cache={name}")
+    Image.fromarray(X[0]).save(tmp_path / "none" / "A.PNG")
+    assert "left out, as by pytorch-fid: 1 of endings in capitals" in fails(capsys, tmp_path / "none", a, pixels)
+    (tmp_path / "none" / "A.PNG").unlink()
     (a / "4.png").write_bytes(b"no picture")
     assert "4.png cannot be read: " in fails(capsys, a, a, pixels)
     assert "it must be inception, dinov2, pixels, or module:function" in fails(capsys, a, a, "--features=inceptoin")

@@ -200,8 +200,7 @@ REFUSED = {
     ),
     "guidance without labels": (
         lambda: eps_shape(GUIDED["points"][0], guidance=2.0),
-        "`condition` is Condition(label=None, picture=None, vector=None, augmentation=None); it must be given for "
-        "guidance: its label",
+        "`guidance` is 2.0; it must be None without a condition to guide to: give a label",
     ),
     "guidance by labels of another shape": (
         lambda: eps_shape(GUIDED["points"][0], guidance=2.0, condition=Condition(LABELS[:3])),

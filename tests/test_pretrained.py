@@ -182,6 +182,29 @@ def test_mistakes_are_named(model, tmp_path, monkeypatch):
         hold_jax.load("digits")
     with pytest.raises(UserError, match=r"`num` is 0"):
         model.sample(0, KEY)
+    with pytest.raises(UserError, match=r"`checkpoint` is '10'; it must be a whole number"):
+        hold_jax.load("run", checkpoint="10")
+    with pytest.raises(UserError, match=r"`config` is 3; it must be a path, values by key, or None"):
+        hold_jax.load("x.pth", source="edm", config=3)
+    for name in ("~nobody-of-this-name/x", "a" * 300):
+        with pytest.raises(UserError, match=r"`workdir` is .*; it must be a path that there can be"):
+            hold_jax.load(name)
+    for act in (model.encode, model.bits_per_dim):
+        for shape in ((2,), (4, 3), (4, 2, 2)):
+            allowed = r"it must be a batch of the model's data, \(B, 2\)"
+            with pytest.raises(UserError, match=rf"`x` is 'of shape \({shape[0]},.*'; {allowed}"):
+                act(np.zeros(shape), KEY)
+    with pytest.raises(UserError, match=r"`y` is 'of shape \(2,\)'"):
+        model.denoise(np.zeros(2), 0.5)
+    with pytest.raises(UserError, match=r"`sigma` is 'of shape \(3,\)'; it must be of shape \(\) or \(2,\)"):
+        model.denoise(np.zeros((2, 2)), np.ones(3))
+    for changes, message in (
+        ({"batch_size": 1.5}, r"`sampling.batch_size` is 1.5; it must be a whole number >= 1"),
+        ({"guidance": np.ones(2)}, r"`sampling.guidance` is array\(.*; it must be a finite number, or None"),
+        ({"guidance": 2.0, "guidance_interval": (1, 2, 3)}, r"`sampling.guidance_interval` is \(1, 2, 3\); .* two"),
+    ):
+        with pytest.raises(UserError, match=message):
+            model.sample(2, KEY, **changes)
     with pytest.raises(UserError, match=r"`options` is \['steps'\]; it must be among sampler, num_steps"):
         model.sample(2, KEY, steps=3)
     nan = dataclasses.replace(model, params=jax.tree.map(lambda a: a * jnp.nan, model.params))

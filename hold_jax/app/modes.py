@@ -87,9 +87,9 @@ def train(this: Experiment) -> None:
             loss = build.loss(config)
             model = prepare.model(config, data.shape, data.num_classes, build.statistics(record))
             start = None if source is None else initial.parameters(source, config, model)
-            load_test = functools.partial(prepare.dataset, config, "test", data.shape, data.num_classes)
+            load_test = functools.partial(prepare.dataset, config, "test", model)
             given = build.conditions(config, model, load_test)
-            rate, held_out = build.learning_rate(config), prepare.held_out(config, data.shape, data.num_classes)
+            rate, held_out = build.learning_rate(config), prepare.held_out(config, model)
             trainer = Trainer(
                 model, loss, optimizer, data, settings, sampling,
                 learning_rate=rate, held_out=held_out, initial=start, conditions=given,
@@ -128,7 +128,7 @@ def draw(this: Experiment) -> None:
     sampling, task = build.sampling(config), build.task(config)
     model = prepare.model(config, found.data_shape, found.num_classes, build.statistics(found))
     drawn, joined = prepare.guided(config, model)
-    load_test = functools.cache(lambda: prepare.dataset(config, "test", found.data_shape, found.num_classes))
+    load_test = functools.cache(lambda: prepare.dataset(config, "test", model))
     chosen = config.sampling.checkpoint
     averages = packed.averages(config, model, path, None if chosen is None else [chosen])
     if task is None:
@@ -164,8 +164,8 @@ def score(this: Experiment) -> None:
     loss, settings = build.loss(config), build.evaluation(config)
     sampling = dataclasses.replace(build.sampling(config), frames=0)
     model = prepare.model(config, found.data_shape, found.num_classes, build.statistics(found))
-    held_out = prepare.dataset(config, "test", found.data_shape, found.num_classes)
-    load_train = functools.cache(lambda: prepare.dataset(config, "train", found.data_shape, found.num_classes))
+    held_out = prepare.dataset(config, "test", model)
+    load_train = functools.cache(lambda: prepare.dataset(config, "train", model))
     drawn, joined = prepare.guided(config, model)
     make_draw(drawn, sampling, Devices.all())
     averages = packed.averages(config, model, path, build.checkpoint_steps(config))
@@ -188,11 +188,11 @@ def tune(this: Experiment) -> None:
     drawn, joined = prepare.guided(config, model)
     make_draw(drawn, sampling, Devices.all())
     tried = {calls: tuned.candidates(config, calls) for calls in tuned.calls_of(config)}
-    train = prepare.dataset(config, "train", found.data_shape, found.num_classes)
+    train = prepare.dataset(config, "train", model)
     first = next(iter(names(config.eval.features)), "")
     require(bool(first), "eval.features", first, "the network in whose features samples are compared")
     (network,) = build.feature_networks(config.changed({"eval.features": first}), lambda: train, path)
-    load_test = functools.partial(prepare.dataset, config, "test", found.data_shape, found.num_classes)
+    load_test = functools.partial(prepare.dataset, config, "test", model)
     given = build.conditions(config, model, load_test)
     chosen = config.sampling.checkpoint
     ((step, params),) = packed.averages(config, model, path, None if chosen is None else [chosen])

@@ -18,7 +18,7 @@ from flax import traverse_util
 
 from hold_jax.app import build, experiment
 from hold_jax.app.config import Config
-from hold_jax.errors import UserError
+from hold_jax.errors import UserError, require
 from hold_jax.model import Model
 from hold_jax.runtime import distributed, schema, storage
 from hold_jax.runtime import workdir as work_directory
@@ -132,7 +132,10 @@ def find(where: str, argument: str) -> Packed:
     """
     if is_file(where):
         return read(shipped(where) if where in SHIPPED else Path(where), argument)
-    return of_run(build.workdir(where))
+    folder = build.workdir(where)
+    known = work_directory.find(folder) is not None
+    require(known, argument, where, f"a trained run's work directory (there is no {work_directory.RECORD_FILE} in it)")
+    return of_run(folder)
 
 
 def is_file(where: str) -> bool:

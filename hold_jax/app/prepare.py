@@ -47,19 +47,18 @@ def guided(config: Config, model: Model) -> tuple[Model, Callable[[Any], Any]]:
         raise UserError(f"`sampling.guide` is {where!r}: {error}") from None
 
 
-def dataset(config: Config, split: str, shape: tuple[int, ...], num_classes: int) -> Dataset:
+def dataset(config: Config, split: str, model: Model) -> Dataset:
     """A split that must have the shape, and for a model of classes the classes, that the model was made for."""
-    data = build.dataset(config, split)
-    require(
-        data.shape == shape,
-        "data.name",
-        config.data.name,
-        f"data of shape {shape}; its {split} split's is {data.shape}",
-    )
+    data, name = build.dataset(config, split), config.data.name
+    shape, classes, known = model.data_shape, model.network.num_classes, model.statistics.class_names
+    require(data.shape == shape, "data.name", name, f"data of shape {shape}; its {split} split's is {data.shape}")
     if config.model.class_conditional:
         has = f"{data.num_classes} classes" if data.num_classes else "no labels"
-        allowed = f"data of the {num_classes} classes that the model takes; its {split} split has {has}"
-        require(data.num_classes == num_classes, "data.name", config.data.name, allowed)
+        allowed = f"data of the {classes} classes that the model takes; its {split} split has {has}"
+        require(data.num_classes == classes, "data.name", name, allowed)
+        for number, (ours, theirs) in enumerate(zip(known, data.class_names, strict=False)):
+            allowed = f"data of the model's classes: class {number} is {ours} there, {theirs} in the {split} split"
+            require(ours == theirs, "data.name", name, allowed)
     return data
 
 
@@ -74,12 +73,12 @@ def feature_networks(
     return build.feature_networks(config, load_train, path)
 
 
-def held_out(config: Config, shape: tuple[int, ...], num_classes: int) -> Dataset | None:
+def held_out(config: Config, model: Model) -> Dataset | None:
     """The test examples whose loss training logs; None where there are none."""
     if config.training.held_out == 0:
         return None
     try:
-        found = dataset(config, "test", shape, num_classes)
+        found = dataset(config, "test", model)
     except UserError as error:
         if config.training.report:
             raise

@@ -30,7 +30,7 @@ class Report:
     def __init__(self, config: Config, path: Path, model: Model, data: Dataset):
         self._config, self._path, self._model, self._data = config, path, model, data
         self._sampling, self._settings = build.sampling(config), build.evaluation(config)
-        self._held_out = prepare.dataset(config, "test", data.shape, data.num_classes)
+        self._held_out = prepare.dataset(config, "test", model)
         Devices.all().require_divides("eval.batch_size", self._settings.batch_size)
         self._evaluator: Evaluator | None = None
 

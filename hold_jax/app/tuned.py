@@ -10,6 +10,7 @@ import numpy as np
 from hold_jax import kernels
 from hold_jax.app import build, constructors
 from hold_jax.app.config import Config
+from hold_jax.errors import require
 from hold_jax.loops import tune
 from hold_jax.loops.tune import Candidate, Choice
 from hold_jax.runtime import distributed, schema, storage
@@ -20,7 +21,7 @@ FILE = "tuned.json"
 # Keys that choose a sampler: a command that gives one of them chooses itself.
 CHOOSING = ("name", "grid", "rho", "times", "t_min", "order", "corrector", "churn", "gauge", "num_steps", "denoise")
 # Keys that change the network's output: a choice holds for their values alone.
-_GUIDING = ("guidance", "guidance_interval", "guide", "clip", "threshold")
+_GUIDING = ("guidance", "guidance_interval", "guide", "clip", "threshold", "ema_length")
 _SAMPLERS: tuple[dict[str, Any], ...] = (
     *({"name": "gaussian_fitted", "churn": churn} for churn in (0.0, 0.5, 1.0)),
     *({"name": "unipc", "order": order} for order in (2, 3)),
@@ -110,14 +111,21 @@ def apply(config: Config, path: Path, flags: Collection[str] = ()) -> Config:
     Args:
       config: the settings.
       path: the work directory.
-      flags: keys that the command line gives; one that chooses a sampler wins over the tuned one.
+      flags: keys that the command line gives; one that chooses a sampler wins over the tuned one, and one that chooses
+        the steps over the number of calls that the run was made with.
 
     Raises:
-      UserError: if the tuned entry was edited and is not allowed, or no number of steps makes so few calls.
+      UserError: if the tuned entry was edited and is not allowed, no number of steps makes so few calls, or the command
+        gives the number of steps too.
     """
     calls = config.sampling.calls
     if calls is None:
         return config
+    steps = [key for key in ("sampling.num_steps", "sampling.times") if key in flags]
+    if steps:
+        both = "sampling.calls" in flags
+        require(not both, "sampling.calls", calls, f"left out beside {steps[0]}, which says the steps itself")
+        return config.changed({"sampling.calls": None})
     about = _about(config)
     known: dict[Any, Any] = {entry.get("calls"): entry for entry in read(path) if _is_of(entry, about)}
     own = any(f"sampling.{key}" in flags for key in CHOOSING)

@@ -78,6 +78,7 @@ def _convert(args: argparse.Namespace, rest: list[str]) -> str:
 
 def _file(text: str, argument: str) -> Path:
     storage.require_local(text, argument)
+    storage.path(text, argument)  # an error where there can be no such path
     return Path(text).expanduser()
 
 

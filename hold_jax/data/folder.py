@@ -111,7 +111,9 @@ def _paired(name: str, condition: str, data_dir: str | None, files: list[File]) 
         root = _root(f"folder:{condition}", data_dir)
     except UserError as error:
         raise UserError(str(error).replace("`name` is", "`condition` is", 1)) from None
-    there = {os.path.splitext(file.name)[0]: file for file in _pictures(root, root.names())}
+    there: dict[str, list[File]] = {}
+    for file in _pictures(root, root.names()):
+        there.setdefault(os.path.splitext(file.name)[0], []).append(file)
     keys = [os.path.splitext(file.name)[0] for file in files]
     missing = [file.name for file, key in zip(files, keys, strict=True) if key not in there]
     if missing:
@@ -119,7 +121,11 @@ def _paired(name: str, condition: str, data_dir: str | None, files: list[File]) 
             f"`condition` is {condition!r}; it must hold a picture of the same name for each of {name!r}, and has none "
             f"for {len(missing):,} of {len(files):,}, such as {missing[0]}"
         )
-    return [there[key] for key in keys]
+    twice = next((key for key in keys if len(there[key]) > 1), None)
+    if twice is not None:
+        names = " and ".join(file.name for file in there[twice])
+        raise UserError(f"`condition` is {condition!r}; it holds {names}: keep one of them, or give them other names")
+    return [there[key][0] for key in keys]
 
 
 class LazyPictures:

@@ -48,13 +48,17 @@ def pictures(folder: Path, crop: int | None, stretch: Stretch | None) -> tuple[D
     """
     files = sorted(file for file in folder.iterdir() if _is_picture(file))
     files = files or sorted(file for name in Folder(folder).names() if _is_picture(file := folder / name))
+    capital = sum(file.suffix.lower() in ENDINGS and file.suffix not in ENDINGS for file in folder.iterdir())
+    left_out = f"; left out, as by pytorch-fid: {capital:,} of endings in capitals" if capital else ""
     if len(files) < 2:
-        raise UserError(f"{folder} has {len(files)} pictures ({', '.join(sorted(ENDINGS))}); it must have 2 or more")
+        known = ", ".join(sorted(ENDINGS))
+        raise UserError(f"{folder} has {len(files)} pictures ({known}{left_out}); it must have 2 or more")
     if crop is not None:
-        how = f"shorter side to {crop} pixels, center cropped"
+        how = f"shorter side to {crop} pixels, center cropped{left_out}"
         return _dataset(folder, files, lambda file: images.read_picture(file, crop, 3), (crop, crop, 3)), how
     sizes = set(_sizes(files))
     how = "" if stretch is None else f", stretched to {stretch.size} x {stretch.size} ({stretch.words})"
+    how += left_out
     if len(sizes) == 1:  # the network stretches them
         width, height = sizes.pop()
         return _dataset(folder, files, _rgb, (height, width, 3)), f"{width} x {height} pixels{how}"

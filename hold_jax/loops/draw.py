@@ -73,14 +73,15 @@ class SampleSettings:
     ema_length: float | None = None
 
     def __post_init__(self):
-        object.__setattr__(self, "num_steps", require_whole("sampling.num_steps", self.num_steps, 1))
-        require(self.num_samples >= 1, "sampling.num_samples", self.num_samples, "1 or more")
-        require(self.batch_size >= 1, "sampling.batch_size", self.batch_size, "1 or more")
+        for name in ("num_steps", "num_samples", "batch_size"):
+            object.__setattr__(self, name, require_whole(f"sampling.{name}", getattr(self, name), 1))
         require_choice("sampling.classes", self.classes, CLASSES)
-        finite = self.guidance is None or math.isfinite(self.guidance)
+        finite = self.guidance is None or (np.ndim(self.guidance) == 0 and math.isfinite(self.guidance))
         require(finite, "sampling.guidance", self.guidance, "a finite number, or None")
         used = self.guidance is not None or self.guidance_interval is None
         require(used, "sampling.guidance_interval", self.guidance_interval, "None without sampling.guidance")
+        two = self.guidance_interval is None or np.shape(self.guidance_interval) == (2,)
+        require(two, "sampling.guidance_interval", self.guidance_interval, "two effective noises (low, high], or None")
 
     @property
     def index(self) -> np.ndarray:
@@ -229,6 +230,9 @@ def _class_number(model: Model, label: int | str | None) -> int:
         require_choice("label", label, names)
     known = isinstance(label, int | np.integer) and 0 <= label < classes
     require(known, "label", label, f"a class, 0 to {classes - 1}, or None")
+    counts = model.statistics.class_counts
+    trained = not counts or counts[int(label)] > 0
+    require(trained, "label", label, "a class that training examples have, or None; this one had none")
     return int(label)
 
 

@@ -154,7 +154,9 @@ class Trainer:
         allowed = f"False for data of kind {self.dataset.kind!r}"
         require(not settings.flip or self.dataset.is_image, "data.flip", True, allowed)
         kind = self.model.kind if self.held_out is None else self.held_out.kind
-        require(kind == self.model.kind, "data.name", f"data with {kind}s to test", f"{self.model.kind}s, as to train")
+        named = self.dataset.name if self.held_out is None else self.held_out.name
+        allowed = f"data with {self.model.kind}s to test, as to train; these have {kind}s"
+        require(kind == self.model.kind, "data.name", named, allowed)
         computed = self.model.dtype
         allowed = "bfloat16 or float32 to train: in float16, which is for sampling and evaluation, gradients underflow"
         require(computed != jnp.float16, "model.dtype", computed.name, allowed)

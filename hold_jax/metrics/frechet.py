@@ -28,7 +28,7 @@ class Moments:
             a last batch of one item can still be merged.
 
     Raises:
-        UserError: on a shape that does not fit, or a value that is not finite.
+        UserError: on a shape that does not fit, a value that is not finite, or a matrix that is no covariance.
     """
 
     count: int
@@ -45,6 +45,10 @@ class Moments:
         for name in ("mean", "cov"):
             if not np.isfinite(getattr(self, name)).all():
                 raise UserError(f"`{name}` has values that are not finite")
+        scale = np.abs(np.diag(self.cov)).max()
+        skew = np.abs(self.cov - self.cov.T).max()
+        right = skew <= 1e-3 * scale and np.diag(self.cov).min() >= -1e-3 * scale
+        require(bool(right), "cov", f"a {d} x {d} matrix", "a covariance: symmetric, its diagonal not negative")
 
 
 def moments(features: ArrayLike, mask: ArrayLike | None = None) -> Moments:

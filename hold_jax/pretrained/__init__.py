@@ -21,7 +21,7 @@ from hold_jax.loops.draw import SampleSettings, guided, with_labels
 from hold_jax.model import Model
 from hold_jax.numerics import programs
 from hold_jax.parameterization import EpsFn
-from hold_jax.runtime import compilation
+from hold_jax.runtime import compilation, schema
 from hold_jax.samplers.grids import fixed_grid
 from hold_jax.sde import LinearSDE
 
@@ -150,6 +150,9 @@ class Pretrained:
         """
         given = as_condition(condition)
         self.model.conditions.check("condition", given)
+        self._require_data("y", y)
+        shape = np.shape(sigma)
+        require(shape in ((), np.shape(y)[:1]), "sigma", f"of shape {shape}", f"of shape () or {np.shape(y)[:1]}")
         arrays = (self.params, jnp.asarray(y, jnp.float32), jnp.asarray(sigma, jnp.float32), given)
         return programs.run(_denoise, self._predictor, (self.model,), *arrays)
 
@@ -160,6 +163,7 @@ class Pretrained:
 
         `samplers.sample(sampler, model.sde, model.eps_fn, start=encoded.u)` leads back, in the model's range.
         """
+        self._require_data("x", x)
         return samplers.encode(sampler, self.sde, self.eps_fn, self.model.to_model(x), key=key, **options)
 
     def bits_per_dim(
@@ -183,11 +187,17 @@ class Pretrained:
         Returns:
           Likelihood.
         """
+        self._require_data("x", x)
         options.setdefault("bin_width", self.model.bin_width)
         model = self.model.in_float32
         eps_fn = self._exact_eps_fn if condition is None else model.eps_fn(self.params, condition=condition)
         found = likelihood.bits_per_dim(self.sde, eps_fn, self.model.to_model(x), key=key, **options)
         return found if options["bin_width"] else found._replace(bpd=found.bpd + self.model.log2_scale)
+
+    def _require_data(self, argument: str, x: Any) -> None:
+        shape, own = np.shape(x), self.model.data_shape
+        allowed = f"a batch of the model's data, (B, {', '.join(map(str, own))})"
+        require(shape[1:] == own and len(shape) > 1, argument, f"of shape {shape}", allowed)
 
     @functools.cached_property
     def _exact_eps_fn(self) -> EpsFn:
@@ -263,6 +273,12 @@ def load(
       UserError: if there is no model there, or it cannot be read.
     """
     name = str(workdir)
+    require(schema.is_path(name), "workdir", name, "a path that there can be, or the name of a model of the package")
+    require(
+        config is None or isinstance(config, str | Path | Mapping), "config", config, "a path, values by key, or None"
+    )
+    if checkpoint is not None:
+        require_whole("checkpoint", checkpoint, 0)
     if source is None and not packed.is_file(name) and diffusers.is_pipeline(Path(name)):
         source = "diffusers"
     require(source is not None or config is None, "config", config, "None without `source`")

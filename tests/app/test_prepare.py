@@ -2,11 +2,14 @@
 
 import jax
 import numpy as np
+import PIL.Image
 import pytest
 
 from configs import digits_hold
 from hold_jax.app import build, packed, prepare
 from hold_jax.app import config as base
+from hold_jax.autoguided import Autoguided
+from hold_jax.data import Statistics
 from hold_jax.errors import UserError
 
 
@@ -43,11 +46,30 @@ def test_a_model_of_classes_has_data_of_these_classes(tmp_path):
     x, labels = np.zeros((6, 8, 8, 1), np.uint8), np.arange(6) % 3
     np.savez(tmp_path / "x.npz", x=x, y=labels, x_test=x)
     config = settings(data__name=f"npz:{tmp_path / 'x.npz'}", model__class_conditional=True)
-    assert prepare.dataset(config, "train", (8, 8, 1), 3).num_classes == 3
+    model = lambda classes, names=(): build.model(config, (8, 8, 1), classes, Statistics(class_names=names))  # noqa: E731
+    assert prepare.dataset(config, "train", model(3)).num_classes == 3
     allowed = "data of the 3 classes that the model takes; its test split has no labels"
     with pytest.raises(UserError, match=rf"`data.name` is 'npz:.*; it must be {allowed}$"):
-        prepare.dataset(config, "test", (8, 8, 1), 3)
+        prepare.dataset(config, "test", model(3))
     with pytest.raises(UserError, match=r"it must be data of the 4 classes .* its train split has 3 classes$"):
-        prepare.dataset(config, "train", (8, 8, 1), 4)
+        prepare.dataset(config, "train", model(4))
     without = config.changed({"model.class_conditional": False})
-    assert prepare.dataset(without, "test", (8, 8, 1), 3).num_classes == 0
+    assert prepare.dataset(without, "test", model(3)).num_classes == 0
+    assert prepare.dataset(config, "train", model(3, ("a", "b", "c"))).class_names == ()
+
+
+def test_a_model_of_classes_has_data_of_the_same_names(tmp_path):
+    for name in ("bird", "cat"):
+        (tmp_path / name).mkdir()
+        for i in range(3):
+            PIL.Image.fromarray(np.full((8, 8), 40 * i, np.uint8)).save(tmp_path / name / f"{i}.png")
+    config = settings(data__name=f"folder:{tmp_path}", model__class_conditional=True)
+    model = lambda *names: build.model(config, (8, 8, 3), 2, Statistics(class_names=names))  # noqa: E731
+    assert prepare.dataset(config, "test", model("bird", "cat")).class_names == ("bird", "cat")
+    allowed = "data of the model's classes: class 1 is dog there, cat in the test split"
+    with pytest.raises(UserError, match=rf"`data.name` is 'folder:.*; it must be {allowed}$"):
+        prepare.dataset(config, "test", model("bird", "dog"))
+    # A guide's classes are compared as well.
+    assert Autoguided.of(model("bird", "cat"), model()).guide is not None
+    with pytest.raises(UserError, match=r"`guide` is \"a model of the classes \('bird', 'dog'\)"):
+        Autoguided.of(model("bird", "cat"), model("bird", "dog"))

@@ -98,6 +98,14 @@ def test_choices_of_other_calls_and_processes_stay(tmp_path):
     assert tuned.read(tmp_path) == []
 
 
+@pytest.mark.parametrize("flag", ["sampling.num_steps", "sampling.times"])
+def test_steps_that_a_command_gives_win_over_the_calls_of_the_run(tmp_path, flag):
+    found = tuned.apply(with_calls(20), tmp_path, (flag,)).sampling
+    assert (found.calls, found.num_steps) == (None, CONFIG.sampling.num_steps)
+    with pytest.raises(UserError, match=rf"`sampling.calls` is 20; it must be left out beside {flag}"):
+        tuned.apply(with_calls(20), tmp_path, (flag, "sampling.calls"))
+
+
 def test_an_edited_choice_is_checked(tmp_path):
     kept(tmp_path, 20, {"name": "heun"})
     text = json.loads((tmp_path / tuned.FILE).read_text())

@@ -232,6 +232,12 @@ def test_a_second_folder_has_the_picture_of_the_same_name(folders, limit):
         assert measure(found).picture_shape == (3, 6, 3)
 
 
+def test_two_conditions_of_one_name_are_an_error(folders):
+    PIL.Image.open(folders / "b" / "cat" / "01.bmp").save(folders / "b" / "cat" / "01.png")
+    with pytest.raises(UserError, match=r"it holds cat/01.bmp and cat/01.png: keep one of them"):
+        data.load(f"folder:{folders / 'a'}", split="train", condition=str(folders / "b"))
+
+
 def test_a_damaged_condition_is_named(folders):
     (folders / "b" / "cat" / "01.bmp").write_bytes(b"BM")
     with pytest.raises(UserError, match=r"1 of \d+ pictures cannot be read: .*01\.bmp"):

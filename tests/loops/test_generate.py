@@ -353,6 +353,12 @@ def test_classes_are_drawn_as_often_as_they_occur_in_the_training_data(counts):
     assert not found[np.array(counts) == 0].any()
 
 
+def test_a_class_without_training_examples_is_not_drawn():
+    with pytest.raises(UserError, match="`label` is 0; it must be a class that training examples have, or None"):
+        labels_of((0, 10, 5000), label=0)
+    assert labels_of((0, 10, 5000), label=1, num=8) == [0, 8, 0]
+
+
 def test_classes_drawn_equally_often_are_those_that_occur():
     assert labels_of((0, 10, 5000), classes="uniform") == [0, 2000, 2000]
     assert labels_of((), classes="uniform", num=3000) == labels_of((), num=3000) == [1000] * 3
@@ -430,5 +436,5 @@ def test_guidance_is_finite(value):
 
 @pytest.mark.parametrize("name", ["num_samples", "batch_size"])
 def test_counts_are_positive(name):
-    with pytest.raises(UserError, match=f"`sampling.{name}` is 0; it must be 1 or more"):
+    with pytest.raises(UserError, match=f"`sampling.{name}` is 0; it must be a whole number >= 1"):
         small.sample_settings(**{name: 0})

@@ -241,9 +241,9 @@ def checked(settings=SETTINGS, model=MODEL, **options):
     return lambda: tasks.check(model, task_of(**options), settings, Devices.all())
 
 
-def with_examples(path=None, settings=SETTINGS, **options):
+def with_examples(path=None, settings=SETTINGS, model=MODEL, **options):
     task = task_of(**options)
-    return lambda: tasks.examples(MODEL, task, settings, path, lambda: DATA)
+    return lambda: tasks.examples(model, task, settings, path, lambda: DATA)
 
 
 VECTORS = small.mlp()
@@ -270,7 +270,8 @@ WRONG = {
     ),
     "vectors": (
         checked(model=VECTORS, name="deblur"),
-        "`data_shape` is (2,); it must be (*S, C) with axes S for deblurring, such as (H, W, C)",
+        "`task.name` does not fit data of shape (2,); they must be (*S, C) with axes S for deblurring, such as "
+        "(H, W, C)",
     ),
     "rows of vectors": (
         checked(model=VECTORS, name="inpaint", mask="upper"),
@@ -322,6 +323,10 @@ WRONG = {
         with_examples(name="superres", measured=True),
         "`task.measured` is True; it must be False without a task.input: the test split is not measured yet",
     ),
+    "a label without classes": (
+        with_examples(settings=change(label=1), name="edit"),
+        "`sampling.label` is 1; it must be None for a model without classes",
+    ),
     "no file": (
         with_examples("nowhere.png", name="edit"),
         "`task.input` is 'nowhere.png'; it must be a file that exists",
@@ -334,3 +339,17 @@ def test_what_does_not_fit_is_named(act, message):
     with pytest.raises(UserError) as caught:
         act()
     assert str(caught.value) == message
+
+
+def test_guidance_of_examples_from_a_file_needs_a_label(tmp_path):
+    np.save(tmp_path / "x.npy", X)
+    classes = dataclasses.replace(MODEL, network=MODEL.network.clone(num_classes=3), label_dropout=0.1)
+
+    def examples(**changes):
+        return with_examples(str(tmp_path / "x.npy"), change(guidance=2.0, **changes), classes, name="edit")()
+
+    with pytest.raises(UserError) as caught:
+        examples()
+    want = "`sampling.guidance` is 2.0; it must be None without a condition to guide to: give a label"
+    assert str(caught.value) == want
+    assert set(examples(label=1).condition.label) == {1}

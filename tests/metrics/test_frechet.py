@@ -282,6 +282,9 @@ def test_errors_name_the_fault():
         frechet_jackknife(x, moments(x[:1]), num_parts=2)
     with pytest.raises(UserError, match=r"cov.shape.*\(3, 3\), to match"):
         Moments(4, np.zeros(3), np.eye(2))
+    for bad in (-np.eye(3), np.triu(np.ones((3, 3)))):
+        with pytest.raises(UserError, match=r"`cov` is 'a 3 x 3 matrix'; it must be a covariance: symmetric"):
+            Moments(4, np.zeros(3), bad)
     for bad in (np.nan, np.inf):
         spoilt = x.copy()
         spoilt[2, 1] = bad

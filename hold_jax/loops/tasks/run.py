@@ -1,11 +1,12 @@
 """Runs a task over examples of the test split or of a file, and writes results, pictures and figures."""
 
+import contextlib
 import dataclasses
 import functools
 import json
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -49,17 +50,26 @@ def check(model: Model, task: Task, settings: SampleSettings, devices: Devices) 
     try:
         shape = task.shape(model)
     except UserError as error:
-        raise UserError(re.sub("^`(blur|factor|mask|measured|share)`", r"`task.\1`", str(error))) from None
+        text = re.sub("^`(blur|factor|mask|measured|share)`", r"`task.\1`", str(error))
+        of_data = r"^`data_shape` is (\(.*?\)); it must be"
+        raise UserError(re.sub(of_data, r"`task.name` does not fit data of shape \1; they must be", text)) from None
     settings = task.settings(model, dataclasses.replace(settings, frames=0))  # a task makes no film
     rows = jax.ShapeDtypeStruct((settings.batch_size, *shape), jnp.float32)
     index = jax.ShapeDtypeStruct((settings.batch_size,), jnp.int32)
-    try:
+    with _of_sampling():
         model.require_guidance(settings.guidance)
         trivial = guided(model, settings, lambda guidance: lambda u, t: u[..., -1:, :])
         jax.eval_shape(functools.partial(task.run, model, settings, trivial), rows, index)
+    return settings
+
+
+@contextlib.contextmanager
+def _of_sampling() -> Iterator[None]:
+    """Names the argument of an error as the user wrote it."""
+    try:
+        yield
     except UserError as error:
         raise UserError(str(error).replace("`", "`sampling.", 1)) from None
-    return settings
 
 
 class Examples(NamedTuple):
@@ -105,8 +115,11 @@ def examples(
         found = read_input(path, "task.input", task.shape(model), picture=model.kind == "picture")
         index = _within(settings, len(found), f"the number of examples in {path}")
         x, condition = found[index], Condition()
-    if settings.label is not None:
-        condition = dataclasses.replace(condition, label=np.asarray(draw_labels(model, settings, jnp.asarray(index))))
+    with _of_sampling():
+        if settings.label is not None:
+            label = np.asarray(draw_labels(model, settings, jnp.asarray(index)))
+            condition = dataclasses.replace(condition, label=label)
+        model.require_guidance(settings.guidance, condition)
     missing = [name for name in takes if getattr(condition, name) is None and name not in model.conditions.droppable]
     require(not missing, "task.input", path, f"None for a model that takes a {', a '.join(missing)} beside the data")
     num = len(x) // task.group * task.group
