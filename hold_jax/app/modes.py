@@ -46,12 +46,12 @@ def run(mode: str, given: Given, folder: str | None, cache: str = "off", command
     base = initial.settings(given) if to_train else None
     found = experiment.find(given, folder, to_train=to_train, base=base)
     # Stops all processes before they wait for each other with different programs.
-    distributed.require_same({"workdir": str(found.path), **found.config.flat()})
+    distributed.require_same({"mode": mode, "workdir": str(found.path), **found.config.flat()})
     cache_compilations(cache, found.path)
     if mode in _WRITING:
         found = dataclasses.replace(found, config=tuned.apply(found.config, found.path, given.flags))
     MODES[mode](found)
-    if mode in _WRITING and distributed.is_main():
+    if mode in (*_WRITING, "tune") and distributed.is_main():
         if command is not None:
             card.remember(found.path, command)
         written = card.write(found.path)
@@ -133,15 +133,17 @@ def draw(this: Experiment) -> None:
     averages = packed.averages(config, model, path, None if chosen is None else [chosen])
     if task is None:
         make_draw(drawn, sampling, Devices.all())
-        given = build.conditions(config, model, load_test)
+        with distributed.together():
+            given = build.conditions(config, model, load_test)
         for step, params in averages:
             introduce(model, None, path, step=step)
             results.print_folder(generate(drawn, joined(params), sampling, path, step=step, conditions=given))
         return
     if config.sampling.condition is not None:
         distributed.say("sampling.condition is for samples without a task; used: the conditions of the examples")
-    settings = tasks.check(drawn, task, sampling, Devices.all())
-    examples = tasks.examples(drawn, task, settings, config.task.input, load_test)
+    with distributed.together():
+        settings = tasks.check(drawn, task, sampling, Devices.all())
+        examples = tasks.examples(drawn, task, settings, config.task.input, load_test)
     options = constructors.given(config.task)
     for step, params in averages:
         introduce(model, None, path, step=step)
@@ -164,7 +166,8 @@ def score(this: Experiment) -> None:
     loss, settings = build.loss(config), build.evaluation(config)
     sampling = dataclasses.replace(build.sampling(config), frames=0)
     model = prepare.model(config, found.data_shape, found.num_classes, build.statistics(found))
-    held_out = prepare.dataset(config, "test", model)
+    with distributed.together():
+        held_out = prepare.dataset(config, "test", model)
     load_train = functools.cache(lambda: prepare.dataset(config, "train", model))
     drawn, joined = prepare.guided(config, model)
     make_draw(drawn, sampling, Devices.all())
@@ -222,7 +225,9 @@ def stats(this: Experiment) -> None:
     """Computes and keeps the reference statistics of the training data, for each of config.eval.features."""
     config, path = this.config, this.path
     workdir.require_writable(path)
-    data = build.dataset(config, "train")
+    require(bool(names(config.eval.features)), "eval.features", config.eval.features, "the networks of the statistics")
+    with distributed.together():
+        data = build.dataset(config, "train")
     for network in build.feature_networks(config, lambda: data, path):
         reference.prepare(network, data, path, Devices.all())
         if distributed.is_main():
@@ -246,7 +251,8 @@ def plot(this: Experiment) -> None:
     for name, picture in there.items():
         drawn = _headline(read_jsonl(path / name)) if name == RESULTS_FILE else read_jsonl(path / name)
         if name == RESULTS_FILE and len({line["step"] for line in drawn}) < 2:
-            continue  # one step makes no curve
+            print(f"{name} has one step: figures are curves over two or more", flush=True)
+            continue
         pictures.write_png(curves.draw(curves.grouped(drawn)), path / picture)
         print(f"{name}: {path / picture}", flush=True)
 
@@ -289,4 +295,4 @@ MODES: dict[str, Callable[[Experiment], None]] = {
     "tune": tune,
 }
 _REFERENCE = 4000  # training examples that samples are compared with in `tune`
-_WRITING = ("train", "sample", "eval")  # modes that change what the model card says
+_WRITING = ("train", "sample", "eval")  # modes that draw, and change what the model card says

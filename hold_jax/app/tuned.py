@@ -32,15 +32,16 @@ _GRIDS: tuple[dict[str, Any], ...] = ({"grid": "log"}, {"grid": "karras", "rho":
 _ENDS = (None, 0.02)  # effective noise where sampling stops; None: of the process
 
 
-def with_calls(config: Config, calls: int) -> Config:
-    """The same sampler with as many steps as `calls` network calls allow.
+def with_calls(config: Config, calls: int, argument: str = "sampling.calls") -> Config:
+    """The same sampler with as many steps as `calls` network calls allow; `argument` is what errors call them.
 
     Raises:
       UserError: if it needs more calls for one step, or chooses its steps itself.
     """
     settings = build.sampling(config.changed({"sampling.times": None, "sampling.frames": 0}))
     process = build.process(config)
-    steps = tune.steps_for(settings.sampler, process, calls, denoise=settings.denoise, seed=settings.seed)
+    own = {"denoise": settings.denoise, "seed": settings.seed, "argument": argument}
+    steps = tune.steps_for(settings.sampler, process, calls, **own)
     frames = config.sampling.frames
     return config.changed(
         {
@@ -60,11 +61,14 @@ def candidates(config: Config, calls: int) -> list[Candidate]:
     process, found = build.process(config), []
     changes = [{}] + [s | g | _end(process, end) for s in _SAMPLERS for g in _GRIDS for end in _ENDS]
     for options in changes:
-        chosen = {f"sampling.{key}": value for key, value in options.items()}
-        lost = constructors.without_options_of(config, chosen) if options else {}
+        keys = {f"sampling.{key}": value for key, value in options.items()}
+        lost = constructors.without_options_of(config, keys) if options else {}
         own = {"sampling.rho": None, "sampling.times": None} if options else {}
-        changed = with_calls(constructors.resolve(config.changed(lost | own | chosen | {"sampling.frames": 0})), calls)
-        kept = {**options, "num_steps": changed.sampling.num_steps}
+        whole = constructors.resolve(config.changed(lost | own | keys | {"sampling.frames": 0}))
+        changed = with_calls(whole, calls, "tune.calls")
+        # The run's own is kept with all that chooses it: the command may name it, and the run may change.
+        chosen = options or {key: getattr(changed.sampling, key) for key in CHOOSING if key != "times"}
+        kept = {**chosen, "num_steps": changed.sampling.num_steps}
         found.append(Candidate(_label(options), kept, build.sampling(changed)))
     return found
 
@@ -127,7 +131,7 @@ def apply(config: Config, path: Path, flags: Collection[str] = ()) -> Config:
         require(not both, "sampling.calls", calls, f"left out beside {steps[0]}, which says the steps itself")
         return config.changed({"sampling.calls": None})
     about = _about(config)
-    known: dict[Any, Any] = {entry.get("calls"): entry for entry in read(path) if _is_of(entry, about)}
+    known = {e["calls"]: e for e in read(path) if isinstance(e.get("calls"), int) and _is_of(e, about)}
     own = any(f"sampling.{key}" in flags for key in CHOOSING)
     options = known[calls].get("sampling") if calls in known and not own else None
     if not isinstance(options, dict):

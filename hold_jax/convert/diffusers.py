@@ -292,10 +292,12 @@ def _checked_unet(given: dict[str, Any], where: str) -> dict[str, Any]:
     for key in ("attention_head_dim", "norm_num_groups"):
         _require(unet[key] is None or _counts(unet[key]), where, key, unet[key], "None or a whole number from 1")
     for key in ("norm_eps", "dropout", "mid_block_scale_factor"):
-        _require(isinstance(unet[key], int | float), where, key, unet[key], "a number")
+        _require(_is_number(unet[key]), where, key, unet[key], "a number")
     for key, kind in (("block_out_channels", int), ("down_block_types", str), ("up_block_types", str)):
         right = isinstance(unet[key], list) and unet[key] and all(type(value) is kind for value in unet[key])
         _require(bool(right), where, key, unet[key], f"a list of {kind.__name__}")
+    wide = min(unet["block_out_channels"]) >= 4
+    _require(wide, where, "block_out_channels", unet["block_out_channels"], "widths from 4")
     _require(unet["out_channels"] == unet["in_channels"], where, "out_channels", unet["out_channels"], "in_channels")
     return unet
 
@@ -306,20 +308,28 @@ def _checked_scheduler(given: dict[str, Any], where: str) -> dict[str, Any]:
     if name == _VE:
         found = {key: given.get(key, value) for key, value in _SIGMAS.items()}
         for key, sigma in found.items():
-            _require(isinstance(sigma, int | float) and sigma > 0, where, key, sigma, "a positive number")
+            _require(_is_number(sigma) and sigma > 0, where, key, sigma, "a positive number")
         return {"_class_name": name, **found}
     defaults = _SCHEDULER | (_HEUN if name == "HeunDiscreteScheduler" else {})
     found = {key: given.get(key, value) for key, value in defaults.items()}
     times = given.get("timestep_type", "discrete")
     _require(times == "discrete", where, "timestep_type", times, "'discrete'")
     for key in ("beta_start", "beta_end"):
-        _require(isinstance(found[key], int | float), where, key, found[key], "a number")
+        _require(_is_number(found[key]), where, key, found[key], "a number")
     count, prediction = found["num_train_timesteps"], found["prediction_type"]
     _require(_counts(count), where, "num_train_timesteps", count, "a whole number from 1")
-    _require(prediction in PREDICTIONS, where, "prediction_type", prediction, " or ".join(map(repr, PREDICTIONS)))
+    of_noise = given.get("predict_epsilon", True)  # of early versions
+    _require(of_noise is True, where, "predict_epsilon", of_noise, "True, or left out and prediction_type set")
+    _require(isinstance(found["beta_schedule"], str), where, "beta_schedule", found["beta_schedule"], "a name")
+    known = isinstance(prediction, str) and prediction in PREDICTIONS
+    _require(known, where, "prediction_type", prediction, " or ".join(map(repr, PREDICTIONS)))
     _require(found["trained_betas"] is None, where, "trained_betas", found["trained_betas"], "None")
     _require(not found["rescale_betas_zero_snr"], where, "rescale_betas_zero_snr", True, "False")
     return {"_class_name": name, **found}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and abs(value) < 1e30
 
 
 def _counts(value: Any) -> bool:
@@ -336,7 +346,7 @@ def _json(path: Path, where: str) -> dict[str, Any]:
         value = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{where}; its {path.name} cannot be read: {error.strerror or error}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{where}; its {path.name} is no JSON ({error})") from None
     if not isinstance(value, dict):
         raise UserError(f"{where}; its {path.name} is no JSON object")

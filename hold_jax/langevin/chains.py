@@ -58,7 +58,8 @@ def sample(
       thin: steps for each kept position.
       burn_in: steps made before the first kept one and discarded.
       stacked: whether `position` has a leading axis of chains.
-      state: of all chains, to go on from in place of `position`.
+      state: of all chains, to go on from in place of `position`: the end of a run of this algorithm. It holds the
+        density and the gradient there; for another density or order give `position=state.position, stacked=True`.
       progress: whether to show a progress bar.
 
     Raises:
@@ -72,6 +73,8 @@ def sample(
     require((position is None) != (state is None), "position", position, "given, or `state`, and not both")
     init_key, key = jax.random.split(key)
     now = _start(algorithm, init_key, position, num_chains, stacked) if state is None else state
+    if state is not None:
+        _check_state(algorithm, init_key, state)
     require(now.step.shape == (num_chains,), "num_chains", num_chains, f"the state's, {now.step.shape}")
 
     # The noise of a step depends on its number, so that a run that goes on does not repeat the noise of the first.
@@ -79,7 +82,7 @@ def sample(
     total = burn_in + num_samples * thin
     discarded = np.zeros((), np.int64)
     kept: list[tuple[Position, Info]] = []
-    watch = _Watch()
+    watch = _Watch(None if state is None else state.auxiliaries)
     with tqdm(total=total, unit="step", disable=not progress) as bar:
         if burn_in:
             size = max(1, -(-burn_in // _PARTS))
@@ -100,6 +103,14 @@ def sample(
     watch.end()
     positions, info = jax.tree.map(lambda *parts: np.swapaxes(np.concatenate(parts), 0, 1), *kept)
     return Chains(positions, info, int(discarded + np.sum(info.num_gradients, dtype=np.int64)), now)
+
+
+def _check_state(algorithm: Algorithm, key: jax.Array, state: Any) -> None:
+    """Raises UserError for a state that is none of this algorithm, as its shapes tell."""
+    require(isinstance(state, State), "state", type(state).__name__, "the state of an earlier run")
+    one = jax.eval_shape(algorithm.init, jax.tree.map(lambda a: a[0], state.position), key)
+    found, want = (jax.tree.map(lambda a: a.shape, tree) for tree in (jax.tree.map(lambda a: a[0], state), one))
+    require(found == want, "state", f"of shapes {found}", f"of this algorithm, {want}")
 
 
 def _start(algorithm: Algorithm, key: jax.Array, position: Position, num_chains: int, stacked: bool) -> State:
@@ -130,8 +141,11 @@ def _run(
 class _Watch:
     """Finds chains that diverge: not finite, or ever hotter although they began cool."""
 
-    def __init__(self) -> None:
+    def __init__(self, auxiliaries: jax.Array | None) -> None:
+        """Begins with (num_chains, n - 1, d) auxiliaries; None: of a fresh start, which may be far out, and heat up."""
         self._temperatures: list[np.ndarray] = []
+        if auxiliaries is not None and auxiliaries.size:
+            self._temperatures.append(np.mean(np.square(np.asarray(auxiliaries)), axis=(1, 2)))
         self._step = 0
 
     def look(self, info: Info, state: State, step: int) -> None:

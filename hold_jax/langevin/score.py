@@ -30,6 +30,7 @@ def smoothed_score(sde: LinearSDE, eps_fn: EpsFn) -> Callable[[jax.Array, jax.Ar
 
     def score(y: jax.Array, sigma: jax.Array) -> jax.Array:
         t = kernels.time_of_noise(sde, sigma)
+        t = jnp.where(t <= sde.T * (1 + 1e-5), t, jnp.nan)  # times are known beyond T
         u = kernels.mix(kernels.marginal(sde, t).phi[..., :, :1], y[None, ..., None, :])
         clean = kernels.denoiser(sde, u, t, eps_fn(u, t))[0]
         return (clean - y) / jnp.square(sigma)

@@ -91,16 +91,20 @@ def calls_of(sampler: Sampler, sde: LinearSDE, num_steps: int, *, denoise: bool,
         return int(samplers.sample(sampler, sde, lambda u, t: u[..., -1:, :], **options).nfe)
 
 
-def steps_for(sampler: Sampler, sde: LinearSDE, calls: int, *, denoise: bool, seed: int = 0) -> int:
+def steps_for(
+    sampler: Sampler, sde: LinearSDE, calls: int, *, denoise: bool, seed: int = 0, argument: str = "sampling.calls"
+) -> int:
     """Returns the number of steps that makes at most `calls` network calls, while one more makes more.
+
+    `argument` is what errors call them.
 
     Raises:
       UserError: if the sampler needs more calls for one step, or chooses its steps itself.
     """
     made = functools.partial(calls_of, sampler, sde, denoise=denoise, seed=seed)
     few, many = made(1), made(17)
-    require(many > few, "sampling.calls", calls, "None for a sampler that chooses its steps itself")
-    require(few <= calls, "sampling.calls", calls, f"{few} or more for this sampler")
+    require(many > few, argument, calls, "left out for a sampler that chooses its steps itself")
+    require(few <= calls, argument, calls, f"{few} or more for this sampler")
     steps = max(1, 1 + 16 * (calls - few) // (many - few))  # near it, where the number of calls is random
     while made(steps) > calls:
         steps -= 1

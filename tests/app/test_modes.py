@@ -238,6 +238,14 @@ def test_samplers_are_tuned_in_the_first_features_and_the_others_are_not_made(tr
         modes.run("tune", config_of(eval__features="", tune__calls=(20,)), str(trained))
 
 
+def test_processes_of_other_modes_are_told_apart_and_statistics_are_of_a_network(trained, monkeypatch):
+    compared = []
+    monkeypatch.setattr(modes.distributed, "require_same", compared.append)
+    with pytest.raises(UserError, match=r"`eval.features` is ''; it must be the networks of the statistics"):
+        run_stats(config_of(eval__features=""), str(trained))
+    assert compared[0]["mode"] == "stats"
+
+
 def test_settings_that_cannot_be_drawn_with_are_named_before_any_sampler_is_tried(trained, monkeypatch):
     monkeypatch.setattr(tuned, "candidates", lambda *_: pytest.fail("samplers were built"))
     with pytest.raises(UserError, match=r"`sampling.guidance` is 2.0; it must be None for a model without dropout"):
@@ -299,7 +307,8 @@ def test_what_was_logged_is_drawn(copied, trained, capsys):
     run()  # without results
     (copied / "results.jsonl").write_text(f"{line}\n")
     run()  # figures of one step are no curve
-    assert capsys.readouterr().out == 2 * f"metrics.jsonl: {copied}/training.png\n"
+    drawn = f"metrics.jsonl: {copied}/training.png\n"
+    assert capsys.readouterr().out == f"{drawn}{drawn}results.jsonl has one step: figures are curves over two or more\n"
     (copied / "results.jsonl").write_text(line.replace('"step": 10', '"step": 5') + f"\n{line}\n")
     run()
     for name in ("training.png", "figures.png"):

@@ -121,6 +121,25 @@ def test_too_few_calls_and_adaptive_samplers_are_errors():
     with pytest.raises(UserError, match=r"`sampling\.calls` is 1; it must be 3 or more"):
         tuned.with_calls(heun, 1)
 
+    with pytest.raises(UserError, match=r"`tune\.calls` is 1; it must be 3 or more"):
+        tuned.candidates(heun, 1)
+
+
+def test_the_sampler_that_a_command_of_tuning_names_is_kept_by_its_name(tmp_path, monkeypatch):
+    monkeypatch.setattr(tuned, "_SAMPLERS", ())
+    chosen = {"sampling.name": "unipc", "sampling.order": 2, "sampling.churn": None, "sampling.corrector": None}
+    given = constructors.resolve(CONFIG.changed({**chosen, "sampling.gauge": None, "sampling.grid": "karras"}))
+    (candidate,) = tuned.candidates(given, 20)
+    assert candidate.label == "the run's own"
+    outcome = Outcome(candidate, 512, 0.1, 0.01, 0.0, 0.0)
+    tuned.write(tmp_path, given, 1000, "pixels", {20: Choice(outcome, outcome, [outcome])})
+    found = build.sampling(tuned.apply(with_calls(20), tmp_path))
+    assert (found.sampler, found.name, found.num_steps) == (candidate.settings.sampler, "unipc", 19)
+    edited = json.loads((tmp_path / tuned.FILE).read_text())
+    edited["tuned"][0]["calls"] = [20]
+    (tmp_path / tuned.FILE).write_text(json.dumps(edited))
+    assert tuned.apply(with_calls(20), tmp_path).sampling.name == "gaussian_fitted"
+
 
 @pytest.mark.slow
 def test_a_choice_over_samples_that_are_not_finite_is_kept(tmp_path):

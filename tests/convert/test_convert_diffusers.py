@@ -190,6 +190,11 @@ def test_published_networks_by_their_settings(tmp_path, name):
             r"up_block_types is .*; it must be \['AttnUpBlock2D'",
         ),
         ({"block_out_channels": [16, 24]}, r"block_out_channels is \[16, 24\]; it must be 2 multiples of the first"),
+        ({"block_out_channels": [0, 16]}, r"block_out_channels is \[0, 16\]; it must be widths from 4"),
+        ({"prediction_type": ["epsilon"]}, r"prediction_type is \['epsilon'\]; it must be 'epsilon' or"),
+        ({"beta_schedule": ["linear"]}, r"beta_schedule is \['linear'\]; it must be a name"),
+        ({"beta_start": 10**400}, r"beta_start is 10+; it must be a number"),
+        ({"mid_block_scale_factor": 10**400}, r"mid_block_scale_factor is 10+; it must be a number"),
         ({"block_out_channels": "16"}, r"block_out_channels is '16'; it must be a list of int"),
         ({"sample_size": None}, r"sample_size is None; it must be a whole number from 1"),
         ({"out_channels": 6}, r"out_channels is 6; it must be in_channels"),
@@ -223,8 +228,13 @@ def test_folders_that_are_none(tmp_path, capsys):
     folder = save(tmp_path / "in", "ddpm")
     (folder / "unet/diffusion_pytorch_model.safetensors").unlink()
     assert "there is no unet/diffusion_pytorch_model.safetensors or .bin in it" in error()
-    (folder / "scheduler/scheduler_config.json").write_text("{")
+    scheduler = folder / "scheduler/scheduler_config.json"
+    scheduler.write_text(json.dumps(json.loads(scheduler.read_text()) | {"predict_epsilon": False}))
+    assert "predict_epsilon is False; it must be True, or left out and prediction_type set" in error()
+    scheduler.write_text("{")
     assert "its scheduler_config.json is no JSON (" in error()
+    (folder / "unet/config.json").write_text("[" * 100_000)
+    assert "its config.json is no JSON (" in error()
     (folder / "unet/config.json").write_text("[1]")
     assert "its config.json is no JSON object" in error()
     assert not (tmp_path / "out").exists()

@@ -242,6 +242,9 @@ def test_smoothed_score_of_a_gaussian(order):
     y, sigma = jnp.array([[0.2], [-1.0]]), jnp.float32(0.7)
     score = langevin.smoothed_score(process, eps_fn)
     np.testing.assert_allclose(score(y, sigma), -(y - 0.5) / (0.3**2 + 0.7**2), rtol=1e-3)
+    largest = float(kernels.effective_noise(process, process.T))
+    at = [bool(jnp.isfinite(score(y, jnp.float32(largest * factor))).all()) for factor in (0.99, 1.0, 1.01, 10.0)]
+    assert at == [True, True, False, False]
     algorithm = langevin.langevin(gradient=functools.partial(score, sigma=sigma), order=2, step_size=0.2)
     state, info = algorithm.step(KEY, algorithm.init(y, KEY))
     assert state.position.shape == y.shape and int(info.num_gradients) == 1
@@ -349,6 +352,23 @@ def test_a_step_size_that_diverges_is_named(order, step_size, num_samples, messa
     with pytest.raises(UserError, match=re.escape("`step_size` is too large for this density: chain")) as caught:
         langevin.sample(algorithm, KEY, jnp.ones(3), num_samples=num_samples, num_chains=2)
     assert message in str(caught.value)
+
+
+def test_a_loop_of_single_samples_that_diverges_is_named():
+    algorithm = langevin.langevin(lambda q: -jnp.sum(q**2) / 2, order=2, step_size=2.1, method="obabo")
+    found = langevin.sample(algorithm, KEY, jnp.ones(3), num_samples=1, num_chains=2)
+    with pytest.raises(UserError, match=r"diverges \(mean square of its velocities"):
+        for _ in range(60):
+            found = langevin.sample(algorithm, KEY, state=found.state, num_samples=1, num_chains=2)
+
+
+def test_a_state_of_another_algorithm_is_an_error(algorithm):
+    found = langevin.sample(algorithm, KEY, {"a": jnp.ones(2)}, num_samples=1)
+    other = langevin.langevin(lambda q: -jnp.sum(q["a"] ** 2), order=4, step_size=0.1)
+    with pytest.raises(UserError, match=r"`state` is .of shapes .*; it must be of this algorithm, "):
+        langevin.sample(other, KEY, state=found.state, num_samples=1)
+    with pytest.raises(UserError, match="`state` is 'tuple'; it must be the state of an earlier run"):
+        langevin.sample(algorithm, KEY, state=(1, 2), num_samples=1)
 
 
 @pytest.mark.parametrize(("order", "step_size"), [(1, 0.04), (2, 0.2), (3, 0.2)])
