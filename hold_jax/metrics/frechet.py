@@ -45,6 +45,7 @@ class Moments:
         for name in ("mean", "cov"):
             if not np.isfinite(getattr(self, name)).all():
                 raise UserError(f"`{name}` has values that are not finite")
+        # Files of others may hold float32, or an estimate that is symmetric up to rounding alone.
         scale = np.abs(np.diag(self.cov)).max()
         skew = np.abs(self.cov - self.cov.T).max()
         right = skew <= 1e-3 * scale and np.diag(self.cov).min() >= -1e-3 * scale

@@ -84,12 +84,12 @@ def test_another_file_of_the_format_is_none(tmp_path, metadata):
         packed.read(tmp_path / "a.safetensors")
 
 
-@pytest.mark.slow
 def test_a_folder_without_a_model_is_named_by_its_argument(tmp_path):
     with pytest.raises(UserError, match=r"`sampling.guide` is '.*none'; it must be a trained run's work directory"):
         packed.find(str(tmp_path / "none"), "sampling.guide")
 
 
+@pytest.mark.slow
 def test_the_digits_of_the_package_have_the_loss_of_the_run_that_made_them():
     found = packed.read(packed.shipped("digits"))
     config = found.config.changed({"eval.repeats": 20})

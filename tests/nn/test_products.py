@@ -83,7 +83,7 @@ def test_with_equal_types_it_is_the_plain_product():
 
 @pytest.mark.parametrize("precision", ["default", "highest"])
 def test_the_tests_see_tf32(precision):
-    """conftest.py: otherwise a product here that forgets its precision is wrong on a GPU alone."""
+    """What conftest.py does. Without it a missing `precision` in the package would be seen on GPUs only."""
     x, one = jnp.full((1, 1, 1), 1 + 2.0**-12), jnp.ones((1, 1, 1))
     want = 1.0 if precision == "default" else 1 + 2.0**-12
     conv = functools.partial(jax.lax.conv_general_dilated, window_strides=(1,), padding="SAME", precision=precision)
