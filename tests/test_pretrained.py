@@ -171,6 +171,11 @@ def test_a_model_is_pickled_after_its_use_as_before_it(model):
         assert jax.eval_shape(lambda y: model.denoise(y, 0.5), jnp.zeros((2, 2))).dtype == jnp.float32
 
 
+def test_loading_says_nothing(folder, caplog):
+    hold_jax.load(folder)
+    assert not caplog.records
+
+
 def test_mistakes_are_named(model, tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"no trained model in .*nothing"):
         hold_jax.load(str(tmp_path / "nothing"))

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
+from absl import logging
 from jax.experimental import multihost_utils
 
 from hold_jax.errors import UserError
@@ -81,7 +82,12 @@ class Checkpoints:
                 f"no best checkpoint in {workdir}: training keeps one if the data have a test split and "
                 "training.held_out is not 0"
             )
-        return cls._open(workdir, ocp.CheckpointManagerOptions(read_only=True), folder)
+        before = logging.get_verbosity()
+        logging.set_verbosity(min(before, logging.ERROR))  # Orbax warns of what reading alone means; lower is quieter
+        try:
+            return cls._open(workdir, ocp.CheckpointManagerOptions(read_only=True), folder)
+        finally:
+            logging.set_verbosity(before)
 
     def latest(self) -> int | None:
         """Returns the newest step, or None if there is no checkpoint."""
