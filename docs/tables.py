@@ -304,20 +304,35 @@ def compiled_programs() -> str:
     return table(head, lines)
 
 
-def fid_orders(num: int = 10_000) -> str:
+def fid_orders() -> str:
     """FID of one network at several orders."""
-    rows = [r for r in results("fid_orders")["rows"] if r["order"] and r["num"] == num]
+    rows = [r for r in results("fid_orders")["rows"] if r["order"]]
     lines = []
     for calls, sampler in sorted({(r["calls"], r["sampler"]) for r in rows}):
         found = {r["order"]: r for r in rows if (r["calls"], r["sampler"]) == (calls, sampler)}
-        cells = [error(found[n]["fid"], found[n]["error"], 1) if n in found else "" for n in ORDERS]
+        cells = [error(found[n]["fid"], found[n]["error"], 1) for n in ORDERS]
         lines.append([calls, f"`{sampler.partition(':')[0]}`", *cells])
     return table(["calls", "sampler", *(f"order {n}" for n in ORDERS)], lines)
 
 
-def fid_orders_of_500() -> str:
-    """The same, of 500 samples."""
-    return fid_orders(500)
+def step_beside_torch_on_h200() -> str:
+    """A training step on the H200 beside PyTorch's, of two runs."""
+    lines = []
+    for run in results("h200")["step_beside_torch"]["runs"]:
+        ours, theirs = run["rows"]
+        for row in (ours, theirs):
+            lines.append(
+                [
+                    {"torch": "PyTorch, eager", "torch.compile": "PyTorch, compiled"}.get(row["who"], row["who"]),
+                    f"{1e3 * row['seconds']:.1f}, {1e3 * row['least_seconds']:.1f}",
+                    f"{row['images_per_second']:,.0f}",
+                    f"{row['flops'] / row['seconds'] / 1e12:.0f}",
+                    f"{1e3 * row['cpu_seconds']:.0f}",
+                    f"{theirs['seconds'] / row['seconds']:.1f}" if row is ours else "",
+                ]
+            )
+    head = ["", "ms, least", "pictures/s", "TFLOP/s", "ms of processor time", "times as fast"]
+    return table(head, lines)
 
 
 def training_rate() -> str:

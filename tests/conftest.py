@@ -6,8 +6,9 @@ from importlib.metadata import version
 
 os.environ["XLA_FLAGS"] = " ".join(
     [
-        os.environ.get("XLA_FLAGS", ""),
+        # Before what is given: of two values XLA takes the last, so one device can be asked for.
         "--xla_force_host_platform_device_count=8",
+        os.environ.get("XLA_FLAGS", ""),
         # In the fast tier XLA's older code generator, which compiles in half the time; jaxlib 0.11 does not have it.
         # Workers of xdist have the flags of the process that starts them.
         "--xla_cpu_use_fusion_emitters=false"
@@ -23,8 +24,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-# HOLD_JAX_TEST_PLATFORM=cuda or tpu: on an accelerator. Tests that need eight devices fail there.
-jax.config.update("jax_platforms", os.environ.get("HOLD_JAX_TEST_PLATFORM", "cpu"))
+# HOLD_JAX_TEST_PLATFORM=cuda or tpu: on an accelerator, with the processor beside it, as JAX has it by default: without
+# it the tests that call the host from a program fail.
+PLATFORM = os.environ.get("HOLD_JAX_TEST_PLATFORM", "cpu")
+jax.config.update("jax_platforms", PLATFORM if PLATFORM == "cpu" else f"{PLATFORM},cpu")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
@@ -56,7 +59,11 @@ def pytest_addoption(parser):
 
 
 def pytest_collection_modifyitems(config, items):
-    """Leaves out the tests marked slow, unless `--all` or the test's own name was given."""
+    """Skips what needs more devices; leaves out slow tests, unless `--all` or the test's own name was given."""
+    if len(jax.devices()) < 8:
+        for item in items:
+            if item.get_closest_marker("eight_devices"):
+                item.add_marker(pytest.mark.skip(reason="needs eight devices"))
     if config.getoption("--all") or any("::" in argument for argument in config.args):
         return
     slow = [item for item in items if item.get_closest_marker("slow")]

@@ -64,6 +64,7 @@ def test_packed_and_spread_it_is_the_plain_step_to_rounding(after, plain, count)
     assert small.largest_error(metrics, plain[1]) < 1e-5
 
 
+@pytest.mark.eight_devices
 def test_each_device_holds_its_part_of_the_state(after):
     running, state, _ = after[8]
     assert isinstance(MODEL.network, MLP) and 128 * 128 == LARGE
@@ -107,6 +108,7 @@ def test_several_steps_a_call_and_parts_of_a_batch_run_spread():
     assert small.largest_error(metrics, want_metrics) < 1e-5
 
 
+@pytest.mark.eight_devices
 def test_gradients_are_summed_whole_before_they_are_split():
     """One all-reduce of every kernel's gradient on eight devices; nothing of the batch's extent is gathered."""
     running = program(8)

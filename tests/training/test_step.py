@@ -78,6 +78,7 @@ def test_one_device_gives_the_numbers_of_eight(on_eight):
         assert small.largest_error(one, eight) < 2e-5
 
 
+@pytest.mark.eight_devices
 def test_batch_is_spread_and_state_is_copied(on_eight):
     devices = small.devices(8)
     batch = devices.put(batches(1)[0])
