@@ -464,6 +464,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("changes", "message"), REFUSED.values(), ids=REFUSED)
+@pytest.mark.eight_devices
 def test_what_cannot_be_trained_is_refused_at_once(changes, message, stuff, tmp_path):
     changes = {k: v.replace("STUFF", str(stuff)) if isinstance(v, str) else v for k, v in changes.items()}
     with small.compilations() as found, pytest.raises(UserError) as caught:
@@ -482,6 +483,7 @@ def test_what_cannot_be_trained_is_refused_at_once(changes, message, stuff, tmp_
         (dict(sampling__batch_size=8, data__name="folder:STUFF/no_test"), "folder train and none of test"),
     ],
 )
+@pytest.mark.eight_devices
 def test_pictures_that_cannot_be_trained_are_refused(changes, message, stuff, tmp_path):
     changes = {k: v.replace("STUFF", str(stuff)) if isinstance(v, str) else v for k, v in changes.items()}
     with pytest.raises(UserError, match=message):
@@ -541,6 +543,7 @@ NOT_THIS_RUN = {
 
 
 @pytest.mark.parametrize(("mode", "changes", "message"), NOT_THIS_RUN.values(), ids=NOT_THIS_RUN)
+@pytest.mark.eight_devices
 def test_what_does_not_fit_a_run_leaves_it_as_it_was(mode, changes, message, trained, offline):
     before = small.contents(trained)
     with small.compilations() as found, pytest.raises(UserError, match=message) as caught:

@@ -593,6 +593,7 @@ def test_bad_settings_are_named(changes, message):
         EvalSettings(**SETTINGS | changes)
 
 
+@pytest.mark.eight_devices
 def test_a_batch_that_does_not_divide_is_refused_first(params, tmp_path, monkeypatch):
     for module, name in ((sampling, "draw_blocks"), (evaluation, "test_loss"), (nll, "evaluate_likelihood")):
         monkeypatch.setattr(module, name, never)

@@ -126,6 +126,7 @@ def test_the_folder_says_which_samples(changes, want):
     assert origin.name_of(origin.of_samples(GUIDED, settings, EIGHT, step=1000, weights="w")) == want
 
 
+@pytest.mark.eight_devices
 def test_the_record_has_what_made_the_samples(points, tmp_path):
     settings = small.sample_settings(name="strang", seed=5, grid=functools.partial(samplers.GRIDS["karras"], rho=3.0))
     found = json.loads((generate(POINTS, points, settings, tmp_path, step=3) / "sampling.json").read_text())
@@ -397,6 +398,7 @@ def test_samples_of_standardized_vectors_are_in_the_datas_units(points):
         ),
     ],
 )
+@pytest.mark.eight_devices
 def test_what_cannot_be_drawn_is_named_before_compilation(changes, message):
     with small.compilations() as found, pytest.raises(UserError, match=message):
         make_draw(POINTS, small.sample_settings(**changes), EIGHT)

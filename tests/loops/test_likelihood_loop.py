@@ -198,6 +198,7 @@ def test_a_value_that_is_not_finite_stops_it_and_what_came_before_is_kept(params
     assert PartialRows(tmp_path, 20).count == 8
 
 
+@pytest.mark.eight_devices
 def test_a_batch_that_does_not_divide_is_refused(params, tmp_path, asked):
     with pytest.raises(UserError, match=r"`likelihood.batch_size` is 12; .* the nearest are 8 and 16"):
         run(tmp_path, params, batch_size=12)

@@ -335,6 +335,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("act", "message"), WRONG.values(), ids=WRONG)
+@pytest.mark.eight_devices
 def test_what_does_not_fit_is_named(act, message):
     with pytest.raises(UserError) as caught:
         act()

@@ -81,6 +81,7 @@ def test_a_run_leaves_its_files(straight):
         assert all(np.isfinite(value) and value > 0 for value in line.values())
 
 
+@pytest.mark.eight_devices
 def test_the_first_lines_say_what_is_trained_and_the_table_goes_to_a_file(tmp_path, capsys):
     params = jax.eval_shape(MODEL.init, jax.random.key(0))
     introduce_training(MODEL, DATA, params, tmp_path, step=5, flip=False)
@@ -522,6 +523,7 @@ def test_bad_settings_are_named(changes, message):
         (functools.partial(small.LOSS, t_min=99.0), {}, "`t_min` is 99.0; it must be between 0 and T"),
     ],
 )
+@pytest.mark.eight_devices
 def test_check_finds_what_cannot_work_without_compiling(loss, changes, message):
     trainer = Trainer(MODEL, loss, OPTIMIZER, DATA, small.train_settings(**changes), SAMPLING)
     with small.compilations() as found, pytest.raises(UserError, match=message):

@@ -66,6 +66,7 @@ def test_both_gradients_of_a_convolution_have_as_many_as_itself(dtype):
     assert counted(jax.grad(loss, (0, 1)), X, KERNEL) == 3 * counted(convolution, X, KERNEL)
 
 
+@pytest.mark.eight_devices
 def test_a_shard_map_counts_on_all_devices():
     mesh = Mesh(np.array(jax.devices()), ("data",))
     assert mesh.size > 1

@@ -15,6 +15,7 @@ def test_all_is_every_device():
 
 
 @pytest.mark.parametrize(("axis", "shape", "shard"), [(0, (16, 3), (2, 3)), (1, (3, 16), (3, 2))])
+@pytest.mark.eight_devices
 def test_put_spreads_the_batch_axis(axis, shape, shard):
     x = np.arange(48.0).reshape(shape)
     placed = small.devices(8).put({"x": x}, axis=axis)["x"]
@@ -34,11 +35,13 @@ def test_put_spreads_the_batch_axis(axis, shape, shard):
         ((2**14 - 8,), ()),  # small
     ],
 )
+@pytest.mark.eight_devices
 def test_large_arrays_are_spread_along_the_channels_that_divide(shape, spec):
     assert tuple(small.devices(8).spread(shape).spec) == spec
     assert small.devices(1).spread(shape) == small.devices(1).replicated
 
 
+@pytest.mark.eight_devices
 def test_init_makes_one_copy_a_device():
     made = small.devices(8).init(lambda a: {"a": a + 1}, jnp.zeros(3))["a"]
     assert made.sharding.is_fully_replicated and len(made.addressable_shards) == 8
@@ -55,6 +58,7 @@ def test_init_makes_one_copy_a_device():
         (40, 4, "multiple of 32 (8 devices x 4 accumulation steps): the nearest are 32 and 64"),
     ],
 )
+@pytest.mark.eight_devices
 def test_a_batch_that_does_not_divide_is_named_with_the_nearest(size, parts, nearest):
     with pytest.raises(UserError) as caught:
         small.devices(8).require_divides("training.batch_size", size, parts)
