@@ -153,7 +153,9 @@ def table(rows: list[dict[str, Any]], args: argparse.Namespace) -> str:
     lines = [f"{'sampler':<30}{'order':>5}" + "".join(f"{n:>11} calls" for n in numbers)]
     for label, order in itertools.product(args.samplers, args.orders):
         lines.append(f"{label:<30}{order:>5}" + "".join(f"{cells.get((label, order, n), '-'):>17}" for n in numbers))
-    return "\n".join([*lines, f"{'data':<35}{cells.get(('data', None, 0), '-'):>17}"])
+    if of_data := cells.get(("data", None, 0)):
+        lines.append(f"{'data':<35}{of_data:>17}")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

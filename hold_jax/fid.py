@@ -81,7 +81,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         require(args.batch_size >= 1, "batch_size", args.batch_size, "1 or more")
         require(args.crop is None or args.crop >= 1, "crop", args.crop, "1 or more")
         if args.device is not None:
-            jax.config.update("jax_platforms", {"gpu": "cuda"}.get(args.device, args.device))
+            # The processor stays beside it, for functions of your own that call the host.
+            jax.config.update("jax_platforms", {"gpu": "cuda,cpu", "tpu": "tpu,cpu"}.get(args.device, args.device))
             try:
                 jax.devices()
             except (AssertionError, RuntimeError):  # JAX raises either, by what is installed
@@ -104,6 +105,9 @@ def _figures(args: argparse.Namespace) -> dict[str, float]:
             shape = side.about.shape
             network = network_for(shape, np.dtype(np.uint8 if default_kind(shape) == "picture" else np.float32))
             _require_same_features(side.about, network.name, network.identity)
+    shapes = [side.shape for side in sides if isinstance(side, Dataset)]
+    for shape in shapes[1:] if args.features == "pixels" else ():
+        require(shapes[0] == shape, "samples", f"{args.samples}, of shape {shapes[0]}", f"of shape {shape}, as `data`")
     a, b = (_reference(side, network_for, args) for side in sides)
     width = b.moments.mean.size
     require(a.moments.mean.size == width, "samples", args.samples, f"of {width} features, as `data` is")

@@ -36,7 +36,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hold_jax import kernels
-from hold_jax.errors import require, require_data
+from hold_jax.errors import require, require_data, require_whole
 from hold_jax.kernels import append_dims
 from hold_jax.operators import Operator
 from hold_jax.parameterization import EpsFn
@@ -166,7 +166,7 @@ def moment_matching(
       steps: of the solution, 1 or more.
     """
     y = _measurement(operator, measured, noise, sigma_data)
-    require(isinstance(steps, int) and steps >= 1, "steps", steps, "a whole number >= 1")
+    steps = require_whole("steps", steps, 1)
 
     def conditional(u: jax.Array, t: jax.Array) -> jax.Array:
         at = _posterior(sde, eps_fn, operator, y, u, t)

@@ -153,7 +153,7 @@ def marginal(sde: LinearSDE, t: ArrayLike) -> Kernel:
 
     Args:
       sde: the SDE.
-      t: () or (B,), >= 0.
+      t: () or (B,), in [0, T]; NaN far above.
 
     Returns:
       Kernel, with mean phi[..., :, :1] q0.

@@ -132,10 +132,13 @@ def inpainting(data_shape: tuple[int, ...], mask: np.ndarray | jax.Array) -> Ope
         a mask of each example. It may be traced by `jax.jit`; whether something is known is then not checked.
 
     Raises:
-      UserError: for a mask that does not broadcast, or without a known value.
+      UserError: for a mask that does not broadcast, has other values, or no known one.
     """
     traced = isinstance(mask, jax.core.Tracer)
-    mask = (mask if traced else np.asarray(mask)) != 0
+    mask = mask if traced else np.asarray(mask)
+    numbers = traced or bool(np.isin(mask, (0, 1)).all())
+    require(numbers, "mask", "of other values", "1 (or True) where known, 0 where unknown")
+    mask = mask != 0
     batch = len(mask) if mask.ndim > len(data_shape) else 1
     full = (batch, *data_shape)
     pairs = zip(mask.shape[::-1], full[::-1], strict=False)

@@ -47,8 +47,9 @@ class LinearSDE:
       T: end time, positive.
 
     Raises:
-      UserError: for matrices of different shapes, a matrix that is not a covariance, a schedule that is none or cannot
-        be hashed, or a T that is not positive.
+      UserError: for matrices of different shapes or of values that are not finite, a matrix that is not a covariance, a
+        schedule that is none, cannot be hashed or does not go forward, a T that is not positive, or noise that does not
+        reach the data until T.
     """
 
     F: np.ndarray
@@ -60,10 +61,13 @@ class LinearSDE:
     T: float
 
     def __post_init__(self):
-        n = len(self.F)
+        n = len(np.atleast_1d(self.F))
         for name in ("F", "G", "cov0", "prior_cov", "precision_inf"):
-            value = np.array(getattr(self, name), np.float64)
-            require(value.shape == (n, n), name, value.shape, f"of shape {(n, n)}")
+            value = np.array(getattr(self, name))
+            require(n > 0 and value.shape == (n, n), name, value.shape, f"of shape {(max(n, 1),) * 2}")
+            real = value.dtype.kind in "biuf" and bool(np.isfinite(value).all())
+            require(real, name, value.tolist(), "of finite real numbers")
+            value = value.astype(np.float64)
             value.setflags(write=False)
             object.__setattr__(self, name, value)
         require(not self.cov0[0].any(), "cov0", self.cov0.tolist(), "zero in row and column 1, the data")
@@ -73,7 +77,13 @@ class LinearSDE:
         has = all(hasattr(self.schedule, name) for name in ("beta", "integral", "time"))
         allowed = "a hashable `numerics.schedules.Schedule`, such as Constant(1.0) or a frozen dataclass of your own"
         require(has and type(self.schedule).__hash__ is not None, "schedule", self.schedule, allowed)
-        require(math.isfinite(self.T) and self.T > 0, "T", self.T, "a positive number")
+        number = isinstance(self.T, numbers.Real) and math.isfinite(self.T) and self.T > 0
+        require(number, "T", self.T, "a positive number")
+        passed = float(self.schedule.integral(0.0, self.T))
+        require(math.isfinite(passed) and passed > 0, "schedule", self.schedule, "of a positive integral over [0, T]")
+        with np.errstate(all="ignore"):
+            noise = float(exact.effective_noise(self.F, self.G, self.cov0, passed))
+        require(noise > SIGMA_MIN, "G", self.G.tolist(), "a diffusion that reaches the data through the drift F")
 
     @property
     def order(self) -> int:

@@ -151,6 +151,10 @@ WRONG = {
         lambda: operators.inpainting(SHAPE, 0),
         "`mask` is 'zero everywhere'; it must be 1 where the data are known",
     ),
+    "soft mask": (
+        lambda: operators.inpainting(SHAPE, np.full(SHAPE, 0.5)),
+        "`mask` is 'of other values'; it must be 1 (or True) where known, 0 where unknown",
+    ),
     "factor": (
         lambda: operators.superresolution(SHAPE, 4),
         "`factor` is 4; it must be 2 or more and a divisor of 6, 4",

@@ -35,7 +35,7 @@ def write(folder: Path) -> Path | None:
     record = workdir.read(folder)
     config = experiment.of_record(record, folder)
     results = read_jsonl(folder / RESULTS_FILE) if storage.is_file(folder / RESULTS_FILE) else []
-    parts = [_MARK, *_title(folder, record, config), *_figures(results), *_settings(config), *_use()]
+    parts = [_MARK, *_title(folder, record, config), *_figures(results, config.data.name), *_settings(config), *_use()]
     parts += [*_history(folder), *_pictures(folder)]
     storage.write(path, ("\n\n".join(parts) + "\n").encode())
     return path
@@ -57,19 +57,19 @@ def _title(folder: Path, record: workdir.Record, config: Config) -> Iterator[str
         yield f"![samples]({_relative(grid, folder)})"
 
 
-def _figures(results: list[dict[str, Any]]) -> Iterator[str]:
+def _figures(results: list[dict[str, Any]], data: str) -> Iterator[str]:
     if not results:
         return
     newest = results[-1]
     yield "## Figures"
-    yield _made_by(newest)
+    yield _made_by(newest, data)
     rows = "\n".join(f"| {row.name} | {row.value} | {row.meaning} |" for row in report.rows(newest))
     yield f"| figure | value | |\n|---|---|---|\n{rows}"
     errors = "After +- is one standard error, or what the line says; in brackets is a 95 % interval."
     yield f"{errors} `{RESULTS_FILE}` has all figures."
 
 
-def _made_by(results: Mapping[str, Any]) -> str:
+def _made_by(results: Mapping[str, Any], data: str) -> str:
     made = results.get("made_by", {})
     text = f"Checkpoint of step {results['step']:,}"
     if "ema_length" in made:
@@ -80,6 +80,8 @@ def _made_by(results: Mapping[str, Any]) -> str:
             f"; {results['num_samples']:,.0f} samples, drawn by the sampler `{made['sampler']['name']}` at order "
             f"{made['process']['order']} in {made['steps']:,} steps{calls}, seed {made['seed']}"
         )
+    if made.get("data", data) != data:
+        text += f"; compared with `{made['data']}`, not with the data of the run"
     return f"{text}."
 
 

@@ -354,7 +354,9 @@ class SamplingConfig:
     def __post_init__(self):
         own = self.times is None
         require(self.rho is None or self.grid == "karras", "sampling.grid", self.grid, "'karras' to use sampling.rho")
-        require(self.rho is None or own, "sampling.rho", self.rho, "None with times of your own")
+        for key in ("rho", "t_min"):
+            value = getattr(self, key)
+            require(value is None or own, f"sampling.{key}", value, "None with times of your own")
         if self.times is not None:
             size = self.num_steps + 1
             require(

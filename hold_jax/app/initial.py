@@ -67,12 +67,13 @@ def parameters(source: Packed, config: Config, model: Model) -> dict[str, Any]:
     same = names == model.statistics.class_names
     kept = {path for path in labels if (same or path in augmentation) and ours.get(path) == found.get(path)}
     differ = _differences(source, config)
+    there, here = tuple(source.record.data_shape), tuple(model.data_shape)
+    shapes = "" if there == here else f"data of shape {there} there, {here} here"
     match.require_shapes(
         {path: shape for path, shape in found.items() if path not in labels},
         {path: shape for path, shape in ours.items() if path not in labels},
         f"`{KEY}` is {config.training.init_from!r}",
-        f"a network as here ({differ or 'its options are the same'}; data of shape {source.record.data_shape} there, "
-        f"{model.data_shape} here)",
+        f"a network as here ({'; '.join(filter(None, [differ, shapes])) or 'its options are the same'})",
     )
     new = sorted(labels & ours.keys() - kept)
     distributed.say(

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -249,7 +249,9 @@ def plot(this: Experiment) -> None:
     there = {name: picture for name, picture in found.items() if storage.is_file(path / name)}
     require(bool(there), "workdir", str(path), f"a folder with {METRICS_FILE}, which --mode=train writes")
     for name, picture in there.items():
-        drawn = _headline(read_jsonl(path / name)) if name == RESULTS_FILE else read_jsonl(path / name)
+        drawn = read_jsonl(path / name)
+        if name == RESULTS_FILE:
+            drawn = _headline(drawn, this.config.data.name)
         if name == RESULTS_FILE and len({line["step"] for line in drawn}) < 2:
             print(f"{name} has one step: figures are curves over two or more", flush=True)
             continue
@@ -257,23 +259,26 @@ def plot(this: Experiment) -> None:
         print(f"{name}: {path / picture}", flush=True)
 
 
-def _headline(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The latest figures of each step and average, by step, as curves of their own.
+def _headline(results: list[dict[str, Any]], data: str) -> list[dict[str, Any]]:
+    """The latest figures of each step, average and data set, by step, as curves of their own.
 
     They are those of the report, "recall, pixels" as pixels/recall; of an average made of snapshots, of length 0.1, as
-    pixels/recall/average 0.1.
+    pixels/recall/average 0.1; against other data than the run's as pixels/recall/against NAME.
     """
 
-    def curve(name: str, length: float | None) -> str:
+    def curve(name: str, *parts: str) -> str:
         named = "/".join(reversed(name.split(", ")))
-        if length is None:
-            return named
-        return f"{named if '/' in named else f'{named}/{named}'}/average {length:g}"
+        return "/".join([named if "/" in named or not parts else f"{named}/{named}", *parts])
 
-    latest = {(line["step"], line.get("made_by", {}).get("ema_length")): report.values(line) for line in results}
+    def parts(made: Mapping[str, Any]) -> tuple[str, ...]:
+        other = made.get("data", data)
+        length = () if made.get("ema_length") is None else (f"average {made['ema_length']:g}",)
+        return (*length, *(() if other == data else (f"against {other.replace('/', '|')}",)))
+
+    latest = {(line["step"], parts(line.get("made_by", {}))): report.values(line) for line in results}
     return [
-        {"step": step} | {curve(name, length): value for name, value in latest[step, length].items()}
-        for step, length in sorted(latest, key=lambda key: (key[0], key[1] or 0.0))
+        {"step": step} | {curve(name, *named): value for name, value in latest[step, named].items()}
+        for step, named in sorted(latest)
     ]
 
 

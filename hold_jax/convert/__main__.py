@@ -55,7 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _convert(args: argparse.Namespace, rest: list[str]) -> str:
-    require((args.source is None) != (args.target is None), "from, to", (args.source, args.target), "one of the two")
+    if (args.source is None) == (args.target is None):
+        raise UserError("give either --from=NAME, to read a checkpoint of others, or --to=NAME, to write one")
     if args.target is not None:
         require_choice("to", args.target, TARGETS)
     else:

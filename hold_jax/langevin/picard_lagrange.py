@@ -7,9 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hold_jax.errors import require
+from hold_jax.errors import require, require_whole
 from hold_jax.langevin.dynamics import Dynamics
 from hold_jax.langevin.method import Evaluate, Force, Method, Step, mix
+
+MOST_NODES = 16
 
 
 class Coefficients(NamedTuple):
@@ -37,7 +39,7 @@ class PicardLagrange(Method):
     bias is of first order for one sweep, for two of second (n = 1) or third (n >= 2).
 
     Attributes:
-      nodes: in [0, h], both ends among them; None: n - 1 as in the paper, at least 2.
+      nodes: in [0, h], both ends among them, at most 16; None: n - 1 as in the paper, at least 2.
       sweeps: of the Picard iteration; None: as many as nodes.
     """
 
@@ -46,9 +48,10 @@ class PicardLagrange(Method):
 
     def __post_init__(self):
         for name, least in (("nodes", 2), ("sweeps", 1)):
-            value = getattr(self, name)
-            whole = value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= least)
-            require(whole, name, value, f"a whole number >= {least}")
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, require_whole(name, getattr(self, name), least))
+        # Polynomials through equidistant nodes amplify rounding by 2^nodes.
+        require(self.nodes is None or self.nodes <= MOST_NODES, "nodes", self.nodes, f"at most {MOST_NODES}")
 
     def coefficients(self, dynamics: Dynamics, h: float) -> Coefficients:
         """Of the nodes."""

@@ -150,7 +150,9 @@ def make_draw(model: Model, settings: SampleSettings, devices: Devices) -> DrawF
         guided(model, settings, lambda guidance: lambda u, t: u[..., -1:, :])
         jax.eval_shape(lambda: draw(lambda u, t: u[..., -1:, :], key=jax.random.key(0)))
     except UserError as error:
-        raise UserError(str(error).replace("`", "`sampling.", 1)) from None
+        own = isinstance(settings.grid, tuple) and str(error).startswith("`grid`")
+        named = ("`grid`", "`sampling.times`") if own else ("`", "`sampling.")
+        raise UserError(str(error).replace(*named, 1)) from None
 
     @functools.partial(devices.jit, out_shardings=devices.replicated)
     def compiled(params: Any, index: jax.Array, condition: Condition) -> Any:

@@ -177,7 +177,8 @@ class Evaluator:
             for name, image in images.items():
                 pictures.write_png(image, folder / f"{name}.png")
             curve = FOLDER + origin.average_of(self.sampling.ema_length)
-            log_results(workdir, results, images, {"versions": origin.versions(), **made}, curve=curve)
+            made = {"versions": origin.versions(), "data": self.test.name, **made}
+            log_results(workdir, results, images, made, curve=curve)
         return results
 
     def _splits(self) -> dict[str, Dataset]:

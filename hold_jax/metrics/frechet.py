@@ -218,6 +218,8 @@ def frechet_jackknife(features: ArrayLike, reference: Moments, *, num_parts: int
 def _factor(cov: np.ndarray) -> np.ndarray:
     """Returns F `(d, rank)` with F F^T = `cov`."""
     lam, vec = np.linalg.eigh(cov)
+    right = bool(lam[0] >= -1e-3 * max(lam[-1], 0.0))
+    require(right, "cov", f"a matrix with the eigenvalue {lam[0]:.3g}", "positive semi-definite, as a covariance is")
     # The tolerance of np.linalg.matrix_rank: below it an eigenvalue is rounding.
     keep = lam > lam[-1] * len(lam) * np.finfo(np.float64).eps
     return vec[:, keep] * np.sqrt(lam[keep])

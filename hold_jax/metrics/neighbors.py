@@ -151,7 +151,7 @@ def nearest(queries: ArrayLike, references: ArrayLike | Iterable[ArrayLike], k: 
     queries = checked_rows("queries", queries)
     best = [(np.empty(0), np.empty(0, np.int64)) for _ in queries]
     seen = 0
-    blocks: Iterable[ArrayLike] = [references] if isinstance(references, np.ndarray) else references  # pyright: ignore
+    blocks: Iterable[ArrayLike] = [references] if hasattr(references, "ndim") else references  # pyright: ignore
     for block in blocks:
         block = checked_rows("references", block)
         require_same_columns(queries, block, ("queries", "references"))

@@ -49,6 +49,12 @@ class Pretrained:
     settings: SampleSettings
     step: int
 
+    def __repr__(self) -> str:
+        count = sum(leaf.size for leaf in jax.tree.leaves(self.params))
+        data = "x".join(map(str, self.model.data_shape))
+        name = self.config.data.name
+        return f"Pretrained({name!r}, {data}, order {self.sde.order}, {count:,} parameters, step {self.step:,})"
+
     def __getstate__(self) -> dict[str, Any]:
         # Not the functions that are made at their first use, which cannot be pickled.
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}

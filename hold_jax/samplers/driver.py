@@ -109,7 +109,8 @@ def sample(
         the batch (except for the clock of `poisson_midpoint` and the steps of an adaptive solver, which a batch
         shares); None: it depends on its place.
       num_steps: steps of the grid.
-      grid: a name of `GRIDS`, a function, or falling times (num_steps + 1,).
+      grid: a name of `GRIDS`, a function, or falling times (num_steps + 1,), the first of them T unless there is a
+        `start`.
       t_min: where to stop; None: `sde.t_min`, an effective noise of 0.002 data units.
       denoise: return E[q0 | u(t_min)] (one more network evaluation) instead of the data block itself.
       frames: how many intermediate states to return; divides num_steps. Memory does not grow with num_steps.
@@ -139,6 +140,9 @@ def sample(
     num_steps, t_min = require_whole("num_steps", num_steps, 1), None if t_min is None else float(t_min)
     _require_frames(frames, num_steps)
     fixed = fixed_grid(sde, grid, t_min, num_steps)
+    if start is None and not isinstance(fixed, str):
+        allowed = f"times from T = {sde.T:.6g} on, or given a `start` at {fixed[0]:.6g}"
+        require(fixed[0] >= 0.999 * sde.T, "grid", fixed, allowed)
     settings = _Settings(sampler, sde, shape, num_steps, fixed, t_min, frames, denoise, sharding)
     samples, reached = programs.run(_sample, eps_fn, settings, key, index, start)
     return samples._replace(**_checked(reached, x=samples.x, u=samples.u))

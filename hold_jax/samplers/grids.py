@@ -63,7 +63,7 @@ def times_of(sde: LinearSDE, grid: str | Grid | Sequence[float], t_min: float, n
     times = np.asarray(grid(sde, t_min, num_steps) if callable(grid) else grid, np.float64)
     require(times.shape == (num_steps + 1,), "grid", times.shape, f"of shape ({num_steps + 1},)")
     falls = np.all(np.diff(times) < 0) and 0 < times[-1] and times[0] <= sde.T
-    require(bool(falls), "grid", times, f"strictly falling within (0, T = {sde.T}]")
+    require(bool(falls), "grid", tuple(times.tolist()), f"strictly falling within (0, T = {sde.T}]")
     return times
 
 

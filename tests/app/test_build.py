@@ -249,6 +249,7 @@ def bits(**changes):
         ({"sampling__name": "poisson_midpoint", "sampling__K": 0}, "`sampling.K` is 0; it must be a whole number"),
         ({"sampling__name": "probability_flow", "sampling__rtol": 0.0}, "`sampling.rtol` is 0.0; it must be a number"),
         ({"sampling__times": (2.0, 1.0), "sampling__rho": 7.0, "sampling__grid": "karras"}, "`sampling.rho` is 7.0"),
+        ({"sampling__times": (2.0, 1.0), "sampling__num_steps": 1, "sampling__t_min": 0.1}, "`sampling.t_min` is 0.1"),
         ({"sde__order": 0}, "`sde.order` is 0; it must be a whole number from 1 to 6"),
         ({"sde__order": 12}, "`sde.order` is 12; it must be a whole number from 1 to 6"),
         ({"sde__order": 4, "sde__damping": "told"}, "`sde.order` is 4; it must be 3 with damping=\"told\""),

@@ -44,12 +44,13 @@ def test_it_says_what_the_model_is_how_good_and_what_made_it(tmp_path):
 
 
 def test_the_newest_figures_count_and_a_run_without_any_has_a_card_too(tmp_path):
-    newer = FIGURES | {"step": 2000, "test_loss": 0.05, "made_by": {"ema_length": 0.1}}
+    newer = FIGURES | {"step": 2000, "test_loss": 0.05, "made_by": {"ema_length": 0.1, "data": "folder:/x"}}
     run(tmp_path / "a", results=(FIGURES, newer))
     card.write(tmp_path / "a")
     text = (tmp_path / "a" / "README.md").read_text()
     assert (
-        "Checkpoint of step 2,000, the average of length 0.1." in text
+        "Checkpoint of step 2,000, the average of length 0.1; compared with `folder:/x`, not with the data of the run."
+        in text
         and "0.05000 +- 0.00076" in text
         and "0.0844" not in text
     )

@@ -89,7 +89,7 @@ def test_pictures_of_another_size_fit_a_network_of_convolutions():
     attention = config_of(PICTURES, **{"model.attention_resolutions": (4,)})
     found = source(attention, (8, 8, 1))
     message = (
-        r"`training.init_from` is 'there'; it is not of a network as here \(its options are the same; data of shape "
+        r"`training.init_from` is 'there'; it is not of a network as here \(data of shape "
         r"\(8, 8, 1\) there, \(16, 16, 1\) here\): it has, and the network has not, down1_attention0/"
     )
     with pytest.raises(UserError, match=message):
@@ -102,7 +102,7 @@ def test_pictures_of_another_size_fit_a_network_of_convolutions():
     ("changes", "shape", "message"),
     [
         ({}, (8, 8, 3), r"of other shapes than the network's are conv_in/kernel \(3, 3, 1, 8\) for \(3, 3, 3, 8\)"),
-        ({"model.channels": 16}, (8, 8, 1), r"network as here \(model.channels 8 -> 16; data of shape"),
+        ({"model.channels": 16}, (8, 8, 1), r"network as here \(model.channels 8 -> 16\): of other shapes"),
         ({"model.num_res_blocks": 2}, (8, 8, 1), r"it lacks down0_block1/"),
     ],
 )

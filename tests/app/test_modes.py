@@ -284,7 +284,9 @@ def test_figures_of_another_average_are_curves_of_their_own(tmp_path, monkeypatc
             "made_by": {} if length is None else {"ema_length": length},
         }
 
-    first = [line(20, 9.0), line(20, 3.0, 0.1), line(20, 4.0, 0.05)]
+    other = line(20, 1.0)
+    other["made_by"] = {"data": "npz:a/b.npz"}
+    first = [line(20, 9.0), line(20, 3.0, 0.1), line(20, 4.0, 0.05), other]
     found = []
     monkeypatch.setattr(modes.curves, "draw", lambda drawn: found.append(drawn) or PIL.Image.new("RGB", (1, 1)))
     for lines in (first, [*first, line(10, 8.0), line(20, 7.0), line(10, 2.0, 0.1)]):
@@ -296,6 +298,7 @@ def test_figures_of_another_average_are_curves_of_their_own(tmp_path, monkeypatc
         "FID": [[10, 8], [20, 7]],
         "FID average 0.1": [[10, 2], [20, 3]],
         "FID average 0.05": [[20, 4]],
+        "FID against npz:a|b.npz": [[20, 1]],
     }
     assert shown["loss"]["test average 0.1"] == [[10, 0.25], [20, 0.375]] and len(shown) == 2
 

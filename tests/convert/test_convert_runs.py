@@ -357,8 +357,8 @@ def test_files_that_are_no_checkpoint_leave_no_run(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "`from, to` is (None, None); it must be one of the two"),
-        (["--from=edm", "--to=score_sde_pytorch"], "it must be one of the two"),
+        ([], "give either --from=NAME, to read a checkpoint of others, or --to=NAME"),
+        (["--from=edm", "--to=score_sde_pytorch"], "give either --from=NAME"),
         (
             ["--from=emd"],
             "`from` is 'emd' (did you mean 'edm'?); it must be one of: cld_sgm, diffusers, edm, gddim, ",

@@ -179,6 +179,7 @@ def test_metropolis_table_is_its_coefficients():
         ("poisson_midpoint", {"K": 0}, "`K` is 0; it must be a whole number >= 1"),
         ("poisson_midpoint", {"K": 2.5}, "`K` is 2.5"),
         ("picard_lagrange", {"nodes": 1}, "`nodes` is 1; it must be a whole number >= 2"),
+        ("picard_lagrange", {"nodes": 17}, "`nodes` is 17; it must be at most 16"),
         ("picard_lagrange", {"sweeps": 0}, "`sweeps` is 0"),
         ("splitting", {"sequence": "BAB"}, "`sequence` is 'BAB'"),
         ("splitting", {"sequence": "UABO"}, "`sequence` is 'UABO'"),

@@ -184,6 +184,7 @@ def test_one_line_a_time(params, tmp_path):
         (3, None, None),
     ]
     assert len({made["checkpoint"] for made in made_by}) == 1 and made_by[2].keys() == {
+        "data",
         "step",
         "checkpoint",
         "versions",

@@ -285,6 +285,12 @@ def test_errors_name_the_fault():
     for bad in (-np.eye(3), np.triu(np.ones((3, 3)))):
         with pytest.raises(UserError, match=r"`cov` is 'a 3 x 3 matrix'; it must be a covariance: symmetric"):
             Moments(4, np.zeros(3), bad)
+    indefinite = Moments(4, np.zeros(2), np.array([[1.0, 2.0], [2.0, 1.0]]))
+    for pair in ((indefinite, moments(x[:, :2])), (moments(x[:, :2]), indefinite)):
+        with pytest.raises(
+            UserError, match=r"`cov` is 'a matrix with the eigenvalue -1'; it must be positive semi-def"
+        ):
+            frechet_distance(*pair)
     for bad in (np.nan, np.inf):
         spoilt = x.copy()
         spoilt[2, 1] = bad

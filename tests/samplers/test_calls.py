@@ -133,10 +133,10 @@ def test_latents_of_another_order_are_named():
 
 
 def test_frames_come_with_their_times():
-    times = np.array([2.0, 1.5, 1.0, 0.5, 0.2])
+    times = np.array([M.T, 1.5, 1.0, 0.5, 0.2])
     options = {"grid": times, "num_steps": 4}
     out = sample(Strang(), M, network, key=KEY, shape=(3, 2), frames=2, denoise=False, **options)
-    np.testing.assert_allclose(out.times, [2.0, 1.0, 0.2])
+    np.testing.assert_allclose(out.times, [M.T, 1.0, 0.2])
     np.testing.assert_array_equal(out.frames[-1], out.x)
     latent = encode("ddim", M, network, X, key=KEY, frames=4, **options)
     np.testing.assert_allclose(latent.times, times[::-1])

@@ -234,6 +234,7 @@ BAD = [
     ({"grid": [100.0, 1.0, 0.5, 0.2, 0.1]}, "`grid` is .* strictly falling within .0, T = "),
     ({"grid": [1.0, 0.8, 0.6, 0.4, 0.0]}, "`grid` is .* strictly falling"),
     ({"grid": [1.0, float("nan"), 0.6, 0.4, 0.1]}, "`grid` is .* strictly falling"),
+    ({"grid": [2.0, 1.0, 0.6, 0.4, 0.1]}, "`grid` is .*; it must be times from T = .* on, or given a `start` at 2"),
     ({"grid": [1.0, 0.5]}, r"`grid` is \(2,\); it must be of shape \(5,\)"),
     ({"start": START[:3]}, r"`start` is \(3, 2, 2\); it must be a state of shape \(8, 2, 2\)"),
     ({"start": START[:, 0]}, r"`start` is \(8, 2\); it must be a state of shape \(8, 2, 2\)"),
