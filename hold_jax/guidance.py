@@ -57,7 +57,7 @@ def inpaint(sde: LinearSDE, eps_fn: EpsFn, known: jax.Array, mask: jax.Array) ->
       sde: the SDE.
       eps_fn: unconditional, or conditional in another way.
       known: (B, *S, C) data, floating, in the model's range; any value where the mask is 0.
-      mask: 1 where known, 0 where unknown; boolean or numbers, broadcastable to `known`.
+      mask: 1, 255 or True where known, 0 where unknown; broadcastable to `known`.
 
     Returns:
       The conditional `eps_fn`. It raises UserError for a state whose shape differs from that of `known`.

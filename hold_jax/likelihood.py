@@ -40,7 +40,7 @@ import numpy as np
 from hold_jax import kernels
 from hold_jax.errors import UserError, require, require_choice, require_data, require_whole
 from hold_jax.numerics import exact, ode, programs
-from hold_jax.numerics.random import per_example
+from hold_jax.numerics.random import per_example, require_key
 from hold_jax.parameterization import EpsFn
 from hold_jax.sde import LinearSDE
 
@@ -114,6 +114,8 @@ def bits_per_dim(
     """
     x = jnp.asarray(x)
     require_data("x", x)
+    require(x.size > 0, "x", x.shape, "one example or more")
+    require_key(key)
     t_min = sde.t_min if t_min is None else t_min
     require(0 < t_min < sde.T, "t_min", t_min, f"between 0 and T = {sde.T}")
     kernels.require_clock(sde, t_min)

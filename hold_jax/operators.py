@@ -128,7 +128,7 @@ def inpainting(data_shape: tuple[int, ...], mask: np.ndarray | jax.Array) -> Ope
 
     Args:
       data_shape: (*S, C).
-      mask: 1 where known, 0 where unknown; boolean or numbers. It broadcasts to data_shape, or to (B, *data_shape) for
+      mask: 1, 255 or True where known, 0 where unknown. It broadcasts to data_shape, or to (B, *data_shape) for
         a mask of each example. It may be traced by `jax.jit`; whether something is known is then not checked.
 
     Raises:
@@ -136,8 +136,8 @@ def inpainting(data_shape: tuple[int, ...], mask: np.ndarray | jax.Array) -> Ope
     """
     traced = isinstance(mask, jax.core.Tracer)
     mask = mask if traced else np.asarray(mask)
-    numbers = traced or bool(np.isin(mask, (0, 1)).all())
-    require(numbers, "mask", "of other values", "1 (or True) where known, 0 where unknown")
+    two = traced or any(np.isin(mask, (0, known)).all() for known in (1, 255))
+    require(bool(two), "mask", "of other values", "1, 255 or True where known, 0 where unknown")
     mask = mask != 0
     batch = len(mask) if mask.ndim > len(data_shape) else 1
     full = (batch, *data_shape)

@@ -318,6 +318,7 @@ def test_a_corrected_prior_closes_the_gap():
     [
         (np.full((4, 2), 200, np.uint8), "`x` is 'uint8'; it must be floating, in the model's range: .*to_model_range"),
         (np.zeros(4, np.float32), r"`x` is \(4,\); it must be of shape \(B, \*S, C\)"),
+        (np.zeros((0, 2), np.float32), r"`x` is \(0, 2\); it must be one example or more"),
         (np.float32(1), r"`x` is \(\); it must be of shape \(B, \*S, C\)"),
     ],
 )

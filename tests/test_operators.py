@@ -153,7 +153,7 @@ WRONG = {
     ),
     "soft mask": (
         lambda: operators.inpainting(SHAPE, np.full(SHAPE, 0.5)),
-        "`mask` is 'of other values'; it must be 1 (or True) where known, 0 where unknown",
+        "`mask` is 'of other values'; it must be 1, 255 or True where known, 0 where unknown",
     ),
     "factor": (
         lambda: operators.superresolution(SHAPE, 4),

@@ -172,15 +172,19 @@ def export_run(
 
     Args:
       target: one of `TARGETS`' values.
-      path: the work directory.
+      path: the work directory, or a .safetensors file of this package.
       output: the file or folder.
-      ema_length: of an average made of snapshots, `sampling.ema_length`; None: the run's own average.
+      ema_length: of an average made of snapshots in a work directory, `sampling.ema_length`; None: the run's own.
 
     Raises:
       UserError: if `path` holds no run, or none of such an average, or one whose network `target` has not, or `output`
         cannot be written.
     """
-    found = packed.of_run(build.workdir(str(path)), ema_length=ema_length)
+    if ema_length is None:
+        found = packed.find(str(path), "input")
+    else:
+        require(not packed.is_file(str(path)), "ema_length", ema_length, "left out for a file, which has one average")
+        found = packed.of_run(build.workdir(str(path)), ema_length=ema_length)
     return f"the averaged weights of step {found.step}, {target(found, output)}"
 
 

@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from hold_jax.errors import UserError, require
 from hold_jax.langevin.algorithm import Algorithm, Info, Position, State, first_of, require_finite
+from hold_jax.numerics.random import require_key
 
 _PARTS = 50
 # A mean square of auxiliaries that should be near 1. Starts far out exceed it too, but only at first.
@@ -71,6 +72,7 @@ def sample(
         whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
         require(whole and value >= least[name], name, value, f"a whole number >= {least[name]}")
     require((position is None) != (state is None), "position", position, "given, or `state`, and not both")
+    require_key(key)
     init_key, key = jax.random.split(key)
     now = _start(algorithm, init_key, position, num_chains, stacked) if state is None else state
     if state is not None:

@@ -203,9 +203,9 @@ def frechet_jackknife(features: ArrayLike, reference: Moments, *, num_parts: int
     """
     x = checked_rows("features", features)
     require(2 <= num_parts <= len(x) // 2, "num_parts", num_parts, f"from 2 to {len(x) // 2}, half of the rows")
-    require(reference.count >= 2, "reference.count", reference.count, "at least 2, to have a covariance")
     parts = [moments(x[i::num_parts]) for i in range(num_parts)]
     _require_same_dimension(parts[0], reference)
+    require(reference.count >= 2, "reference.count", reference.count, "at least 2, to have a covariance")
     factor = _factor(reference.cov)
 
     whole = _distance(functools.reduce(merge, parts), reference, factor)
@@ -250,5 +250,7 @@ def _near_cross(cov: np.ndarray, factor: np.ndarray) -> float:
 
 
 def _require_same_dimension(a: Moments, b: Moments) -> None:
+    for name, value in (("a", a), ("b", b)):
+        require(isinstance(value, Moments), name, type(value).__name__, "`Moments`: moments(features)")
     if a.mean.size != b.mean.size:
         raise UserError(f"`a` has {a.mean.size} features and `b` has {b.mean.size}; they must be equal")

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hold_jax.errors import require
+
 _GOLDEN = 2654435769  # 2^32 over the golden ratio: i * _GOLDEN mod 2^32 fills [0, 2^32) evenly for any number of i
 
 Draw = Callable[[jax.Array, tuple[int, ...], Any], jax.Array]
@@ -33,6 +35,18 @@ def per_example(draw: Draw, key: jax.Array, shape: tuple[int, ...], index: jax.A
     if index is None:
         return draw(key, (shape[0], size), jnp.float32).reshape(shape)
     return jax.vmap(lambda i: draw(jax.random.fold_in(key, i), (size,), jnp.float32))(index).reshape(shape)
+
+
+def require_key(key: Any) -> None:
+    """Checks that an argument `key` is one key of `jax.random`, typed or raw.
+
+    Raises:
+      UserError: if it is something else, such as a seed or several keys.
+    """
+    dtype = getattr(key, "dtype", np.dtype(object))
+    typed = jnp.issubdtype(dtype, jax.dtypes.prng_key)
+    one = np.ndim(key) == (0 if typed else 1) and (typed or dtype == np.uint32)
+    require(one, "key", key, "one key of JAX, such as jax.random.key(0)")
 
 
 def subset(num: int, size: int, seed: int = 0) -> np.ndarray:

@@ -11,7 +11,7 @@ import numpy as np
 from hold_jax import kernels
 from hold_jax.errors import UserError, require, require_data, require_given, require_whole
 from hold_jax.numerics import programs
-from hold_jax.numerics.random import per_example
+from hold_jax.numerics.random import per_example, require_key
 from hold_jax.parameterization import EpsFn
 from hold_jax.samplers.grids import Grid, fixed_grid, times_of
 from hold_jax.samplers.loop import Sampler, Trajectory
@@ -137,6 +137,8 @@ def sample(
     if key is None:
         without = start is not None and sampler.deterministic
         require(without, "key", key, "a `jax.random.key`: the prior, or this sampler, is random")
+    else:
+        require_key(key)
     num_steps, t_min = require_whole("num_steps", num_steps, 1), None if t_min is None else float(t_min)
     _require_frames(frames, num_steps)
     fixed = fixed_grid(sde, grid, t_min, num_steps)
@@ -203,6 +205,7 @@ def encode(
         not reach T.
     """
     sampler = sampler_of(sampler)
+    require_key(key)
     require(
         sampler.deterministic,
         "sampler",

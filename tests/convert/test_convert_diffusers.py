@@ -109,6 +109,11 @@ def test_a_folder_of_2022_becomes_a_run(tmp_path, capsys):
     (first,) = (new / "unet").glob("*.safetensors")
     written = safetensors.read(tmp_path / "back/unet" / first.name)
     jax.tree.map(np.testing.assert_array_equal, written, safetensors.read(first))
+    # The package's own file stands for the run.
+    convert(capsys, "--to=hold_jax", f"--input={folder}", f"--output={tmp_path}/one.safetensors")
+    convert(capsys, "--to=diffusers", f"--input={tmp_path}/one.safetensors", f"--output={tmp_path}/again")
+    again = safetensors.read(tmp_path / "again/unet" / first.name)
+    jax.tree.map(np.testing.assert_array_equal, again, written)
 
 
 @pytest.mark.parametrize("name", ["default", "sample"])

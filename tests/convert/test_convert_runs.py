@@ -374,7 +374,7 @@ def test_files_that_are_no_checkpoint_leave_no_run(tmp_path, capsys):
         (["--to=score_sde_pytorch", "--config.seed=3"], "unrecognized arguments: --config.seed=3"),
         (["--from=edm", "--config=configs/swissroll_hold.py"], "`config.data.image_size` is None; it must be the side"),
         (["--from=edm", "--config.model.name=mlp"], "has no effect with model.name = 'mlp'"),
-        (["--to=score_sde_pytorch"], "no trained model in "),
+        (["--to=score_sde_pytorch"], "in'; it must be a trained run's work directory (there is no config.json in it)"),
         (["--from=edm", "--ema_length=0.1"], "`ema_length` is '0.1'; it must be left out with --from"),
         (["--to=hold_jax", "--ema_length=0.5"], "`ema_length` is 0.5; it must be "),
         (["--to=hold_jax", "--ema_length=long"], "`ema_length` is 'long'; it must be "),

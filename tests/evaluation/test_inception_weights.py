@@ -154,7 +154,7 @@ def test_failed_write_keeps_what_was_there(tmp_path, monkeypatch):
         (["--from=pytorch_fid"], "`input` is 'in.pth'; there is no such file; "),
         (["--from=pytorch_fid", "--input=bad.pth"], "`input` is 'bad.pth'; it is not a file of torch.save"),
         (["--from=pytorch_fid", "--speed=3"], "unrecognized arguments: --speed=3"),
-        ([], "`from, to` is (None, None); it must be one of the two"),
+        ([], "give either --from=NAME"),
     ],
 )
 def test_command_fails_in_one_line_and_leaves_the_output(arguments, message, tmp_path, monkeypatch, capsys):

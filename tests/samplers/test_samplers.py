@@ -222,6 +222,8 @@ def test_memory_does_not_grow_with_the_number_of_steps():
 # --- Bad input ------------------------------------------------------------------------------------------
 
 BAD = [
+    ({"key": 0}, "`key` is 0; it must be one key of JAX"),
+    ({"key": jax.random.split(jax.random.key(0), 3)}, "`key` is .*; it must be one key of JAX"),
     ({"num_steps": 0}, "`num_steps` is 0; .* whole number >= 1"),
     ({"num_steps": 2.5}, "`num_steps` is 2.5"),
     ({"grid": "karas"}, r"`grid` is 'karas' \(did you mean 'karras'\?\); .*: karras, log, quadratic, uniform"),
@@ -244,7 +246,7 @@ BAD = [
 @pytest.mark.parametrize(("change", "message"), BAD)
 def test_bad_input_is_named(change, message):
     with pytest.raises(ValueError, match=message) as error:
-        sample(LieTrotter(), M, network, key=jax.random.key(0), **{**SHORT, **change})
+        sample(LieTrotter(), M, network, **{"key": jax.random.key(0), **SHORT, **change})
     assert "\n" not in str(error.value)
 
 
