@@ -545,4 +545,4 @@ def test_what_stays_local_says_so(bucket, capsys):
         assert f"error: `{argument}` is 'gs://bucket/" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         command.main(["--to=score_sde_pytorch", "--input=gs://bucket/run", "--output=out.pth"])
-    assert "error: no trained model in gs://bucket/run (no config.json)" in capsys.readouterr().err
+    assert "error: `input` is 'gs://bucket/run'; it must be a trained run's work directory" in capsys.readouterr().err
