@@ -152,7 +152,8 @@ def make_draw(model: Model, settings: SampleSettings, devices: Devices) -> DrawF
     except UserError as error:
         own = isinstance(settings.grid, tuple) and str(error).startswith("`grid`")
         named = ("`grid`", "`sampling.times`") if own else ("`", "`sampling.")
-        raise UserError(str(error).replace(*named, 1)) from None
+        text = str(error).partition(", or given a `start`")[0]  # which is for the library alone
+        raise UserError(text.replace(*named, 1)) from None
 
     @functools.partial(devices.jit, out_shardings=devices.replicated)
     def compiled(params: Any, index: jax.Array, condition: Condition) -> Any:
