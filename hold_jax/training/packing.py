@@ -7,11 +7,13 @@ launches them about a dozen times. Checkpoints and samplers use the network's ow
 
 import collections
 import dataclasses
+import functools
 import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.xla_metadata import set_xla_metadata
 
 from hold_jax.runtime.mesh import LARGE
 from hold_jax.training.state import TrainState
@@ -49,17 +51,27 @@ class Packing:
                 stacks.setdefault(_name(leaf.shape), []).append(leaf)
         return {"small": jnp.concatenate(small)} | {name: jnp.stack(leaves) for name, leaves in stacks.items()}
 
-    def unpack(self, packed: Packed) -> Any:
-        """The inverse of `pack`."""
+    def unpack(self, packed: Packed, *, copied: bool = False) -> Any:
+        """The inverse of `pack`.
+
+        Args:
+          packed: the packed tree.
+          copied: copy each small leaf out of its vector before it is used. Otherwise its place in the vector is a
+            constant of every kernel that reads it, and XLA for CPU compiles the kernels of equal layers one by one.
+        """
         leaves, start, taken = [], 0, collections.Counter()
         for shape in self.shapes:
             size = math.prod(shape)
-            if size < LARGE:
-                leaves.append(packed["small"][start : start + size].reshape(shape))
-                start += size
-            else:
+            if size >= LARGE:
                 leaves.append(packed[_name(shape)][taken[shape]])
                 taken[shape] += 1
+            elif copied:
+                with set_xla_metadata(inlineable="false"):
+                    leaf, start = _copy(packed["small"], start, shape)
+                leaves.append(leaf)
+            else:
+                leaves.append(packed["small"][start : start + size].reshape(shape))
+                start += size
         return jax.tree.unflatten(self.structure, leaves)
 
     def pack_state(self, state: TrainState) -> TrainState:
@@ -71,6 +83,16 @@ class Packing:
         leaves = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in self.shapes]
         packed = jax.eval_shape(self.pack, jax.tree.unflatten(self.structure, leaves))
         return _map_trees(self.unpack, jax.tree.structure(packed), state)
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _copy(vector: jax.Array, start: Any, shape: tuple[int, ...]) -> tuple[jax.Array, Any]:
+    """The array of `shape` at `start` of a vector, and its end.
+
+    XLA moves a constant argument into a copy of this function, but not a result: hence the end is one.
+    """
+    size = math.prod(shape)
+    return jax.lax.dynamic_slice_in_dim(vector, start, size).reshape(shape), start + size
 
 
 def _name(shape: tuple[int, ...]) -> str:

@@ -225,7 +225,7 @@ class Program:
 
         @jax.named_scope("gather")
         def unpack(params: Any) -> Any:
-            return packing.unpack(constrain(params, devices.replicated))
+            return packing.unpack(constrain(params, devices.replicated), copied=devices.platform == "cpu")
 
         @jax.named_scope("collect")
         def collect(gradient: Any) -> Any:

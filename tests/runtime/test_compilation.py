@@ -11,6 +11,14 @@ from hold_jax.runtime.mesh import Devices
 X, KERNEL = jnp.ones((2, 8, 8, 32)), jnp.full((3, 3, 32, 32), 0.5)
 
 
+@pytest.fixture(autouse=True)
+def with_optimizations():
+    """As users compile: the other tests do without."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
+
+
 def convolution(x, kernel):
     return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
@@ -23,18 +31,24 @@ def test_the_installed_xla_knows_the_options():
 
 def test_an_option_of_another_version_is_left_out(monkeypatch):
     monkeypatch.setitem(compilation._OPTIONS, "cpu", {"xla_cpu_of_another_version": "1"})
-    assert compilation.options.__wrapped__("cpu") is None
+    assert compilation.options("cpu") is None
     gpu = compilation._OPTIONS["gpu"]
     monkeypatch.setitem(compilation._OPTIONS, "gpu", {"xla_gpu_of_another_version": True} | gpu)
-    assert compilation.options.__wrapped__("gpu") == gpu
+    assert compilation.options("gpu") == gpu
 
 
 def test_an_option_that_the_user_sets_is_left_to_the_user(monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "--xla_gpu_enable_triton_gemm_int4=true")
-    assert compilation.options.__wrapped__("gpu") == compilation.options("gpu")
+    assert compilation.options("gpu") == compilation._OPTIONS["gpu"]
     monkeypatch.setenv("XLA_FLAGS", "--xla_dump_to=/tmp --xla_gpu_enable_triton_gemm=true")
-    assert compilation.options.__wrapped__("gpu") == {"xla_gpu_enable_dynamic_slice_fusion": False}
-    assert compilation.options.__wrapped__("cpu") == compilation.options("cpu")
+    assert compilation.options("gpu") == {"xla_gpu_enable_dynamic_slice_fusion": False}
+    assert compilation.options("cpu") == compilation._OPTIONS["cpu"]
+
+
+def test_no_level_of_optimization_is_set_where_jax_is_told_not_to_optimize():
+    assert "xla_backend_optimization_level" in compilation.options("cpu")
+    jax.config.update("jax_disable_most_optimizations", True)
+    assert "xla_backend_optimization_level" not in compilation.options("cpu")
 
 
 @pytest.mark.parametrize("jit, by_library", [(jax.jit, True), (Devices.all().jit, False)])

@@ -39,6 +39,21 @@ def test_unpack_inverts_pack_bitwise(part):
     small.assert_bitwise(packing.unpack(packing.pack(whole)), whole)
 
 
+@pytest.mark.parametrize("copied, slices", [(False, 4), (True, 1)])
+def test_copied_leaves_are_the_same_and_their_places_no_constants_of_kernels(copied, slices):
+    whole = {name: jnp.arange(7.0) * i for i, name in enumerate("abcd")}
+    packing = Packing.of(whole)
+
+    def unpack(packed):
+        return jax.tree.map(lambda leaf: jnp.tanh(leaf) + 2 * leaf, packing.unpack(packed, copied=copied))
+
+    compiled = jax.jit(unpack).lower(packing.pack(whole)).compile()
+    # The place of the first is a constant, since nothing is before it.
+    assert compiled.as_text().count(" slice(") == slices
+    got = jax.jit(lambda packed: packing.unpack(packed, copied=copied))(packing.pack(whole))
+    small.assert_bitwise(got, whole)
+
+
 @pytest.mark.slow
 def test_the_optimizer_s_trees_are_packed_too_and_its_counters_stay():
     params = tree()
