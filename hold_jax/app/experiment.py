@@ -152,7 +152,7 @@ def find(given: Given, folder: str | None, *, to_train: bool, base: Config | Non
         raise UserError("`workdir` is missing: pass --workdir=DIR of a run, or --config=FILE of an experiment")
     path = build.workdir(f"runs/{given.name}" if folder is None else folder)
     run = workdir.find(path)
-    step = max((int(name) for name in storage.names(path / _CHECKPOINTS) if name.isdecimal()), default=None)
+    step = newest_step(path)
     if run is None and step is not None:
         raise UserError(
             f"{path} holds checkpoints and no {workdir.RECORD_FILE}, which says what they are of: restore it, or "
@@ -183,6 +183,11 @@ def find(given: Given, folder: str | None, *, to_train: bool, base: Config | Non
     if to_train and of_training:
         distributed.say(f"changed from step {step:,} on: {_listed(of_training, of_training)}")
     return Experiment(config, path, run, step, of_training if to_train else {})
+
+
+def newest_step(path: Path) -> int | None:
+    """The step of the newest checkpoint in a work directory; None where there is none."""
+    return max((int(name) for name in storage.names(path / _CHECKPOINTS) if name.isdecimal()), default=None)
 
 
 def of_record(run: Record, where: Path | str) -> Config:

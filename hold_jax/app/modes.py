@@ -101,7 +101,9 @@ def train(this: Experiment) -> None:
             report = results.Report(config, path, model, data) if config.training.report else None
             if distributed.is_main():
                 held.enter_context(workdir.locked(path))
-                now, before = workdir.find(path), this.run
+                # The record of a run that was stopped before its first checkpoint is replaced.
+                now = None if experiment.newest_step(path) is None else workdir.find(path)
+                before = this.run
                 same = (now and now.run) == (before and before.run)
                 require(
                     same, "workdir", str(path), "used by one run: another began there meanwhile; repeat the command"

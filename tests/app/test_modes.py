@@ -20,6 +20,7 @@ from hold_jax.app.results import print_figures
 from hold_jax.data import Statistics
 from hold_jax.errors import UserError
 from hold_jax.evaluation import classifier, inception_weights, reference
+from hold_jax.loops.train import Trainer
 from hold_jax.loops.tune import Reference
 from hold_jax.runtime import workdir
 from hold_jax.runtime.log import read_jsonl
@@ -129,6 +130,7 @@ def test_a_run_that_began_meanwhile_keeps_its_record(tmp_path, monkeypatch):
     def late(path):
         held = locked(path)
         workdir.write(path, other)  # by a run that stopped before this one got the lock
+        (path / "checkpoints" / "5").mkdir(parents=True)
         return held
 
     path = experiment.find(config_of(), str(folder), to_train=True).path
@@ -137,6 +139,22 @@ def test_a_run_that_began_meanwhile_keeps_its_record(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="another began there meanwhile; repeat the command"):
         run_train(config_of(), str(folder))
     assert workdir.find(path).run == "theirs"
+
+
+def test_a_run_that_stopped_before_its_first_checkpoint_begins_again(tmp_path, monkeypatch):
+    folder, path = str(tmp_path / "new"), tmp_path / "new"
+
+    def stop(*_):
+        raise UserError("stopped")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "run", stop)
+        with pytest.raises(UserError, match="stopped"):
+            run_train(config_of(), folder)
+    first = workdir.find(path)
+    assert first is not None
+    run_train(config_of(training__report=False), folder)
+    assert workdir.find(path).run != first.run and experiment.newest_step(path) == 10
 
 
 def test_what_would_be_an_error_after_the_record_is_one_before(tmp_path):
