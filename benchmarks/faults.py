@@ -49,7 +49,7 @@ CONFIG = {
     "sampling.num_steps": 4,
     "sampling.frames": 0,
 }
-CLOCK = ("train/images_per_second", "train/data_wait")
+CLOCK = ("train/images_per_second", "train/tflops_per_second", "train/data_wait")
 
 
 def command(workdir: Path, num_steps: int) -> list[str]:
