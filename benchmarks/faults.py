@@ -252,7 +252,7 @@ def fill_disk(folder: Path) -> tuple[list[dict], int]:
     for limit in (20_000, 60_000, 1_000):
         workdir = folder / f"limit_{limit}"
         add(f"no file above {limit:,} bytes", start(workdir, steps, cache, file_limit=limit), workdir)
-    with small_disk(1 << 20) as disk:
+    with small_disk(1 << 22) as disk:
         if disk is None:
             print("small file system: not allowed here, left out")
             return rows, lost
@@ -260,7 +260,7 @@ def fill_disk(folder: Path) -> tuple[list[dict], int]:
         for room in (300_000, 100_000, 40_000, 20_000, 5_000):
             workdir = disk / "run"
             shutil.rmtree(workdir, ignore_errors=True)
-            ballast.write_bytes(bytes((1 << 20) - room))
+            ballast.write_bytes(bytes((1 << 22) - room))
             add(f"a disk with {room:,} bytes left", start(workdir, steps, cache), workdir, ballast.unlink)
     return rows, lost
 

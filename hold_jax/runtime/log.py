@@ -14,7 +14,7 @@ import numpy as np
 import PIL.Image
 
 from hold_jax.errors import UserError, require
-from hold_jax.runtime import schema, storage
+from hold_jax.runtime import distributed, schema, storage
 from hold_jax.runtime.storage import Path
 
 METRICS_FILE = "metrics.jsonl"
@@ -278,9 +278,18 @@ class _Events:
             self._open()
 
     def close(self) -> None:
-        """Writes all pending events; a second call does nothing."""
+        """Writes all pending events; a second call does nothing.
+
+        On a full disk they are lost, with a line that says so: an error here would hide the one that stopped the run.
+        """
         if self.writer.file_writer is None or self._alive():
-            self.writer.close()
+            try:
+                self.writer.close()
+            except OSError as error:
+                distributed.say(f"warning: TensorBoard's last events could not be written ({error.strerror or error})")
+                files: Any = self.writer._get_file_writer()
+                files.event_writer._worker.stop()
+                files.event_writer._closed = True  # else it is closed again when Python exits
         self._staged.close()
 
     def _open(self, purge_step: int | None = None) -> None:

@@ -51,6 +51,24 @@ def test_a_full_disk_is_an_error_and_not_a_wait(tmp_path, monkeypatch):
     log.close()
 
 
+def test_a_full_disk_at_the_end_loses_tensorboard_s_last_events_with_one_line(tmp_path, monkeypatch, capsys):
+    log = MetricLog(tmp_path, start_step=0)
+    log.scalars(1, {"loss": 2.0})
+    files = log._events.writer._get_file_writer().event_writer
+    worker = files._worker
+
+    def full():
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files._ev_writer, "flush", full)
+    log.close()
+    printed = capsys.readouterr()
+    said = "warning: TensorBoard's last events could not be written (No space left on device)\n"
+    assert said in printed.out + printed.err and not worker.is_alive()
+    files.close()  # as Python does when it exits
+    assert read_jsonl(tmp_path / "metrics.jsonl") == [{"step": 1, "loss": 2.0}]
+
+
 def test_numbers_that_are_not_finite_are_strict_json_and_come_back(tmp_path):
     with MetricLog(tmp_path, start_step=0) as log:
         log.scalars(1, {"a": math.nan, "b": math.inf, "c": np.float32(-np.inf), "d": 1.0})
