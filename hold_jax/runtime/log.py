@@ -127,8 +127,10 @@ class MetricLog:
 
     def close(self) -> None:
         """Writes all pending lines and closes both files; a second call does nothing."""
-        self._lines.close()
-        self._events.close()
+        try:
+            self._lines.close()
+        finally:
+            self._events.close()
 
     def __enter__(self) -> Self:
         return self

@@ -232,12 +232,9 @@ class Lines:
         """
         if self._file is not None:
             self._require_there(self._file.fileno())
-            try:
+            with self._named():
                 self._file.write(line + "\n")
                 self._file.flush()
-            except OSError as error:
-                _name_file(error, self._path)
-                raise
         else:
             self._text += line.encode("ascii") + b"\n"
             self._pending = True
@@ -260,7 +257,16 @@ class Lines:
         """Writes pending lines and closes the file; a second call does nothing."""
         self.flush()
         if self._file is not None:
-            self._file.close()
+            with self._named():  # a line that did not fit on the disk is tried again here
+                self._file.close()
+
+    @contextlib.contextmanager
+    def _named(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            _name_file(error, self._path)
+            raise
 
 
 class Staged:

@@ -69,6 +69,21 @@ def test_a_full_disk_at_the_end_loses_tensorboard_s_last_events_with_one_line(tm
     assert read_jsonl(tmp_path / "metrics.jsonl") == [{"step": 1, "loss": 2.0}]
 
 
+def test_a_line_that_does_not_fit_at_the_end_names_the_log_and_closes_tensorboard(tmp_path, monkeypatch):
+    log = MetricLog(tmp_path, start_step=0)
+    log.scalars(1, {"loss": 2.0})
+    worker = log._events.writer._get_file_writer().event_writer._worker
+
+    class Full:
+        def close(self):
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(log._lines, "_file", Full())
+    with pytest.raises(OSError) as error:
+        log.close()
+    assert error.value.filename == str(tmp_path / "metrics.jsonl") and not worker.is_alive()
+
+
 def test_numbers_that_are_not_finite_are_strict_json_and_come_back(tmp_path):
     with MetricLog(tmp_path, start_step=0) as log:
         log.scalars(1, {"a": math.nan, "b": math.inf, "c": np.float32(-np.inf), "d": 1.0})
