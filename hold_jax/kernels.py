@@ -313,6 +313,8 @@ def append_dims(value: jax.Array, like: jax.Array) -> jax.Array:
 
 def perturb(kernel: Kernel, x: jax.Array, eps: jax.Array) -> jax.Array:
     """u_t = A q0 + L eps for data x (B, *S, C) and noise eps (B, *S, n, C)."""
+    shape = (*x.shape[:-1], kernel.chol.shape[-1], x.shape[-1])
+    require(eps.shape == shape, "eps", eps.shape, f"of shape {shape}, noise for every block of `x`")
     return mix(kernel.phi[..., :, :1], x[..., None, :]) + mix(kernel.chol, eps)
 
 
@@ -328,6 +330,11 @@ def require_noise(u: jax.Array, eps_last: jax.Array) -> jax.Array:
     return eps_last
 
 
+def _require_denoised(argument: str, x: jax.Array, u: jax.Array) -> None:
+    shape = (*u.shape[:-2], u.shape[-1])
+    require(jnp.shape(x) == shape, argument, jnp.shape(x), f"of shape {shape}, as the data")
+
+
 def denoiser(sde: LinearSDE, u: jax.Array, t: ArrayLike, eps_last: jax.Array) -> jax.Array:
     """D = E[q0 | u_t] (B, *S, C) from the noise of the last block (B, *S, 1, C)."""
     require_noise(u, eps_last)
@@ -338,6 +345,7 @@ def denoiser(sde: LinearSDE, u: jax.Array, t: ArrayLike, eps_last: jax.Array) ->
 
 def last_noise(sde: LinearSDE, u: jax.Array, t: ArrayLike, denoised: jax.Array) -> jax.Array:
     """eps_n (B, *S, 1, C) from the denoiser (B, *S, C): the inverse of `denoiser`."""
+    _require_denoised("denoised", denoised, u)
     kernel = marginal(sde, t)
     whitened = mix(inverse_lower(kernel.chol)[..., -1:, :], u)
     return whitened - append_dims(whitened_mean(kernel)[..., -1], u) * denoised[..., None, :]
@@ -345,6 +353,7 @@ def last_noise(sde: LinearSDE, u: jax.Array, t: ArrayLike, denoised: jax.Array) 
 
 def shifted_noise(sde: LinearSDE, t: ArrayLike, eps_last: jax.Array, shift: jax.Array) -> jax.Array:
     """eps_n (B, *S, 1, C) of the denoiser D + shift, from that of D; bitwise `eps_last` where shift (B, *S, C) is 0."""
+    _require_denoised("shift", shift, eps_last)
     w_n = whitened_mean(marginal(sde, t))[..., -1]
     return eps_last - append_dims(w_n, eps_last) * shift[..., None, :]
 

@@ -16,6 +16,7 @@ Parameterizations of the last block's noise, each a few lines of coefficients at
 For n = 1 `gaussian` and `sufficient` are EDM. Dtypes: everything here is float32; the network casts inside.
 """
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable
@@ -28,6 +29,7 @@ import numpy as np
 
 from hold_jax import kernels
 from hold_jax.errors import chosen, require, require_choice
+from hold_jax.numerics import exact
 from hold_jax.numerics.schedules import Linear
 from hold_jax.sde import LinearSDE
 
@@ -40,6 +42,7 @@ __all__ = [
     "LAST_NOISE",
     "PARAMETERIZATIONS",
     "Coefficients",
+    "DiscreteClock",
     "EpsFn",
     "Network",
     "Preconditioning",
@@ -312,13 +315,30 @@ def betas(beta_schedule: str, beta_start: float, beta_end: float, num_times: int
     return np.linspace(beta_start**power, beta_end**power, num_times) ** (1 / power)
 
 
+@dataclasses.dataclass(frozen=True)
+class DiscreteClock:
+    """The index of a noise level in a discrete process; `eps_function` holds a denoiser above the greatest.
+
+    Attributes:
+      index: (sde, t) -> index, of the shape of t.
+      noise_max: the greatest noise level, in the model's range.
+    """
+
+    index: Callable[[LinearSDE, jax.Array], jax.Array]
+    noise_max: float
+
+    def __call__(self, sde: LinearSDE, t: jax.Array) -> jax.Array:
+        """Returns the index at time t."""
+        return self.index(sde, t)
+
+
 BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
 
 
 @functools.cache
 def discrete_time(
     beta_schedule: str = "linear", beta_start: float = 1e-4, beta_end: float = 0.02, num_times: int = 1000
-) -> Callable[[LinearSDE, jax.Array], jax.Array]:
+) -> DiscreteClock:
     """The index i of a discrete process at noise sigma_eff; the defaults are DDPM's (2006.11239, section 4).
 
     sigma_i^2 = 1 / abar_i - 1 with abar_i = prod_{j <= i} (1 - beta_j). Between two indices i is linear in log sigma;
@@ -334,13 +354,11 @@ def discrete_time(
         i = jnp.clip(jnp.searchsorted(starts, at, side="right", method="compare_all") - 1, 0, num_times - 2)
         return i + jnp.clip((at - jnp.asarray(starts)[i]) / jnp.asarray(steps)[i], 0, 1)
 
-    return index
+    return DiscreteClock(index, float(np.exp(log_sigma[-1])))
 
 
 @functools.cache
-def discrete_noise(
-    noise_min: float = 0.02, noise_max: float = 100.0, num_times: int = 1000
-) -> Callable[[LinearSDE, jax.Array], jax.Array]:
+def discrete_noise(noise_min: float = 0.02, noise_max: float = 100.0, num_times: int = 1000) -> DiscreteClock:
     """The index i of sigma_eff in a geometric sequence of noise levels, the greatest first (NCSN, 1907.05600, 4.1).
 
     sigma_i = noise_max (noise_min / noise_max)^(i / (num_times - 1)); i is 0 above `noise_max` and num_times - 1 below
@@ -359,7 +377,7 @@ def discrete_noise(
         below = math.log(noise_max) - jnp.log(kernels.effective_noise(sde, t))
         return jnp.clip(below * (last / span), 0, last)
 
-    return index
+    return DiscreteClock(index, noise_max)
 
 
 def scaled_time(sde: LinearSDE, t: jax.Array) -> jax.Array:
@@ -413,6 +431,8 @@ def eps_function(
 ) -> EpsFn:
     """Wraps a network into `eps_fn(u, t)`, the form that losses, samplers and likelihoods take.
 
+    With a `DiscreteClock` a denoiser is held above the greatest noise level, of which the network has seen none.
+
     Args:
       sde: the SDE.
       network: sees k blocks stacked on the channel axis; returns one block, or with `ALL_NOISE` one for each of u's.
@@ -436,13 +456,41 @@ def eps_function(
         inputs = inputs.reshape(*inputs.shape[:-2], -1)
         out = network(inputs, jnp.broadcast_to(clock(sde, t), u.shape[:1]))
         _require_float32("network output", out)
+        blocks = 1 if c.c_blocks is None else c.c_blocks.shape[-1]
+        shape = (*u.shape[:-2], blocks * u.shape[-1])
+        require(out.shape == shape, "network(inputs, c_noise)", out.shape, f"of shape {shape}")
         if c.c_blocks is None:
             out = out[..., None, :]
         else:
             out = kernels.mix(c.c_blocks, out.reshape(*out.shape[:-1], c.c_blocks.shape[-1], -1))
         return kernels.mix(c.c_skip, u) + kernels.append_dims(c.c_out, u) * out
 
-    return eps_fn
+    held = isinstance(clock, DiscreteClock) and of_network in DENOISERS.values()
+    return _held_above(sde, eps_fn, clock.noise_max) if held else eps_fn
+
+
+def _held_above(sde: LinearSDE, eps_fn: EpsFn, noise_max: float) -> EpsFn:
+    """The `eps_fn` of a denoiser that is held above a noise level: D(y, sigma) = D(y noise_max / sigma, noise_max).
+
+    A network has seen no greater noise. What it predicts there is the noise, right to some error, and the error of
+    D = y - sigma eps would grow with sigma; D itself hardly changes any more.
+    """
+    ends = exact.effective_noise(sde.F, sde.G, sde.cov0, np.asarray(sde.schedule.integral(0.0, sde.T)))
+    if ends <= noise_max:
+        return eps_fn
+    last = float(sde.schedule.time(exact.integral_of_noise(sde.F, sde.G, sde.cov0, noise_max)))
+
+    def held(u: jax.Array, t: jax.Array) -> jax.Array:
+        y, sigma = kernels.sufficient_statistic(sde, u, t)
+        at = jnp.minimum(t, last)
+        rest = jnp.zeros((*u.shape[:-2], sde.order - 1, u.shape[-1]), u.dtype)
+        less_noisy = kernels.state_of(sde, y * kernels.append_dims(noise_max / sigma, y), rest, at)
+        inside = kernels.append_dims(jnp.asarray(t) <= last, u)
+        seen = jnp.where(inside, u, less_noisy)
+        found = eps_fn(seen, at)
+        return jnp.where(inside, found, kernels.last_noise(sde, u, t, kernels.denoiser(sde, seen, at, found)))
+
+    return held
 
 
 def _require_float32(name: str, x: jax.Array) -> None:

@@ -1,4 +1,5 @@
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -241,7 +242,7 @@ def test_first_order_hold_is_a_vp():
 def cld_closed_form(b, mass, velocity_variance):
     """Mean matrix and covariance of 2112.07068, appendix B.1, for x0 given and v0 ~ N(0, velocity_variance).
 
-    Its covariance cancels at small B (which is why CLD's code computes it in float64): here in 60 digits.
+    Its covariance cancels at small B (which is why CLD's code computes it in float64): here in 80 digits.
     """
     b, mass, v0 = (oracle.MP.mpf(float(x)) for x in (b, mass, velocity_variance))
     g = 2 * oracle.MP.sqrt(mass)
@@ -298,7 +299,7 @@ def test_gradient_in_time(name):
         b = [float(m.schedule.integral(0.0, time + k * h)) for k in (-2, -1, 1, 2)]
 
         def difference(values, h=h):
-            # Fourth order, in float64 of 60-digit values: right to 1e-10.
+            # Fourth order, in float64 of 80-digit values: right to 1e-10.
             return (values[0] - 8 * values[1] + 8 * values[2] - values[3]) / (12 * h)
 
         values = [np.concatenate(oracle.marginal(m, x), axis=-1).astype(np.float64) for x in b]
@@ -518,3 +519,17 @@ def test_a_state_is_its_sufficient_statistic_and_the_rest(name):
     np.testing.assert_allclose(kernels.mix(jnp.swapaxes(kernels.rest_basis(m, t), 1, 2), whitened), rest, atol=2e-4)
     # Continuous: no column turns over from one time to the next.
     assert (np.sum(basis[1:] * basis[:-1], axis=1) > 0.5).all()
+
+
+@pytest.mark.parametrize("shape", [(3, 1), (1, 2), (3,), (3, 1, 2)])
+def test_what_would_broadcast_to_wrong_numbers_is_refused(shape):
+    m, u, t = sde.hold(2), jnp.ones((3, 2, 2)), jnp.full(3, 0.5)
+    wrong = re.escape(f" is {shape}; it must be of shape (3, 2), as the data")
+    with pytest.raises(UserError, match="`denoised`" + wrong):
+        kernels.last_noise(m, u, t, jnp.zeros(shape))
+    with pytest.raises(UserError, match="`shift`" + wrong):
+        kernels.shifted_noise(m, t, u[:, -1:], jnp.zeros(shape))
+    with pytest.raises(
+        UserError, match=re.escape("`eps` is (3, 2, 1); it must be of shape (3, 2, 2), noise for every")
+    ):
+        kernels.perturb(kernels.marginal(m, t), jnp.zeros((3, 2)), jnp.zeros((3, 2, 1)))

@@ -1,5 +1,6 @@
 import functools
 import itertools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -322,6 +323,50 @@ def test_discrete_noise_is_the_index_of_a_geometric_sequence_and_its_ends_beyond
     np.testing.assert_allclose(between, 2.5, atol=1e-5)
     with pytest.raises(UserError, match=r"`noise_min` is 2.0; it must be between 0 and noise_max = 1.0"):
         parameterization.discrete_noise(2.0, 1.0)
+
+
+@pytest.mark.parametrize("name", ["vp", "v", "x0", "ve"])
+@pytest.mark.parametrize("order", [1, 3])
+def test_a_denoiser_is_held_above_the_noise_of_its_training(name, order):
+    # For constant data the last of the levels is enough: the network is exact there, and knows no other.
+    m, data = sde.hold(order), jnp.array([[0.5, -0.2]])
+    clock = parameterization.discrete_time("scaled_linear", 0.00085, 0.012)
+    if name == "ve":
+        clock = parameterization.discrete_noise(0.02, 14.6, 10)
+    alpha = 1 / np.sqrt(1 + clock.noise_max**2)
+    sigma = alpha * clock.noise_max
+
+    def network(inputs, index):
+        noise = (inputs - alpha * data) / sigma
+        return {
+            "vp": noise,
+            "v": alpha * noise - sigma * data,
+            "x0": jnp.broadcast_to(data, inputs.shape),
+            "ve": -(inputs - data) / clock.noise_max,  # D = y + noise_max network
+        }[name]
+
+    eps_fn = parameterization.eps_function(m, network, parameterization=name, conditioning=clock)
+    t = kernels.time_of_noise(m, jnp.array([14.62, 14.7, 30.0, 79.0]))
+    u = 20 * jax.random.normal(jax.random.key(0), (4, order, 2))
+    got = kernels.denoiser(m, u, t, eps_fn(u, t))
+    np.testing.assert_allclose(got, np.broadcast_to(data, (4, 2)), atol=1e-3)
+
+    # Below it, and with a clock without an end, nothing changes.
+    free = parameterization.eps_function(m, network, parameterization=name, conditioning=lambda sde, t: clock(sde, t))
+    t = kernels.time_of_noise(m, jnp.array([0.01, 1.0, 10.0, 14.58]))
+    np.testing.assert_array_equal(jax.jit(eps_fn)(u, t), jax.jit(free)(u, t))
+    if name == "vp":
+        t = jnp.full(4, m.T)
+        assert jnp.max(jnp.abs(kernels.denoiser(m, u, t, free(u, t)))) > 2
+
+
+@pytest.mark.parametrize("shape", [(4, 1), (1, 2), (), (4, 2, 1), (4, 4)])
+def test_a_network_s_output_of_another_shape_is_refused(shape):
+    m, u = sde.hold(2), jnp.ones((4, 2, 2))
+    eps_fn = parameterization.eps_function(m, lambda inputs, c_noise: jnp.zeros(shape))
+    message = re.escape(f"`network(inputs, c_noise)` is {shape}; it must be of shape (4, 2)")
+    with pytest.raises(UserError, match=message):
+        eps_fn(u, jnp.ones(4))
 
 
 def test_times_are_scaled():

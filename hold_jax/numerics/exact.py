@@ -53,13 +53,18 @@ def triangular_factor(m: np.ndarray) -> np.ndarray:
 
 
 def covariance_factor(cov: np.ndarray) -> np.ndarray:
-    """Returns M (n, r) with M M' = cov, columns by decreasing size, for a positive semi-definite cov of rank r."""
-    if np.array_equal(cov, np.diag(np.diagonal(cov))):
-        # A diagonal covariance keeps the order of its blocks: after Phi this is the order of decreasing size.
-        return np.sqrt(cov)[:, np.diagonal(cov) > 0]
-    values, vectors = np.linalg.eigh(cov)
-    keep = values > values[-1] * 1e-14
-    return (vectors * np.sqrt(np.where(keep, values, 0)))[:, keep][:, ::-1]
+    """Returns M (n, r) with M M' = cov, for a positive semi-definite cov of rank r: its lower Cholesky factor.
+
+    Columns of zeros are left out. A lower triangular M keeps the order of the blocks: after Phi its columns are of
+    decreasing size, as `triangular_factor` wants them.
+    """
+    rest, columns = np.array(cov, np.float64), np.zeros((len(cov), 0))
+    for j, variance in enumerate(np.diagonal(cov)):
+        if rest[j, j] > 1e-14 * variance:
+            column = np.where(np.arange(len(cov)) < j, 0.0, rest[:, j] / np.sqrt(rest[j, j]))
+            columns = np.append(columns, column[:, None], axis=1)
+            rest = rest - np.outer(column, column)
+    return columns
 
 
 def transition(f: np.ndarray, g: np.ndarray, big_b: npt.ArrayLike) -> tuple[np.ndarray, np.ndarray]:

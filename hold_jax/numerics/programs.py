@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import types
 import weakref
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from typing import Any, TypeVar
 
 import jax
@@ -29,11 +29,12 @@ def run(
     """Returns function(inner, settings, *arrays), compiled unless the call is already part of a trace.
 
     A program is reused for the same function objects, equal settings, and arrays of the same shapes. As with `jax.jit`,
-    variables that `inner` captures are read when it is traced. If such a variable, or an attribute of a captured
-    object, is replaced by another object, `inner` is traced again. So it is for the variables of the functions that it
-    captures (as `parameterization.eps_function` captures a network) and of those of its own module that it calls. A
-    change in place (`params["w"] = ...`) is not noticed. A variable that these functions assign themselves, such as a
-    count of calls, makes every call compile.
+    variables that `inner` captures are read when it is traced. If such a variable is replaced by another object, or
+    anything that a captured object, dictionary or list holds at any depth (`params["w"] = ...`, a parameter of a Flax
+    NNX network), `inner` is traced again. So it is for the variables of the functions that it captures (as
+    `parameterization.eps_function` captures a network) and of those of its own module that it calls. A NumPy array that
+    is written to (`w[:] = ...`) is not noticed. A variable that these functions assign themselves, such as a count of
+    calls, makes every call compile.
 
     Args:
       function: a pure function; pass the same object at each call.
@@ -98,7 +99,7 @@ def _reference(value: Any) -> Callable[[], Any]:
 
 
 def _reads(inner: Callable[..., Any]) -> _Reads | None:
-    """Returns the variables that a function and the functions among these read, and the attributes of mutable ones.
+    """Returns the variables that a function and the functions among these read, and what these hold.
 
     None for other callables.
     """
@@ -115,8 +116,25 @@ def _reads(inner: Callable[..., Any]) -> _Reads | None:
         captured = [f for f in map(_function_of, cells) if f]
         called = [f for f in map(_function_of, variables) if f and f.__globals__ is function.__globals__]
         functions += [f for f in captured + called if f not in functions]
-    attributes = [value for o in objects if _is_mutable(o) for value in vars(o).values()]
-    return _Reads(objects + attributes)
+    return _Reads(list(_parts(objects)))
+
+
+def _parts(objects: list[Any]) -> Iterator[Any]:
+    """The objects and all that they hold: attributes of mutable ones, and the entries of containers in their place."""
+    seen: set[int] = set()
+    waiting = objects[::-1]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            parts = [part for item in value.items() for part in item]
+        elif isinstance(value, list | tuple):
+            parts = list(value)
+        else:
+            yield value
+            parts = _attributes(value) if _is_mutable(value) else []
+        if parts and id(value) not in seen:
+            seen.add(id(value))
+            waiting += parts[::-1]
 
 
 def _is_assigned(cell: types.CellType) -> bool:
@@ -141,6 +159,12 @@ def _is_mutable(value: Any) -> bool:
         return not getattr(value, "__dataclass_params__").frozen  # noqa: B009
     fixed = (types.ModuleType, types.FunctionType, type, functools.partial, jax.Array)
     return hasattr(value, "__dict__") and not isinstance(value, fixed)
+
+
+def _attributes(value: Any) -> list[Any]:
+    """The values of an object's attributes, those in slots too."""
+    slots = (name for kind in type(value).__mro__ for name in getattr(kind, "__slots__", ()))
+    return [*vars(value).values(), *(getattr(value, name) for name in slots if hasattr(value, name))]
 
 
 def _is_hashable(value: Any) -> bool:

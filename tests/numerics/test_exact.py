@@ -2,8 +2,17 @@ import numpy as np
 import pytest
 from reference import oracle
 
-from hold_jax import sde
+from hold_jax import kernels, sde
 from hold_jax.numerics import exact
+
+
+def correlated(order, rank):
+    """A process whose auxiliary blocks start with a random covariance of this rank."""
+    m = sde.hold(order=order)
+    factor = np.round(4 * np.random.default_rng(order).standard_normal((order - 1, rank))) / 16  # squares are exact
+    cov0 = np.pad(factor @ factor.T, ((1, 0), (1, 0)))
+    return sde.LinearSDE(m.F, m.G, cov0, m.prior_cov, m.precision_inf, m.schedule, m.T)
+
 
 MODELS = {
     **{f"hold{n}": sde.hold(order=n) for n in range(1, 7)},
@@ -12,6 +21,8 @@ MODELS = {
     "psld": sde.psld(),
     "vp": sde.vp(),
     "ve": sde.ve(),
+    **{f"correlated{n}": correlated(n, n - 1) for n in (3, 4, 5, 6)},
+    "singular": correlated(5, 2),
 }
 BS = np.geomspace(1e-6, 10, 8)
 
@@ -43,6 +54,14 @@ def test_effective_noise_and_its_inverse(m):
     got = exact.effective_noise(m.F, m.G, m.cov0, b)
     np.testing.assert_allclose(got, [oracle.effective_noise(m, x) for x in b], rtol=1e-11)
     np.testing.assert_allclose(exact.integral_of_noise(m.F, m.G, m.cov0, got), b, rtol=1e-11)
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if name.startswith(("correlated", "singular"))])
+def test_a_correlated_start_is_tabulated(name):
+    t = np.float32(MODELS[name].T) * np.array([1e-3, 0.1, 1], np.float32)
+    got = kernels.marginal(MODELS[name], t).chol
+    for chol, b in zip(np.asarray(got, np.float64), MODELS[name].schedule.integral(0.0, t), strict=True):
+        assert oracle.row_error(chol, oracle.marginal(MODELS[name], float(b))[1]) < 1e-5
 
 
 def test_zero_is_the_identity_and_no_noise():

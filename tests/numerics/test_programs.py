@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from hold_jax.numerics import programs
 
@@ -91,6 +92,37 @@ def test_a_changed_variable_is_seen(outer):
     assert programs.run(outer, inner, 1.0, X)[1] == 15
     assert programs.run(outer, inner, 1.0, X)[1] == 15
     assert outer.traces == 4
+
+
+def test_a_change_deep_inside_a_captured_object_is_seen(outer):
+    class Object:
+        pass
+
+    network, params = Object(), {"layers": [{"w": jnp.float32(2.0)}, ()]}
+    network.layers = (Object(),)
+    network.layers[0].scale, network.itself, network.params = 1.0, network, params
+    inner = lambda x: network.layers[0].scale * params["layers"][0]["w"] * x  # noqa: E731
+    changes = (
+        (lambda: None, 2),
+        (lambda: setattr(network.layers[0], "scale", 3.0), 6),
+        (lambda: params["layers"][0].update(w=jnp.float32(5.0)), 15),
+        (lambda: params["layers"].append(0), 15),
+    )
+    for traces, (change, want) in enumerate(changes, 1):
+        change()
+        for _ in range(2):
+            assert programs.run(outer, inner, 1.0, X)[1] == want
+        assert outer.traces == traces
+
+
+def test_a_changed_parameter_of_an_nnx_network_is_seen(outer):
+    network = nnx.Linear(1, 1, rngs=nnx.Rngs(0))
+    inner = lambda x: network(x[:, None])[:, 0]  # noqa: E731
+    for value in (2.0, 3.0):
+        nnx.update(network, {"kernel": jnp.full((1, 1), value)})
+        for _ in range(2):
+            np.testing.assert_array_equal(programs.run(outer, inner, 1.0, X), value * X)
+    assert outer.traces == 2
 
 
 def test_a_changed_variable_of_a_captured_function_is_seen(outer):

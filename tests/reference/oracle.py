@@ -1,8 +1,8 @@
-"""Kernels, Gaussian and Gaussian-mixture posteriors of a linear SDE, in 60 digits or in float64.
+"""Kernels, Gaussian and Gaussian-mixture posteriors of a linear SDE, in 80 digits or in float64.
 
-Every function takes `digits`: True computes in 60-digit arithmetic from the exact rational values of
+Every function takes `digits`: True computes in 80-digit arithmetic from the exact rational values of
 the SDE's float64 matrices (one B at a time, memoised), False in float64 (any shape of B, for Monte Carlo).
-Covariances are *formed*, by a Taylor series and the doubling Q(2B) = Q + Phi Q Phi': with 60 digits nothing
+Covariances are *formed*, by a Taylor series and the doubling Q(2B) = Q + Phi Q Phi': with 80 digits nothing
 that cancels matters, so that this is independent of the square-root algorithm under test.
 """
 
@@ -14,7 +14,7 @@ import mpmath
 import numpy as np
 
 MP = mpmath.mp.clone()
-MP.dps = 60
+MP.dps = 80
 
 _exact = np.frompyfunc(MP.mpf, 1, 1)
 _sqrt = {np.dtype(object): np.frompyfunc(MP.sqrt, 1, 1), np.dtype(np.float64): np.sqrt}

@@ -173,7 +173,7 @@ def _advance_poisson(sampler, mean, told, rows, u, c):
 def denoised(m, law, t, *, mean, std):
     """Mean and variance of D = E[q0 | u] for u ~ `law` at t and data N(mean, std^2): D is affine in u."""
     phi, chol = oracle.marginal(m, float(oracle.integral(m, t)), True, std)
-    # std^2 A' Sigma^-1 in 60 digits: late covariances are far too graded to be formed in float64.
+    # std^2 A' Sigma^-1 in 80 digits: late covariances are far too graded to be formed in float64.
     inverse = oracle.inverse_lower(chol)
     gain = ((inverse @ phi[:, 0]) @ inverse).astype(np.float64) * std**2
     return mean + gain @ (law.mean - phi[:, 0].astype(np.float64) * mean), gain @ law.cov @ gain

@@ -9,7 +9,7 @@ from hold_jax.samplers import Ancestral
 
 
 def conditioned(m, b_start, b_end):
-    """u_s | u_t, q0 by brute force from covariances formed in 60 digits: weights of u_t and of q0, covariance."""
+    """u_s | u_t, q0 by brute force from covariances formed in 80 digits: weights of u_t and of q0, covariance."""
 
     def law(b):
         phi, chol = oracle.marginal(m, b)

@@ -13,7 +13,7 @@ SDES = {"vp": sde.vp(), "hold1": hold(1), "hold3": hold(3), "psld": sde.psld(), 
 
 
 def marginal(m, t):
-    """A (n, 1) and L (n, n), from 60 digits."""
+    """A (n, 1) and L (n, n), from 80 digits."""
     phi, chol = (v.astype(np.float64) for v in oracle.marginal(m, float(oracle.integral(m, t))))
     return phi[:, :1], chol
 

@@ -147,7 +147,7 @@ def test_an_affine_step_by_hand():
 
 @every_order
 def test_the_eps_fn_of_small_noises_is_exact(n):
-    # Whole trajectories take the exact eps_fn from the package's float64 factors; here against 60 digits.
+    # Whole trajectories take the exact eps_fn from the package's float64 factors; here against 80 digits.
     m = hold(n)
     times = grids.times_of(m, "log", m.t_min, 6)
     for std in (0.5, 0.02):

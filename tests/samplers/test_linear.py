@@ -17,7 +17,7 @@ RNG = np.random.default_rng(0)
 @every_sde
 @pytest.mark.parametrize("b", [2.0, 0.3, 0.02])
 def test_data_and_score_from_the_last_block_s_noise(b, m):
-    # For data N(mean, std^2), in 60 digits: eps_n gives D = E[q0 | u] and G G' score = -G G' Sigma_tot^-1 (u - A mean).
+    # For data N(mean, std^2), in 80 digits: eps_n gives D = E[q0 | u] and G G' score = -G G' Sigma_tot^-1 (u - A mean).
     t = m.schedule.time(np.array([b]))
     phi, total = oracle.marginal(m, float(oracle.integral(m, t[0])), True, STD)
     inverse = oracle.inverse_lower(total)

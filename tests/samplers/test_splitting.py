@@ -37,7 +37,7 @@ class Moments:
 
 
 def score_parts(m, t, u):
-    """G G' score = S u + e from eps_n = network(u), in 60 digits: S (n, n), e (B, n, C)."""
+    """G G' score = S u + e from eps_n = network(u), in 80 digits: S (n, n), e (B, n, C)."""
     phi, chol = oracle.marginal(m, float(oracle.integral(m, t)))
     inverse = oracle.inverse_lower(chol)
     w = inverse @ phi[:, 0]

@@ -26,7 +26,7 @@ def test_every_gauge_is_a_factor_of_the_covariance(gauge, m):
     at = whitened.whitening(m, B, gauge)
     for i, b in enumerate(B):
         phi, chol = oracle.marginal(m, b)
-        # Whitened by the 60-digit factor, where an error of 1e-13 in a graded entry may be one of 1e-10.
+        # Whitened by the 80-digit factor, where an error of 1e-13 in a graded entry may be one of 1e-10.
         turn = at.factor[i].astype(object) @ np.eye(m.order)
         turn = (oracle.inverse_lower(chol) @ turn).astype(np.float64)
         np.testing.assert_allclose(turn @ turn.T, np.eye(m.order), atol=1e-9)
