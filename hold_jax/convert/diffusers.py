@@ -20,7 +20,7 @@ from hold_jax.errors import UserError
 from hold_jax.nn import NCSNpp
 from hold_jax.parameterization import betas
 from hold_jax.weights import state_file
-from hold_jax.weights.match import convert
+from hold_jax.weights.match import convert, renamed
 
 _SCHEDULER_FILES = ("scheduler/scheduler_config.json", "scheduler_config.json")
 WEIGHTS = "diffusion_pytorch_model"
@@ -178,10 +178,9 @@ def read(folder: Path, network: NCSNpp, inputs: tuple[int, ...], where: str) -> 
     state = state_file.read(path)
     if not is_state_dict(state):
         raise UserError(f"{where}; its {path.name} is no state dict: it must be a dict of tensors by name")
-    state = {modern(name): value for name, value in state.items()}
     flipped = found.unet["flip_sin_to_cos"] and found.unet["time_embedding_type"] == "positional"
     rules = [entry.rule for entry in entries(network, inputs, cosines_first=flipped)]
-    params = convert(rules, state, where, "the network of its config.json")
+    params = convert(rules, renamed(state, modern, where), where, "the network of its config.json")
     return Weights(params, 0, f"the weights of {path.name}")
 
 

@@ -17,7 +17,7 @@ from hold_jax.convert.score_sde import Weights, is_state_dict
 from hold_jax.errors import UserError
 from hold_jax.nn import NCSNpp
 from hold_jax.weights import state_file
-from hold_jax.weights.match import Rule, convert, transposed
+from hold_jax.weights.match import Rule, convert, renamed, transposed
 
 EXPORT = (
     "python -c \"import pickle, sys, torch; net = pickle.load(open(sys.argv[1], 'rb'))['ema']; "
@@ -92,7 +92,7 @@ def _state_dict(path: Path, where: str) -> dict[str, np.ndarray]:
         raise UserError(f"{error}; EDM's own .pkl is not read: with PyTorch and EDM's code, run {EXPORT}") from None
     if not is_state_dict(state):
         raise UserError(f"{where}; it is no state dict: it must be a dict of tensors by name, as of {EXPORT}")
-    return {name.removeprefix("model."): value for name, value in state.items()}
+    return renamed(state, lambda name: name.removeprefix("model."), where)
 
 
 def rules(network: NCSNpp, inputs: tuple[int, ...]) -> list[Rule]:

@@ -18,7 +18,7 @@ from hold_jax.convert.layers import Layer, layers
 from hold_jax.errors import UserError, require
 from hold_jax.nn import NCSNpp
 from hold_jax.weights import state_file
-from hold_jax.weights.match import Rule, convert, transposed
+from hold_jax.weights.match import Rule, convert, renamed, transposed
 
 _RES_BLOCK = {"norm0": "GroupNorm_0", "conv0": "Conv_0", "time": "Dense_0", "norm1": "GroupNorm_1", "conv1": "Conv_1"}
 # Our layer within a block -> theirs. The resampling convolution has a name of its own where a filter is fused with it.
@@ -170,7 +170,7 @@ def read_torch(path: Path, network: NCSNpp, inputs: tuple[int, ...], where: str)
             f"{where}; it is no checkpoint: it must be a dict with the state dict `model` and, for averaged weights, "
             "`ema`, or a state dict, a dict of tensors by name"
         )
-    state = {name.removeprefix("module."): value for name, value in state.items()}
+    state = renamed(state, lambda name: name.removeprefix("module."), where)
     state = {name: value for name, value in state.items() if name not in _BUFFERS}
     entries = torch_entries(network, inputs)
     whose = "the config's network"
@@ -205,7 +205,7 @@ def read_lightning(path: Path, network: NCSNpp, inputs: tuple[int, ...], where: 
         )
     averaged = {name: value for name, value in state.items() if name.startswith(_AVERAGED)}
     chosen = averaged or state
-    arrays = {name.removeprefix(_AVERAGED).removeprefix(_TRAINED): value for name, value in chosen.items()}
+    arrays = renamed(chosen, lambda name: name.removeprefix(_AVERAGED).removeprefix(_TRAINED), where)
     rules = [entry.rule for entry in torch_entries(network, inputs)]
     which = f"the averaged weights ({_AVERAGED[:-1]})" if averaged else _NO_AVERAGE
     step = step_of({"step": file.get("global_step", 0)}, where)

@@ -57,6 +57,20 @@ def convert(rules: Iterable[Rule], arrays: Mapping[str, Any], where: str, whose:
     return traverse_util.unflatten_dict(ours, sep="/")
 
 
+def renamed(arrays: Mapping[str, Any], rename: Callable[[str], str], where: str) -> dict[str, Any]:
+    """The arrays by the names that `rename` gives, in the same order.
+
+    Raises:
+      UserError: for two different arrays of one name; `where` is what errors call the file.
+    """
+    first: dict[str, str] = {}
+    for name, value in arrays.items():
+        before = first.setdefault(rename(name), name)
+        if before != name and not np.array_equal(arrays[before], value):
+            raise UserError(f"{where}; its {before} and {name} are one parameter with two values; remove one of them")
+    return {name: arrays[theirs] for name, theirs in first.items()}
+
+
 def require_shapes(found: Shapes, expected: Shapes, where: str, whose: str) -> None:
     """Raises `UserError` with both sides of every difference, unless there is none."""
     faults = {

@@ -164,6 +164,18 @@ def test_a_folder_is_loaded_in_one_line(tmp_path):
         hold_jax.load(folder)
 
 
+def test_an_old_and_a_new_name_have_one_value(tmp_path):
+    (weights,) = (save(tmp_path, "default") / "unet").glob("*.safetensors")
+    arrays, want = safetensors.read(weights), loaded(tmp_path)[1]
+    new = next(name for name in arrays if ".to_q.weight" in name)
+    old = new.replace("to_q", "query")
+    safetensors.write(weights, arrays | {old: arrays[new]})
+    jax.tree.map(np.testing.assert_array_equal, hold_jax.load(tmp_path).params, want)
+    safetensors.write(weights, arrays | {old: arrays[new] + 1})
+    with pytest.raises(UserError, match=rf"^`workdir` is '.*'; its {new} and {old} are one parameter with two values"):
+        hold_jax.load(tmp_path)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FULL)
 def test_published_networks_by_their_settings(tmp_path, name):

@@ -270,6 +270,25 @@ def test_mistakes_in_loading_one(tmp_path, options, message):
         hold_jax.load(tmp_path / "a.ckpt", **options)
 
 
+@pytest.mark.parametrize(
+    ("read", "kind", "prefix"),
+    [
+        (score_sde.read_torch, "vp", "module."),
+        (score_sde.read_lightning, "psld", "score_fn."),
+        (edm.read, "edm_ncsnpp", "model."),
+    ],
+)
+def test_a_parameter_of_two_names_has_one_value(tmp_path, read, kind, prefix):
+    own, path = {name.removeprefix(prefix): value for name, value in state(kind).items()}, tmp_path / "a.pth"
+    both = own | {prefix + name: value for name, value in own.items()}
+    write_value(path, both)
+    equal(read(path, NETWORKS[kind], seen(kind), "it").params, params(kind))
+    name = next(iter(own))
+    write_value(path, both | {prefix + name: own[name] + 1})
+    with pytest.raises(UserError, match=rf"^it; its {name} and {prefix}{name} are one parameter with two values; "):
+        read(path, NETWORKS[kind], seen(kind), "it")
+
+
 def test_edm_s_map_of_the_augmentation_is_read_where_the_network_takes_it(tmp_path):
     write_value(tmp_path / "edm.pth", dict(state("edm_ncsnpp")))
     network, path = NETWORKS["edm_ncsnpp"], tmp_path / "edm.pth"
