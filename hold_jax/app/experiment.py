@@ -113,7 +113,9 @@ class Experiment:
             allowed = f"data of shape {tuple(run.data_shape)}, those of the run in {self.path}, not {data.shape}"
             raise UserError(f"`data.name` is {data.name!r}; it must be {allowed}: choose another --workdir")
         if data.digest_of_some != run.data:
-            wrong = [f"data.{key}" for key in _OF_THE_DATA if f"data.{key}" in changes]
+            unnamed = changes.get("data.name", (None,))[0] == ""  # of an import, which has seen no data yet
+            fixed = ("condition",) if unnamed else _OF_THE_DATA
+            wrong = [f"data.{key}" for key in fixed if f"data.{key}" in changes]
             if wrong:
                 why = "the data there are others" if run.data else f"{workdir.RECORD_FILE} has no digest of its data"
                 raise UserError(

@@ -186,6 +186,23 @@ def test_a_run_without_a_digest_goes_on_with_the_name_of_its_data(run):
         find(of_flags("data.name=npz:b.npz"), run, to_train=True).record(pictures())
 
 
+def test_an_import_without_the_name_of_its_data_takes_one(tmp_path):
+    imported = constructors.resolve(base.Config().changed(of_file(data__name="", data__image_size=8).values))
+    workdir.write(tmp_path, workdir.Record(build.as_json(imported), (8, 8, 1), 0, run="a1"))
+    (tmp_path / "checkpoints" / "5").mkdir(parents=True)
+    given = ("data.name=npz:a.npz", "data.data_dir=/data")
+    with pytest.raises(UserError, match=r"on other data \(data.condition None -> 'superres:2'\)"):
+        find(of_flags(*given, "data.condition=superres:2"), tmp_path, to_train=True).record(pictures())
+    wide = array_dataset("a", "train", np.zeros((4, 8, 10, 1), np.uint8), None, 0)
+    with pytest.raises(UserError, match=r"it must be data of shape \(8, 8, 1\)"):
+        find(of_flags(*given), tmp_path, to_train=True).record(wide)
+    first = begun(tmp_path, of_flags(*given), pictures())
+    assert (first.data, first.config["data"]["name"]) == (pictures().digest_of_some, "npz:a.npz")
+    assert first.history == {"5": {"data.name": ["", "npz:a.npz"], "data.data_dir": [None, "/data"]}}
+    with pytest.raises(UserError, match=r"on other data \(data.name 'npz:a.npz' -> 'npz:b.npz'\): the data there are"):
+        find(of_flags("data.name=npz:b.npz"), tmp_path, to_train=True).record(pictures(seed=1))
+
+
 def test_a_run_with_augmentation_keeps_it(run, tmp_path):
     error = r"data.augment = 0.0 there, 0.1 here: the network takes the labels of the augmentation, or it does not"
     with pytest.raises(UserError, match=error):
