@@ -22,8 +22,7 @@ def main(folder: str, name: str = "pretrained_orders.png") -> None:
     model = hold_jax.load(folder)
     figure, rows = plt.subplots(len(ORDERS), figsize=(9, 2.8), layout="constrained")
     for order, axes in zip(ORDERS, rows, strict=True):
-        process = hold_jax.sde.hold(order=order)
-        pictures = model.with_sde(process).sample(COLUMNS, jax.random.key(1), batch_size=COLUMNS)
+        pictures = model.with_sde(order).sample(COLUMNS, jax.random.key(1), batch_size=COLUMNS)
         apart = np.pad(pictures.squeeze(), [(0, 0), (0, 0), (0, 1)] + [(0, 0)] * (pictures.shape[-1] > 1))
         axes.imshow(np.concatenate(apart, axis=1), cmap="gray", interpolation="bicubic", vmin=0, vmax=255)
         axes.set_ylabel(f"order {order}", rotation=0, ha="right", va="center")

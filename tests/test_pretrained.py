@@ -127,8 +127,21 @@ def test_the_denoiser_is_edms_preconditioning_of_the_network_at_every_order(mode
 
 def test_a_network_of_one_process_is_not_sampled_by_another(tmp_path):
     model = hold_jax.load(run(tmp_path / "run", **{"model.parameterization": "gaussian"}))
-    with pytest.raises(UserError, match=r"`sde` is 2; .* of training: this network, of .* 'gaussian'"):
-        model.with_sde(sde.hold(2))
+    for process in (2, sde.hold(2)):
+        with pytest.raises(UserError, match=r"`sde` is 2; .* of training: this network, of .* 'gaussian'"):
+            model.with_sde(process)
+
+
+def test_an_order_keeps_the_other_settings_of_the_process(tmp_path, model):
+    own = hold_jax.load(run(tmp_path / "run", **{"sde.sigma_max": 157.0}))
+    assert own.with_sde(3).sde == sde.hold(3, sigma_max=157.0) != sde.hold(3)
+    assert model.with_sde(np.int64(2)).sde == sde.hold(2)
+    with pytest.raises(UserError, match=r"`sde` is None; it must be a whole number >= 1"):
+        model.with_sde(None)
+    unset = {key: None for key in own.config.flat() if key.startswith("sde.")}
+    vp = dataclasses.replace(own, config=own.config.changed(unset | {"sde.name": "vp"}))
+    with pytest.raises(UserError, match=r"`sde.order` has no effect with sde.name = 'vp'"):
+        vp.with_sde(3)
 
 
 @pytest.mark.slow

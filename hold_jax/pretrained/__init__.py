@@ -72,15 +72,22 @@ class Pretrained:
         """
         return self.model.eps_fn(self.params)
 
-    def with_sde(self, sde: LinearSDE) -> "Pretrained":
+    def with_sde(self, sde: LinearSDE | int) -> "Pretrained":
         """The same denoiser, sampled and evaluated by another process of any order.
 
+        Args:
+          sde: an order, of the run's own process with all its other settings, such as the greatest noise of large
+            pictures (`config.sde.sigma_max`); or a process, which has only what it was given itself.
+
         Raises:
-          UserError: if the network is not a denoiser of the sufficient statistic, and so depends on the process.
+          UserError: if the network is not a denoiser of the sufficient statistic, and so depends on the process; for an
+            order of a process that has only one.
         """
         how = self.model.parameterization.__name__
         allowed = f"the one of training: this network, of parameterization {how!r}, depends on the process"
-        require(build.any_process(self.config), "sde", sde.order, allowed)
+        require(build.any_process(self.config), "sde", getattr(sde, "order", sde), allowed)
+        if not isinstance(sde, LinearSDE):
+            sde = build.process(self.config.changed({"sde.order": require_whole("sde", sde, 1)}))
         return dataclasses.replace(self, model=dataclasses.replace(self.model, sde=sde))
 
     def sample(
