@@ -81,7 +81,7 @@ def read(path: Path, network: NCSNpp, inputs: tuple[int, ...], where: str) -> We
 def num_classes(path: Path) -> int:
     """The number of classes of the network in the file; 0: none."""
     weight = _state_dict(path, f"`input` is {str(path)!r}").get("map_label.weight")
-    return 0 if weight is None else np.shape(weight)[-1]
+    return 0 if weight is None else np.atleast_1d(weight).shape[-1]
 
 
 def _state_dict(path: Path, where: str) -> dict[str, np.ndarray]:

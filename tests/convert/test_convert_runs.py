@@ -316,6 +316,9 @@ def test_edm_s_classes_are_those_of_the_file(tmp_path, capsys):
     assert "it is not of the config's network: it lacks enc.16x16_conv.bias, enc.16x16_conv.weight" in error
     error = fails(capsys, *arguments, *SMALL, "--config.model.channels=16", conditional)
     assert "of other shapes than the network's are " in error and "map_layer0.weight (32, 8) for (64, 16)" in error
+    torch_save.write(path, {**state("edm_ddpmpp"), "model.map_label.weight": np.float32(3)})
+    error = fails(capsys, *arguments, *SMALL, conditional)
+    assert "of other shapes than the network's are map_label.weight () for (8, 1)" in error
     write_value(path, {k: v for k, v in state("edm_ddpmpp").items() if "map_label" not in k})
     assert "`model.class_conditional` is True; it must be False" in fails(capsys, *arguments, *SMALL, conditional)
     assert not (tmp_path / "b").exists()
