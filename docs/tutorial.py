@@ -7,8 +7,8 @@
 # that particle to a model trained in seconds, and checks every claim it makes with an `assert`.
 #
 # From the root of the repository: `python -m docs.tutorial` (about 20 seconds on a laptop's CPU, no download); the
-# figures go to `docs/tutorial`. The notebook `docs/tutorial.ipynb` is this file; it needs the package installed
-# (`pip install -e .`).
+# figures go to `docs/tutorial`, which is beside the notebook `docs/tutorial.ipynb`. The notebook is this file.
+# Both need the package with matplotlib: `pip install -e ".[train]"` at the root of the repository.
 
 # %%
 """From a damped spring to a generative model."""
@@ -28,7 +28,8 @@ from hold_jax import kernels, losses, parameterization, samplers, sde
 from hold_jax.metrics.sliced_wasserstein import sliced_wasserstein
 
 flags = argparse.ArgumentParser(allow_abbrev=False)
-flags.add_argument("--output", type=Path, default=Path("docs/tutorial"), help="folder of the figures")
+here = Path("docs") if Path("docs").is_dir() else Path()  # Jupyter runs a notebook in the notebook's own folder
+flags.add_argument("--output", type=Path, default=here / "tutorial", help="folder of the figures")
 FOLDER = flags.parse_known_args()[0].output
 FOLDER.mkdir(parents=True, exist_ok=True)
 

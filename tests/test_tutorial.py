@@ -25,6 +25,15 @@ def test_cells_are_prose_or_code_and_none_is_lost():
     assert cells(script) == [("markdown", "# Title\n\ntext"), ("code", "a = 1  # %% no cell"), ("code", "b = 2")]
 
 
+@pytest.mark.parametrize("inside", [".", "docs"])
+def test_figures_lie_beside_the_notebook_wherever_it_is_run(tmp_path, monkeypatch, inside):
+    (tmp_path / "docs").mkdir()
+    monkeypatch.chdir(tmp_path / inside)
+    code = next(source for kind, source in cells((ROOT / "docs" / "tutorial.py").read_text()) if kind == "code")
+    exec(code.partition("ORDERS")[0], {})
+    assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("tutorial")] == ["docs/tutorial"]
+
+
 @pytest.mark.slow
 def test_the_notebook_runs_and_draws_what_it_shows(tmp_path):
     code = [
@@ -40,7 +49,7 @@ def test_the_notebook_runs_and_draws_what_it_shows(tmp_path):
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert "sliced Wasserstein distance" in done.stdout
-    drawn = {path.name for path in (tmp_path / "docs" / "tutorial").iterdir()}
+    drawn = {path.name for path in (tmp_path / "tutorial").iterdir()}
     assert drawn == {path.name for path in (ROOT / "docs" / "tutorial").iterdir()}
 
 
