@@ -180,7 +180,11 @@ def read(folder: Path, network: NCSNpp, inputs: tuple[int, ...], where: str) -> 
         raise UserError(f"{where}; its {path.name} is no state dict: it must be a dict of tensors by name")
     flipped = found.unet["flip_sin_to_cos"] and found.unet["time_embedding_type"] == "positional"
     rules = [entry.rule for entry in entries(network, inputs, cosines_first=flipped)]
-    params = convert(rules, renamed(state, modern, where), where, "the network of its config.json")
+    whose, side, own = "the network of its config.json", max(inputs[:2]), tuple(network.attention_resolutions)
+    attended = _attended(found.unet, side)
+    if own != attended:
+        whose += f", whose `model.attention_resolutions` is {attended} for pictures of {side} pixels, not {own}"
+    params = convert(rules, renamed(state, modern, where), where, whose)
     return Weights(params, 0, f"the weights of {path.name}")
 
 
@@ -220,14 +224,13 @@ def _network(unet: dict[str, Any], where: str) -> dict[str, Any]:
         groups = None
     else:
         _require(groups is not None, where, "norm_num_groups", groups, "a whole number from 1 for these blocks")
-    size = unet["sample_size"]
     half = widths[0] // 2
     fourier = unet["time_embedding_type"] == "fourier"
     model: dict[str, Any] = {
         "channels": widths[0],
         "channel_multipliers": tuple(width // widths[0] for width in widths),
         "num_res_blocks": unet["layers_per_block"],
-        "attention_resolutions": tuple(size >> level for level, here in enumerate(attended) if here),
+        "attention_resolutions": _attended(unet, unet["sample_size"]),
         "attention_up": "last" if skip else "every",
         "norm_eps": float(unet["norm_eps"]),
         "dropout": float(unet["dropout"]),
@@ -248,6 +251,11 @@ def _network(unet: dict[str, Any], where: str) -> dict[str, Any]:
         # Frequencies 10000^(-i / half) where freq_shift 1 has 10000^(-i / (half - 1)).
         model["max_period"] = 10_000 ** ((half - 1) / half)
     return model
+
+
+def _attended(unet: dict[str, Any], size: int) -> tuple[int, ...]:
+    """The sides, in pixels, at which pictures of side `size` have attention."""
+    return tuple(size >> level for level, name in enumerate(unet["down_block_types"]) if name.startswith("Attn"))
 
 
 def _open(folder: Path, argument: str = "input") -> _Folder:

@@ -17,7 +17,7 @@ import hold_jax
 from hold_jax import kernels
 from hold_jax.app import build
 from hold_jax.app import config as base
-from hold_jax.convert import diffusers, to_diffusers
+from hold_jax.convert import diffusers, runs, to_diffusers
 from hold_jax.errors import UserError
 from hold_jax.runtime import workdir
 from hold_jax.weights import safetensors
@@ -174,6 +174,17 @@ def test_an_old_and_a_new_name_have_one_value(tmp_path):
     safetensors.write(weights, arrays | {old: arrays[new] + 1})
     with pytest.raises(UserError, match=rf"^`workdir` is '.*'; its {new} and {old} are one parameter with two values"):
         hold_jax.load(tmp_path)
+
+
+def test_another_size_of_pictures_needs_the_sides_of_attention(tmp_path, capsys):
+    arguments = ("--from=diffusers", f"--input={save(tmp_path / 'in', 'default')}", f"--output={tmp_path}/out")
+    error = fails(capsys, *arguments, "--config.data.image_size=(8,16)")
+    assert "whose `model.attention_resolutions` is (8,) for pictures of 16 pixels, not (4,): it has, " in error
+    sides = ("--config.data.image_size=(8,16)", "--config.model.attention_resolutions=(8,)")
+    source = runs.SOURCES["diffusers"]
+    found = runs.read(source, tmp_path / "in", runs.settings(source, tmp_path / "in", sides))
+    want = loaded(tmp_path / "in")[1]
+    jax.tree.map(np.testing.assert_array_equal, found.weights.params, want)
 
 
 @pytest.mark.slow
