@@ -7,6 +7,7 @@ options of `nn.NCSNpp`; the names of the parameters are in `diffusers_parameters
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -68,6 +69,14 @@ _FIXED = {
     "time_embedding_type": ("positional", "fourier"),
     "downsample_padding": (0, 1),
     "freq_shift": (0, 1),
+}
+# Settings with the range of a key of ours.
+_UNET_KEYS = {"norm_eps": "model.norm_eps", "dropout": "model.dropout"}
+_SCHEDULER_KEYS = {
+    "beta_start": "model.beta_start",
+    "beta_end": "model.beta_end",
+    "beta_schedule": "model.beta_schedule",
+    "num_train_timesteps": "model.num_times",
 }
 # What a scheduler means for a network; the rest of its file is about sampling.
 _SCHEDULER = {
@@ -132,6 +141,7 @@ def config(folder: Path, argument: str = "input") -> ml_collections.ConfigDict:
     c.sde.order = 1
     c.data.image_size, c.data.channels = unet["sample_size"], unet["in_channels"]
     c.model.update(_network(unet, found.where))
+    _require_divisors(unet, c.model, found.where)
     if scheduler["_class_name"] == _VE:
         c.model.update(
             parameterization="ve",
@@ -298,8 +308,9 @@ def _checked_unet(given: dict[str, Any], where: str) -> dict[str, Any]:
         _require(_counts(unet[key]), where, key, unet[key], "a whole number from 1")
     for key in ("attention_head_dim", "norm_num_groups"):
         _require(unet[key] is None or _counts(unet[key]), where, key, unet[key], "None or a whole number from 1")
-    for key in ("norm_eps", "dropout", "mid_block_scale_factor"):
-        _require(_is_number(unet[key]), where, key, unet[key], "a number")
+    factor = unet["mid_block_scale_factor"]
+    _require(_is_number(factor), where, "mid_block_scale_factor", factor, "a number")
+    _require_in_range(unet, _UNET_KEYS, where)
     for key, kind in (("block_out_channels", int), ("down_block_types", str), ("up_block_types", str)):
         right = isinstance(unet[key], list) and unet[key] and all(type(value) is kind for value in unet[key])
         _require(bool(right), where, key, unet[key], f"a list of {kind.__name__}")
@@ -321,18 +332,31 @@ def _checked_scheduler(given: dict[str, Any], where: str) -> dict[str, Any]:
     found = {key: given.get(key, value) for key, value in defaults.items()}
     times = given.get("timestep_type", "discrete")
     _require(times == "discrete", where, "timestep_type", times, "'discrete'")
-    for key in ("beta_start", "beta_end"):
-        _require(_is_number(found[key]), where, key, found[key], "a number")
-    count, prediction = found["num_train_timesteps"], found["prediction_type"]
-    _require(_counts(count), where, "num_train_timesteps", count, "a whole number from 1")
+    _require_in_range(found, _SCHEDULER_KEYS, where)
+    prediction = found["prediction_type"]
     of_noise = given.get("predict_epsilon", True)  # of early versions
     _require(of_noise is True, where, "predict_epsilon", of_noise, "True, or left out and prediction_type set")
-    _require(isinstance(found["beta_schedule"], str), where, "beta_schedule", found["beta_schedule"], "a name")
     known = isinstance(prediction, str) and prediction in PREDICTIONS
     _require(known, where, "prediction_type", prediction, " or ".join(map(repr, PREDICTIONS)))
     _require(found["trained_betas"] is None, where, "trained_betas", found["trained_betas"], "None")
     _require(not found["rescale_betas_zero_snr"], where, "rescale_betas_zero_snr", True, "False")
     return {"_class_name": name, **found}
+
+
+def _require_in_range(settings: dict[str, Any], keys: Mapping[str, str], where: str) -> None:
+    """Checks settings by our keys, which `keys` has by their names."""
+    for key, ours in keys.items():
+        _require(base.KEYS[ours].accepts(settings[key]), where, key, settings[key], base.KEYS[ours].allowed)
+
+
+def _require_divisors(unet: dict[str, Any], model: Any, where: str) -> None:
+    """Checks the groups and the heads of `model`, the options of our network, against the widths."""
+    widths, groups, head = unet["block_out_channels"], model.norm_groups, model.attention_head_dim
+    _require(not groups or widths[0] % groups == 0, where, "norm_num_groups", groups, f"a divisor of {widths[0]}")
+    seen = [width for width, name in zip(widths, unet["down_block_types"], strict=True) if name.startswith("Attn")]
+    seen = sorted({*seen, widths[-1]})
+    fits = not head or all(width % head == 0 for width in seen)
+    _require(fits, where, "attention_head_dim", head, f"a divisor of {' and '.join(map(str, seen))}")
 
 
 def _is_number(value: Any) -> bool:

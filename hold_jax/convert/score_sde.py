@@ -17,6 +17,7 @@ from flax import serialization, traverse_util
 from hold_jax.convert.layers import Layer, layers
 from hold_jax.errors import UserError, require
 from hold_jax.nn import NCSNpp
+from hold_jax.runtime import schema
 from hold_jax.weights import state_file
 from hold_jax.weights.match import Rule, convert, renamed, transposed
 
@@ -269,7 +270,8 @@ def is_state_dict(value: Any) -> bool:
 
 def step_of(file: Mapping[str, Any], where: str) -> int:
     """The file's `step`, 0 if it has none."""
-    step = np.asarray(file.get("step", 0))
+    given = file.get("step", 0)
+    step = np.asarray(given)
     if step.shape != () or step.dtype.kind not in "iu" or not 0 <= step < 2**31:
-        raise UserError(f"{where}; its step is {step!r}; it must be a whole number from 0")
+        raise UserError(f"{where}; its step is {schema.shown(given)}; it must be a whole number from 0, below 2^31")
     return int(step)

@@ -51,9 +51,10 @@ def convert(rules: Iterable[Rule], arrays: Mapping[str, Any], where: str, whose:
     ours: dict[str, np.ndarray] = {}
     for rule in rules:
         for path, value in rule.build(*(np.asarray(arrays[name]) for name in rule.shapes)).items():
-            ours[path] = np.ascontiguousarray(value, np.float32)
+            with np.errstate(over="ignore"):
+                ours[path] = np.ascontiguousarray(value, np.float32)
             if not np.isfinite(ours[path]).all():
-                raise UserError(f"{where}; its {', '.join(rule.shapes)} has values that are not finite")
+                raise UserError(f"{where}; its {', '.join(rule.shapes)} has values that are not finite in float32")
     return traverse_util.unflatten_dict(ours, sep="/")
 
 

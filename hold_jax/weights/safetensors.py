@@ -87,7 +87,9 @@ def _read(path: Path, argument: str) -> tuple[dict[str, np.ndarray], dict[str, s
     try:
         header = json.loads(raw[8 : 8 + size].decode())
         metadata = header.pop(_METADATA, {})
-        arrays = _arrays(header, memoryview(raw)[8 + size :])
+        arrays = _arrays(header, memoryview(raw)[8 + size :], where)
+    except UserError:
+        raise
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{where}; it is not a safetensors file, or is damaged ({error})") from None
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
@@ -95,9 +97,11 @@ def _read(path: Path, argument: str) -> tuple[dict[str, np.ndarray], dict[str, s
     return arrays, metadata
 
 
-def _arrays(header: dict[str, Any], data: memoryview) -> dict[str, np.ndarray]:
+def _arrays(header: dict[str, Any], data: memoryview, where: str) -> dict[str, np.ndarray]:
     spans, arrays = [], {}
     for name, entry in header.items():
+        if isinstance(entry["dtype"], str) and entry["dtype"] not in _DTYPES:
+            raise UserError(f"{where}; its {name} is of type {entry['dtype']}; read are {', '.join(_DTYPES)}")
         dtype, shape, (begin, end) = _DTYPES[entry["dtype"]], tuple(entry["shape"]), entry["data_offsets"]
         if not all(type(number) is int and number >= 0 for number in (*shape, begin, end)):
             raise ValueError(f"{name} has shape {shape} at bytes {begin} to {end}")
