@@ -69,6 +69,8 @@ _FIXED = {
     "time_embedding_type": ("positional", "fourier"),
     "downsample_padding": (0, 1),
     "freq_shift": (0, 1),
+    "flip_sin_to_cos": (True, False),
+    "center_input_sample": (True, False),
 }
 # Settings with the range of a key of ours.
 _UNET_KEYS = {"norm_eps": "model.norm_eps", "dropout": "model.dropout"}
@@ -333,7 +335,8 @@ def _checked_scheduler(given: dict[str, Any], where: str) -> dict[str, Any]:
     times = given.get("timestep_type", "discrete")
     _require(times == "discrete", where, "timestep_type", times, "'discrete'")
     _require_in_range(found, _SCHEDULER_KEYS, where)
-    prediction = found["prediction_type"]
+    flow, prediction = given.get("use_flow_sigmas"), found["prediction_type"]
+    _require(not flow, where, "use_flow_sigmas", flow, "False")
     of_noise = given.get("predict_epsilon", True)  # of early versions
     _require(of_noise is True, where, "predict_epsilon", of_noise, "True, or left out and prediction_type set")
     known = isinstance(prediction, str) and prediction in PREDICTIONS

@@ -43,14 +43,19 @@ def convert(rules: Iterable[Rule], arrays: Mapping[str, Any], where: str, whose:
       whose: what errors call the network of the config.
 
     Raises:
-      UserError: listing what is missing, what is left over and what differs in shape; for values that are not finite.
+      UserError: listing what is missing, what is left over and what differs in shape; for values that are not finite,
+        and for whole numbers.
     """
     rules = list(rules)
     expected = {name: shape for rule in rules for name, shape in rule.shapes.items()}
     require_shapes({name: np.shape(value) for name, value in arrays.items()}, expected, where, whose)
     ours: dict[str, np.ndarray] = {}
     for rule in rules:
-        for path, value in rule.build(*(np.asarray(arrays[name]) for name in rule.shapes)).items():
+        theirs = {name: np.asarray(arrays[name]) for name in rule.shapes}
+        for name, value in theirs.items():
+            if value.dtype.kind in "biuc":
+                raise UserError(f"{where}; its {name} is of type {value.dtype.name}; it must be of floating numbers")
+        for path, value in rule.build(*theirs.values()).items():
             with np.errstate(over="ignore"):
                 ours[path] = np.ascontiguousarray(value, np.float32)
             if not np.isfinite(ours[path]).all():

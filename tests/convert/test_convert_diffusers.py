@@ -32,7 +32,7 @@ def save(folder, name, *, old=False, **changes):
         unet = scheduler = folder
     unet.mkdir(parents=True, exist_ok=True)
     scheduler.mkdir(exist_ok=True)
-    spec, of_scheduler = SMALL[name], {*diffusers._SCHEDULER, "timestep_type"}
+    spec, of_scheduler = SMALL[name], {*diffusers._SCHEDULER, "timestep_type", "use_flow_sigmas"}
     settings = {"_class_name": "UNet2DModel", "_diffusers_version": "0.42.1", **spec["unet"]}
     settings |= {key: value for key, value in changes.items() if key not in of_scheduler}
     (unet / "config.json").write_text(json.dumps(settings))
@@ -233,10 +233,12 @@ def test_published_networks_by_their_settings(tmp_path, name):
         ({"beta_schedule": "sigmoid"}, r"scheduler_config.json: beta_schedule is 'sigmoid'; it must be one of: linear"),
         ({"beta_end": 1.0}, r"scheduler_config.json: beta_end is 1.0; it must be a number above 0 and below 1"),
         ({"num_train_timesteps": 1}, r"scheduler_config.json: num_train_timesteps is 1; it must be a whole number"),
+        ({"use_flow_sigmas": True}, r"scheduler_config.json: use_flow_sigmas is True; it must be False"),
         ({"norm_eps": -1.0}, r"unet/config.json: norm_eps is -1.0; it must be a number above 0 and below 1"),
         ({"dropout": 1}, r"unet/config.json: dropout is 1; it must be a number at least 0 and below 1"),
         ({"norm_num_groups": 3}, r"unet/config.json: norm_num_groups is 3; it must be a divisor of 16"),
         ({"attention_head_dim": 24}, r"unet/config.json: attention_head_dim is 24; it must be a divisor of 32"),
+        ({"flip_sin_to_cos": "no"}, r"unet/config.json: flip_sin_to_cos is 'no'; it must be True or False"),
         ({"prediction_type": "flow"}, r"scheduler_config.json: prediction_type is 'flow'; it must be 'epsilon' or"),
         (
             {"timestep_type": "continuous"},

@@ -233,6 +233,8 @@ def test_what_does_not_fit_is_listed_on_both_sides():
     for bad, fault in (
         (np.full(32, np.inf, np.float32), "has values that are not finite in float32"),
         (np.full(32, 1e300), "has values that are not finite in float32"),
+        (np.arange(32), "is of type int64; it must be of floating numbers"),
+        (np.ones(32, np.complex64), "is of type complex64; it must be of floating numbers"),
     ):
         raises = pytest.raises(UserError, match=rf"^the file; its all_modules.1.bias {fault}$")
         with raises, np.errstate(over="raise"):  # NumPy's warnings are lines of their own
