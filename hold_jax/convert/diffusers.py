@@ -195,7 +195,7 @@ def read(folder: Path, network: NCSNpp, inputs: tuple[int, ...], where: str) -> 
     whose, side, own = "the network of its config.json", max(inputs[:2]), tuple(network.attention_resolutions)
     attended = _attended(found.unet, side)
     if own != attended:
-        whose += f", whose `model.attention_resolutions` is {attended} for pictures of {side} pixels, not {own}"
+        whose += f", which needs `model.attention_resolutions` {attended} for pictures of {side} pixels, not {own}"
     params = convert(rules, renamed(state, modern, where), where, whose)
     return Weights(params, 0, f"the weights of {path.name}")
 

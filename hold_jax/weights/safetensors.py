@@ -101,7 +101,7 @@ def _arrays(header: dict[str, Any], data: memoryview, where: str) -> dict[str, n
     spans, arrays = [], {}
     for name, entry in header.items():
         if isinstance(entry["dtype"], str) and entry["dtype"] not in _DTYPES:
-            raise UserError(f"{where}; its {name} is of type {entry['dtype']}; read are {', '.join(_DTYPES)}")
+            raise UserError(f"{where}; its {name} is of type {entry['dtype']}; it must be one of {', '.join(_DTYPES)}")
         dtype, shape, (begin, end) = _DTYPES[entry["dtype"]], tuple(entry["shape"]), entry["data_offsets"]
         if not all(type(number) is int and number >= 0 for number in (*shape, begin, end)):
             raise ValueError(f"{name} has shape {shape} at bytes {begin} to {end}")

@@ -179,7 +179,7 @@ def test_an_old_and_a_new_name_have_one_value(tmp_path):
 def test_another_size_of_pictures_needs_the_sides_of_attention(tmp_path, capsys):
     arguments = ("--from=diffusers", f"--input={save(tmp_path / 'in', 'default')}", f"--output={tmp_path}/out")
     error = fails(capsys, *arguments, "--config.data.image_size=(8,16)")
-    assert "whose `model.attention_resolutions` is (8,) for pictures of 16 pixels, not (4,): it has, " in error
+    assert "which needs `model.attention_resolutions` (8,) for pictures of 16 pixels, not (4,): it has, " in error
     sides = ("--config.data.image_size=(8,16)", "--config.model.attention_resolutions=(8,)")
     source = runs.SOURCES["diffusers"]
     found = runs.read(source, tmp_path / "in", runs.settings(source, tmp_path / "in", sides))
