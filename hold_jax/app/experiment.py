@@ -112,7 +112,10 @@ class Experiment:
         if tuple(run.data_shape) != data.shape:
             allowed = f"data of shape {tuple(run.data_shape)}, those of the run in {self.path}, not {data.shape}"
             raise UserError(f"`data.name` is {data.name!r}; it must be {allowed}: choose another --workdir")
-        if data.digest_of_some != run.data:
+        if self.config.model.class_conditional and run.num_classes != data.num_classes:
+            allowed = f"data of {run.num_classes} classes, as those of the run in {self.path}, not {data.num_classes}"
+            raise UserError(f"`data.name` is {data.name!r}; it must be {allowed}: choose another --workdir")
+        if data.digest_of_some not in (run.data, _first_data(run)):
             unnamed = changes.get("data.name", (None,))[0] == ""  # of an import, which has seen no data yet
             fixed = ("condition",) if unnamed else _OF_THE_DATA
             wrong = [f"data.{key}" for key in fixed if f"data.{key}" in changes]
@@ -124,15 +127,24 @@ class Experiment:
                     f"{self.path}"
                 )
             if run.data is not None:
-                changes["data"] = (run.data, data.digest_of_some)
                 distributed.say(f"warning: the data of {data.name} are no longer those that the run began with")
+        if run.data not in (None, data.digest_of_some):
+            changes["data"] = (run.data, data.digest_of_some)
         history = {step: dict(entries) for step, entries in run.history.items()}
         if changes:
             entries = history.setdefault(str(self.step), {})
             for key, (old, new) in json.loads(json.dumps(changes)).items():
                 # A change of a run that was stopped before its next checkpoint is replaced by the next change.
                 entries[key] = [entries.get(key, [old])[0], new]
+            history[str(self.step)] = {key: pair for key, pair in entries.items() if pair[0] != pair[1]}
+            history = {step: entries for step, entries in history.items() if entries}
         return dataclasses.replace(run, config=build.as_json(self.config), data=data.digest_of_some, history=history)
+
+
+def _first_data(run: Record) -> str | None:
+    """The digest of the data that the run began with."""
+    changes = {int(step): entries["data"][0] for step, entries in run.history.items() if "data" in entries}
+    return changes[min(changes)] if changes else run.data
 
 
 def find(given: Given, folder: str | None, *, to_train: bool, base: Config | None = None) -> Experiment:

@@ -108,13 +108,15 @@ def train(this: Experiment) -> None:
                 require(
                     same, "workdir", str(path), "used by one run: another began there meanwhile; repeat the command"
                 )
-                workdir.write(path, record)
+                if before is None:
+                    workdir.write(path, record)
         with distributed.together():
             workdir.require_shared(path)
         if report is not None:
             report.prepare()
 
-        state = trainer.run(path, log)
+        # A run that goes on has its old record until its checkpoint is restored, and for good if no step is left.
+        state = trainer.run(path, log, record=None if this.run is None else record)
         step = int(state.step)
         if step < settings.num_steps:
             distributed.say(f"stopped at step {step:,} of {settings.num_steps:,}: the same command goes on from there")

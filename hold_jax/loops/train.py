@@ -25,6 +25,7 @@ from hold_jax.loops.generate import picture
 from hold_jax.loops.introduction import introduce_training
 from hold_jax.model import Model
 from hold_jax.runtime import curves, distributed, flops, pictures, storage
+from hold_jax.runtime import workdir as work_directory
 from hold_jax.runtime.log import METRICS_FILE, Log, Logs, MetricLog, OpenLog, read_jsonl
 from hold_jax.runtime.mesh import Devices
 from hold_jax.runtime.progress import Progress
@@ -166,7 +167,9 @@ class Trainer:
         program = self._program(devices)
         jax.eval_shape(program.step, program.abstract(), self._abstract_batch(devices))
 
-    def run(self, workdir: str | Path, log: OpenLog = _files) -> TrainState:
+    def run(
+        self, workdir: str | Path, log: OpenLog = _files, *, record: work_directory.Record | None = None
+    ) -> TrainState:
         """Trains to step `settings.num_steps`, from the newest intact checkpoint in `workdir` if there is one.
 
         An interrupted run continues from its last checkpoint when it is called again, and gives the same numbers as a
@@ -176,6 +179,8 @@ class Trainer:
           workdir: folder that receives checkpoints/, metrics.jsonl, parameters.txt, tensorboard/, grids/ and loss.png.
           log: opens the log, on process 0; by default `MetricLog`. A log must write `metrics.jsonl` as that one does
             for loss.png, and for the best checkpoint of a run that goes on.
+          record: of a run that goes on, with its new settings; written once the checkpoint is restored, if a step is
+            left to take. None: that in the work directory stays.
 
         Returns:
           The state after the last step that was taken; its `step` is less than `settings.num_steps` if the run was
@@ -202,12 +207,19 @@ class Trainer:
             if start >= settings.num_steps:
                 if main:
                     print(f"already trained: {workdir} is at step {start:,} of {settings.num_steps:,}", file=sys.stderr)
+                    if record not in (None, checkpoints.record):
+                        print(f"no step to take: {work_directory.RECORD_FILE} keeps its settings", file=sys.stderr)
                 assert saved is not None  # num_steps is 1 or more
                 return saved
             whole = start % per_call == 0
             require(whole, "training.steps_per_call", per_call, f"a divisor of {start}, the step to go on from")
             state = self._start(program) if saved is None else program.from_tree(saved)
             del saved
+            if record is not None:
+                with distributed.together():
+                    if main:
+                        work_directory.write(workdir, record)
+                checkpoints = dataclasses.replace(checkpoints, record=record)
             record = checkpoints.record
             run = (record and record.run) or ""
             if main:

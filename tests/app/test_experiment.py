@@ -173,6 +173,25 @@ def test_data_that_changed_in_place_are_said(tmp_path, capsys):
     assert again.history == {"5": {"data": [first.data, again.data]}} and first.data != again.data
 
 
+def test_data_that_come_back_are_those_that_the_run_began_with(tmp_path, capsys):
+    first = begun(tmp_path, of_file(), pictures())
+    other = begun(tmp_path, of_flags(), pictures(seed=1))
+    capsys.readouterr()
+    # Before the next checkpoint: the other data were never trained on.
+    assert find(of_flags(), tmp_path, to_train=True).record(pictures()) == first
+    (tmp_path / "checkpoints" / "7").mkdir()
+    again = find(of_flags(), tmp_path, to_train=True).record(pictures())
+    changes = {"5": {"data": [first.data, other.data]}, "7": {"data": [other.data, first.data]}}
+    assert (again.history, again.data, capsys.readouterr().err) == (changes, first.data, "")
+
+
+def test_a_run_of_classes_goes_on_with_as_many(tmp_path):
+    begun(tmp_path, of_file(model__class_conditional=True), pictures())
+    nine = array_dataset("digits", "train", pictures().source, np.arange(30) % 9, 9)
+    with pytest.raises(UserError, match=r"`data.name` is 'digits'; it must be data of 10 classes, .*, not 9: choose"):
+        find(of_flags(), tmp_path, to_train=True).record(nine)
+
+
 def test_data_of_another_shape_do_not_go_on(tmp_path):
     begun(tmp_path, of_file(), pictures())
     wide = array_dataset("digits", "train", np.zeros((4, 8, 10, 1), np.uint8), None, 0)

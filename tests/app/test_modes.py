@@ -144,7 +144,7 @@ def test_a_run_that_began_meanwhile_keeps_its_record(tmp_path, monkeypatch):
 def test_a_run_that_stopped_before_its_first_checkpoint_begins_again(tmp_path, monkeypatch):
     folder, path = str(tmp_path / "new"), tmp_path / "new"
 
-    def stop(*_):
+    def stop(*_, **__):
         raise UserError("stopped")
 
     with monkeypatch.context() as patch:
@@ -422,6 +422,28 @@ def test_the_same_command_again_finds_it_trained(trained, capsys):
     run_train(config_of(training__report=False), str(trained))
     assert f"already trained: {trained} is at step 10 of 10" in capsys.readouterr().err
     assert small.contents(trained / FOLDER) == before
+
+
+def of_a_run(*changes):
+    """The command without a config file."""
+    return flags.read(None, [f"--config.{change}" for change in ("training.report=False", *changes)])
+
+
+def test_a_finished_run_keeps_its_record(trained, capsys):
+    before = small.contents(trained)
+    for change in ("optimizer.learning_rate=1e-9", "training.num_steps=5"):
+        run_train(of_a_run(change), str(trained))
+        assert "no step to take: config.json keeps its settings\n" in capsys.readouterr().err
+        assert small.contents(trained) == before
+
+
+def test_a_run_that_cannot_go_on_keeps_its_record(copied):
+    before = (copied / "config.json").read_bytes()
+    for step in ("5", "10"):
+        shutil.rmtree(copied / FOLDER / step / "state")
+    with pytest.raises(UserError, match=r"no checkpoint in .* is intact"):
+        run_train(of_a_run("training.num_steps=20"), str(copied))
+    assert (copied / "config.json").read_bytes() == before
 
 
 def picture(path):
