@@ -28,14 +28,8 @@ _OF_THE_TRAINING = _OF_THE_MODEL | {
     "training.init_from": "the run has begun, and goes on from its own weights",
     "training.ema_snapshot_every": "its power-function averages begin with the run",
 }
-FREE = (
-    "model.dtype",
-    "model.dropout",
-    "model.label_dropout",
-    "model.picture_dropout",
-    "model.vector_dropout",
-    "model.remat",
-)
+_OF_CONDITIONS = ("model.label_dropout", "model.picture_dropout", "model.vector_dropout")
+FREE = ("model.dtype", "model.dropout", *_OF_CONDITIONS, "model.remat")
 # What makes the data; it may change where the data stay the same.
 _OF_THE_DATA = ("name", "kind", "image_size", "channels", "bits", "data_dir", "size", "seed", "condition")
 _SIGMA_DATA = "model.sigma_data"
@@ -250,6 +244,10 @@ def _fixed(before: Config, config: Config, to_train: bool) -> dict[str, str]:
         fixed.pop("training.ema_snapshot_every", None)  # another interval, or the end of the averages
     if not to_train and build.any_process(config):
         del fixed["sde"]  # a denoiser samples by any process
+    if not to_train:
+        old, new = before.flat(), config.flat()
+        changed = (key for key in _OF_CONDITIONS if (old[key] or 0) != (new[key] or 0))
+        fixed |= dict.fromkeys(changed, "it is that of the training, without which there is no guidance")
     return fixed
 
 
@@ -257,7 +255,7 @@ def _require_allowed(changes: dict[str, tuple[Any, Any]], path: Path, fixed: dic
     wrong: dict[str, list[str]] = {}  # by reason
     for key, (old, new) in changes.items():
         reason = fixed.get(key, fixed.get(key.partition(".")[0]))
-        if reason is not None and key not in FREE:
+        if reason is not None and (key in fixed or key not in FREE):
             wrong.setdefault(reason, []).append(f"{key} = {schema.shown(old)} there, {schema.shown(new)} here")
     if wrong:
         reasons = "; ".join(f"{'; '.join(keys)}: {reason}" for reason, keys in wrong.items())

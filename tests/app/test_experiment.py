@@ -78,6 +78,16 @@ def test_a_config_file_is_all_there_is(run):
         find(of_file(model__channels=24), run)
 
 
+def test_the_dropout_of_conditions_is_that_of_the_training(tmp_path):
+    """Else guidance would use an embedding that was never trained."""
+    begun(tmp_path, of_file(model__class_conditional=True), pictures())
+    reason = r"model.label_dropout = None there, 0.1 here: it is that of the training, without which there is no"
+    with pytest.raises(UserError, match=reason):
+        find(of_flags("model.label_dropout=0.1", "sampling.guidance=2"), tmp_path)
+    assert find(of_flags("model.label_dropout=0"), tmp_path).config.model.label_dropout == 0
+    assert find(of_flags("model.label_dropout=0.1"), tmp_path, to_train=True).config.model.label_dropout == 0.1
+
+
 @pytest.mark.parametrize(
     ("flag", "reason"),
     [
