@@ -8,7 +8,7 @@ import jax
 
 from hold_jax import guidance as methods
 from hold_jax.condition import Condition
-from hold_jax.errors import require
+from hold_jax.errors import UserError, require
 from hold_jax.model import Model
 from hold_jax.parameterization import EpsFn
 
@@ -42,7 +42,9 @@ class Autoguided(Model):
         fields = {field.name: getattr(model, field.name) for field in dataclasses.fields(Model)}
         for name, ours, theirs in (
             ("data", model.data_shape, guide.data_shape),
+            ("data of kind", model.kind, guide.kind),
             ("conditions", model.conditions.takes, guide.conditions.takes),
+            ("conditions of shape", model.conditions.shapes, guide.conditions.shapes),
             ("classes", model.network.num_classes, guide.network.num_classes),
             ("units (mean, deviation, sigma_data)", units(model), units(guide)),
         ):
@@ -74,7 +76,11 @@ class Autoguided(Model):
         own = super().eps_fn(params[0], condition=condition, dropout=dropout)
         if guidance is None:
             return own
-        return methods.autoguidance(own, self.guide.eps_fn(params[1], condition=condition), guidance)
+        try:
+            theirs = self.guide.eps_fn(params[1], condition=condition)
+        except UserError as error:
+            raise UserError(f"`guide` cannot be used with these conditions: {error}") from None
+        return methods.autoguidance(own, theirs, guidance)
 
 
 def __dir__() -> list[str]:

@@ -57,6 +57,11 @@ class ConditionEncoder:
         return tuple(name for name, value in zip(FIELDS, taken, strict=True) if value)
 
     @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """The shapes of one example's conditions, in data units, in the order of `takes`."""
+        return tuple(map(self._shape, self.takes))
+
+    @property
     def droppable(self) -> tuple[str, ...]:
         """The fields that the network was trained without, some of the time."""
         return tuple(name for name, rate in zip(FIELDS, self.dropout, strict=True) if rate > 0)

@@ -382,6 +382,29 @@ def test_a_guide_of_something_else_is_named(change, message):
         Autoguided.of(model, dataclasses.replace(model, **change))
 
 
+def test_a_guide_of_other_conditions_is_named():
+    model, _, given = case("vector", 2, dropout=0.1)
+    longer = dataclasses.replace(model.statistics, vector_mean=(0.0,) * 4, vector_std=(1.0,) * 4)
+    with pytest.raises(UserError, match=r"'a model with conditions of shape \(\(4,\),\)'; it must be .* \(\(3,\),\)"):
+        Autoguided.of(model, dataclasses.replace(model, statistics=longer))
+    # The null condition, which the guide was never trained with.
+    both = Autoguided.of(model, dataclasses.replace(model, vector_dropout=0.0))
+    both.eps_fn(({}, {}), condition=given, guidance=2.0)
+    with pytest.raises(UserError, match=r"`guide` cannot be used with these conditions: `condition.vector` is None;"):
+        both.eps_fn(({}, {}), guidance=2.0)
+
+
+def test_a_guide_of_another_kind_of_data_is_named():
+    """Pictures in [-1, 1] against numbers of 0 to 255."""
+    model, _, _ = case("picture", 2)
+    pictures, arrays = (
+        dataclasses.replace(model, statistics=dataclasses.replace(model.statistics, kind=kind))
+        for kind in ("picture", "array")
+    )
+    with pytest.raises(UserError, match=r"'a model with data of kind array'; it must be one with .* picture"):
+        Autoguided.of(pictures, arrays)
+
+
 def test_a_guide_in_other_units_is_named():
     model, _, _ = case("vector", 2, dropout=0.1)
     statistics = dataclasses.replace(model.statistics, mean=(0.0,) * 3, std=(1.0,) * 3)

@@ -138,7 +138,7 @@ def draw(this: Experiment) -> None:
     if task is None:
         make_draw(drawn, sampling, Devices.all())
         with distributed.together():
-            given = build.conditions(config, model, load_test)
+            given = prepare.conditions(config, drawn, load_test)
         for step, params in averages:
             introduce(model, None, path, step=step)
             results.print_folder(generate(drawn, joined(params), sampling, path, step=step, conditions=given))
@@ -200,7 +200,7 @@ def tune(this: Experiment) -> None:
     require(bool(first), "eval.features", first, "the network in whose features samples are compared")
     (network,) = build.feature_networks(config.changed({"eval.features": first}), lambda: train, path)
     load_test = functools.partial(prepare.dataset, config, "test", model)
-    given = build.conditions(config, model, load_test)
+    given = prepare.conditions(config, drawn, load_test)
     chosen = config.sampling.checkpoint
     ((step, params),) = packed.averages(config, model, path, None if chosen is None else [chosen])
     introduce(model, train, path, step=step)

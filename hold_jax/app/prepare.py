@@ -1,6 +1,7 @@
 """What the modes prepare in the same way: the model, a split of the data, the feature networks."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -8,9 +9,10 @@ import jax
 from hold_jax.app import build, packed
 from hold_jax.app.config import Config, names
 from hold_jax.autoguided import Autoguided
-from hold_jax.data import Dataset, Statistics
+from hold_jax.data import Dataset, Statistics, measured
 from hold_jax.errors import UserError, require
 from hold_jax.evaluation.feature_network import FeatureNetwork
+from hold_jax.loops.conditions import Conditions
 from hold_jax.loops.evaluate import EvalSettings
 from hold_jax.model import Model
 from hold_jax.runtime import distributed
@@ -37,14 +39,38 @@ def guided(config: Config, model: Model) -> tuple[Model, Callable[[Any], Any]]:
     allowed = "a run of the process of the samples, or a denoiser of any"
     usable = build.any_process(theirs) or theirs.sde == config.sde
     require(usable, "sampling.guide", where, allowed)
+    ours, other = _condition(config), _condition(theirs)
+    require(ours == other, "sampling.guide", where, f"a run with data.condition = {ours!r}; it has {other!r}")
     process = {key: value for key, value in config.flat().items() if key.startswith("sde.")}
     theirs = theirs.changed(process | {"model.dtype": model.dtype.name})
     record = found.record
     guide = build.model(theirs, record.data_shape, record.num_classes, build.statistics(record))
-    try:
+    with _naming_the_guide(config):
         return Autoguided.of(model, guide), lambda params: (params, found.params)
+
+
+def _condition(config: Config) -> str | None:
+    """What data are conditioned on, less the path of a second folder, which may have moved."""
+    measurements, named = measured.split(config.data.condition)
+    moves = named is None or config.data.name.startswith("folder:")
+    return ",".join(measurements if moves else [*measurements, named]) or None
+
+
+@contextlib.contextmanager
+def _naming_the_guide(config: Config) -> Iterator[None]:
+    try:
+        yield
     except UserError as error:
-        raise UserError(f"`sampling.guide` is {where!r}: {error}") from None
+        raise UserError(f"`sampling.guide` is {config.sampling.guide!r}: {error}") from None
+
+
+def conditions(config: Config, drawn: Model, load_test: Callable[[], Dataset]) -> Conditions:
+    """The conditions of samples, which the guide of `guided` must take too."""
+    given = build.conditions(config, drawn, load_test)
+    if isinstance(drawn, Autoguided) and drawn.guide is not None:
+        with _naming_the_guide(config):
+            build.conditions(config, drawn.guide, load_test)
+    return given
 
 
 def dataset(config: Config, split: str, model: Model) -> Dataset:

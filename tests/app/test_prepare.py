@@ -1,5 +1,8 @@
 """What the modes prepare: the guide of `sampling.guide`."""
 
+import contextlib
+import dataclasses
+
 import jax
 import numpy as np
 import PIL.Image
@@ -11,6 +14,7 @@ from hold_jax.app import config as base
 from hold_jax.autoguided import Autoguided
 from hold_jax.data import Statistics
 from hold_jax.errors import UserError
+from hold_jax.runtime import workdir
 
 
 def settings(**changes):
@@ -33,6 +37,31 @@ def test_a_guide_of_other_data_is_an_error():
     config = settings(sampling__guide="digits")
     with pytest.raises(UserError, match=r"`sampling\.guide` is 'digits': .*data"):
         prepare.guided(config, build.model(config, (16, 16, 1), 0))
+
+
+def test_a_guide_of_another_condition_is_an_error(tmp_path, monkeypatch):
+    upper, lower = (settings(data__condition=f"inpaint:{half}", sampling__guide="run") for half in ("upper", "lower"))
+    statistics = Statistics(kind="picture", picture_shape=(8, 8, 1))
+    record = workdir.Record(build.as_json(upper), (8, 8, 1), 0, dataclasses.asdict(statistics))
+    monkeypatch.setattr(packed, "find", lambda *_: packed.Packed(record, {}, 1))
+    for config, fits in ((upper, True), (lower, False)):
+        model = build.model(config, (8, 8, 1), 0, statistics)
+        message = r"`sampling.guide` is 'run'; it must be a run with data.condition = 'inpaint:lower'; it has"
+        with contextlib.nullcontext() if fits else pytest.raises(UserError, match=message):
+            prepare.guided(config, model)
+
+
+def test_conditions_that_the_guide_does_not_take_are_an_error(tmp_path):
+    """Class 3 is the null class, which a guide without dropout never trained."""
+    np.savez(tmp_path / "labels.npz", label=np.arange(4))
+    path = str(tmp_path / "labels.npz")
+    config = settings(model__class_conditional=True, model__label_dropout=0.1, sampling__condition=path)
+    config = config.changed({"sampling.guide": "run"})
+    model = build.model(config, (8, 8, 1), 3)
+    drawn = Autoguided.of(model, dataclasses.replace(model, label_dropout=0.0))
+    assert prepare.conditions(config, model, lambda: None).num == 4
+    with pytest.raises(UserError, match=r"`sampling.guide` is 'run': .* 4 integers, classes from 0 to 2$"):
+        prepare.conditions(config, drawn, lambda: None)
 
 
 def test_without_a_guide_the_model_is_itself():
