@@ -23,13 +23,15 @@ class Autoguided(Model):
 
     Attributes:
       guide: the weaker model: of the same SDE and data, with the same conditions.
+      named: what records of samples call the guide, as pairs of a name and a value, such as ("step", 1000).
     """
 
     guide: Model | None = None
+    named: tuple[tuple[str, Any], ...] = ()
 
     @classmethod
-    def of(cls, model: Model, guide: Model) -> "Autoguided":
-        """Returns `model` guided by `guide`.
+    def of(cls, model: Model, guide: Model, named: tuple[tuple[str, Any], ...] = ()) -> "Autoguided":
+        """Returns `model` guided by `guide`, which records call `named`.
 
         Raises:
           UserError: if they are of different data, conditions or SDEs.
@@ -50,10 +52,10 @@ class Autoguided(Model):
         ):
             require(ours == theirs, "guide", f"a model with {name} {theirs}", f"one with {name} {ours}")
         ours, theirs = (m.statistics.class_names if m.network.num_classes else () for m in (model, guide))
-        named = not ours or not theirs or ours == theirs
-        require(named, "guide", f"a model of the classes {theirs}", f"one of the classes {ours}")
+        same = not ours or not theirs or ours == theirs
+        require(same, "guide", f"a model of the classes {theirs}", f"one of the classes {ours}")
         require(guide.sde == model.sde, "guide", "a model of another process", "one of the process of the samples")
-        return cls(**fields, guide=guide)
+        return cls(**fields, guide=guide, named=named)
 
     def init(self, key: jax.Array) -> tuple[Any, Any]:
         """Fresh float32 parameters of both networks."""

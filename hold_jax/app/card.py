@@ -80,6 +80,11 @@ def _made_by(results: Mapping[str, Any], data: str) -> str:
             f"; {results['num_samples']:,.0f} samples, drawn by the sampler `{made['sampler']['name']}` at order "
             f"{made['process']['order']} in {made['steps']:,} steps{calls}, seed {made['seed']}"
         )
+    if made.get("guidance") is not None:
+        text += f"; guided with scale {made['guidance']:g}"
+    if "guide" in made:
+        guide = made["guide"]
+        text += f" by `{guide['path']}`, step {guide['step']:,}, whose evaluations are not counted"
     if made.get("data", data) != data:
         text += f"; compared with `{made['data']}`, not with the data of the run"
     return f"{text}."

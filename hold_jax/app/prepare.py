@@ -12,6 +12,7 @@ from hold_jax.autoguided import Autoguided
 from hold_jax.data import Dataset, Statistics, measured
 from hold_jax.errors import UserError, require
 from hold_jax.evaluation.feature_network import FeatureNetwork
+from hold_jax.loops import origin
 from hold_jax.loops.conditions import Conditions
 from hold_jax.loops.evaluate import EvalSettings
 from hold_jax.model import Model
@@ -46,7 +47,8 @@ def guided(config: Config, model: Model) -> tuple[Model, Callable[[Any], Any]]:
     record = found.record
     guide = build.model(theirs, record.data_shape, record.num_classes, build.statistics(record))
     with _naming_the_guide(config):
-        return Autoguided.of(model, guide), lambda params: (params, found.params)
+        named = ("path", where), ("step", found.step), ("checkpoint", origin.fingerprint(found.params))
+        return Autoguided.of(model, guide, named), lambda params: (params, found.params)
 
 
 def _condition(config: Config) -> str | None:

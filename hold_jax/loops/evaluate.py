@@ -149,7 +149,7 @@ class Evaluator:
         self.check()
         devices, settings, workdir = Devices.all(), self.settings, self.workdir
         folder = self.folder(step)
-        weights = origin.fingerprint(params)
+        weights = origin.weights_of(self.model, params)
         made = origin.of_parameters(self.sampling, step=step, weights=weights)
         results: dict[str, float] = {"step": step}
         images: dict[str, Any] = {}
@@ -301,8 +301,9 @@ def sample_rows(
     changes = (settings.guidance_interval, settings.clip, settings.threshold)
     options += () if changes == (None, None, None) else changes
     classes = (settings.classes, model.statistics.class_counts) if model.takes_labels else None
-    name = origin.digest(weights, *map(repr, (*options, classes)), times, *_model_parts(model), given.digest)
     made = origin.of_samples(model, settings, devices, step=step, weights=weights, conditions=given.digest)
+    options += (made["guide"],) if "guide" in made else ()
+    name = origin.digest(weights, *map(repr, (*options, classes)), times, *_model_parts(model), given.digest)
     place = folder / f"samples_{name}"
 
     def begin(first: Drawn) -> None:

@@ -120,7 +120,7 @@ def generate(
       UserError: if a setting cannot work or a sample is NaN.
     """
     devices, index = Devices.all(), settings.index
-    weights = origin.fingerprint(params)
+    weights = origin.weights_of(model, params)
     made = origin.of_samples(model, settings, devices, step=step, weights=weights, conditions=conditions.digest)
     made["samples"] = f"0:{settings.num_samples}" if settings.indices is None else settings.indices
     with claimed(workdir / FOLDER, made) as (folder, finished):

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from hold_jax.autoguided import Autoguided
 from hold_jax.loops.draw import SampleSettings
 from hold_jax.model import Model
 from hold_jax.runtime import schema, storage
@@ -36,6 +37,11 @@ def fingerprint(params: Any) -> str:
     return digest(*jax.tree.leaves(jax.tree.map(np.asarray, params)))
 
 
+def weights_of(model: Model, params: Any) -> str:
+    """Returns the digest of a model's own parameters, without those of its guide."""
+    return fingerprint(params[0] if isinstance(model, Autoguided) else params)
+
+
 def of_parameters(settings: SampleSettings, *, step: int, weights: str) -> dict[str, Any]:
     """Returns which parameters of a run were taken: step, digest and, where it was chosen, the average's length."""
     length = {} if settings.ema_length is None else {"ema_length": settings.ema_length}
@@ -54,7 +60,7 @@ def of_samples(
       settings: how samples are drawn.
       devices: over which batches are spread.
       step: training step of the checkpoint.
-      weights: `fingerprint` of the averaged parameters.
+      weights: `weights_of` the averaged parameters.
       conditions: digest of the samples' conditions; empty if they have none.
     """
     sde = model.sde
@@ -78,6 +84,7 @@ def of_samples(
         "label": settings.label,
         "classes": settings.classes if model.takes_labels and settings.label is None else None,
         "guidance": settings.guidance,
+        **({"guide": dict(model.named)} if isinstance(model, Autoguided) else {}),
         "guidance_interval": None if settings.guidance_interval is None else list(settings.guidance_interval),
         "clip": settings.clip,
         "threshold": settings.threshold,
@@ -127,6 +134,7 @@ def write(folder: Path, made: Mapping[str, Any], calls: int) -> None:
       folder: of the samples.
       made: what they depend on.
       calls: number of network evaluations for each sample; an adaptive solver makes as many in the first batch.
+        Those of a guide are not among them.
     """
     record = {**made, "calls": calls, "versions": versions()}
     lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in record.items())

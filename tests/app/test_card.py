@@ -43,6 +43,15 @@ def test_it_says_what_the_model_is_how_good_and_what_made_it(tmp_path):
     assert text.count("--mode=eval") == 0 and (folder / "README.md").read_text().count("--mode=eval") == 1
 
 
+def test_it_says_what_guided_the_samples(tmp_path):
+    guide = {"path": "runs/weak", "step": 500, "checkpoint": "d1"}
+    for name, more in (("own", {}), ("other", {"guide": guide})):
+        folder = run(tmp_path / name, results=(FIGURES | {"made_by": MADE | {"guidance": 2.0} | more},))
+        card.write(folder)
+        by = " by `runs/weak`, step 500, whose evaluations are not counted" if more else ""
+        assert f", seed 7; guided with scale 2{by}." in (folder / "README.md").read_text()
+
+
 def test_the_newest_figures_count_and_a_run_without_any_has_a_card_too(tmp_path):
     newer = FIGURES | {"step": 2000, "test_loss": 0.05, "made_by": {"ema_length": 0.1, "data": "folder:/x"}}
     run(tmp_path / "a", results=(FIGURES, newer))

@@ -12,6 +12,7 @@ from training import small
 from training.small import quick_compilation  # noqa: F401
 
 from hold_jax import data, losses
+from hold_jax.autoguided import Autoguided
 from hold_jax.data.dataset import Statistics, array_dataset
 from hold_jax.errors import UserError
 from hold_jax.evaluation import reference
@@ -356,6 +357,12 @@ def test_samples_guided_in_another_interval_are_drawn_anew(tmp_path, drawn):
     for interval in (None, (0.1, 2.0), (0.1, 3.0), (0.1, 2.0)):
         rows_of(tmp_path, guidance=1.5, guidance_interval=interval)
     assert drawn == [(0, 20)] * 3
+
+
+def test_samples_of_another_guide_are_drawn_anew(tmp_path, drawn):
+    for guide in ("a", "b", "a"):
+        rows_of(tmp_path, model=Autoguided.of(MODEL, MODEL, (("checkpoint", guide),)), guidance=2.0)
+    assert drawn == [(0, 20)] * 2
 
 
 SAME = {

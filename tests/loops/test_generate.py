@@ -13,6 +13,7 @@ from training import small
 from training.small import quick_compilation  # noqa: F401
 
 from hold_jax import samplers
+from hold_jax.autoguided import Autoguided
 from hold_jax.condition import Condition
 from hold_jax.data import Statistics
 from hold_jax.errors import UserError
@@ -140,6 +141,15 @@ def test_the_record_has_what_made_the_samples(points, tmp_path):
     process = found.pop("process")
     assert found == want
     assert process["order"] == 2 and process["T"] == POINTS.sde.T and process["F"] == POINTS.sde.F.tolist()
+
+
+def test_the_record_names_the_guide_beside_the_run_s_own_checkpoint(points):
+    named = ("path", "runs/weak"), ("step", 7), ("checkpoint", "d1")
+    model = Autoguided.of(POINTS, POINTS, named)
+    assert origin.weights_of(model, (points, points)) == origin.weights_of(POINTS, points) == origin.fingerprint(points)
+    settings = small.sample_settings(guidance=2.0)
+    records = [origin.of_samples(m, settings, EIGHT, step=3, weights="w") for m in (POINTS, model)]
+    assert records[1] == records[0] | {"guide": {"path": "runs/weak", "step": 7, "checkpoint": "d1"}}
 
 
 @pytest.mark.parametrize("blocks", [0, 1, 2])

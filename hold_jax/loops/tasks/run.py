@@ -166,7 +166,7 @@ def perform(
       UserError: if a result is NaN.
     """
     size, num, devices = settings.batch_size, len(given.x), Devices.all()
-    made = origin.of_samples(model, settings, devices, step=step, weights=origin.fingerprint(params))
+    made = origin.of_samples(model, settings, devices, step=step, weights=origin.weights_of(model, params))
     made["task"] = {**options, "examples": origin.digest(*jax.tree.leaves(given), *task.read(model))}
 
     @functools.partial(devices.jit, out_shardings=devices.replicated)
