@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import numpy as np
 
 from hold_jax.app import build, packed
 from hold_jax.app.config import Config, names
@@ -16,7 +17,7 @@ from hold_jax.loops import origin
 from hold_jax.loops.conditions import Conditions
 from hold_jax.loops.evaluate import EvalSettings
 from hold_jax.model import Model
-from hold_jax.runtime import distributed
+from hold_jax.runtime import distributed, schema
 from hold_jax.runtime.mesh import Devices
 from hold_jax.runtime.storage import Path
 
@@ -87,7 +88,21 @@ def dataset(config: Config, split: str, model: Model) -> Dataset:
         for number, (ours, theirs) in enumerate(zip(known, data.class_names, strict=False)):
             allowed = f"data of the model's classes: class {number} is {ours} there, {theirs} in the {split} split"
             require(ours == theirs, "data.name", name, allowed)
+        _warn_of_untrained_classes(data, model)
     return data
+
+
+def _warn_of_untrained_classes(data: Dataset, model: Model) -> None:
+    """Says which classes the examples have that no training example had: their embeddings were not trained."""
+    counts = model.statistics.class_counts
+    if data.labels is not None and counts:
+        found = np.unique(data.labels)
+        untrained = found[np.asarray(counts)[found] == 0].tolist()
+        if untrained:
+            distributed.say(
+                f"warning: the {data.split} split of {data.name} has examples of classes that no training example has, "
+                f"which the network did not learn: {schema.shown(untrained)}"
+            )
 
 
 def feature_networks(

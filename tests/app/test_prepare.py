@@ -87,6 +87,18 @@ def test_a_model_of_classes_has_data_of_these_classes(tmp_path):
     assert prepare.dataset(config, "train", model(3, ("a", "b", "c"))).class_names == ()
 
 
+def test_classes_that_only_the_test_data_have_are_said(tmp_path, capsys):
+    x, labels = np.zeros((6, 8, 8, 1), np.uint8), np.arange(6) % 3
+    np.savez(tmp_path / "x.npz", x=x, y=labels, x_test=x, y_test=labels + (labels == 2))
+    config = settings(data__name=f"npz:{tmp_path / 'x.npz'}", model__class_conditional=True)
+    model = build.model(config, (8, 8, 1), 4, Statistics(class_counts=(2, 2, 2, 0)))
+    prepare.dataset(config, "train", model)
+    assert capsys.readouterr().err == ""
+    prepare.dataset(config, "test", model)
+    said = capsys.readouterr().err
+    assert said.startswith("warning: the test split of npz:") and said.endswith("the network did not learn: [3]\n")
+
+
 def test_a_model_of_classes_has_data_of_the_same_names(tmp_path):
     for name in ("bird", "cat"):
         (tmp_path / name).mkdir()
