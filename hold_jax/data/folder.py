@@ -4,14 +4,14 @@ import dataclasses
 import logging
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import BinaryIO, NamedTuple, TypeVar, cast
+from typing import Any, BinaryIO, NamedTuple, TypeVar, cast
 
 import numpy as np
 
 from hold_jax.data import images
-from hold_jax.data.dataset import MAX_CLASSES, Dataset, array_dataset, hold_out
+from hold_jax.data.dataset import MAX_CLASSES, Dataset, hold_out
 from hold_jax.data.files import Archive, Bucket, File, Folder, Root, is_url, local_path, system
 from hold_jax.data.images import Size
 from hold_jax.errors import UserError, require
@@ -20,7 +20,7 @@ from hold_jax.runtime import schema, storage
 T = TypeVar("T")
 Read = Callable[[File], np.ndarray]
 
-# Damaged files are skipped with a warning up to this share of all files; more are an error.
+# Damaged files are replaced with a warning up to this share of all files; more are an error.
 MAX_UNREADABLE_FRACTION = 0.01
 # The labels of EDM's data sets (2206.00364, code): {"labels": [["00000/img00000000.png", 6], ...]}; null: no labels.
 LABELS_FILE = "dataset.json"
@@ -49,8 +49,8 @@ def load(
     a `dataset.json`, as EDM's tools write it, the labels are those in it.
 
     Ignored are hidden files, files with another extension than those of pictures, and files without an extension that
-    contain no picture. Pictures that cannot be read, also pipes and devices, are skipped with a warning, up to 1 % of
-    all.
+    contain no picture. In place of a picture that cannot be read, also a pipe or a device, is the next one of its
+    class, with a warning; more than 1 % of these are an error.
 
     Args:
       name: "folder:PATH".
@@ -84,25 +84,24 @@ def load(
     pairs = None if condition is None else _paired(name, condition, data_dir, files)
     read_pair: Read = lambda file: images.read_picture(file, image_size, channels or 3, bits)  # noqa: E731
     pair_shape = () if pairs is None else _first(condition or "", pairs, lambda file: read_pair(file).shape)
+    source = LazyPictures(name, files, labels, read, shape, pairs, read_pair, pair_shape)
+    found = Dataset(name, split, source, labels, shape, num_classes, names, kind, integers=integers)
     size = int(np.prod(shape)) * dtype.itemsize + (int(np.prod(pair_shape)) if pairs else 0)
     if len(files) * size > memory_limit_bytes:
         if image_size is None:
-            keep = _scan(name, files, lambda i: _require_size(files, i, images.picture_size(files[i]), shape[:2]))
-            files, labels = [files[i] for i in keep], None if labels is None else labels[keep]
-            pairs = None if pairs is None else [pairs[i] for i in keep]
-        source = LazyPictures(name, files, labels, read, shape, pairs, read_pair, pair_shape)
-        return Dataset(name, split, source, labels, shape, num_classes, names, kind, integers=integers)
-    x, keep = _decode(name, files, read, np.empty((len(files), *shape), dtype))
-    labels = None if labels is None else labels[keep]
-    found = dataclasses.replace(array_dataset(name, split, x, labels, num_classes, names), integers=integers)
-    if pairs is None:
+            source.scan(lambda i: _require_size(files, i, images.picture_size(files[i]), shape[:2]))
         return found
-    pairs = [pairs[i] for i in keep]
-    picture, good = _decode(condition or "", pairs, read_pair, np.empty((len(pairs), *pair_shape), np.uint8))
-    if len(good) < len(pairs):
-        bad = pairs[min(set(range(len(pairs))) - set(good.tolist()))]
-        raise UserError(f"`condition` is {condition!r}; {bad} cannot be read: repair it, or remove it and its picture")
-    return dataclasses.replace(found, picture=picture)
+    x = np.empty((len(files), *shape), dtype)
+    picture = None if pairs is None else np.empty((len(files), *pair_shape), np.uint8)
+
+    def keep(i: int, example: dict[str, Any]) -> None:
+        x[i] = example["x"]
+        if picture is not None:
+            picture[i] = example["picture"]
+
+    for i in source.scan(lambda i: keep(i, source.read(i))):
+        keep(i, source[i])
+    return dataclasses.replace(found, source=x, picture=picture)
 
 
 def _paired(name: str, condition: str, data_dir: str | None, files: list[File]) -> list[File]:
@@ -131,9 +130,9 @@ def _paired(name: str, condition: str, data_dir: str | None, files: list[File]) 
 class LazyPictures:
     """Picture files that are decoded each time they are read.
 
-    A damaged file is replaced by the next one, with a warning. The choice is deterministic, so that all processes make
-    the same. More than 1 % of damaged files are an error. A file's condition picture, if `pairs` has one for each file,
-    is the example's `picture`; a damaged one counts as a damaged file.
+    A damaged file is replaced by the next one of its class, with a warning, so that the set is the same in memory and
+    on disk, and in all processes. More than 1 % of damaged files are an error. A file's condition picture, if `pairs`
+    has one for each file, is the example's `picture`; a damaged one counts as a damaged file.
     """
 
     def __init__(
@@ -148,30 +147,67 @@ class LazyPictures:
         pair_shape: tuple[int, ...] = (),
     ):
         self._name, self._files, self._labels = name, files, labels
-        self._read, self._shape = read, shape
-        self._pairs, self._read_pair, self._pair_shape = pairs, read_pair, pair_shape
+        self._parts = [("x", files, read, shape)]
+        if pairs is not None and read_pair is not None:
+            self._parts.append(("picture", pairs, read_pair, pair_shape))
         self._bad: dict[int, str] = {}
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self._files)
 
-    def __getitem__(self, index: int, /) -> dict:
-        while True:
+    def __getitem__(self, index: int, /) -> dict[str, Any]:
+        for i in self._in_turn(index):
             try:
-                x = self._read(self._files[index])
-                _require_shape(x, self._shape)
-                beside = {}
-                if self._pairs is not None and self._read_pair is not None:
-                    beside = {"picture": self._read_pair(self._pairs[index])}
-                    _require_shape(beside["picture"], self._pair_shape)
+                return self.read(i)
             except UserError:
                 raise
             except images.UNREADABLE as error:
-                self._note(index, error)
-                index = (index + 1) % len(self)
-                continue
-            return {"x": x, "label": 0 if self._labels is None else int(self._labels[index]), **beside}
+                self._note(i, error)
+        raise UserError(f"`name` is {self._name!r}; {self._files[index]} and all others of its class cannot be read")
+
+    def read(self, index: int) -> dict[str, Any]:
+        """Returns an example; raises one of `images.UNREADABLE` for a damaged file."""
+        example: dict[str, Any] = {"label": 0 if self._labels is None else int(self._labels[index])}
+        for key, files, read, shape in self._parts:
+            try:
+                example[key] = _sized(files, index, read(files[index]), shape)
+            except UserError:
+                raise
+            except images.UNREADABLE as error:
+                raise ValueError(f"{files[index]}: {error}" if key == "picture" else str(error)) from None
+        return example
+
+    def scan(self, visit: Callable[[int], None]) -> list[int]:
+        """Calls `visit(i)` for each file, in threads; warns about the damaged ones, and returns their indices.
+
+        Raises:
+          UserError: if they are more than `MAX_UNREADABLE_FRACTION` of all.
+        """
+
+        def visit_chunk(start: int) -> dict[int, str]:
+            bad = {}
+            for i in range(start, min(start + _CHUNK, len(self))):
+                try:
+                    visit(i)
+                except UserError:
+                    raise
+                except images.UNREADABLE as error:
+                    bad[i] = str(error)
+            return bad
+
+        with ThreadPoolExecutor(min(32, os.cpu_count() or 1)) as pool:
+            for found in pool.map(visit_chunk, range(0, len(self), _CHUNK)):
+                self._bad |= found
+        if self._bad:
+            _check_unreadable(self._name, self._files, self._bad)
+        return sorted(self._bad)
+
+    def _in_turn(self, index: int) -> Iterator[int]:
+        """Yields a file, and then those that replace it where it is damaged."""
+        yield index
+        after = np.roll(np.arange(len(self)), -index)[1:]
+        yield from (after if self._labels is None else after[self._labels[after] == self._labels[index]]).tolist()
 
     def _note(self, index: int, error: BaseException) -> None:
         with self._lock:
@@ -318,39 +354,16 @@ def _first(name: str, files: list[File], measure: Callable[[File], T]) -> T:
     raise UserError(f"`name` is {name!r}; none of its {len(files)} pictures can be read, such as {files[0]}")
 
 
-def _scan(name: str, files: list[File], visit: Callable[[int], None]) -> np.ndarray:
-    """Calls `visit(i)` for each file, in threads; returns the indices of the files that could be read."""
-
-    def visit_chunk(start: int) -> dict[int, str]:
-        bad = {}
-        for i in range(start, min(start + _CHUNK, len(files))):
-            try:
-                visit(i)
-            except UserError:
-                raise
-            except images.UNREADABLE as error:
-                bad[i] = str(error)
-        return bad
-
-    bad: dict[int, str] = {}
-    with ThreadPoolExecutor(min(32, os.cpu_count() or 1)) as pool:
-        for found in pool.map(visit_chunk, range(0, len(files), _CHUNK)):
-            bad |= found
-    if bad:
-        _check_unreadable(name, files, bad)
-    return np.array([i for i in range(len(files)) if i not in bad], np.int64)
-
-
 def _check_unreadable(name: str, files: list[File], bad: dict[int, str]) -> None:
     """Warns about unreadable files; raises `UserError` if they are more than `MAX_UNREADABLE_FRACTION` of all."""
     shown = "; ".join(f"{files[i]} ({bad[i]})" for i in list(bad)[:_NAMES_SHOWN])
     text = f"{name}: {len(bad)} of {len(files)} pictures cannot be read: {shown}"
     if len(bad) > MAX_UNREADABLE_FRACTION * len(files):
         raise UserError(f"{text}; more than {MAX_UNREADABLE_FRACTION:.0%}: repair or remove them")
-    logging.getLogger(__name__).warning("%s; skipped", text)
+    logging.getLogger(__name__).warning("%s; the next of their classes are in their place", text)
 
 
-def _require_size(files: list[File], i: int, size: tuple[int, int], expected: tuple[int, int]) -> None:
+def _require_size(files: list[File], i: int, size: tuple[int, ...], expected: tuple[int, ...]) -> None:
     if size != expected:
         other = next((f for f in files if f != files[i] and _size_or_none(f) == expected), files[0])
         raise UserError(
@@ -366,19 +379,9 @@ def _size_or_none(file: File) -> tuple[int, int] | None:
         return None
 
 
-def _require_shape(x: np.ndarray, shape: tuple[int, ...]) -> None:
+def _sized(files: list[File], i: int, x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Returns `x` of file `i` if it has the shape of all."""
+    _require_size(files, i, x.shape[:2], shape[:2])
     if x.shape != shape:
         raise ValueError(f"its shape is {x.shape}, and that of the others {shape}")
-
-
-def _decode(name: str, files: list[File], read: Read, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Reads pictures into `x`, `(N, *shape)`; returns those that could be read, and their indices in `files`."""
-
-    def visit(i: int) -> None:
-        picture = read(files[i])
-        _require_size(files, i, picture.shape[:2], (x.shape[1], x.shape[2]))
-        _require_shape(picture, x.shape[1:])
-        x[i] = picture
-
-    keep = _scan(name, files, visit)
-    return (x if len(keep) == len(files) else x[keep]), keep
+    return x

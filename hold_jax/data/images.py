@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from hold_jax.data.files import File, opened
 from hold_jax.errors import UserError
@@ -162,6 +162,8 @@ def open_picture(file: File | Path) -> Iterator[Image.Image]:
     try:
         with opened(file) as stream, Image.open(stream, formats=sorted(_formats())) as picture:
             yield picture
+    except UnidentifiedImageError:  # its own message is of the open file, an object of Python
+        raise ValueError("it is no picture of a format that Pillow reads") from None
     except UNREADABLE:
         raise
     except Exception as error:  # for damaged files Pillow raises any kind, KeyError and TypeError among them

@@ -211,20 +211,26 @@ def test_shorter_side_is_scaled_and_the_middle_cut(tmp_path, shape):
     np.testing.assert_allclose(got if shape[1] == 30 else got.T, np.tile(expected, (6, 1)), atol=6)
 
 
-def test_few_damaged_pictures_are_skipped_with_a_warning(tmp_path, caplog):
+@pytest.mark.parametrize("limit", [1 << 30, 1])
+@pytest.mark.parametrize("size", [None, 4])
+def test_the_next_of_its_class_is_in_place_of_a_damaged_picture(tmp_path, caplog, size, limit):
+    """So that the set is the same in memory and on disk."""
     for i in range(300):
         save(tmp_path / "train" / f"{i % 3}" / f"{i:03d}.png", np.full((4, 4, 3), i % 256, np.uint8))
     whole = (tmp_path / "train/0/000.png").read_bytes()
     (tmp_path / "train/0/000.png").write_bytes(whole[:-30])
-    (tmp_path / "train/1/001.png").write_text("hello")
+    (tmp_path / "train/1/298.png").write_text("hello")
     (tmp_path / "train/2/002.png").write_bytes(b"")
     with caplog.at_level(logging.WARNING):
-        dataset = data.load(f"folder:{tmp_path}", split="train")
-    assert len(dataset) == 297
-    assert "3 of 300 pictures cannot be read" in caplog.text and "001.png" in caplog.text
-    # What remains still agrees with its label: the value of every pixel is the file's number.
-    np.testing.assert_array_equal(np.arange(300).reshape(100, 3).T[:, 1:].ravel() % 256, dataset.source[:, 0, 0, 0])
-    np.testing.assert_array_equal(dataset.labels, np.repeat([0, 1, 2], 99))
+        dataset = data.load(f"folder:{tmp_path}", split="train", image_size=size, memory_limit_bytes=limit)
+        found = dataset.gather(np.arange(300))
+    assert "3 of 300 pictures cannot be read" in caplog.text and "298.png" in caplog.text
+    assert "it is no picture of a format that Pillow reads" in caplog.text and "BufferedReader" not in caplog.text
+    want = np.arange(300).reshape(100, 3).T
+    want[0, 0], want[1, 99], want[2, 0] = 3, 1, 5  # after the last comes the first
+    np.testing.assert_array_equal(found["x"][:, 0, 0, 0], want.ravel() % 256)
+    for labels in (dataset.labels, found["label"]):
+        np.testing.assert_array_equal(labels, np.repeat([0, 1, 2], 100))
 
 
 def test_many_damaged_pictures_are_an_error(tmp_path):
@@ -235,7 +241,7 @@ def test_many_damaged_pictures_are_an_error(tmp_path):
         data.load(f"folder:{tmp_path}", split="train")
 
 
-def test_lazy_replaces_a_damaged_picture_by_the_next(tmp_path, caplog):
+def test_on_disk_a_damaged_picture_is_found_when_it_is_read(tmp_path, caplog):
     for i in range(120):
         save(tmp_path / "train" / f"{i // 60}" / f"{i:03d}.png", np.full((4, 4, 3), i, np.uint8))
     bad = tmp_path / "train" / "0" / "059.png"
@@ -243,8 +249,8 @@ def test_lazy_replaces_a_damaged_picture_by_the_next(tmp_path, caplog):
     dataset = data.load(f"folder:{tmp_path}", split="train", image_size=4, memory_limit_bytes=1)
     with caplog.at_level(logging.WARNING):
         got = dataset.gather(np.array([58, 59, 60, 59]))
-    np.testing.assert_array_equal(got["x"][:, 0, 0, 0], [58, 60, 60, 60])
-    np.testing.assert_array_equal(got["label"], [0, 1, 1, 1])
+    np.testing.assert_array_equal(got["x"][:, 0, 0, 0], [58, 0, 60, 0])
+    np.testing.assert_array_equal(got["label"], [0, 0, 1, 0])
     assert caplog.text.count("059.png") == 1
     (tmp_path / "train" / "0" / "003.png").write_text("hello")
     with pytest.raises(ValueError, match="2 of 120 pictures cannot be read"):
@@ -260,6 +266,14 @@ def test_unequal_sizes_name_two_files(tmp_path, limit):
     ):
         data.load(f"folder:{tmp_path}", split="train", memory_limit_bytes=limit)
     assert data.load(f"folder:{tmp_path}", split="train", image_size=4).shape == (4, 4, 3)
+
+
+def test_a_class_without_a_picture_that_can_be_read_is_an_error(tmp_path):
+    for i in range(120):
+        save(tmp_path / "train" / f"{i // 119}" / f"{i:03d}.png")
+    (tmp_path / "train/1/119.png").write_text("hello")
+    with pytest.raises(UserError, match=r"119\.png and all others of its class cannot be read"):
+        data.load(f"folder:{tmp_path}", split="train")
 
 
 def test_bad_folders(tmp_path):
