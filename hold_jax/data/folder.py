@@ -252,6 +252,12 @@ def _root(name: str, data_dir: str | None) -> Root:
 def _split(name: str, root: Root, split: str) -> _Split:
     """Finds the pictures of a split by the rules of `load`."""
     tops = root.folders()
+    splits = {top.lower(): top for top in tops if top.lower() in ("train", *_TESTS)}
+    if "train" in splits and "train" not in tops and (len(splits) > 1 or len(tops) == 1):
+        raise UserError(
+            f"`name` is {name!r}; {root} has {', '.join(sorted(splits.values()))}: the folders of the splits must be "
+            "called train and test (or val, validation), in small letters; rename them"
+        )
     if "train" not in tops:
         if "test" in tops and split == "test":  # as for a distance to it
             return _labeled(name, root, "test", None)

@@ -276,6 +276,17 @@ def test_a_class_without_a_picture_that_can_be_read_is_an_error(tmp_path):
         data.load(f"folder:{tmp_path}", split="train")
 
 
+def test_folders_of_the_splits_in_capitals_are_no_classes(tmp_path):
+    for name in ("Train/1.png", "Train/2.png", "test/3.png", "more/4.png"):
+        save(tmp_path / name)
+    with pytest.raises(UserError, match=r"has Train, test: the folders of the splits must be called train and test"):
+        data.load(f"folder:{tmp_path}", split="train")
+    # A class may have this name.
+    save(tmp_path / "classes/Bus/1.png")
+    save(tmp_path / "classes/Train/1.png")
+    assert data.load(f"folder:{tmp_path}/classes", split="train").class_names == ("Bus", "Train")
+
+
 def test_bad_folders(tmp_path):
     with pytest.raises(ValueError, match=r"there is no folder .*nowhere"):
         data.load(f"folder:{tmp_path}/nowhere", split="train")
