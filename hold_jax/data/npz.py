@@ -76,7 +76,7 @@ def load(
             archive = Npy(file, memory_limit_bytes) if single else Npz(file, memory_limit_bytes)
         except NpzError as error:
             raise UserError(f"`name` is {name!r}; it is not a readable .npz archive: {error}") from None
-        reader = _Reader(name, archive, kind, bits)
+        reader = _Reader(name, archive, kind, bits, _names(condition))
         x, labels, num_classes = reader.split(split)
         added = {} if condition is None else reader.conditions(condition, split)
     if x.dtype == np.uint8:
@@ -107,6 +107,10 @@ def _opened(name: str, data_dir: str | None) -> Iterator[BinaryIO]:
         yield stream
 
 
+def _names(condition: str | None) -> list[str]:
+    return [] if condition is None else [name.strip() for name in condition.split(",")]
+
+
 class _Reader:
     """Finds and checks the arrays of an open file; each error lists the arrays of the file.
 
@@ -114,8 +118,9 @@ class _Reader:
       integers: `Dataset.integers` of what `split` returned.
     """
 
-    def __init__(self, name: str, archive: Npz | Npy, kind: str | None, bits: int | None):
+    def __init__(self, name: str, archive: Npz | Npy, kind: str | None, bits: int | None, conditions: list[str]):
         self._name, self._archive, self._kind, self._bits = name, archive, kind, bits
+        self._conditions = {*conditions, *(f"{name}_test" for name in conditions)}
         self.integers = False
 
     def split(self, split: str) -> tuple[np.ndarray, np.ndarray | None, int]:
@@ -140,7 +145,7 @@ class _Reader:
     def conditions(self, names: str, split: str) -> dict[str, np.ndarray]:
         """Returns the conditions of the examples of `split` in the arrays `names`, by kind."""
         own_test = self._find(_X["test"]) is not None
-        keys = [name.strip() + ("_test" if own_test and split == "test" else "") for name in names.split(",")]
+        keys = [name + ("_test" if own_test and split == "test" else "") for name in _names(names)]
         x = self._find(_X[split] if own_test else _X["train"])
         assert x is not None, "split() found it"
         num = self._archive.shape(x)[0]
@@ -155,7 +160,11 @@ class _Reader:
         return UserError(f"`name` is {self._name!r}; {problem}; the file holds {held}")
 
     def _find(self, keys: tuple[str, ...]) -> str | None:
-        return next((key for key in keys if key in self._archive), None)
+        found = [key for key in keys if key in self._archive]
+        others = [key for key in found[1:] if key not in self._conditions]
+        if others:
+            raise self._error(f"it has {found[0]} and {others[0]}: one may be there, remove or rename the other")
+        return found[0] if found else None
 
     def _read(self, key: str) -> np.ndarray:
         try:

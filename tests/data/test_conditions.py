@@ -49,6 +49,12 @@ def test_a_picture_a_vector_and_a_class_at_once_with_own_test_arrays(save):
     np.testing.assert_array_equal(batch["label"], np.arange(20, 25) % 3)
 
 
+def test_a_condition_may_have_the_name_that_data_may_have(save):
+    found = load(save(x=X, images=PICTURES), condition="images")
+    assert found.shape == X.shape[1:] and found.layout["picture"][0] == PICTURES.shape[1:]
+    assert load(save(x=X), condition="x").layout["vector"][0] == X.shape[1:]
+
+
 def test_the_digest_depends_on_the_conditions(save):
     found = [load(save(x=X, given=v), condition="given").digest for v in (VECTOR, VECTOR + 1)]
     assert len({*found, load(save(x=X)).digest}) == 3

@@ -93,6 +93,8 @@ def test_relative_paths_start_at_data_dir(save, tmp_path):
             "array x cannot be used: .* not finite as float32",
         ),
         ({"x": PICTURES[:1]}, "at least two rows"),
+        ({"x": PICTURES, "x_train": PICTURES}, "it has x and x_train: one may be there, remove or"),
+        ({"images": PICTURES, "y": LABELS, "labels": LABELS}, "it has y and labels: one may be there"),
         ({"x": PICTURES, "y": LABELS[:5]}, "arrays x and y differ in length"),
         ({"x": PICTURES, "y": LABELS.astype(float)}, "array y must hold one integer label"),
         ({"x": PICTURES, "y": LABELS - 1}, "array y must hold one integer label"),
