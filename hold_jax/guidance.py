@@ -24,6 +24,7 @@ import jax.numpy as jnp
 
 from hold_jax import inverse, kernels, operators
 from hold_jax.errors import require, require_data
+from hold_jax.numerics import varying
 from hold_jax.parameterization import EpsFn
 from hold_jax.sde import LinearSDE
 
@@ -117,7 +118,8 @@ def classifier(sde: LinearSDE, eps_fn: EpsFn, log_prob: LogProb, scale: float | 
             _require_shape("log_prob(y, sigma)", values, y.shape[:1])
             return jnp.sum(values)
 
-        pull = kernels.append_dims(scale * jnp.square(sigma), y) * jax.grad(total)(y)
+        gradient = jax.grad(total)(varying.argument(total, y))
+        pull = kernels.append_dims(scale * jnp.square(sigma), y) * gradient
         return kernels.shifted_noise(sde, t, eps_fn(u, t), pull)
 
     return conditional

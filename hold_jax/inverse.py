@@ -38,6 +38,7 @@ import numpy as np
 from hold_jax import kernels
 from hold_jax.errors import require, require_data, require_whole
 from hold_jax.kernels import append_dims
+from hold_jax.numerics import varying
 from hold_jax.operators import Operator
 from hold_jax.parameterization import EpsFn
 from hold_jax.sde import LinearSDE
@@ -204,6 +205,7 @@ def moment_matching(
         kept = jnp.zeros((steps, *at.gap.shape), at.gap.dtype)
         nothing = jnp.zeros_like(at.denoised)
         start = _Residuals(nothing, at.gap, jnp.zeros((steps, *nothing.shape), nothing.dtype), kept, kept)
+        start = varying.carried(lambda s: advance(jnp.int32(0), s), start)
         found = jax.lax.fori_loop(0, steps, advance, start)
         return kernels.shifted_noise(sde, t, at.eps, found.delta)
 
@@ -267,7 +269,8 @@ def _posterior(
         eps = eps_fn(moved, t)
         return kernels.denoiser(sde, moved, t, eps), eps
 
-    denoised, pull, eps = jax.vjp(denoise, jnp.zeros((*u.shape[:-2], u.shape[-1]), u.dtype), has_aux=True)
+    unmoved = varying.argument(denoise, jnp.zeros((*u.shape[:-2], u.shape[-1]), u.dtype), y)
+    denoised, pull, eps = jax.vjp(denoise, unmoved, has_aux=True)
     square = append_dims(jnp.square(sigma), denoised)
     gap = operator.of_known(y - operator.forward(denoised))
     return _Posterior(eps, denoised, gap, sigma, lambda x: square * pull(x)[0])

@@ -84,8 +84,8 @@ def bits_per_dim(
 ) -> Likelihood:
     """-log2 p(x) / d for each example.
 
-    Composes with `jax.jit`, `jax.vmap` and `jax.pmap`. Outside of these it is compiled once for each `eps_fn`, shape
-    and setting, as `samplers.sample`. Differentiable in forward mode alone (`jax.jvp`).
+    Composes with `jax.jit`, `jax.vmap`, `jax.pmap` and `jax.shard_map`. Outside of these it is compiled once for each
+    `eps_fn`, shape and setting, as `samplers.sample`. Differentiable in forward mode alone (`jax.jvp`).
 
     Args:
       sde: the SDE.

@@ -69,7 +69,8 @@ class Operator:
 
     def transpose(self, y: jax.Array) -> jax.Array:
         """A' y (B, *data_shape) of y (B, *measured_shape)."""
-        x = jax.ShapeDtypeStruct((len(y), *self.data_shape), jnp.float32)
+        # Of the type of y under `jax.shard_map`.
+        x = jax.eval_shape(lambda y: jnp.zeros_like(y, jnp.float32, (len(y), *self.data_shape)), y)
         return jax.linear_transpose(self.forward, x)(y)[0]
 
     def solve(self, y: jax.Array, signal: jax.Array | float, noise: jax.Array | float) -> jax.Array:

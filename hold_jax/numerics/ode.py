@@ -16,6 +16,7 @@ import numpy as np
 from jax import lax
 
 from hold_jax.errors import require, require_choice
+from hold_jax.numerics import varying
 
 # Solver and its number of evaluations per step. A first-same-as-last solver makes one more at the start.
 SOLVERS = {
@@ -29,6 +30,8 @@ SOLVERS = {
 }
 _FIXED_ONLY = ("euler",)
 _FIRST_SAME_AS_LAST = ("bosh3", "tsit5", "dopri5", "dopri8")
+# diffrax begins their loop over the stages with zeros that are the same on all devices of `jax.shard_map`.
+_INVARIANT_STAGES = ("heun", "midpoint")
 
 Norm = Callable[[Any], jax.Array]
 
@@ -177,17 +180,22 @@ class Solver:
                     i, saved = found
                     return i + 1, jax.tree.map(lambda a, y: a.at[i].set(y), saved, between.evaluate(stops[i]))
 
-                num_saved, saved = lax.while_loop(due, interpolate, (num_saved, saved))
+                num_saved, saved = lax.while_loop(due, interpolate, varying.carried(interpolate, (num_saved, saved)))
             choose = lambda new, old: jax.tree.map(lambda a, b: jnp.where(kept, a, b), new, old)  # noqa: E731
             y, solver_state = choose(y, loop.y), choose(solver_state, loop.solver_state)
             return _Loop(t, t_next, y, solver_state, step_state, loop.num_steps + 1, num_saved, saved)
 
         t, dt = jnp.asarray(ts[0]), float(end - ts[0]) / 50
+        y = varying.carried(lambda y: term.vf(t, y, None), y)
+        fits = self.solver not in _INVARIANT_STAGES or not varying.axes(*jax.tree.leaves(y))
+        require(fits, "solver", self.solver, "another, such as 'tsit5', under `jax.shard_map` with check_vma=True")
         t_next, step_state = steps.init(term, t, end, y, dt, None, solver.func, order)
         solver_state = solver.init(term, t, t_next, y, None)
+        if self.solver in _FIRST_SAME_AS_LAST:
+            solver_state = varying.carried(lambda state: (state[0], term.vf(t, y, None)), solver_state)
         saved = None if save is None else jax.tree.map(lambda a: jnp.full((len(stops), *a.shape), jnp.nan, a.dtype), y)
         start = _Loop(t, t_next, y, solver_state, step_state, jnp.int32(0), jnp.int32(0), saved)
-        found = lax.while_loop(unfinished, step, jax.tree.map(jnp.asarray, start))
+        found = lax.while_loop(unfinished, step, varying.carried(step, jax.tree.map(jnp.asarray, start)))
         first = 1 if self.solver in _FIRST_SAME_AS_LAST else 0
         states = jax.tree.map(lambda a: a[None], found.y) if save is None else found.saved
         return Solution(states, calls * found.num_steps + first, found.t >= end)

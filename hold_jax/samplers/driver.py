@@ -94,9 +94,9 @@ def sample(
 ) -> Samples:
     """Integrates the reverse process from T to t_min.
 
-    Composes with `jax.jit`, `jax.vmap` and `jax.pmap`. Outside of these it is compiled once for each `eps_fn`, shape
-    and setting (`numerics.programs`); where parameters change, jit a function of the parameters. Differentiable, with
-    `probability_flow` in forward mode alone (`jax.jvp`, `jax.jacfwd`).
+    Composes with `jax.jit`, `jax.vmap`, `jax.pmap` and `jax.shard_map`. Outside of these it is compiled once for each
+    `eps_fn`, shape and setting (`numerics.programs`); where parameters change, jit a function of the parameters.
+    Differentiable, with `probability_flow` in forward mode alone (`jax.jvp`, `jax.jacfwd`).
 
     Args:
       sampler: a name of `SAMPLERS`, for its default options, or a sampler, e.g. `unipc(order=2)`. One of your own

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hold_jax.numerics import varying
 from hold_jax.numerics.random import per_example
 from hold_jax.parameterization import EpsFn
 from hold_jax.sde import LinearSDE
@@ -147,6 +148,7 @@ class StepSampler(abc.ABC):
         state, kept = self.start(coefficients, u), None
         if frames:
             rows = jax.tree.map(lambda a: a.reshape(frames, num_steps // frames, *a.shape[1:]), rows)
+            state = varying.carried(lambda s: scan(advance, s, jax.tree.map(lambda a: a[0], rows)), state)
             state, kept = jax.lax.scan(lambda s, part: _with_frame(scan(advance, s, part)), state, rows)
         else:
             state = scan(advance, state, rows)
@@ -160,6 +162,7 @@ def scan(advance: Callable[[Any, Any], tuple[Any, None]], state: Any, rows: Any)
     each step. Rows that are on the host need none.
     """
     if not jax.config.jax_disable_jit:  # pyright: ignore[reportAttributeAccessIssue]
+        state = varying.carried(lambda s: advance(s, jax.tree.map(lambda a: a[0], rows))[0], state)
         return jax.lax.scan(advance, state, rows)[0]
     rows = jax.tree.map(np.asarray, rows)
     for i in range(len(jax.tree.leaves(rows)[0])):
