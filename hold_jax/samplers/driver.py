@@ -1,12 +1,13 @@
 """Draw samples by running the process backwards, and encode data by running it forwards."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import AxisType, NamedSharding
 
 from hold_jax import kernels
 from hold_jax.errors import UserError, require, require_data, require_given, require_whole
@@ -115,7 +116,7 @@ def sample(
       denoise: return E[q0 | u(t_min)] (one more network evaluation) instead of the data block itself.
       frames: how many intermediate states to return; divides num_steps. Memory does not grow with num_steps.
       start: (B, *S, n, C) the state at the first time, e.g. of `encode` or `interpolate`; None: a draw of the prior.
-      sharding: of a (B, ...) array, to spread the batch over devices (a mesh with Auto axes).
+      sharding: of a (B, ...) array, to spread the batch over devices, whose number divides B (a mesh with Auto axes).
 
     Returns:
       Samples, in the model's range.
@@ -145,6 +146,8 @@ def sample(
     if start is None and not isinstance(fixed, str):
         allowed = f"times from T = {sde.T:.6g} on, or given a `start` at {fixed[0]:.6g}"
         require(fixed[0] >= 0.999 * sde.T, "grid", fixed, allowed)
+    if sharding is not None:
+        _require_sharding(sharding, full)
     settings = _Settings(sampler, sde, shape, num_steps, fixed, t_min, frames, denoise, sharding)
     samples, reached = programs.run(_sample, eps_fn, settings, key, index, start)
     return samples._replace(**_checked(reached, x=samples.x, u=samples.u))
@@ -274,6 +277,20 @@ def _frames(path: Trajectory, u: jax.Array, times: np.ndarray) -> tuple[jax.Arra
         return None, None
     every = (len(times) - 1) // len(path.frames)
     return jnp.concatenate([u[None, ..., 0, :], path.frames]), jnp.asarray(times[::every], jnp.float32)
+
+
+def _require_sharding(sharding: Any, shape: tuple[int, ...]) -> None:
+    is_one = isinstance(sharding, jax.sharding.Sharding)
+    require(is_one, "sharding", sharding, "a sharding of JAX, such as `NamedSharding(mesh, PartitionSpec('data'))`")
+    auto = not isinstance(sharding, NamedSharding) or set(sharding.mesh.axis_types) == {AxisType.Auto}
+    make = "jax.make_mesh(..., axis_types=(jax.sharding.AxisType.Auto,))"
+    require(auto, "sharding", sharding, f"of a mesh with Auto axes alone: `{make}`")
+    try:
+        sharding.shard_shape(shape)
+    except ValueError:
+        raise UserError(
+            f"`sharding` does not divide a batch of {shape[0]} into equal parts; it must be one that does"
+        ) from None
 
 
 def _require_frames(frames: int, num_steps: int) -> None:

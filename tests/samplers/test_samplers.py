@@ -12,6 +12,7 @@ from reference.propagate import denoised, propagate, propagate_poisson
 from samplers.suite import MEAN, STD, gaussian_eps, hold, network
 
 from hold_jax import samplers, sde
+from hold_jax.errors import UserError
 from hold_jax.samplers import (
     SAMPLERS,
     EulerMaruyama,
@@ -204,6 +205,24 @@ def test_a_sharding_spreads_the_batch_and_changes_nothing(sampler):
     assert len(spread.u.sharding.device_set) == 8 and not spread.u.sharding.is_fully_replicated
     np.testing.assert_allclose(spread.u, alone.u, rtol=1e-4, atol=1e-5)
     assert spread.nfe == alone.nfe
+
+
+@pytest.mark.eight_devices
+def test_a_sharding_that_cannot_be_is_named():
+    spread = lambda mesh: jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("batch"))  # noqa: E731
+    explicit = spread(jax.make_mesh((8,), ("batch",), axis_types=(jax.sharding.AxisType.Explicit,)))
+    auto = spread(jax.make_mesh((8,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,)))
+    for sharding, size, message in (
+        (
+            explicit,
+            8,
+            r"`sharding` is NamedSharding.*; it must be of a mesh with Auto axes alone: `jax.make_mesh\(.*Auto",
+        ),
+        (auto, 15, r"`sharding` does not divide a batch of 15 into equal parts; it must"),
+        ("data", 8, "`sharding` is 'data'; it must be a sharding of JAX, such as `NamedSharding"),
+    ):
+        with pytest.raises(UserError, match=message):
+            sample("unipc", hold(1), network, key=jax.random.key(6), shape=(size, 2), num_steps=3, sharding=sharding)
 
 
 def test_memory_does_not_grow_with_the_number_of_steps():
