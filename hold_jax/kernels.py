@@ -321,13 +321,18 @@ def perturb(kernel: Kernel, x: jax.Array, eps: jax.Array) -> jax.Array:
 def require_noise(u: jax.Array, eps_last: jax.Array) -> jax.Array:
     """The output of `eps_fn(u, t)`, whose shape is checked: many a wrong one would broadcast, to wrong numbers.
 
+    Of a float32 state it becomes float32: with `jax_enable_x64` a constant in `eps_fn` may have made it float64.
+
     Raises:
-      UserError: if it is not of shape (B, *S, 1, C), for a state u (B, *S, n, C).
+      UserError: if it is not one real array, or not of shape (B, *S, 1, C), for a state u (B, *S, n, C).
     """
     shape = (*u.shape[:-2], 1, u.shape[-1])
+    dtype = getattr(eps_last, "dtype", type(eps_last))
+    real = hasattr(eps_last, "dtype") and (jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer))
+    require(real, "eps_fn(u, t)", dtype, "one array of real numbers")
     found = jnp.shape(eps_last)
     require(found == shape, "eps_fn(u, t)", found, f"of shape {shape}, the noise of the last block")
-    return eps_last
+    return jnp.asarray(eps_last, jnp.promote_types(u.dtype, jnp.float32))
 
 
 def _require_denoised(argument: str, x: jax.Array, u: jax.Array) -> None:
@@ -337,7 +342,7 @@ def _require_denoised(argument: str, x: jax.Array, u: jax.Array) -> None:
 
 def denoiser(sde: LinearSDE, u: jax.Array, t: ArrayLike, eps_last: jax.Array) -> jax.Array:
     """D = E[q0 | u_t] (B, *S, C) from the noise of the last block (B, *S, 1, C)."""
-    require_noise(u, eps_last)
+    eps_last = require_noise(u, eps_last)
     kernel = marginal(sde, t)
     whitened = mix(inverse_lower(kernel.chol)[..., -1:, :], u)
     return ((whitened - eps_last) / append_dims(whitened_mean(kernel)[..., -1], u))[..., 0, :]

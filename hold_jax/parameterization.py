@@ -28,7 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hold_jax import kernels
-from hold_jax.errors import chosen, require, require_choice
+from hold_jax.errors import UserError, chosen, require, require_choice
 from hold_jax.numerics import exact
 from hold_jax.numerics.schedules import Linear
 from hold_jax.sde import LinearSDE
@@ -441,8 +441,7 @@ def eps_function(
       sigma_data: standard deviation of the data, for `gaussian` and `sufficient`; the others ignore it.
 
     Raises:
-      UserError: for an unknown name.
-      TypeError: if the state or the network's output is not float32.
+      UserError: for an unknown name; from `eps_fn`, if the state or the network's output is not float32.
     """
     of_network = chosen("parameterization", parameterization, PARAMETERIZATIONS)
     clock = chosen("conditioning", conditioning, CONDITIONINGS)
@@ -495,7 +494,7 @@ def _held_above(sde: LinearSDE, eps_fn: EpsFn, noise_max: float) -> EpsFn:
 
 def _require_float32(name: str, x: jax.Array) -> None:
     if x.dtype != jnp.float32:
-        raise TypeError(f"{name} is {x.dtype}; only the inside of a network computes in another dtype than float32")
+        raise UserError(f"{name} is {x.dtype}; only the inside of a network computes in another dtype than float32")
 
 
 def __dir__() -> list[str]:

@@ -478,12 +478,12 @@ def test_another_dtype_is_refused():
     m = MODELS["hold3"]
     u = jnp.zeros((2, 4, 3, 2))
     eps_fn = parameterization.eps_function(m, zero)
-    with pytest.raises(TypeError, match=r"u is bfloat16.*float32"):
+    with pytest.raises(UserError, match=r"u is bfloat16.*float32"):
         eps_fn(u.astype(jnp.bfloat16), jnp.float32(0.5))
     half = parameterization.eps_function(m, lambda x, noise: zero(x, noise).astype(jnp.bfloat16))
-    with pytest.raises(TypeError, match=r"network output is bfloat16"):
+    with pytest.raises(UserError, match=r"network output is bfloat16"):
         half(u, jnp.float32(0.5))
-    with jax.enable_x64(True), pytest.raises(TypeError, match=r"u is float64"):
+    with jax.enable_x64(True), pytest.raises(UserError, match=r"u is float64"):
         eps_fn(jnp.zeros((2, 4, 3, 2), jnp.float64), 0.5)
 
 

@@ -288,9 +288,8 @@ def _require_sharding(sharding: Any, shape: tuple[int, ...]) -> None:
     try:
         sharding.shard_shape(shape)
     except ValueError:
-        raise UserError(
-            f"`sharding` does not divide a batch of {shape[0]} into equal parts; it must be one that does"
-        ) from None
+        text = f"`sharding` does not divide a batch of {shape[0]} into equal parts; it must, so take another batch size"
+        raise UserError(text) from None
 
 
 def _require_frames(frames: int, num_steps: int) -> None:

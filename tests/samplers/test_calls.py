@@ -12,6 +12,7 @@ from samplers.suite import hold, network
 from hold_jax import guidance, likelihood, losses, parameterization, samplers
 from hold_jax.app.config import get_config
 from hold_jax.errors import UserError
+from hold_jax.numerics import ode
 from hold_jax.samplers import SAMPLERS, Strang, encode, interpolate, sample, unipc
 
 M = hold(2)
@@ -124,6 +125,39 @@ def test_all_is_float32_with_double_precision_enabled_too():
         got = loss()
         assert {a.dtype.name for a in (got, *jax.eval_shape(others, np.asarray(X)))} == {"float32"}
     np.testing.assert_allclose(got, want, rtol=1e-5)
+
+
+def test_a_denoiser_of_double_precision_does_not_change_the_type_of_a_loop():
+    def eps_fn(u, t):
+        return network(u, t) * jnp.array([[[0.1, 0.2]]])
+
+    def all_of(x):
+        names = ("unipc", "ancestral", "poisson_midpoint", "probability_flow")
+        drawn = [sample(name, M, eps_fn, key=KEY, shape=x.shape, num_steps=2, frames=1).x for name in names]
+        bits = likelihood.bits_per_dim(M, eps_fn, x, key=KEY, solver=ode.Solver("heun")).bpd
+        return *drawn, encode("unipc", M, eps_fn, x, key=KEY, num_steps=2).u, bits
+
+    with jax.enable_x64(True):
+        assert eps_fn(jnp.ones((3, 2, 2), jnp.float32), 1.0).dtype == jnp.float64
+        assert {a.dtype.name for a in jax.eval_shape(all_of, np.asarray(X))} == {"float32"}
+        loss = lambda x: losses.bcsm_loss(M, lambda u, t: u[..., -1:, :] * jnp.array([[[0.1, 0.2]]]), x, KEY)  # noqa: E731
+        assert jax.eval_shape(loss, np.asarray(X)).dtype == jnp.float32
+
+
+@pytest.mark.parametrize(
+    ("of", "found"),
+    [(lambda eps: eps * 1j, "complex64"), (lambda eps: (eps,), "tuple"), (lambda eps: None, "NoneType")],
+)
+@pytest.mark.parametrize("use", ["bcsm", "bits", "unipc", "probability_flow"])
+def test_noise_that_is_no_real_array_is_named(use, of, found):
+    eps_fn = lambda u, t: of(u[..., -1:, :])  # noqa: E731
+    with pytest.raises(UserError, match=rf"`eps_fn\(u, t\)` is .*{found}.*; it must be one array of real numbers"):
+        if use == "bcsm":
+            losses.bcsm_loss(M, eps_fn, X, KEY)
+        elif use == "bits":
+            likelihood.bits_per_dim(M, eps_fn, X, key=KEY)
+        else:
+            sample(use, M, eps_fn, key=KEY, shape=X.shape, **SHORT)
 
 
 def test_latents_of_another_order_are_named():
