@@ -1,8 +1,9 @@
 """Errors that a user can correct: one line that names the argument, its value and the allowed values."""
 
+import contextlib
 import difflib
 import numbers
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "require_choice",
     "require_data",
     "require_given",
+    "require_number",
     "require_whole",
 ]
 
@@ -100,6 +102,29 @@ def require_whole(argument: str, value: Any, least: int) -> int:
     whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
     require(whole and int(value) >= least, argument, value, f"a whole number >= {least}")
     return int(value)
+
+
+def require_number(argument: str, value: Any, fits: Callable[[float], bool], allowed: str) -> float:
+    """The value, one real number of Python, NumPy or JAX that fits, as a `float`.
+
+    Args:
+      argument: as in `require`.
+      value: its value.
+      fits: whether a number is allowed; false for NaN, as comparisons are.
+      allowed: as in `require`.
+
+    Raises:
+      UserError: for another number or type, and for a number that JAX traces, whose value is not known.
+    """
+    number = None
+    if getattr(value, "shape", ()) == () and not isinstance(value, (bool, str, bytes)):
+        with contextlib.suppress(TypeError):
+            number = float(value)
+    traced = ", not traced by JAX" if "Tracer" in type(value).__name__ else ""
+    if number is None:
+        raise UserError(f"`{argument}` is {_shown(value)}; it must be a number{traced}, {allowed}")
+    require(fits(number), argument, value, allowed)
+    return number
 
 
 def of_an_extra(error: ModuleNotFoundError) -> Exception:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from hold_jax.errors import require, require_choice, require_whole
+from hold_jax.errors import UserError, require, require_choice, require_number, require_whole
 from hold_jax.numerics import exact
 from hold_jax.sde import LinearSDE
 
@@ -56,12 +56,20 @@ def times_of(sde: LinearSDE, grid: str | Grid | Sequence[float], t_min: float, n
       UserError: for an unknown name, num_steps < 1, t_min outside (0, T), or times that do not fall within (0, T].
     """
     num_steps = require_whole("num_steps", num_steps, 1)
-    require(0 < t_min < sde.T, "t_min", t_min, f"between 0 and T = {sde.T}")
+    t_min = require_number("t_min", t_min, lambda t: 0 < t < sde.T, f"between 0 and T = {sde.T}")
     if isinstance(grid, str):
         require_choice("grid", grid, GRIDS)
         grid = GRIDS[grid]
-    times = np.asarray(grid(sde, t_min, num_steps) if callable(grid) else grid, np.float64)
+    try:
+        times = np.array(grid(sde, t_min, num_steps) if callable(grid) else grid, np.float64)
+    except UserError:
+        raise
+    except (TypeError, ValueError) as error:
+        kind = "a name of `samplers.GRIDS`, a function (sde, t_min, num_steps) -> times, or falling times"
+        raise UserError(f"`grid` cannot be used ({str(error).splitlines()[0]}); it must be {kind}") from error
     require(times.shape == (num_steps + 1,), "grid", times.shape, f"of shape ({num_steps + 1},)")
+    if times[0] == np.float32(sde.T):  # which may be above T
+        times[0] = min(times[0], sde.T)
     falls = np.all(np.diff(times) < 0) and 0 < times[-1] and times[0] <= sde.T
     require(bool(falls), "grid", tuple(times.tolist()), f"strictly falling within (0, T = {sde.T}]")
     return times
@@ -73,4 +81,7 @@ def fixed_grid(
     """A name, or the times of the grid: what a grid function reads may change from call to call."""
     if isinstance(grid, str):
         return grid
-    return tuple(times_of(sde, grid, sde.t_min if t_min is None else t_min, num_steps).tolist())
+    times = times_of(sde, grid, sde.t_min if t_min is None else t_min, num_steps).tolist()
+    ends = t_min is None or callable(grid) or np.isclose(t_min, times[-1])
+    require(bool(ends), "t_min", t_min, f"left out, or the end of the times of `grid`, {times[-1]:.6g}")
+    return tuple(times)
