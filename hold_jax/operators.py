@@ -18,7 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy import fft
 
-from hold_jax.errors import require, require_data
+from hold_jax.errors import require, require_data, require_number, require_whole
+from hold_jax.numerics.random import require_key
 
 __all__ = [
     "OPERATORS",
@@ -95,20 +96,23 @@ class Operator:
         Args:
           x: (B, *data_shape), floating, in the model's range.
           noise: standard deviation, >= 0.
-          key: of xi; None: without noise, whatever `noise` is.
+          key: of xi; None where `noise` is 0.
 
         Returns:
           (B, *measured_shape).
 
         Raises:
-          UserError: for data of another shape or type, or a negative noise.
+          UserError: for data of another shape or type, a noise that is negative or not finite, or one without a key.
         """
         x = jnp.asarray(x)
         require_data("x", x)
         require(x.shape[1:] == self.data_shape, "x", x.shape, f"of shape (B, {_listed(self.data_shape)})")
-        require(noise >= 0, "noise", noise, "0 or positive")
+        if not isinstance(noise, jax.core.Tracer):
+            noise = require_number("noise", noise, lambda s: 0 <= s < np.inf, "0 or positive")
+            require(noise == 0 or key is not None, "key", key, f"given with noise = {noise}: it draws the noise")
         y = self.forward(x.astype(jnp.float32))
         if key is not None:
+            require_key(key)
             y = y + noise * jax.random.normal(key, y.shape, jnp.float32)
         return self.of_known(y)
 
