@@ -3,7 +3,7 @@
 import contextlib
 import difflib
 import numbers
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 __all__ = [
@@ -15,7 +15,9 @@ __all__ = [
     "require_data",
     "require_given",
     "require_number",
+    "require_shape",
     "require_whole",
+    "shown",
 ]
 
 T = TypeVar("T")
@@ -47,10 +49,10 @@ def require(condition: bool, argument: str, value: Any, allowed: str) -> None:
       UserError: if the condition does not hold.
     """
     if not condition:
-        raise UserError(f"`{argument}` is {_shown(value)}; it must be {allowed}")
+        raise UserError(f"`{argument}` is {shown(value)}; it must be {allowed}")
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     """`repr` on one line, cut where an array or a long text would fill the screen."""
     text = " ".join(repr(value).split())
     return text if len(text) <= 200 else f"{text[:120]} ... {text[-40:]}"
@@ -78,7 +80,7 @@ def require_choice(argument: str, value: Any, allowed: Iterable[str]) -> None:
         return
     near = difflib.get_close_matches(str(value), names, n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
-    raise UserError(f"`{argument}` is {_shown(value)}{hint}; it must be one of: {', '.join(names)}")
+    raise UserError(f"`{argument}` is {shown(value)}{hint}; it must be one of: {', '.join(names)}")
 
 
 def chosen(argument: str, value: str | T, table: Mapping[str, T]) -> T:
@@ -122,9 +124,22 @@ def require_number(argument: str, value: Any, fits: Callable[[float], bool], all
             number = float(value)
     traced = ", not traced by JAX" if "Tracer" in type(value).__name__ else ""
     if number is None:
-        raise UserError(f"`{argument}` is {_shown(value)}; it must be a number{traced}, {allowed}")
+        raise UserError(f"`{argument}` is {shown(value)}; it must be a number{traced}, {allowed}")
     require(fits(number), argument, value, allowed)
     return number
+
+
+def require_shape(argument: str, shape: Any, least: int, allowed: str) -> tuple[int, ...]:
+    """The value, `least` or more sizes of axes, all 1 or more (or symbols of `jax.export`), as a tuple.
+
+    Raises:
+      UserError: for another value or type; arguments as in `require`.
+    """
+    sizes = shape.tolist() if hasattr(shape, "tolist") else shape
+    sizes = tuple(sizes) if isinstance(sizes, Sequence) and not isinstance(sizes, str) else ()
+    whole = all(hasattr(size, "__index__") and not isinstance(size, bool) and size >= 1 for size in sizes)
+    require(whole and len(sizes) >= least, argument, shape, allowed)
+    return sizes
 
 
 def of_an_extra(error: ModuleNotFoundError) -> Exception:
@@ -146,8 +161,8 @@ def require_data(argument: str, x: Any) -> None:
     Raises:
       UserError: for integers or booleans, such as pictures of 0 to 255, and for fewer than two axes.
     """
-    integer = x.dtype.kind in "biu"
-    require(not integer, argument, x.dtype.name, "floating, in the model's range: `hold_jax.data.to_model_range(x)`")
+    other = getattr(x.dtype, "kind", "O") in "biucO"  # a key of JAX has no kind
+    require(not other, argument, str(x.dtype), "floating, in the model's range: `hold_jax.data.to_model_range(x)`")
     require(x.ndim >= 2, argument, x.shape, "of shape (B, *S, C); a batch of numbers is x[:, None]")
 
 

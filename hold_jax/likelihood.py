@@ -38,11 +38,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from hold_jax import kernels
-from hold_jax.errors import UserError, require, require_choice, require_data, require_whole
+from hold_jax.errors import UserError, require, require_choice, require_data, require_number, require_whole
 from hold_jax.numerics import exact, ode, programs
-from hold_jax.numerics.random import per_example, require_key
+from hold_jax.numerics.random import per_example, require_index, require_key
 from hold_jax.parameterization import EpsFn
-from hold_jax.sde import LinearSDE
+from hold_jax.sde import LinearSDE, require_sde
 
 UNFINISHED = (
     "the likelihood is NaN: either the network's output is NaN, or the solver made `max_steps` steps without reaching "
@@ -112,12 +112,14 @@ def bits_per_dim(
     Raises:
       UserError: for an argument out of range; outside `jax.jit` also if the solver did not reach T.
     """
+    require_sde(sde, eps_fn)
     x = jnp.asarray(x)
     require_data("x", x)
     require(x.size > 0, "x", x.shape, "one example or more")
     require_key(key)
+    index = require_index(index, x.shape[0])
     t_min = sde.t_min if t_min is None else t_min
-    require(0 < t_min < sde.T, "t_min", t_min, f"between 0 and T = {sde.T}")
+    t_min = require_number("t_min", t_min, lambda t: 0 < t < sde.T, f"between 0 and T = {sde.T}")
     kernels.require_clock(sde, t_min)
     widths = None if bin_width is None else tuple(np.atleast_1d(bin_width).tolist())
     fits = widths is None or (len(widths) in (1, x.shape[-1]) and all(0 < w < math.inf for w in widths))
@@ -128,7 +130,7 @@ def bits_per_dim(
     require_choice("auxiliary", auxiliary, AUXILIARIES)
     singular = auxiliary == "initial" and np.linalg.matrix_rank(sde.cov0) < sde.order - 1
     require(not singular, "auxiliary", auxiliary, "'posterior' for an SDE with a singular cov0")
-    settings = _Settings(sde, widths, probes, repeats, importance_weighted, auxiliary, solver, float(t_min))
+    settings = _Settings(sde, widths, probes, repeats, importance_weighted, auxiliary, solver, t_min)
     bpd, nfe, reached = programs.run(_bits_per_dim, eps_fn, settings, x, key, index)
     if not isinstance(reached, jax.core.Tracer) and not bool(reached):
         raise UserError(UNFINISHED)

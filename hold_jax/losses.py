@@ -12,16 +12,17 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.core
 import jax.numpy as jnp
 from jax.scipy.special import ndtr, ndtri
 from jax.scipy.stats import norm
 
 from hold_jax import kernels
-from hold_jax.errors import chosen, require, require_data
+from hold_jax.errors import chosen, require, require_data, require_number
 from hold_jax.numerics import exact
-from hold_jax.numerics.random import per_example
+from hold_jax.numerics.random import per_example, require_key
 from hold_jax.parameterization import EpsFn
-from hold_jax.sde import LinearSDE
+from hold_jax.sde import LinearSDE, require_sde
 
 __all__ = [
     "LOSSES",
@@ -228,14 +229,22 @@ def score_matching_loss(
       (B,) losses, one per example, float32.
 
     Raises:
-      UserError: if t_min is not inside (0, T), for integer data, for data without a batch axis, and for an `eps_fn`
-        that returns another shape.
+      UserError: for an argument out of range or of another type, as integer data, or no data, and for an `eps_fn` that
+        returns another shape.
     """
+    require_sde(sde, eps_fn)
     t_min = sde.t_min if t_min is None else t_min
-    require(0 < t_min < sde.T, "t_min", t_min, f"between 0 and T = {sde.T}")
+    t_min = require_number("t_min", t_min, lambda t: 0 < t < sde.T, f"between 0 and T = {sde.T}")
+    if not isinstance(sigma_data, jax.core.Tracer):
+        require_number("sigma_data", sigma_data, lambda s: 0 < s < float("inf"), "positive")
     weighting, time_law = chosen("weighting", weighting, WEIGHTINGS), chosen("time_law", time_law, TIME_LAWS)
+    require(callable(weighting), "weighting", weighting, "a name of `losses.WEIGHTINGS`, or a function")
+    is_law = callable(time_law) and time_law is not log_normal
+    require(is_law, "time_law", time_law, "a name of `losses.TIME_LAWS`, or a function, such as `losses.log_normal()`")
     require_data("x", jnp.asarray(x))
     x = jnp.asarray(x, jnp.float32)
+    require(x.shape[0] != 0, "x", x.shape, "one example or more")
+    require_key(key)
     key_times, key_pair = jax.random.split(key)
     times = draw_times(sde, time_law, key_times, x.shape[0], t_min=t_min, stratified=stratified)
     u, target = pair(sde, x, times.t, key_pair)

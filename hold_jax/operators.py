@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy import fft
 
-from hold_jax.errors import require, require_data, require_number, require_whole
+from hold_jax.errors import require, require_data, require_number
 from hold_jax.numerics.random import require_key
 
 __all__ = [

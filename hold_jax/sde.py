@@ -11,6 +11,7 @@ import functools
 import math
 import numbers
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +19,7 @@ from hold_jax.errors import require, require_choice, require_given
 from hold_jax.numerics import exact
 from hold_jax.numerics.schedules import Constant, Geometric, Linear, Schedule
 
-__all__ = ["LinearSDE", "Rate", "cld", "critical_damping", "hold", "psld", "told_damping", "ve", "vp"]
+__all__ = ["LinearSDE", "Rate", "cld", "critical_damping", "hold", "psld", "require_sde", "told_damping", "ve", "vp"]
 
 # Effective noise at the default end and start times, in data units (EDM, 2206.00364, table 1).
 SIGMA_MAX = 80.0
@@ -278,6 +279,16 @@ def hold(
         (end,) = _positive(sigma_max=SIGMA_MAX if sigma_max is None else sigma_max)
         T = float(schedule.time(exact.integral_of_noise(F, G, cov0, end)))
     return LinearSDE(F, G, cov0, L_inv * np.eye(order), np.eye(order) / L_inv, schedule, T)
+
+
+def require_sde(sde: Any, eps_fn: Any) -> None:
+    """Checks what losses, samplers and likelihoods begin with.
+
+    Raises:
+      UserError: if `sde` is no `LinearSDE` or `eps_fn` no function, as where they are swapped.
+    """
+    require(isinstance(sde, LinearSDE), "sde", sde, "a `LinearSDE`, such as `hold_jax.sde.hold(3)`")
+    require(callable(eps_fn), "eps_fn", eps_fn, "a function (u, t), such as that of `parameterization.eps_function`")
 
 
 def _damping(

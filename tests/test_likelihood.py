@@ -287,7 +287,7 @@ def test_the_program_is_exported_because_it_never_calls_the_host():
 )
 def test_bad_arguments_are_named(options, message):
     with pytest.raises(UserError, match=message):
-        likelihood.bits_per_dim(hold(2), None, X, key=KEY, **options)
+        likelihood.bits_per_dim(hold(2), lambda u, t: u, X, key=KEY, **options)
 
 
 def test_any_linear_sde_has_a_likelihood():

@@ -9,6 +9,7 @@ from reference import oracle
 from tiers import slow_except
 
 from hold_jax import kernels, losses, sde
+from hold_jax.errors import UserError
 
 MODELS = {f"hold{n}": sde.hold(order=n) for n in range(1, 5)} | {"psld": sde.psld(), "vp": sde.vp()}
 STD, MEAN = 0.5, 0.3
@@ -337,3 +338,32 @@ def test_dsm_starts_from_the_auxiliaries_whole_covariance():
 def test_data_that_cannot_be_meant_are_named(x, message):
     with pytest.raises(ValueError, match=message):
         losses.bcsm_loss(MODELS["vp"], lambda u, t: u, x, jax.random.key(0))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"weighting": None}, "`weighting` is None; it must be a name of `losses.WEIGHTINGS`, or a function"),
+        ({"time_law": 3}, "`time_law` is 3; it must be a name of `losses.TIME_LAWS`, or a function"),
+        ({"time_law": losses.log_normal}, r"`time_law` is <function .*, such as `losses.log_normal\(\)`"),
+        ({"sigma_data": -0.5}, "`sigma_data` is -0.5; it must be positive"),
+        ({"sigma_data": 0.0}, "`sigma_data` is 0.0; it must be positive"),
+        ({"sigma_data": float("nan")}, "`sigma_data` is nan; it must be positive"),
+        ({"t_min": "a"}, "`t_min` is 'a'; it must be a number, between 0 and T"),
+        ({"x": jnp.zeros((0, 2))}, r"`x` is \(0, 2\); it must be one example or more"),
+        ({"x": jax.random.key(0), "key": jnp.zeros((4, 2))}, "`x` is 'key<fry>'; it must be floating"),
+        ({"key": 0}, "`key` is 0; it must be one key of JAX"),
+        ({"key": jnp.zeros(7, jnp.uint32)}, "`key` is .*; it must be one key of JAX"),
+        ({"sde": None}, "`sde` is None; it must be a `LinearSDE`"),
+        ({"eps_fn": None}, r"`eps_fn` is None; it must be a function \(u, t\)"),
+    ],
+)
+def test_mistakes_are_named(change, message):
+    arguments = {
+        "sde": sde.hold(2),
+        "eps_fn": lambda u, t: u[..., -1:, :],
+        "x": jnp.ones((4, 2)),
+        "key": jax.random.key(0),
+    }
+    with pytest.raises(UserError, match=message):
+        losses.bcsm_loss(**{**arguments, **change})

@@ -201,6 +201,8 @@ def test_mistakes_are_named(model, tmp_path, monkeypatch):
         hold_jax.load("digits")
     with pytest.raises(UserError, match=r"`num` is 0"):
         model.sample(0, KEY)
+    with pytest.raises(UserError, match=r"`key` is 0; it must be one key of JAX"):
+        model.sample(4, 0)
     with pytest.raises(UserError, match=r"`checkpoint` is '10'; it must be a whole number"):
         hold_jax.load("run", checkpoint="10")
     with pytest.raises(UserError, match=r"`config` is 3; it must be a path, values by key, or None"):

@@ -9,11 +9,12 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from tqdm import tqdm
 
-from hold_jax.errors import require, require_whole
+from hold_jax.errors import require, require_number, require_whole
 from hold_jax.langevin import space as spaces
 from hold_jax.langevin.algorithm import Position, State, Target, advance, check, first_of, require_finite, start
 from hold_jax.langevin.dynamics import Dynamics
 from hold_jax.langevin.metropolis import Metropolis
+from hold_jax.numerics.random import require_key
 
 _PARTS = 20
 # After these parts of the warm-up the mass matrix is computed anew, from the samples since the time before.
@@ -105,11 +106,15 @@ def adapt(
     Raises:
       UserError: for arguments that cannot be.
     """
-    goal = (0.574 if order == 1 else 0.9) if target_acceptance is None else target_acceptance
-    require(0 < goal < 1, "target_acceptance", target_acceptance, "between 0 and 1")
+    goal = 0.574 if order == 1 else 0.9
+    if target_acceptance is not None:
+        goal = require_number("target_acceptance", target_acceptance, lambda p: 0 < p < 1, "between 0 and 1")
+    require(callable(log_density), "log_density", log_density, "a function")
+    require_key(key)
     num_steps = require_whole("num_steps", num_steps, 10 * _PARTS)
     num_chains = require_whole("num_chains", num_chains, 1)
-    require(0 < step_size < _LARGEST, "step_size", step_size, f"a positive number below {_LARGEST}")
+    allowed = f"positive and below {_LARGEST}"
+    step_size = require_number("step_size", step_size, lambda h: 0 < h < _LARGEST, allowed)
     dynamics, method = Dynamics(order, gammas, xi), Metropolis()
     target = Target(log_density, None, None)
     first = first_of(position, num_chains, stacked)

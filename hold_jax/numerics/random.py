@@ -1,5 +1,6 @@
 """Random numbers for a batch, from one key or one key per example; random subsets; classes by frequency."""
 
+import contextlib
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -8,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hold_jax.errors import require
+from hold_jax.errors import UserError, require, shown
 
 _GOLDEN = 2654435769  # 2^32 over the golden ratio: i * _GOLDEN mod 2^32 fills [0, 2^32) evenly for any number of i
 
@@ -46,7 +47,24 @@ def require_key(key: Any) -> None:
     dtype = getattr(key, "dtype", np.dtype(object))
     typed = jnp.issubdtype(dtype, jax.dtypes.prng_key)
     one = np.ndim(key) == (0 if typed else 1) and (typed or dtype == np.uint32)
+    if one and not typed:
+        one = key.shape == jax.eval_shape(jax.random.key_data, jax.eval_shape(jax.random.key, 0)).shape
     require(one, "key", key, "one key of JAX, such as jax.random.key(0)")
+
+
+def require_index(index: Any, num: int) -> jax.Array | None:
+    """The numbers of `num` examples as an array, or None.
+
+    Raises:
+      UserError: if they are something else.
+    """
+    if index is None:
+        return None
+    with contextlib.suppress(TypeError, ValueError):
+        array = jnp.asarray(index)
+        if array.shape == (num,) and jnp.issubdtype(array.dtype, jnp.integer):
+            return array
+    raise UserError(f"`index` is {shown(index)}; it must be {num} whole numbers, one for each example")
 
 
 def subset(num: int, size: int, seed: int = 0) -> np.ndarray:

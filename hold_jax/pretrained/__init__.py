@@ -20,6 +20,7 @@ from hold_jax.loops import conditions
 from hold_jax.loops.draw import SampleSettings, guided, with_labels
 from hold_jax.model import Model
 from hold_jax.numerics import programs
+from hold_jax.numerics.random import require_key
 from hold_jax.parameterization import EpsFn
 from hold_jax.runtime import compilation, schema
 from hold_jax.samplers.grids import fixed_grid
@@ -120,6 +121,7 @@ class Pretrained:
           UserError: for a bad option, and for samples that are NaN.
         """
         num = require_whole("num", num, 1)
+        require_key(key)
         guidance = ("guidance", "guidance_interval", "clip", "threshold")
         known = ("sampler", "num_steps", "grid", "t_min", "denoise", "label", *guidance)
         wrong = sorted(options.keys() - set(known))

@@ -10,14 +10,23 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding
 
 from hold_jax import kernels
-from hold_jax.errors import UserError, require, require_data, require_given, require_whole
+from hold_jax.errors import (
+    UserError,
+    require,
+    require_data,
+    require_given,
+    require_number,
+    require_shape,
+    require_whole,
+    shown,
+)
 from hold_jax.numerics import programs
-from hold_jax.numerics.random import per_example, require_key
+from hold_jax.numerics.random import per_example, require_index, require_key
 from hold_jax.parameterization import EpsFn
 from hold_jax.samplers.grids import Grid, fixed_grid, times_of
 from hold_jax.samplers.loop import Sampler, Trajectory
 from hold_jax.samplers.table import sampler_of
-from hold_jax.sde import LinearSDE
+from hold_jax.sde import LinearSDE, require_sde
 
 UNFINISHED = (
     "samples are NaN: either the network's output is NaN, or an adaptive solver made `max_steps` steps without "
@@ -126,22 +135,23 @@ def sample(
         reach the end.
     """
     sampler = sampler_of(sampler)
+    require_sde(sde, eps_fn)
     if start is not None:
-        start = jnp.asarray(start, jnp.float32)
+        start = _state(sde, start)
         shape = start.shape[:-2] + start.shape[-1:] if shape is None else shape
-    shape = tuple(require_given("shape", shape, "(B, *S, C), e.g. (64, 2), or left out with a `start`"))
-    sizes = len(shape) >= 2 and all(size >= 1 for size in shape)
-    require(sizes, "shape", shape, "(B, *S, C) with the batch first, e.g. (64, 2) for 64 points in the plane")
+    shape = require_given("shape", shape, "(B, *S, C), e.g. (64, 2), or left out with a `start`")
+    allowed = "(B, *S, C) with the batch first, e.g. (64, 2) for 64 points in the plane"
+    shape = require_shape("shape", shape, 2, allowed)
     full = _state_shape(sde, shape)
     if start is not None:
         require(start.shape == full, "start", start.shape, f"a state of shape {full}")
+    index = require_index(index, shape[0])
     if key is None:
         without = start is not None and sampler.deterministic
         require(without, "key", key, "a `jax.random.key`: the prior, or this sampler, is random")
     else:
         require_key(key)
-    num_steps, t_min = require_whole("num_steps", num_steps, 1), None if t_min is None else float(t_min)
-    _require_frames(frames, num_steps)
+    num_steps, t_min, frames = _steps(sde, num_steps, t_min, frames)
     fixed = fixed_grid(sde, grid, t_min, num_steps)
     if start is None and not isinstance(fixed, str):
         allowed = f"times from T = {sde.T:.6g} on, or given a `start` at {fixed[0]:.6g}"
@@ -208,6 +218,7 @@ def encode(
         not reach T.
     """
     sampler = sampler_of(sampler)
+    require_sde(sde, eps_fn)
     require_key(key)
     require(
         sampler.deterministic,
@@ -218,8 +229,8 @@ def encode(
     )
     x = jnp.asarray(x)
     require_data("x", x)
-    num_steps, t_min = require_whole("num_steps", num_steps, 1), None if t_min is None else float(t_min)
-    _require_frames(frames, num_steps)
+    index = require_index(index, x.shape[0])
+    num_steps, t_min, frames = _steps(sde, num_steps, t_min, frames)
     fixed = fixed_grid(sde, grid, t_min, num_steps)
     settings = _Settings(sampler, sde, x.shape, num_steps, fixed, t_min, frames)
     encoded, reached = programs.run(_encode, eps_fn, settings, x, key, index)
@@ -292,9 +303,25 @@ def _require_sharding(sharding: Any, shape: tuple[int, ...]) -> None:
         raise UserError(text) from None
 
 
-def _require_frames(frames: int, num_steps: int) -> None:
-    divides = frames == 0 or (frames > 0 and num_steps % frames == 0)
-    require(divides, "frames", frames, f"0 or a divisor of num_steps = {num_steps}")
+def _steps(sde: LinearSDE, num_steps: int, t_min: float | None, frames: int) -> tuple[int, float | None, int]:
+    """The arguments, checked."""
+    num_steps, frames = require_whole("num_steps", num_steps, 1), require_whole("frames", frames, 0)
+    require(not frames or num_steps % frames == 0, "frames", frames, f"0 or a divisor of num_steps = {num_steps}")
+    if t_min is not None:
+        t_min = require_number("t_min", t_min, lambda t: 0 < t < sde.T, f"between 0 and T = {sde.T}")
+    return num_steps, t_min, frames
+
+
+def _state(sde: LinearSDE, start: Any) -> jax.Array:
+    """The state (B, *S, n, C) to start from, as an array."""
+    allowed = f"a state (B, *S, {sde.order}, C), such as `encode` returns"
+    try:
+        start = jnp.asarray(start)
+    except (TypeError, ValueError):
+        raise UserError(f"`start` is {shown(start)}; it must be {allowed}") from None
+    fits = start.ndim >= 3 and start.shape[-2] == sde.order and not jnp.iscomplexobj(start)
+    require(fits, "start", f"{start.dtype}{list(start.shape)}", allowed)
+    return start.astype(jnp.float32)
 
 
 def _checked(reached: jax.Array | None, **arrays: jax.Array) -> dict[str, jax.Array]:

@@ -9,7 +9,7 @@ import dataclasses
 
 import numpy as np
 
-from hold_jax.errors import require, require_choice
+from hold_jax.errors import require, require_choice, require_number
 from hold_jax.samplers import linear, whitened
 from hold_jax.samplers.interpolation import INTERPOLATIONS
 from hold_jax.sde import LinearSDE
@@ -40,7 +40,7 @@ class Multistep(linear.LinearSampler):
     def __post_init__(self):
         whole = isinstance(self.order, int) and not isinstance(self.order, bool)
         require(whole and 1 <= self.order <= 4, "order", self.order, "a whole number from 1 to 4")
-        require(0 <= self.churn < float("inf"), "churn", self.churn, "a finite number >= 0")
+        require_number("churn", self.churn, lambda c: 0 <= c < float("inf"), "a finite number >= 0")
         extrapolates = self.order > 1 and self.interpolation != "midpoint"
         stable = "at most 30, above which extrapolation is unstable; `ddim` and `dpmpp_2m` take any"
         require(not extrapolates or self.churn <= 30, "churn", self.churn, stable)

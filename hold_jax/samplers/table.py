@@ -46,7 +46,7 @@ def sampler_of(sampler: str | Sampler) -> Sampler:
     if isinstance(sampler, str):
         require_choice("sampler", sampler, SAMPLERS)
         return SAMPLERS[sampler]()
-    name: Any = getattr(sampler, "__name__", type(sampler).__name__)
+    name: Any = getattr(sampler, "__name__", "unipc")
     is_instance = not isinstance(sampler, type) and hasattr(sampler, "integrate")
     require(is_instance, "sampler", sampler, f"a name of `samplers.SAMPLERS` or a sampler, such as `{name}()`")
     return sampler

@@ -91,9 +91,14 @@ def test_adapt_takes_positions_in_double_precision(order):
         ({"target_acceptance": 1.0}, "`target_acceptance` is 1.0; it must be between 0 and 1"),
         ({"num_chains": 4, "stacked": True}, "of 4 chains (`stacked`)"),
         ({"num_steps": 5}, "`num_steps` is 5; it must be a whole number >= 200"),
-        ({"step_size": 0.0}, "`step_size` is 0.0; it must be a positive number"),
+        ({"step_size": 0.0}, "`step_size` is 0.0; it must be positive and below 16.0"),
+        ({"step_size": "a"}, "`step_size` is 'a'; it must be a number, positive and below 16.0"),
+        ({"target_acceptance": "a"}, "`target_acceptance` is 'a'; it must be a number, between 0 and 1"),
+        ({"log_density": None}, "`log_density` is None; it must be a function"),
+        ({"key": 0}, "`key` is 0; it must be one key of JAX"),
     ],
 )
 def test_bad_arguments(arguments, message):
     with pytest.raises(UserError, match=re.escape(message)):
-        langevin.adapt(log_density, jax.random.key(0), {"a": jnp.zeros(3)}, **arguments)
+        start = {"log_density": log_density, "key": jax.random.key(0), "position": {"a": jnp.zeros(3)}}
+        langevin.adapt(**{**start, **arguments})

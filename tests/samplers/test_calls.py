@@ -202,6 +202,8 @@ def test_a_numbered_example_has_the_same_latent_in_every_batch():
         ),
         (unipc, r"`sampler` is <function unipc .*such as `unipc\(\)`"),
         (3, "`sampler` is 3; "),
+        (None, r"`sampler` is None; .*such as `unipc\(\)`"),
+        (M, r"`sampler` is LinearSDE.*such as `unipc\(\)`"),
     ],
 )
 def test_a_sampler_that_is_none_is_named(sampler, message):
@@ -219,12 +221,67 @@ def test_a_sampler_that_is_none_is_named(sampler, message):
         ({"shape": (0, 2)}, r"`shape` is \(0, 2\)"),
         ({"key": None}, "`key` is None; it must be a `jax.random.key`"),
         ({"key": None, "sampler": "strang", "start": jnp.zeros((3, 2, 2))}, "`key` is None"),
+        ({"key": jnp.zeros(7, jnp.uint32)}, r"`key` is Array\(.*; it must be one key of JAX"),
+        ({"shape": 8}, r"`shape` is 8; it must be \(B, \*S, C\) with the batch first"),
+        ({"shape": "82"}, "`shape` is '82'; it must be "),
+        ({"shape": ("8", 2)}, r"`shape` is \('8', 2\)"),
+        ({"shape": (3.0, 2)}, r"`shape` is \(3.0, 2\)"),
+        ({"shape": (True, 2)}, r"`shape` is \(True, 2\)"),
+        ({"frames": "2"}, "`frames` is '2'; it must be a whole number >= 0"),
+        ({"frames": None}, "`frames` is None; it must be a whole number"),
+        ({"frames": 2.0}, "`frames` is 2.0; it must be a whole number"),
+        ({"frames": True}, "`frames` is True; it must be a whole number"),
+        ({"t_min": "a"}, "`t_min` is 'a'; it must be a number, between 0 and T"),
+        ({"t_min": True}, "`t_min` is True; it must be a number, between 0 and T"),
+        ({"t_min": np.ones(2)}, r"`t_min` is array\(.*; it must be a number, between 0 and T"),
+        ({"index": jnp.arange(2)}, r"`index` is .*; it must be 3 whole numbers, one for each example"),
+        ({"index": 3}, r"`index` is 3; it must be 3 whole numbers"),
+        ({"index": jnp.ones((3, 1), int)}, "`index` is .*; it must be 3 whole numbers"),
+        ({"index": np.ones(3)}, "`index` is .*; it must be 3 whole numbers"),
+        ({"index": "a"}, "`index` is 'a'; it must be 3 whole numbers"),
+        ({"grid": ["a"] * 5}, "`grid` cannot be used"),
+        ({"eps_fn": None}, r"`eps_fn` is None; it must be a function \(u, t\)"),
+        ({"eps_fn": {"w": 1}}, r"`eps_fn` is \{'w': 1\}; it must be a function"),
+        ({"sde": "hold"}, "`sde` is 'hold'; it must be a `LinearSDE`, such as"),
+        ({"sde": network, "eps_fn": M}, "`sde` is <function .*; it must be a `LinearSDE`, such as"),
+        ({"start": jnp.zeros((3, 2))}, r"`start` is 'float32\[3, 2\]'; it must be a state \(B, \*S, 2, C\)"),
+        ({"start": jnp.zeros((3, 3, 2)), "shape": None}, r"`start` is 'float32\[3, 3, 2\]'; it must be a state"),
+        ({"start": "a"}, r"`start` is 'a'; it must be a state"),
+        ({"start": jnp.zeros((3, 2, 2), complex)}, r"`start` is 'complex64\[3, 2, 2\]'"),
     ],
 )
 def test_mistakes_of_sample_are_named(change, message):
-    arguments = {"sampler": "unipc", "key": KEY, "shape": (3, 2), **SHORT, **change}
-    with pytest.raises(ValueError, match=message):
-        sample(arguments.pop("sampler"), M, network, **arguments)
+    arguments = {"sampler": "unipc", "sde": M, "eps_fn": network, "key": KEY, "shape": (3, 2), **SHORT, **change}
+    sample("unipc", M, network, key=KEY, shape=(3, 2), **SHORT)  # a program that equal arguments would find
+    with pytest.raises(UserError, match=message):
+        sample(**arguments)
+    if "index" in change:
+        with pytest.raises(UserError, match=message):
+            encode("unipc", M, network, X, key=KEY, **change)
+        with pytest.raises(UserError, match=message):
+            likelihood.bits_per_dim(M, network, X, key=KEY, **change)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("t_min", lambda v: {"t_min": v}, "is JitTracer.*; it must be a number, not traced by JAX, between 0 and T"),
+        (
+            "churn",
+            lambda v: {"sampler": unipc(churn=v)},
+            "is JitTracer.*; it must be a number, not traced by JAX",
+        ),
+        ("grid", lambda v: {"grid": v * jnp.arange(5, 0, -1.0)}, "cannot be used .*traced"),
+    ],
+)
+def test_a_traced_option_is_named(name, options, message):
+    def draw(value):
+        return sample(
+            **{"sampler": "unipc", "sde": M, "eps_fn": network, "key": KEY, "shape": (3, 2), **options(value)}
+        ).x
+
+    with pytest.raises(UserError, match=f"`{name}` {message}"):
+        jax.jit(draw)(0.1)
 
 
 @pytest.mark.parametrize(
