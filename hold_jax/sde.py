@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from hold_jax.errors import require, require_choice, require_given
+from hold_jax.errors import UserError, require, require_choice, require_given
 from hold_jax.numerics import exact
 from hold_jax.numerics.schedules import Constant, Geometric, Linear, Schedule
 
@@ -62,9 +62,9 @@ class LinearSDE:
     T: float
 
     def __post_init__(self):
-        n = len(np.atleast_1d(self.F))
+        n = len(np.atleast_1d(_array("F", self.F)))
         for name in ("F", "G", "cov0", "prior_cov", "precision_inf"):
-            value = np.array(getattr(self, name))
+            value = _array(name, getattr(self, name))
             require(n > 0 and value.shape == (n, n), name, value.shape, f"of shape {(max(n, 1),) * 2}")
             real = value.dtype.kind in "biuf" and bool(np.isfinite(value).all())
             require(real, name, value.tolist(), "of finite real numbers")
@@ -75,10 +75,14 @@ class LinearSDE:
         require(_is_covariance(self.cov0), "cov0", self.cov0.tolist(), "symmetric and positive semi-definite")
         positive = _is_covariance(self.prior_cov) and np.linalg.matrix_rank(self.prior_cov) == n
         require(positive, "prior_cov", self.prior_cov.tolist(), "symmetric and positive definite")
+        allowed = "symmetric and positive semi-definite, or zero"
+        require(_is_covariance(self.precision_inf), "precision_inf", self.precision_inf.tolist(), allowed)
         has = all(hasattr(self.schedule, name) for name in ("beta", "integral", "time"))
         allowed = "a hashable `numerics.schedules.Schedule`, such as Constant(1.0) or a frozen dataclass of your own"
         require(has and type(self.schedule).__hash__ is not None, "schedule", self.schedule, allowed)
-        number = isinstance(self.T, numbers.Real) and math.isfinite(self.T) and self.T > 0
+        number = (
+            isinstance(self.T, numbers.Real) and not isinstance(self.T, bool) and math.isfinite(self.T) and self.T > 0
+        )
         require(number, "T", self.T, "a positive number")
         passed = float(self.schedule.integral(0.0, self.T))
         require(math.isfinite(passed) and passed > 0, "schedule", self.schedule, "of a positive integral over [0, T]")
@@ -302,15 +306,17 @@ def _damping(
     require(damping is None, "damping", damping, "None with gammas and xi")
     gammas = require_given("gammas", gammas, "given together with xi")
     xi = require_given("xi", xi, "given together with gammas")
-    require(len(gammas) == order - 1, "gammas", tuple(gammas), f"{order - 1} numbers for order {order}")
-    friction, *couplings = _positive(xi=xi, **{f"gammas[{i}]": float(g) for i, g in enumerate(gammas)})
+    gammas = np.asarray(gammas).tolist()
+    fits = isinstance(gammas, list) and len(gammas) == order - 1
+    require(fits, "gammas", gammas, f"{order - 1} numbers for order {order}")
+    friction, *couplings = _positive(xi=xi, **{f"gammas[{i}]": gamma for i, gamma in enumerate(gammas)})
     return np.array(couplings), friction
 
 
 def _schedule(beta: Rate) -> Schedule:
     """The schedule that a rate of time stands for."""
     if isinstance(beta, (int, float, np.integer, np.floating)):
-        return Constant(*_positive(beta=float(beta)))
+        return Constant(*_positive(beta=beta))
     if isinstance(beta, Sequence):
         finite = len(beta) == 2 and all(isinstance(b, numbers.Real) and math.isfinite(b) for b in beta)
         linear = finite and beta[0] > 0 and beta[1] >= 0
@@ -326,6 +332,13 @@ def _positive(**values: float) -> list[float]:
         real = isinstance(value, numbers.Real) and not isinstance(value, bool)
         require(real and math.isfinite(value) and value > 0, name, value, "positive")
     return [float(value) for value in values.values()]
+
+
+def _array(name: str, value: Any) -> np.ndarray:
+    try:
+        return np.array(value)
+    except ValueError:
+        raise UserError(f"`{name}` is no matrix: its rows differ in length") from None
 
 
 def _is_covariance(matrix: np.ndarray) -> bool:

@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hold_jax.errors import require_number
+
 Array = TypeVar("Array", float, np.ndarray, jax.Array)
 
 
@@ -36,9 +38,13 @@ class Schedule(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Constant:
-    """beta(t) = beta."""
+    """beta(t) = beta > 0."""
 
     value: float
+
+    def __post_init__(self):
+        value = require_number("value", self.value, lambda beta: 0 < beta < float("inf"), "positive")
+        object.__setattr__(self, "value", value)
 
     def beta(self, t: Array) -> Array:
         """See `Schedule`."""
