@@ -33,10 +33,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from hold_jax import kernels
-from hold_jax.errors import require, require_data, require_whole
+from hold_jax.errors import require, require_data, require_number, require_whole
 from hold_jax.kernels import append_dims
 from hold_jax.numerics import varying
 from hold_jax.operators import Operator
@@ -300,8 +299,8 @@ def _measurement(operator: Operator, measured: jax.Array, noise: float, sigma_da
     if operator.known is not None:
         fits = len(operator.known) in (1, len(measured))
         require(fits, "measured", measured.shape, f"a batch of {len(operator.known)}, as the mask")
-    require(bool(np.isfinite(noise)) and noise >= 0, "noise", noise, "0 or positive")
-    require(bool(np.isfinite(sigma_data)) and sigma_data > 0, "sigma_data", sigma_data, "positive")
+    require_number("noise", noise, lambda s: 0 <= s < float("inf"), "0 or positive")
+    require_number("sigma_data", sigma_data, lambda s: 0 < s < float("inf"), "positive")
     return operator.of_known(measured.astype(jnp.float32))
 
 

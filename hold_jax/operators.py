@@ -11,6 +11,7 @@ exact. `inverse` samples the data given such a measurement. All arrays are float
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.core
@@ -18,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy import fft
 
-from hold_jax.errors import require, require_data, require_number
+from hold_jax.errors import require, require_data, require_number, require_shape, require_whole
 from hold_jax.numerics.random import require_key
 
 __all__ = [
@@ -139,6 +140,7 @@ def inpainting(data_shape: tuple[int, ...], mask: np.ndarray | jax.Array) -> Ope
     Raises:
       UserError: for a mask that does not broadcast, has other values, or no known one.
     """
+    data_shape = _data_shape(data_shape)
     traced = isinstance(mask, jax.core.Tracer)
     mask = mask if traced else np.asarray(mask)
     two = traced or any(np.isin(mask, (0, known)).all() for known in (1, 255))
@@ -168,9 +170,10 @@ def superresolution(data_shape: tuple[int, ...], factor: int = 4) -> Operator:
     Raises:
       UserError: for data without axes S, or a factor that does not divide them.
     """
+    data_shape = _data_shape(data_shape)
     sizes = _spatial(data_shape, "superresolution")
-    whole = isinstance(factor, int) and factor >= 2 and all(size % factor == 0 for size in sizes)
-    require(whole, "factor", factor, f"2 or more and a divisor of {_listed(sizes)}")
+    factor, allowed = require_whole("factor", factor, 1), f"2 or more and a divisor of {_listed(sizes)}"
+    require(factor >= 2 and not any(size % factor for size in sizes), "factor", factor, allowed)
     measured = (*(size // factor for size in sizes), data_shape[-1])
     blocks = [part for size in sizes for part in (size // factor, factor)]
 
@@ -190,6 +193,7 @@ def colorization(data_shape: tuple[int, ...]) -> Operator:
     Raises:
       UserError: for data of one channel.
     """
+    data_shape = _data_shape(data_shape)
     channels = data_shape[-1]
     require(channels >= 2, "channels", channels, "2 or more to colorize")
     measured = (*data_shape[:-1], 1)
@@ -210,20 +214,20 @@ def deblurring(data_shape: tuple[int, ...], blur: float | np.ndarray = 1.0) -> O
     Raises:
       UserError: for data without axes S, a deviation that is not positive, or a kernel that does not fit.
     """
+    data_shape = _data_shape(data_shape)
     sizes = _spatial(data_shape, "deblurring")
     if np.ndim(blur) == 0:
-        std = float(blur)
-        require(np.isfinite(std) and std > 0, "blur", std, "positive")
+        std = require_number("blur", blur, lambda s: 0 < s < np.inf, "positive")
         kernel = np.ones([1] * len(sizes))
         for i, size in enumerate(sizes):
             half = (size - 1) // 2
             profile = np.exp(-0.5 * np.square(np.arange(-half, half + 1) / std))
             kernel = kernel * (profile / profile.sum()).reshape([-1 if j == i else 1 for j in range(len(sizes))])
     else:
-        kernel = np.asarray(blur, np.float64)
+        kernel = np.asarray(blur)
         fits = kernel.ndim == len(sizes) and all(k <= s for k, s in zip(kernel.shape, sizes, strict=False))
         require(fits, "blur", kernel.shape, f"a number, or a kernel of at most {_listed(sizes)} values")
-        require(bool(np.isfinite(kernel).all()), "blur", "not finite", "finite")
+        _require_values("blur", kernel)
     padded = np.zeros(sizes)
     padded[tuple(slice(k) for k in kernel.shape)] = kernel
     padded = np.roll(padded, [-(k // 2) for k in kernel.shape], axis=range(len(sizes)))
@@ -258,6 +262,7 @@ def compressed_sensing(data_shape: tuple[int, ...], share: float = 0.25, seed: i
     Raises:
       UserError: for a share that leaves no measurement, or above 1.
     """
+    data_shape = _data_shape(data_shape)
     size = int(np.prod(data_shape))
     num = round(share * size) if 0 < share <= 1 else 0
     require(num >= 1, "share", share, f"at most 1 and at least {1 / size:.3g}: one of the {size} values")
@@ -281,10 +286,12 @@ def linear(data_shape: tuple[int, ...], matrix: np.ndarray) -> Operator:
     Raises:
       UserError: for a matrix of another shape, or that is not finite.
     """
-    matrix, size = np.asarray(matrix, np.float64), int(np.prod(data_shape))
+    data_shape = _data_shape(data_shape)
+    matrix, size = np.asarray(matrix), int(np.prod(data_shape))
     fits = matrix.ndim == 2 and matrix.shape[1:] == (size,) and len(matrix) > 0
     require(fits, "matrix", matrix.shape, f"of shape (m, {size}), m >= 1")
-    require(bool(np.isfinite(matrix).all()), "matrix", "not finite", "finite")
+    _require_values("matrix", matrix)
+    matrix = matrix.astype(np.float64)
     # All left vectors, but of the right ones, which are not used, no more than must be.
     left, values, _ = np.linalg.svd(matrix, full_matrices=len(matrix) > size)
     squares = np.zeros((1, len(matrix)))
@@ -320,6 +327,17 @@ def _expanded(value: jax.Array | float, like: jax.Array) -> jax.Array:
 def _spatial(data_shape: tuple[int, ...], name: str) -> tuple[int, ...]:
     require(len(data_shape) >= 2, "data_shape", data_shape, f"(*S, C) with axes S for {name}, such as (H, W, C)")
     return data_shape[:-1]
+
+
+def _data_shape(data_shape: Any) -> tuple[int, ...]:
+    return require_shape("data_shape", data_shape, 1, "(*S, C), such as (64, 64, 3)")
+
+
+def _require_values(name: str, values: np.ndarray) -> None:
+    real = values.dtype.kind in "biuf"
+    require(real, name, f"of type {values.dtype}", "of real numbers")
+    require(bool(np.isfinite(values).all()), name, "not finite", "finite")
+    require(bool(values.any()), name, "zero everywhere", "of some value other than 0")
 
 
 def _constant(shape: tuple[int, ...], value: float) -> np.ndarray:

@@ -305,6 +305,26 @@ WRONG = {
         "`measured` is 'uint8'; it must be floating, in the model's range: `hold_jax.data.to_model_range(x)`",
     ),
     "noise": (lambda: inverse.proximal(M, ZERO, MEANS, GOOD, -0.1), "`noise` is -0.1; it must be 0 or positive"),
+    "noise of a text": (
+        lambda: inverse.proximal(M, ZERO, MEANS, GOOD, "a"),
+        "`noise` is 'a'; it must be a number, 0 or positive",
+    ),
+    "no noise": (
+        lambda: inverse.proximal(M, ZERO, MEANS, GOOD, None),
+        "`noise` is None; it must be a number, 0 or positive",
+    ),
+    "noises": (
+        lambda: inverse.proximal(M, ZERO, MEANS, GOOD, np.ones(2)),
+        "`noise` is array([1., 1.]); it must be a number, 0 or positive",
+    ),
+    "traced noise": (
+        lambda: jax.jit(lambda s: inverse.dps(M, ZERO, MEANS, GOOD, s)(jnp.zeros((2, 4, 2, 2, 3)), 0.5))(0.1),
+        "`noise` is JitTracer(~float32[]); it must be a number, not traced by JAX, 0 or positive",
+    ),
+    "sigma_data of a text": (
+        lambda: inverse.pigdm(M, ZERO, MEANS, GOOD, sigma_data="a"),
+        "`sigma_data` is 'a'; it must be a number, positive",
+    ),
     "sigma_data": (
         lambda: inverse.pigdm(M, ZERO, MEANS, GOOD, sigma_data=0.0),
         "`sigma_data` is 0.0; it must be positive",

@@ -146,6 +146,30 @@ WRONG = {
         lambda: operators.inpainting(SHAPE, np.ones((1, 2, 6, 4, 3))),
         "`mask` is (1, 2, 6, 4, 3); it must be broadcastable to the data's shape, (6, 4, 3)",
     ),
+    "a text for a shape": (
+        lambda: operators.colorization("44"),
+        "`data_shape` is '44'; it must be (*S, C), such as (64, 64, 3)",
+    ),
+    "a number for a shape": (
+        lambda: operators.linear(16, np.eye(16)),
+        "`data_shape` is 16; it must be (*S, C), such as (64, 64, 3)",
+    ),
+    "complex kernel": (
+        lambda: operators.deblurring(SHAPE, np.full((3, 3), 1j)),
+        "`blur` is 'of type complex128'; it must be of real numbers",
+    ),
+    "complex matrix": (
+        lambda: operators.linear((2,), [[1j, 1]]),
+        "`matrix` is 'of type complex128'; it must be of real numbers",
+    ),
+    "zero kernel": (
+        lambda: operators.deblurring(SHAPE, np.zeros((3, 3))),
+        "`blur` is 'zero everywhere'; it must be of some value other than 0",
+    ),
+    "zero matrix": (
+        lambda: operators.linear((2,), np.zeros((1, 2))),
+        "`matrix` is 'zero everywhere'; it must be of some value other than 0",
+    ),
     "empty mask": (
         lambda: operators.inpainting(SHAPE, 0),
         "`mask` is 'zero everywhere'; it must be 1 where the data are known",
@@ -222,3 +246,7 @@ def test_what_does_not_fit_is_named(act, message):
     with pytest.raises(UserError) as caught:
         act()
     assert str(caught.value) == message
+
+
+def test_a_factor_of_numpy_is_a_whole_number():
+    assert operators.superresolution(SHAPE, np.int64(2)).measured_shape == (3, 2, 3)
