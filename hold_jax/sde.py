@@ -306,10 +306,10 @@ def _damping(
     require(damping is None, "damping", damping, "None with gammas and xi")
     gammas = require_given("gammas", gammas, "given together with xi")
     xi = require_given("xi", xi, "given together with gammas")
-    gammas = np.asarray(gammas).tolist()
-    fits = isinstance(gammas, list) and len(gammas) == order - 1
-    require(fits, "gammas", gammas, f"{order - 1} numbers for order {order}")
-    friction, *couplings = _positive(xi=xi, **{f"gammas[{i}]": gamma for i, gamma in enumerate(gammas)})
+    given: Any = np.asarray(gammas).tolist()
+    fits = isinstance(given, list) and len(given) == order - 1
+    require(fits, "gammas", given, f"{order - 1} numbers for order {order}")
+    friction, *couplings = _positive(xi=xi, **{f"gammas[{i}]": gamma for i, gamma in enumerate(given)})
     return np.array(couplings), friction
 
 
