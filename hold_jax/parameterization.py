@@ -28,7 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hold_jax import kernels
-from hold_jax.errors import UserError, chosen, require, require_choice
+from hold_jax.errors import UserError, chosen, require, require_choice, require_number
 from hold_jax.numerics import exact
 from hold_jax.numerics.schedules import Linear
 from hold_jax.sde import LinearSDE
@@ -445,8 +445,8 @@ def eps_function(
     """
     of_network = chosen("parameterization", parameterization, PARAMETERIZATIONS)
     clock = chosen("conditioning", conditioning, CONDITIONINGS)
-    if not isinstance(sigma_data, jax.core.Tracer):
-        sigma_data = float(sigma_data)  # `gaussian` hashes it
+    if of_network is gaussian or not isinstance(sigma_data, jax.core.Tracer):  # `gaussian` hashes it
+        sigma_data = require_number("sigma_data", sigma_data, lambda s: 0 < s < math.inf, "positive")
 
     def eps_fn(u: jax.Array, t: jax.Array) -> jax.Array:
         _require_float32("u", u)

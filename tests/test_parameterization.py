@@ -552,3 +552,25 @@ def test_how_far_errors_of_the_last_noise_grow(m, most):
 
 def test_a_last_block_that_loses_the_data_is_seen():
     assert kernels.amplification(sde.hold(order=2, gammas=(4.0,), xi=0.5, T=3.0)) == float("inf")
+
+
+@pytest.mark.parametrize("sigma_data", [-0.5, 0.0, float("nan"), "a"])
+def test_a_deviation_of_the_data_that_is_none_is_named(sigma_data):
+    with pytest.raises(UserError, match=f"`sigma_data` is {sigma_data!r}; it must be .*positive"):
+        parameterization.eps_function(sde.hold(2), lambda x, c: x, sigma_data=sigma_data)
+
+
+def test_a_traced_deviation_of_the_data_is_named_where_it_must_be_known():
+    def traced(of_network):
+        def noise(sigma_data):
+            options = {"parameterization": of_network, "sigma_data": sigma_data}
+            return parameterization.eps_function(sde.hold(2), lambda x, c: x[..., :2], **options)(u, jnp.float32(0.5))
+
+        u = jnp.ones((3, 2, 2))
+        return jax.jit(noise)(0.5)
+
+    assert traced("sufficient").shape == (3, 1, 2)
+    with pytest.raises(
+        UserError, match=r"`sigma_data` is JitTracer.*; it must be a number, not traced by JAX, positive"
+    ):
+        traced("gaussian")
