@@ -20,10 +20,12 @@ Functions compose: `colorize` of a `classifier_free` eps_fn colors a picture of 
 from collections.abc import Callable
 
 import jax
+import jax.core
 import jax.numpy as jnp
+import numpy as np
 
 from hold_jax import inverse, kernels, operators
-from hold_jax.errors import require, require_data
+from hold_jax.errors import require, require_data, require_number
 from hold_jax.numerics import varying
 from hold_jax.parameterization import EpsFn
 from hold_jax.sde import LinearSDE
@@ -109,8 +111,10 @@ def classifier(sde: LinearSDE, eps_fn: EpsFn, log_prob: LogProb, scale: float | 
     Returns:
       The conditional `eps_fn`. It raises UserError if log_prob does not return one number per example.
     """
+    _require_scale(scale)
 
     def conditional(u: jax.Array, t: jax.Array) -> jax.Array:
+        _require_batch(scale, u)
         y, sigma = kernels.sufficient_statistic(sde, u, t)
 
         def total(y: jax.Array) -> jax.Array:
@@ -139,8 +143,10 @@ def classifier_free(conditional: EpsFn, unconditional: EpsFn, scale: float | jax
     Returns:
       The guided `eps_fn`. It raises UserError if the two outputs differ in shape.
     """
+    _require_scale(scale)
 
     def guided(u: jax.Array, t: jax.Array) -> jax.Array:
+        _require_batch(scale, u)
         without = unconditional(u, t)
         given = conditional(u, t)
         _require_shape("conditional(u, t)", given, without.shape)
@@ -185,7 +191,8 @@ def interval(sde: LinearSDE, guided: EpsFn, plain: EpsFn, low: float, high: floa
     Raises:
       UserError: for limits that are not 0 <= low < high.
     """
-    require(0 <= low < high, "guidance_interval", (low, high), "two noise levels (low, high) with 0 <= low < high")
+    low = require_number("low", low, lambda sigma: sigma >= 0, "0 or positive")
+    high = require_number("high", high, lambda sigma: sigma > low, f"above low = {low}")
 
     def chosen(u: jax.Array, t: jax.Array) -> jax.Array:
         sigma = kernels.effective_noise(sde, t)
@@ -212,7 +219,7 @@ def clip(sde: LinearSDE, eps_fn: EpsFn, bound: float = 1.0) -> EpsFn:
     Raises:
       UserError: for a bound that is not positive.
     """
-    require(bound > 0, "bound", bound, "positive")
+    bound = require_number("bound", bound, lambda b: b > 0, "positive")
 
     def clipped(u: jax.Array, t: jax.Array) -> jax.Array:
         eps = eps_fn(u, t)
@@ -240,8 +247,8 @@ def threshold(sde: LinearSDE, eps_fn: EpsFn, quantile: float = 0.995, bound: flo
     Raises:
       UserError: for a quantile or bound out of range.
     """
-    require(0 < quantile <= 1, "quantile", quantile, "above 0 and at most 1")
-    require(bound > 0, "bound", bound, "positive")
+    quantile = require_number("quantile", quantile, lambda q: 0 < q <= 1, "above 0 and at most 1")
+    bound = require_number("bound", bound, lambda b: b > 0, "positive")
 
     def thresholded(u: jax.Array, t: jax.Array) -> jax.Array:
         eps = eps_fn(u, t)
@@ -257,6 +264,18 @@ def _data(name: str, x: jax.Array) -> jax.Array:
     x = jnp.asarray(x)
     require_data(name, x)
     return x.astype(jnp.float32)
+
+
+def _require_scale(scale: float | jax.Array) -> None:
+    if not isinstance(scale, jax.core.Tracer):
+        values = np.asarray(scale)
+        real = values.dtype != bool and np.can_cast(values.dtype, np.float64) and bool(np.isfinite(values).all())
+        require(real, "scale", scale, "finite, one number or one for each example")
+
+
+def _require_batch(scale: float | jax.Array, x: jax.Array) -> None:
+    shape = jnp.shape(scale)
+    require(shape in ((), (1,), x.shape[:1]), "scale", shape, f"() or {x.shape[:1]}, one for each example")
 
 
 def _require_shape(name: str, x: jax.Array, shape: tuple[int, ...]) -> None:

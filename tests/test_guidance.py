@@ -522,8 +522,21 @@ def test_the_denoiser_is_clipped_and_thresholded(order):
 @pytest.mark.parametrize(
     ("act", "message"),
     [
-        (lambda m, e: guidance.interval(m, e, e, 2.0, 1.0), r"`guidance_interval` is \(2.0, 1.0\)"),
-        (lambda m, e: guidance.interval(m, e, e, -1.0, 1.0), r"`guidance_interval` is \(-1.0, 1.0\)"),
+        (lambda m, e: guidance.interval(m, e, e, 2.0, 1.0), "`high` is 1.0; it must be above low = 2.0"),
+        (lambda m, e: guidance.interval(m, e, e, -1.0, 1.0), "`low` is -1.0; it must be 0 or positive"),
+        (lambda m, e: guidance.interval(m, e, e, "a", 2.0), "`low` is 'a'; it must be a number, 0 or positive"),
+        (lambda m, e: guidance.clip(m, e, "1"), "`bound` is '1'; it must be a number, positive"),
+        (lambda m, e: guidance.classifier_free(e, e, "2"), "`scale` is '2'; it must be finite, one number or one for"),
+        (lambda m, e: guidance.classifier_free(e, e, float("nan")), "`scale` is nan; it must be finite"),
+        (lambda m, e: guidance.classifier(m, e, lambda y, s: y, float("nan")), "`scale` is nan; it must be finite"),
+        (
+            lambda m, e: guidance.classifier_free(e, e, jnp.ones(3))(jnp.zeros((8, 2, 2)), 0.5),
+            r"`scale` is \(3,\); it must be \(\) or \(8,\), one for each example",
+        ),
+        (
+            lambda m, e: guidance.classifier(m, e, lambda y, s: y[:, 0], np.ones(3))(jnp.zeros((8, 2, 2)), 0.5),
+            r"`scale` is \(3,\); it must be",
+        ),
         (lambda m, e: guidance.clip(m, e, 0.0), "`bound` is 0.0; it must be positive"),
         (lambda m, e: guidance.threshold(m, e, 1.5), "`quantile` is 1.5; it must be above 0 and at most 1"),
         (lambda m, e: guidance.threshold(m, e, float("nan")), "`quantile` is nan"),

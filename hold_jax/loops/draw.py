@@ -80,8 +80,9 @@ class SampleSettings:
         require(finite, "sampling.guidance", self.guidance, "a finite number, or None")
         used = self.guidance is not None or self.guidance_interval is None
         require(used, "sampling.guidance_interval", self.guidance_interval, "None without sampling.guidance")
-        two = self.guidance_interval is None or np.shape(self.guidance_interval) == (2,)
-        require(two, "sampling.guidance_interval", self.guidance_interval, "two effective noises (low, high], or None")
+        ends = self.guidance_interval
+        two = ends is None or (np.shape(ends) == (2,) and 0 <= ends[0] < ends[1])
+        require(two, "sampling.guidance_interval", ends, "two effective noises, 0 <= low < high, or None")
 
     @property
     def index(self) -> np.ndarray:
