@@ -294,8 +294,8 @@ def first_of(position: Position, num_chains: int, stacked: bool) -> Position:
     require(bool(leaves), "position", position, "a tree of arrays")
     if not stacked:
         return position
-    sizes = {jnp.shape(leaf)[:1] for leaf in leaves}
-    require(sizes == {(num_chains,)}, "position", f"of leading axes {sizes}", f"of {num_chains} chains (`stacked`)")
+    sizes = sorted({np.shape(leaf)[:1] for leaf in leaves})
+    require(sizes == [(num_chains,)], "position.shape[:1]", sizes, f"of {num_chains} chains (`stacked`)")
     return jax.tree.map(lambda leaf: leaf[0], position)
 
 
@@ -308,8 +308,9 @@ def require_finite(state: State) -> None:
 def check(target: Target, position: Position) -> Position:
     """The position as arrays, after a check of it and of the density, by value where it has one (not under jit)."""
     leaves = jax.tree.leaves(position)
-    floating = bool(leaves) and all(jnp.issubdtype(jnp.result_type(leaf), jnp.floating) for leaf in leaves)
-    require(floating, "position", jax.tree.map(jnp.result_type, position), "of floating-point arrays")
+    types = jax.tree.map(lambda leaf: leaf.dtype if hasattr(leaf, "dtype") else np.asarray(leaf).dtype, position)
+    floating = bool(leaves) and all(jnp.issubdtype(dtype, jnp.floating) for dtype in jax.tree.leaves(types))
+    require(floating, "position", types, "of floating-point arrays")
     position = jax.tree.map(jnp.asarray, position)
     level = target.level(jnp.int32(0))
     if target.log_density is not None:

@@ -66,6 +66,8 @@ def sample(
     Raises:
       UserError: for numbers that cannot be; where a chain diverges.
     """
+    is_one = hasattr(algorithm, "step_chains")
+    require(is_one, "algorithm", algorithm, "what `langevin(log_density, step_size=...)` returns")
     least = {"num_samples": 1, "num_chains": 1, "thin": 1, "burn_in": 0}
     given = {"num_samples": num_samples, "num_chains": num_chains, "thin": thin, "burn_in": burn_in}
     for name, value in given.items():

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from hold_jax.errors import UserError, require
+from hold_jax.errors import UserError, require, require_whole
 from hold_jax.metrics.resampling import checked_rows
 
 _BLOCK_ROWS = 4096  # 64 MB at 2048 features in float64; a larger one is no faster
@@ -38,7 +38,7 @@ class Moments:
     def __post_init__(self) -> None:
         object.__setattr__(self, "mean", np.asarray(self.mean, np.float64))
         object.__setattr__(self, "cov", np.asarray(self.cov, np.float64))
-        require(self.count >= 1, "count", self.count, "at least 1")
+        require_whole("count", self.count, 1)
         require(self.mean.ndim == 1 and self.mean.size > 0, "mean.shape", self.mean.shape, "(d,) with d >= 1")
         d = self.mean.size
         require(self.cov.shape == (d, d), "cov.shape", self.cov.shape, f"({d}, {d}), to match `mean`")
@@ -202,7 +202,8 @@ def frechet_jackknife(features: ArrayLike, reference: Moments, *, num_parts: int
         UserError: on a shape that does not fit, `num_parts` out of range, or values that are not finite.
     """
     x = checked_rows("features", features)
-    require(2 <= num_parts <= len(x) // 2, "num_parts", num_parts, f"from 2 to {len(x) // 2}, half of the rows")
+    num_parts, allowed = require_whole("num_parts", num_parts, 0), f"from 2 to {len(x) // 2}, half of the rows"
+    require(2 <= num_parts <= len(x) // 2, "num_parts", num_parts, allowed)
     parts = [moments(x[i::num_parts]) for i in range(num_parts)]
     _require_same_dimension(parts[0], reference)
     require(reference.count >= 2, "reference.count", reference.count, "at least 2, to have a covariance")

@@ -64,7 +64,8 @@ def kernel_distance(
     require_same_columns(x, y, ("x", "y"))
     require(num_subsets >= 1, "num_subsets", num_subsets, "at least 1")
     fewest = min(len(x), len(y))
-    require(2 <= subset_size <= fewest, "subset_size", subset_size, f"from 2 to {fewest}, the rows of the smaller set")
+    allowed = f"from 2 to {fewest}, the rows of the smaller set; for few rows there is `kernel_distance_exact`"
+    require(2 <= subset_size <= fewest, "subset_size", subset_size, allowed)
     rng_x, rng_y = np.random.default_rng(seed).spawn(2)
     subsets_x, subsets_y = _deal(len(x), subset_size, rng_x), _deal(len(y), subset_size, rng_y)
     values = np.empty(num_subsets)

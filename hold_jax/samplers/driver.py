@@ -264,7 +264,11 @@ def interpolate(sde: LinearSDE, first: jax.Array, second: jax.Array, fractions: 
     whiten, color = jnp.asarray(np.linalg.inv(chol), jnp.float32), jnp.asarray(chol, jnp.float32)
     a, b = kernels.mix(whiten, first)[None], kernels.mix(whiten, second)[None]
     axes = tuple(range(2, a.ndim))
+    alike = a.shape[2:] == b.shape[2:] and (a.shape[1] == b.shape[1] or 1 in (a.shape[1], b.shape[1]))
+    require(alike, "second", jnp.shape(second), f"of the shape of `first`, {jnp.shape(first)}")
     norms = jnp.sqrt(jnp.sum(a * a, axes, keepdims=True) * jnp.sum(b * b, axes, keepdims=True))
+    if not isinstance(norms, jax.core.Tracer):
+        require(bool(jnp.all(norms > 0)), "first or second", "zero", "a latent other than zero, which has a direction")
     angle = jnp.arccos(jnp.clip(jnp.sum(a * b, axes, keepdims=True) / norms, -1, 1))
     f = jnp.asarray(fractions, jnp.float32).reshape(-1, *(1,) * (a.ndim - 1))
     # sinc keeps both weights finite, and right, for equal latents.

@@ -299,6 +299,17 @@ def start(position=(1.0, 2.0), key=KEY, **changes):
         (lambda: start(log_density=lambda q: -jnp.linalg.norm(0 * q)), "`gradient of log_density` is 'not finite"),
         (lambda: start(position=(jnp.nan, 1.0)), "`position` is 'not finite'; it must be finite at the start"),
         (lambda: start(position=(1, 2)), "it must be of floating-point arrays"),
+        (lambda: start(position="a"), "`position` is dtype('<U1'); it must be of floating-point arrays"),
+        (
+            lambda: langevin.sample(None, jax.random.key(0), jnp.zeros(2), num_samples=1),
+            "`algorithm` is None; it must be what `langevin(log_density, step_size=...)` returns",
+        ),
+        (
+            lambda: langevin.sample(
+                build(), jax.random.key(0), jnp.zeros(2), num_samples=1, num_chains=4, stacked=True
+            ),
+            "`position.shape[:1]` is [(2,)]; it must be of 4 chains (`stacked`)",
+        ),
         (lambda: start(key=None), "`rng_key` is None; it must be a key at orders above 1"),
         (lambda: start(gradient=lambda q: q[:1]), "`gradient` is 'a function that returns float32[1]'"),
         (lambda: start(inverse_mass_matrix=np.ones(3)), "`inverse_mass_matrix.shape` is (3,); it must be a number"),

@@ -280,6 +280,11 @@ def test_errors_name_the_fault():
         frechet_jackknife(x, moments(x[:, :2]), num_parts=2)
     with pytest.raises(UserError, match=r"`reference.count` is 1"):
         frechet_jackknife(x, moments(x[:1]), num_parts=2)
+    with pytest.raises(UserError, match=r"`num_parts` is 2.5; it must be a whole number"):
+        frechet_jackknife(x, moments(x), num_parts=2.5)
+    for count in (2.5, "3", np.zeros(3)):
+        with pytest.raises(UserError, match=r"`count` is .*; it must be a whole number >= 1"):
+            Moments(count, np.zeros(3), np.eye(3))
     with pytest.raises(UserError, match=r"cov.shape.*\(3, 3\), to match"):
         Moments(4, np.zeros(3), np.eye(2))
     for bad in (-np.eye(3), np.triu(np.ones((3, 3)))):

@@ -134,7 +134,7 @@ def test_errors_name_the_fault():
             distance(x, x[:1])
         with pytest.raises(UserError, match=r"`x` .* not finite in 1 of its 5 rows"):
             distance(np.where(np.arange(5)[:, None] == 3, np.nan, x), x)
-    with pytest.raises(UserError, match="`subset_size` is 1000; it must be from 2 to 5"):
+    with pytest.raises(UserError, match=r"`subset_size` is 1000; it must be from 2 to 5, .*`kernel_distance_exact`"):
         kernel_distance(x, np.tile(x, (2, 1)))
     with pytest.raises(UserError, match="`subset_size` is 1;"):
         kernel_distance(x, x, subset_size=1)

@@ -166,6 +166,14 @@ def test_latents_of_another_order_are_named():
         interpolate(M, latents, latents, jnp.array([0.0, 1.0]))
 
 
+def test_latents_between_which_there_is_no_circle_are_named():
+    latents = jnp.ones((3, 2, 2))
+    with pytest.raises(UserError, match=r"`second` is \(2, 2, 2\); it must be of the shape of `first`, \(3, 2, 2\)"):
+        interpolate(M, latents, latents[:2], jnp.array([0.5]))
+    with pytest.raises(UserError, match="`first or second` is 'zero'; it must be a latent other than zero"):
+        interpolate(M, latents, latents.at[1].set(0), jnp.array([0.5]))
+
+
 def test_frames_come_with_their_times():
     times = np.array([M.T, 1.5, 1.0, 0.5, 0.2])
     options = {"grid": times, "num_steps": 4}
