@@ -258,7 +258,7 @@ BAD = [
     ({"grid": [2.0, 1.0, 0.6, 0.4, 0.1]}, "`grid` is .*; it must be times from T = .* on, or given a `start` at 2"),
     ({"grid": [1.0, 0.5]}, r"`grid` is \(2,\); it must be of shape \(5,\)"),
     ({"start": START[:3]}, r"`start` is \(3, 2, 2\); it must be a state of shape \(8, 2, 2\)"),
-    ({"start": START[:, 0]}, r"`start` is \(8, 2\); it must be a state of shape \(8, 2, 2\)"),
+    ({"start": START[:, 0]}, r"`start` is .float32\[8, 2\].; it must be a state \(B, \*S, 2, C\)"),
 ]
 
 
