@@ -137,7 +137,9 @@ def require_shape(argument: str, shape: Any, least: int, allowed: str) -> tuple[
     """
     sizes = shape.tolist() if hasattr(shape, "tolist") else shape
     sizes = tuple(sizes) if isinstance(sizes, Sequence) and not isinstance(sizes, str) else ()
-    whole = all(hasattr(size, "__index__") and not isinstance(size, bool) and size >= 1 for size in sizes)
+    # A symbol of `jax.export` is no number of Python; its bounds are known.
+    kinds = (hasattr(size, "__index__") or hasattr(size, "dimension_as_value") for size in sizes)
+    whole = all(kinds) and not any(isinstance(size, bool) or size < 1 for size in sizes)
     require(whole and len(sizes) >= least, argument, shape, allowed)
     return sizes
 

@@ -4,6 +4,7 @@ import inspect
 import re
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -59,6 +60,13 @@ def test_a_name_stands_for_the_default_sampler_and_repeated_calls_are_not_traced
     assert len(traced) == count and np.abs(other.u - by_name.u).min() > 0
     jitted = jax.jit(lambda key: sample("unipc", M, eps_fn, key=key, shape=(3, 2), **SHORT))(KEY)
     np.testing.assert_allclose(jitted.u, by_name.u, rtol=1e-5, atol=1e-6)
+
+
+def test_a_batch_may_be_a_symbol_of_an_exported_program():
+    (size,) = jax.export.symbolic_shape("b")
+    shapes = jax.ShapeDtypeStruct((size, 2, 2), jnp.float32), jax.ShapeDtypeStruct((size,), jnp.int32)
+    draw = lambda u, index: sample("ancestral", M, network, start=u, key=KEY, index=index, **SHORT).x  # noqa: E731
+    assert jax.export.export(jax.jit(draw))(*shapes).out_avals[0].shape == (size, 2)
 
 
 def test_a_call_that_is_an_error_leaves_the_next_one_alone():
