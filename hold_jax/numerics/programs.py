@@ -4,6 +4,7 @@
 compile, each time. `run` compiles once per `eps_fn` and settings, and frees the program when `eps_fn` is freed.
 """
 
+import collections
 import dataclasses
 import functools
 import types
@@ -33,8 +34,7 @@ def run(
     anything that a captured object, dictionary or list holds at any depth (`params["w"] = ...`, a parameter of a Flax
     NNX network), `inner` is traced again. So it is for the variables of the functions that it captures (as
     `parameterization.eps_function` captures a network) and of those of its own module that it calls. A NumPy array that
-    is written to (`w[:] = ...`) is not noticed. A variable that these functions assign themselves, such as a count of
-    calls, makes every call compile.
+    is written to (`w[:] = ...`) is not noticed.
 
     Args:
       function: a pure function; pass the same object at each call.
@@ -52,24 +52,29 @@ def run(
     reads = _reads(inner)
     if reads is None or not _is_hashable(settings):
         return jax.jit(functools.partial(function, inner, settings), compiler_options=compiler_options)(*arrays)
-    if inner not in _PROGRAMS:
-        _PROGRAMS[inner] = functools.lru_cache(_KEPT)(functools.partial(_compile, weakref.ref(inner)))
-    return _PROGRAMS[inner](function, settings, reads, tuple((compiler_options or {}).items()))(*arrays)
+    kept = _PROGRAMS.setdefault(inner, collections.OrderedDict())
+    key = (function, settings, tuple((compiler_options or {}).items()))
+    program = kept.pop((key, reads), None)
+    if program is None:
+        program = _compiled(function, weakref.ref(inner), settings, compiler_options)
+        result = program(*arrays)
+        reads = _reads(inner)  # what tracing itself changed, such as a count of traces, is no change
+    else:
+        result = program(*arrays)
+    kept[key, reads] = program
+    if len(kept) > _KEPT:
+        kept.popitem(last=False)
+    return result
 
 
-_PROGRAMS: weakref.WeakKeyDictionary[Callable[..., Any], Callable[..., Any]] = weakref.WeakKeyDictionary()
+_PROGRAMS: weakref.WeakKeyDictionary[Callable[..., Any], Any] = weakref.WeakKeyDictionary()
 
 
-def _compile(
-    inner: Callable[[], Any],
-    function: Callable[..., Any],
-    settings: Hashable,
-    reads: "_Reads",
-    options: tuple[tuple[str, Any], ...],
-) -> Any:
+def _compiled(
+    function: Callable[..., Any], inner: Callable[[], Any], settings: Hashable, options: dict[str, Any] | None
+) -> Callable[..., Any]:
     # `inner` is a weak reference: JAX keeps the functions that it traced, so a strong one would never be freed.
-    del reads
-    return jax.jit(lambda *arrays: function(inner(), settings, *arrays), compiler_options=dict(options) or None)
+    return jax.jit(lambda *arrays: function(inner(), settings, *arrays), compiler_options=options)
 
 
 class _Reads:

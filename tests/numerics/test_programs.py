@@ -125,6 +125,21 @@ def test_a_changed_parameter_of_an_nnx_network_is_seen(outer):
     assert outer.traces == 2
 
 
+def test_what_a_function_changes_while_it_is_traced_is_no_change(outer):
+    log, counts = [], {"traces": 0}
+
+    def inner(x):
+        log.append(x.shape)
+        counts["traces"] += 1
+        return counts["traces"] * x
+
+    for _ in range(3):
+        np.testing.assert_array_equal(programs.run(outer, inner, 1.0, X), X)
+    assert log == [(3,)] and counts == {"traces": 1}
+    counts["traces"] = 5
+    np.testing.assert_array_equal(programs.run(outer, inner, 1.0, X), 6 * X)
+
+
 def test_a_changed_variable_of_a_captured_function_is_seen(outer):
     weight = 2.0
 
@@ -207,7 +222,7 @@ def test_the_number_of_programs_of_a_function_is_bounded(outer):
     inner = lambda x: x + 1  # noqa: E731
     for i in range(40):
         programs.run(outer, inner, i, X)
-    assert programs._PROGRAMS[inner].cache_info().currsize == 16
+    assert len(programs._PROGRAMS[inner]) == 16
     programs.run(outer, inner, 39, X)
     assert outer.traces == 40
 
