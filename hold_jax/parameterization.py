@@ -28,7 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hold_jax import kernels
-from hold_jax.errors import UserError, chosen, require, require_choice, require_number
+from hold_jax.errors import UserError, chosen, require, require_choice, require_number, require_whole
 from hold_jax.numerics import exact
 from hold_jax.numerics.schedules import Linear
 from hold_jax.sde import LinearSDE
@@ -290,7 +290,7 @@ def ve_noise(sde: LinearSDE, t: jax.Array) -> jax.Array:
 @functools.cache
 def ve_noise_from(noise_min: float) -> Callable[[LinearSDE, jax.Array], jax.Array]:
     """Returns `ve_noise` clipped below at `noise_min`, the lowest noise level that the network was trained on."""
-    require(noise_min > 0, "noise_min", noise_min, "positive")
+    noise_min = require_number("noise_min", noise_min, lambda s: s > 0, "positive")
     return lambda sde, t: jnp.maximum(ve_noise(sde, t), math.log(noise_min / 2))
 
 
@@ -305,9 +305,9 @@ def betas(beta_schedule: str, beta_start: float, beta_end: float, num_times: int
       UserError: for another name, or values that give no such process.
     """
     require_choice("beta_schedule", beta_schedule, BETA_SCHEDULES)
-    require(num_times >= 2, "num_times", num_times, "2 or more")
-    require(0 < beta_start < 1, "beta_start", beta_start, "between 0 and 1")
-    require(0 < beta_end < 1, "beta_end", beta_end, "between 0 and 1")
+    num_times = require_whole("num_times", num_times, 2)
+    beta_start = require_number("beta_start", beta_start, lambda b: 0 < b < 1, "between 0 and 1")
+    beta_end = require_number("beta_end", beta_end, lambda b: 0 < b < 1, "between 0 and 1")
     if beta_schedule == "squaredcos_cap_v2":
         product = np.cos((np.arange(num_times + 1) / num_times + 0.008) / 1.008 * np.pi / 2) ** 2
         return np.minimum(1 - product[1:] / product[:-1], 0.999)
@@ -369,8 +369,10 @@ def discrete_noise(noise_min: float = 0.02, noise_max: float = 100.0, num_times:
       noise_max: the greatest.
       num_times: their number.
     """
-    require(0 < noise_min < noise_max, "noise_min", noise_min, f"between 0 and noise_max = {noise_max}")
-    require(num_times >= 2, "num_times", num_times, "2 or more")
+    noise_max = require_number("noise_max", noise_max, lambda s: s > 0, "positive")
+    allowed = f"between 0 and noise_max = {noise_max}"
+    noise_min = require_number("noise_min", noise_min, lambda s: 0 < s < noise_max, allowed)
+    num_times = require_whole("num_times", num_times, 2)
     last, span = num_times - 1, math.log(noise_max / noise_min)
 
     def index(sde: LinearSDE, t: jax.Array) -> jax.Array:

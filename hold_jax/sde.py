@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from hold_jax.errors import UserError, require, require_choice, require_given
+from hold_jax.errors import UserError, require, require_choice, require_given, require_number, require_whole
 from hold_jax.numerics import exact
 from hold_jax.numerics.schedules import Constant, Geometric, Linear, Schedule
 
@@ -195,7 +195,7 @@ def psld(
       UserError: for an argument outside its range.
     """
     mass, nu, kappa = _positive(mass=mass, nu=nu, kappa=kappa)
-    require(math.isfinite(Gamma) and Gamma >= 0, "Gamma", Gamma, "a finite number >= 0")
+    Gamma = require_number("Gamma", Gamma, lambda g: 0 <= g < math.inf, "finite and >= 0")
     return LinearSDE(
         F=np.array([[-Gamma, 1 / mass], [-1, -nu]]) / 2,
         G=np.diag([math.sqrt(Gamma), math.sqrt(mass * nu)]),
@@ -212,7 +212,7 @@ def critical_damping(order: int) -> tuple[np.ndarray, float]:
 
     omega = sqrt(2n - 3) (1 for n = 1), xi = n omega, gamma_{n-i} = omega sqrt((n^2 - i^2) / (4 i^2 - 1)).
     """
-    n = order
+    n = require_whole("order", order, 1)
     omega = math.sqrt(2 * n - 3) if n > 1 else 1.0
     i = np.arange(n - 1, 0, -1)
     return omega * np.sqrt((n * n - i * i) / (4 * i * i - 1)), n * omega

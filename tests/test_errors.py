@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from hold_jax import parameterization, samplers, sde
 from hold_jax.errors import UserError, require, require_choice
 
 
@@ -18,3 +19,25 @@ def test_a_short_value_is_shown_whole():
         UserError, match=r"^`name` is 'unipd' \(did you mean 'unipc'\?\); it must be one of: heun, unipc$"
     ):
         require_choice("name", "unipd", ["unipc", "heun"])
+
+
+@pytest.mark.parametrize(
+    ("make", "argument"),
+    [
+        (lambda x: sde.critical_damping(x), "order"),
+        (lambda x: sde.psld(Gamma=x), "Gamma"),
+        (lambda x: samplers.SAMPLERS["heun"](s_churn=x), "s_churn"),
+        (lambda x: samplers.SAMPLERS["heun"](s_max=x), "s_max"),
+        (lambda x: samplers.SAMPLERS["probability_flow"](rtol=x), "rtol"),
+        (lambda x: samplers.SAMPLERS["conjugate"](lam=x), "lam"),
+        (lambda x: samplers.SAMPLERS["predictor_corrector"](snr=x), "snr"),
+        (lambda x: samplers.GRIDS["karras"](sde.hold(2), 0.1, 5, rho=x), "rho"),
+        (lambda x: parameterization.discrete_time("linear", x), "beta_start"),
+        (lambda x: parameterization.discrete_time(num_times=x), "num_times"),
+        (lambda x: parameterization.discrete_noise(noise_max=x), "noise_max"),
+    ],
+)
+@pytest.mark.parametrize("value", ["1", None, True])
+def test_a_text_is_no_number(make, argument, value):
+    with pytest.raises(UserError, match=f"`{argument}` is {value!r}; it must be "):
+        make(value)

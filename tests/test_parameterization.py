@@ -304,7 +304,7 @@ def test_discrete_time_is_the_index_of_the_noise(schedule, end, count):
         (("cosine",), r"`beta_schedule` is 'cosine'; it must be one of: linear, scaled_linear, squaredcos_cap_v2"),
         (("linear", 0.0), r"`beta_start` is 0.0; it must be between 0 and 1"),
         (("linear", 1e-4, 1.5), r"`beta_end` is 1.5"),
-        (("linear", 1e-4, 0.02, 1), r"`num_times` is 1; it must be 2 or more"),
+        (("linear", 1e-4, 0.02, 1), r"`num_times` is 1; it must be a whole number >= 2"),
     ],
 )
 def test_a_discrete_process_that_is_none(options, message):

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from hold_jax.errors import require, require_choice
+from hold_jax.errors import require, require_choice, require_number
 from hold_jax.numerics import varying
 
 # Solver and its number of evaluations per step. A first-same-as-last solver makes one more at the start.
@@ -101,8 +101,8 @@ class Solver:
 
     def __post_init__(self):
         require_choice("solver", self.solver, SOLVERS)
-        require(0 < self.rtol < float("inf"), "rtol", self.rtol, "positive")
-        require(0 < self.atol < float("inf"), "atol", self.atol, "positive")
+        require_number("rtol", self.rtol, lambda r: 0 < r < float("inf"), "positive")
+        require_number("atol", self.atol, lambda a: 0 < a < float("inf"), "positive")
         whole = isinstance(self.max_steps, int) and self.max_steps >= 1
         require(whole, "max_steps", self.max_steps, "a whole number >= 1")
         adapts = not self.adaptive or self.solver not in _FIXED_ONLY

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import scipy.linalg
 
-from hold_jax.errors import UserError, require, require_choice
+from hold_jax.errors import UserError, require_choice, require_number
 from hold_jax.numerics import exact
 from hold_jax.numerics.schedules import Constant
 from hold_jax.samplers import linear
@@ -39,7 +39,7 @@ class Conjugate(linear.LinearSampler):
     form: str = "identity"
 
     def __post_init__(self):
-        require(abs(self.lam) < float("inf"), "lam", self.lam, "a finite number")
+        require_number("lam", self.lam, lambda lam: abs(lam) < float("inf"), "finite")
         require_choice("form", self.form, FORMS)
 
     @property

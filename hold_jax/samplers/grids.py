@@ -27,7 +27,7 @@ def quadratic(sde: LinearSDE, t_min: float, num_steps: int) -> np.ndarray:
 
 def karras(sde: LinearSDE, t_min: float, num_steps: int, *, rho: float = 7.0) -> np.ndarray:
     """Equal steps in sigma_eff^(1/rho) (EDM, 2206.00364, eq. 5), the clock on which all orders agree."""
-    require(rho > 0, "rho", rho, "positive")
+    rho = require_number("rho", rho, lambda rho: rho > 0, "positive")
     roots = lambda first, last: np.linspace(first ** (1 / rho), last ** (1 / rho), num_steps + 1) ** rho  # noqa: E731
     return _at_noise(sde, t_min, roots)
 

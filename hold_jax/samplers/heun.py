@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from hold_jax.errors import require
+from hold_jax.errors import require_number
 from hold_jax.numerics import exact
 from hold_jax.samplers import linear, whitened
 from hold_jax.sde import LinearSDE
@@ -37,10 +37,10 @@ class Heun(linear.LinearSampler):
     gauge: str = "signal"
 
     def __post_init__(self):
-        require(0 <= self.s_churn < float("inf"), "s_churn", self.s_churn, "a finite number >= 0")
-        require(self.s_min >= 0, "s_min", self.s_min, ">= 0")
-        require(self.s_max > self.s_min, "s_max", self.s_max, f"above s_min = {self.s_min}")
-        require(0 < self.s_noise < float("inf"), "s_noise", self.s_noise, "positive")
+        require_number("s_churn", self.s_churn, lambda s: 0 <= s < float("inf"), "finite and >= 0")
+        low = require_number("s_min", self.s_min, lambda s: s >= 0, ">= 0")
+        require_number("s_max", self.s_max, lambda s: s > low, f"above s_min = {low}")
+        require_number("s_noise", self.s_noise, lambda s: 0 < s < float("inf"), "positive")
         whitened.check_gauge(self.gauge)
 
     @property

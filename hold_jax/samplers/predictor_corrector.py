@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from hold_jax.errors import require, require_choice
+from hold_jax.errors import require, require_choice, require_number
 from hold_jax.numerics import exact
 from hold_jax.samplers import linear
 from hold_jax.samplers.ancestral import Ancestral
@@ -48,7 +48,7 @@ class PredictorCorrector(linear.LinearSampler):
         require_choice("predictor", self.predictor, PREDICTORS)
         whole = isinstance(self.corrector_steps, int) and not isinstance(self.corrector_steps, bool)
         require(whole and self.corrector_steps >= 1, "corrector_steps", self.corrector_steps, "a whole number >= 1")
-        require(0 < self.snr <= 1, "snr", self.snr, "in (0, 1]")
+        require_number("snr", self.snr, lambda r: 0 < r <= 1, "in (0, 1]")
 
     def coefficients(self, sde: LinearSDE, times: np.ndarray) -> tuple[linear.Stage, ...]:
         """1 + corrector_steps stages for each interval of `times` (N + 1,)."""

@@ -69,7 +69,7 @@ def test_at_n_1_and_lambda_0_it_is_ddim(name):
 
 
 def test_bad_options_are_named():
-    with pytest.raises(ValueError, match="`lam` is inf; it must be a finite number"):
+    with pytest.raises(ValueError, match="`lam` is inf; it must be finite"):
         Conjugate(lam=float("inf"))
     with pytest.raises(ValueError, match="`form` is 'II'; it must be one of"):
         Conjugate(form="II")

@@ -90,7 +90,7 @@ def test_the_rise_is_the_process_itself(n):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"s_churn": -1.0}, "`s_churn` is -1.0; it must be a finite number >= 0"),
+        ({"s_churn": -1.0}, "`s_churn` is -1.0; it must be finite and >= 0"),
         ({"s_churn": float("nan")}, "`s_churn` is nan"),
         ({"s_min": -0.1}, "`s_min` is -0.1; it must be >= 0"),
         ({"s_min": 2.0, "s_max": 1.0}, "`s_max` is 1.0; it must be above s_min = 2.0"),
