@@ -119,7 +119,8 @@ def require_number(argument: str, value: Any, fits: Callable[[float], bool], all
       UserError: for another number or type, and for a number that JAX traces, whose value is not known.
     """
     number = None
-    if getattr(value, "shape", ()) == () and not isinstance(value, (bool, str, bytes)):
+    boolean = "bool" in (type(value).__name__, str(getattr(value, "dtype", "")))
+    if getattr(value, "shape", ()) == () and not boolean and not isinstance(value, (str, bytes)):
         with contextlib.suppress(TypeError):
             number = float(value)
     traced = ", not traced by JAX" if "Tracer" in type(value).__name__ else ""

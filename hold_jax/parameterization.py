@@ -495,8 +495,9 @@ def _held_above(sde: LinearSDE, eps_fn: EpsFn, noise_max: float) -> EpsFn:
 
 
 def _require_float32(name: str, x: jax.Array) -> None:
-    if x.dtype != jnp.float32:
-        raise UserError(f"{name} is {x.dtype}; only the inside of a network computes in another dtype than float32")
+    dtype = getattr(x, "dtype", type(x))
+    if dtype != jnp.float32:
+        raise UserError(f"{name} is {dtype}; only the inside of a network computes in another dtype than float32")
 
 
 def __dir__() -> list[str]:

@@ -55,16 +55,22 @@ def triangular_factor(m: np.ndarray) -> np.ndarray:
 def covariance_factor(cov: np.ndarray) -> np.ndarray:
     """Returns M (n, r) with M M' = cov, for a positive semi-definite cov of rank r: its lower Cholesky factor.
 
-    Columns of zeros are left out. A lower triangular M keeps the order of the blocks: after Phi its columns are of
-    decreasing size, as `triangular_factor` wants them.
+    A lower triangular M keeps the order of the blocks: after Phi its columns are of decreasing size, as
+    `triangular_factor` wants them. Of a singular cov only r columns are left.
     """
-    rest, columns = np.array(cov, np.float64), np.zeros((len(cov), 0))
-    for j, variance in enumerate(np.diagonal(cov)):
-        if rest[j, j] > 1e-14 * variance:
-            column = np.where(np.arange(len(cov)) < j, 0.0, rest[:, j] / np.sqrt(rest[j, j]))
-            columns = np.append(columns, column[:, None], axis=1)
-            rest = rest - np.outer(column, column)
-    return columns
+    std = np.sqrt(np.diagonal(cov))
+    here = std > 0
+    part, std = cov[np.ix_(here, here)], std[here]
+    values, vectors = np.linalg.eigh(part / np.outer(std, std))
+    keep = values > 1e-13
+    if keep.all():
+        lower = np.linalg.cholesky(part)
+    else:
+        root = std[:, None] * vectors[:, keep] * np.sqrt(values[keep])
+        lower = np.transpose(np.linalg.qr(root.T, mode="r"))
+    factor = np.zeros((len(cov), lower.shape[1]))
+    factor[here] = lower
+    return factor
 
 
 def transition(f: np.ndarray, g: np.ndarray, big_b: npt.ArrayLike) -> tuple[np.ndarray, np.ndarray]:

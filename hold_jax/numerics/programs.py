@@ -5,17 +5,21 @@ compile, each time. `run` compiles once per `eps_fn` and settings, and frees the
 """
 
 import collections
+import contextlib
 import dataclasses
 import functools
 import types
 import weakref
-from collections.abc import Callable, Hashable, Iterator
-from typing import Any, TypeVar
+from collections.abc import Callable, Hashable
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.core
+import numpy as np
 
-_KEPT = 16  # programs of one function; the least recently used is dropped first
+_KEPT = 16  # programs of one function; the oldest is dropped first
+_LOOKED_THROUGH = 5000  # parts of what a function holds: some milliseconds
+_PLAIN = (str, bytes, bool, int, float, complex, type(None))
 
 Result = TypeVar("Result")
 
@@ -30,11 +34,11 @@ def run(
     """Returns function(inner, settings, *arrays), compiled unless the call is already part of a trace.
 
     A program is reused for the same function objects, equal settings, and arrays of the same shapes. As with `jax.jit`,
-    variables that `inner` captures are read when it is traced. If such a variable is replaced by another object, or
-    anything that a captured object, dictionary or list holds at any depth (`params["w"] = ...`, a parameter of a Flax
-    NNX network), `inner` is traced again. So it is for the variables of the functions that it captures (as
-    `parameterization.eps_function` captures a network) and of those of its own module that it calls. A NumPy array that
-    is written to (`w[:] = ...`) is not noticed.
+    variables that `inner` captures are read when it is traced. If such a variable, or an attribute of a captured
+    object, is replaced by another object, `inner` is traced again; also if an array is that a captured object,
+    dictionary or list holds at any depth (`params["w"] = ...`, a parameter of a Flax NNX network). So it is for the
+    variables of the functions that it captures (as `parameterization.eps_function` captures a network) and of those of
+    its own module that it calls. A NumPy array that is written to (`w[:] = ...`) is not noticed.
 
     Args:
       function: a pure function; pass the same object at each call.
@@ -54,27 +58,47 @@ def run(
         return jax.jit(functools.partial(function, inner, settings), compiler_options=compiler_options)(*arrays)
     kept = _PROGRAMS.setdefault(inner, collections.OrderedDict())
     key = (function, settings, tuple((compiler_options or {}).items()))
-    program = kept.pop((key, reads), None)
+    program = kept.get((key, reads))
     if program is None:
         program = _compiled(function, weakref.ref(inner), settings, compiler_options)
-        result = program(*arrays)
-        reads = _reads(inner)  # what tracing itself changed, such as a count of traces, is no change
-    else:
-        result = program(*arrays)
-    kept[key, reads] = program
-    if len(kept) > _KEPT:
-        kept.popitem(last=False)
+    _keep(kept, (key, reads), program)
+    traces = len(program.traces)
+    result = program.call(*arrays)
+    if len(program.traces) > traces:  # what tracing itself changed, such as a count of traces, is no change
+        _keep(kept, (key, _reads(inner)), program)
     return result
 
 
 _PROGRAMS: weakref.WeakKeyDictionary[Callable[..., Any], Any] = weakref.WeakKeyDictionary()
 
 
+class _Program(NamedTuple):
+    """A compiled call, and a list with an entry for each time that it was traced."""
+
+    call: Callable[..., Any]
+    traces: list[None]
+
+
 def _compiled(
     function: Callable[..., Any], inner: Callable[[], Any], settings: Hashable, options: dict[str, Any] | None
-) -> Callable[..., Any]:
+) -> _Program:
     # `inner` is a weak reference: JAX keeps the functions that it traced, so a strong one would never be freed.
-    return jax.jit(lambda *arrays: function(inner(), settings, *arrays), compiler_options=options)
+    traces: list[None] = []
+
+    def traced(*arrays: Any) -> Any:
+        traces.append(None)
+        return function(inner(), settings, *arrays)
+
+    return _Program(jax.jit(traced, compiler_options=options), traces)
+
+
+def _keep(kept: "collections.OrderedDict[Any, _Program]", key: Hashable, program: _Program) -> None:
+    """Keeps a program as the one that was used last."""
+    kept[key] = program
+    with contextlib.suppress(KeyError):  # another thread may have dropped it meanwhile
+        kept.move_to_end(key)
+        if len(kept) > _KEPT:
+            kept.popitem(last=False)
 
 
 class _Reads:
@@ -106,7 +130,7 @@ def _reference(value: Any) -> Callable[[], Any]:
 def _reads(inner: Callable[..., Any]) -> _Reads | None:
     """Returns the variables that a function and the functions among these read, and what these hold.
 
-    None for other callables.
+    These are the attributes of mutable ones, and all arrays. None for other callables.
     """
     first = _function_of(inner)
     if first is None:
@@ -121,25 +145,33 @@ def _reads(inner: Callable[..., Any]) -> _Reads | None:
         captured = [f for f in map(_function_of, cells) if f]
         called = [f for f in map(_function_of, variables) if f and f.__globals__ is function.__globals__]
         functions += [f for f in captured + called if f not in functions]
-    return _Reads(list(_parts(objects)))
+    attributes = [value for o in objects if _is_mutable(o) for value in _attributes(o)]
+    return _Reads(objects + attributes + _arrays_in(objects))
 
 
-def _parts(objects: list[Any]) -> Iterator[Any]:
-    """The objects and all that they hold: attributes of mutable ones, and the entries of containers in their place."""
+def _arrays_in(objects: list[Any]) -> list[Any]:
+    """The arrays that objects hold at any depth, in attributes, dictionaries, lists and tuples.
+
+    Other values change for other reasons than a network's: counts, times, the tables of a logger. Of very many parts
+    the first are looked through.
+    """
+    arrays: list[Any] = []
     seen: set[int] = set()
     waiting = objects[::-1]
-    while waiting:
+    while waiting and len(seen) < _LOOKED_THROUGH:
         value = waiting.pop()
-        if isinstance(value, dict):
-            parts = [part for item in value.items() for part in item]
+        if isinstance(value, _PLAIN) or id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, np.ndarray | jax.Array):
+            arrays.append(value)
+        elif isinstance(value, dict):
+            waiting += list(value.values())[:_LOOKED_THROUGH][::-1]
         elif isinstance(value, list | tuple):
-            parts = list(value)
-        else:
-            yield value
-            parts = _attributes(value) if _is_mutable(value) else []
-        if parts and id(value) not in seen:
-            seen.add(id(value))
-            waiting += parts[::-1]
+            waiting += value[:_LOOKED_THROUGH][::-1]
+        elif _is_mutable(value):
+            waiting += _attributes(value)[::-1]
+    return arrays
 
 
 def _is_assigned(cell: types.CellType) -> bool:
@@ -169,7 +201,8 @@ def _is_mutable(value: Any) -> bool:
 def _attributes(value: Any) -> list[Any]:
     """The values of an object's attributes, those in slots too."""
     slots = (name for kind in type(value).__mro__ for name in getattr(kind, "__slots__", ()))
-    return [*vars(value).values(), *(getattr(value, name) for name in slots if hasattr(value, name))]
+    own = list(getattr(value, "__dict__", {}).values())
+    return own + [getattr(value, name) for name in slots if not name.startswith("__") and hasattr(value, name)]
 
 
 def _is_hashable(value: Any) -> bool:

@@ -297,9 +297,13 @@ def _frames(path: Trajectory, u: jax.Array, times: np.ndarray) -> tuple[jax.Arra
 def _require_sharding(sharding: Any, shape: tuple[int, ...]) -> None:
     is_one = isinstance(sharding, jax.sharding.Sharding)
     require(is_one, "sharding", sharding, "a sharding of JAX, such as `NamedSharding(mesh, PartitionSpec('data'))`")
-    auto = not isinstance(sharding, NamedSharding) or set(sharding.mesh.axis_types) == {AxisType.Auto}
+    auto = True
+    if isinstance(sharding, NamedSharding):
+        types = dict(zip(sharding.mesh.axis_names, sharding.mesh.axis_types, strict=True))
+        used = jax.tree.leaves(tuple(sharding.spec))
+        auto = all(types[axis] == AxisType.Auto for axis in used or types)
     make = "jax.make_mesh(..., axis_types=(jax.sharding.AxisType.Auto,))"
-    require(auto, "sharding", sharding, f"of a mesh with Auto axes alone: `{make}`")
+    require(auto, "sharding", sharding, f"over Auto axes of a mesh: `{make}`")
     try:
         sharding.shard_shape(shape)
     except ValueError:

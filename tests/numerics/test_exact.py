@@ -97,3 +97,14 @@ def test_solve_lower_keeps_graded_entries():
     want = np.array([1e20, -1.5e20, 2e20 / 3])
     got = exact.solve_lower(chol, np.array([[1.0], [0.0], [0.0]]))[:, 0]
     np.testing.assert_allclose(got, want, rtol=1e-14)
+
+
+def test_a_covariance_of_lower_rank_has_as_many_columns():
+    rng = np.random.default_rng(0)
+    for _ in range(1000):
+        n = rng.integers(2, 7)
+        factor = rng.standard_normal((n, rng.integers(1, n)))
+        cov = factor @ factor.T
+        got = exact.covariance_factor(cov)
+        assert got.shape == factor.shape
+        np.testing.assert_allclose(got @ got.T, cov, atol=1e-13 * np.abs(cov).max())

@@ -3,7 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hold_jax.numerics.random import class_of, per_example, subset
+from hold_jax.errors import UserError
+from hold_jax.numerics.random import class_of, per_example, require_key, subset
 
 
 @pytest.mark.parametrize("index", [None, (5, 0, 7)])
@@ -42,3 +43,12 @@ def test_classes_keep_to_their_shares_among_any_numbers_in_a_row(counts):
         found = np.bincount(class_of(jnp.asarray(index), counts), minlength=len(counts))
         np.testing.assert_allclose(found, num * share, atol=5)
         assert not found[share == 0].any()
+
+
+def test_raw_keys_of_every_implementation_are_keys():
+    for name in ("threefry2x32", "rbg", "threefry2x32"):
+        with jax.default_prng_impl(name):
+            require_key(jax.random.PRNGKey(0))
+            require_key(jax.random.key(0))
+    with pytest.raises(UserError, match=r"`key` is .* one key of JAX"):
+        require_key(jnp.zeros(7, jnp.uint32))

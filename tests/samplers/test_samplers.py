@@ -216,7 +216,7 @@ def test_a_sharding_that_cannot_be_is_named():
         (
             explicit,
             8,
-            r"`sharding` is NamedSharding.*; it must be of a mesh with Auto axes alone: `jax.make_mesh",
+            r"`sharding` is NamedSharding.*; it must be over Auto axes of a mesh: `jax.make_mesh",
         ),
         (auto, 15, r"`sharding` does not divide a batch of 15 into equal parts; it must"),
         ("data", 8, "`sharding` is 'data'; it must be a sharding of JAX, such as `NamedSharding"),
