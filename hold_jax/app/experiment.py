@@ -188,7 +188,7 @@ def find(given: Given, folder: str | None, *, to_train: bool, base: Config | Non
     of_training = {
         key: pair for key, pair in changes.items() if not {key, key.partition(".")[0]} & {*_NOT_OF_THE_TRAINING}
     }
-    if to_train and of_training:
+    if to_train and of_training and step < config.training.num_steps:
         distributed.say(f"changed from step {step:,} on: {_listed(of_training, of_training)}")
     return Experiment(config, path, run, step, of_training if to_train else {})
 
