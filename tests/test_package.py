@@ -15,10 +15,10 @@ import hold_jax
 MODULES = [name for name in hold_jax.__all__ if name not in ("__version__", "load")]
 # Modules and folders from the ground up: each imports only what stands before it.
 ORDER = [
-    "version", "errors", "command_line", "condition", "numerics", "operators", "runtime", "weights", "nn", "metrics",
-    "data", "condition_encoder", "sde", "kernels", "parameterization", "losses", "likelihood", "inverse", "guidance",
-    "samplers", "langevin", "model", "autoguided", "training", "evaluation", "fid", "loops", "app", "convert",
-    "pretrained", "__init__",
+    "version", "errors", "command_line", "condition", "numerics", "operators", "runtime", "weights", "nn",
+    "metrics", "data", "condition_encoder", "sde", "kernels", "noise_conditioning", "parameterization",
+    "losses", "likelihood", "inverse", "guidance", "samplers", "langevin", "model", "autoguided", "training",
+    "evaluation", "fid", "loops", "app", "convert", "pretrained", "__init__",
 ]  # fmt: skip
 
 

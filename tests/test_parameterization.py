@@ -1,5 +1,4 @@
 import functools
-import itertools
 import re
 
 import jax
@@ -176,22 +175,10 @@ def from_discrete(denoise):
 
     def of(y, sigma, network, sigma_data):
         alpha, std = 1 / np.sqrt(1 + sigma**2), sigma / np.sqrt(1 + sigma**2)
-        index = np.interp(np.log(sigma), np.log(discrete_sigmas("linear")), np.arange(1000.0))
+        index = np.interp(np.log(sigma), np.log(oracle.discrete_sigmas("linear")), np.arange(1000.0))
         return denoise(alpha * y, alpha, std, network(alpha * y, index))
 
     return of
-
-
-def discrete_sigmas(schedule, count=1000, start=1e-4, end=0.02):
-    """sqrt(1 / abar - 1) of each index, by the product that defines it."""
-    if schedule == "squaredcos_cap_v2":
-        product = [np.cos((i / count + 0.008) / 1.008 * np.pi / 2) ** 2 for i in range(count + 1)]
-        betas = [min(1 - b / a, 0.999) for a, b in itertools.pairwise(product)]
-    elif schedule == "scaled_linear":
-        betas = np.linspace(start**0.5, end**0.5, count) ** 2
-    else:
-        betas = np.linspace(start, end, count)
-    return np.sqrt(1 / np.cumprod(1 - np.asarray(betas)) - 1)
 
 
 DENOISERS = {
@@ -253,78 +240,6 @@ def test_at_order_one_the_network_is_the_noise_itself(name):
     np.testing.assert_allclose(c.c_out, -1 if name == "ve" else 1, rtol=1e-6)
 
 
-@pytest.mark.parametrize("clock", ["log_noise", "vp_time", "subvp_time", "ve_noise"])
-def test_clocks_of_the_noise(clock):
-    m = sde.ve(sigma_min=1e-4, sigma_max=1000.0)
-    t = np.linspace(0.01, 1, 40).astype(np.float32)
-    sigma = oracle.MP.matrix([oracle.effective_noise(m, float(oracle.integral(m, x))) for x in t])
-    log, sqrt = oracle.MP.log, oracle.MP.sqrt
-
-    def time(rate):
-        return (
-            999
-            * (sqrt(oracle.MP.mpf("0.01") + 4 * oracle.MP.mpf("9.95") * rate) - oracle.MP.mpf("0.1"))
-            / (2 * oracle.MP.mpf("9.95"))
-        )
-
-    want = {
-        "log_noise": lambda s: log(s) / 4,
-        "vp_time": lambda s: time(log(1 + s**2)),
-        "subvp_time": lambda s: time(2 * log(s / 2 + sqrt(1 + s**2 / 4))),
-        "ve_noise": lambda s: log(s / 2),
-    }[clock]
-    want = np.array([float(want(s)) for s in sigma])
-    got = jax.jit(lambda t: parameterization.CONDITIONINGS[clock](m, t))(t)
-    # Relative down to labels of 5e-5, at a noise of 1e-4; a logarithm's error is that of its argument.
-    np.testing.assert_allclose(got, want, rtol=3e-6, atol=3e-6 if "noise" in clock else 0)
-
-
-@pytest.mark.parametrize(
-    ("schedule", "end", "count"),
-    [("linear", 0.02, 1000), ("scaled_linear", 0.012, 1000), ("squaredcos_cap_v2", 0.02, 100)],
-)
-def test_discrete_time_is_the_index_of_the_noise(schedule, end, count):
-    m = sde.ve(sigma_min=1e-4, sigma_max=1000.0)
-    start = 8.5e-4 if schedule == "scaled_linear" else 1e-4
-    sigmas = discrete_sigmas(schedule, count, start, end)
-    index = np.array([0, 1, count // 3, count // 2, count - 2])
-    between = index[:-1] + 0.25
-    wanted = np.exp(np.interp(between, np.arange(count), np.log(sigmas)))
-    sigma = np.concatenate([sigmas[index], wanted, [sigmas[0] / 3, 999.0 if sigmas[-1] < 999 else 1.0]])
-    t = jax.jit(lambda s: kernels.time_of_noise(m, s))(sigma.astype(np.float32))
-    got = jax.jit(parameterization.discrete_time(schedule, start, end, count), static_argnums=0)(m, t)
-    want = [*index, *between, 0.0, count - 1 if sigmas[-1] < 999 else got[-1]]
-    # The logarithm of the noise is exact to 1e-6 of its range of about ten, which the indices divide.
-    np.testing.assert_allclose(got, want, atol=3e-5 * count)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (("cosine",), r"`beta_schedule` is 'cosine'; it must be one of: linear, scaled_linear, squaredcos_cap_v2"),
-        (("linear", 0.0), r"`beta_start` is 0.0; it must be between 0 and 1"),
-        (("linear", 1e-4, 1.5), r"`beta_end` is 1.5"),
-        (("linear", 1e-4, 0.02, 1), r"`num_times` is 1; it must be a whole number >= 2"),
-    ],
-)
-def test_a_discrete_process_that_is_none(options, message):
-    with pytest.raises(UserError, match=message):
-        parameterization.discrete_time(*options)
-
-
-def test_discrete_noise_is_the_index_of_a_geometric_sequence_and_its_ends_beyond():
-    m, levels = MODELS["hold3"], np.geomspace(50.0, 0.05, 7)
-    at = np.array([60.0, *levels, 0.01])
-    got = parameterization.discrete_noise(0.05, 50.0, 7)(m, kernels.time_of_noise(m, jnp.asarray(at, jnp.float32)))
-    np.testing.assert_allclose(got, [0, *range(7), 6], atol=1e-5)
-    between = parameterization.discrete_noise(0.05, 50.0, 7)(
-        m, kernels.time_of_noise(m, jnp.float32(np.sqrt(levels[2] * levels[3])))
-    )
-    np.testing.assert_allclose(between, 2.5, atol=1e-5)
-    with pytest.raises(UserError, match=r"`noise_min` is 2.0; it must be between 0 and noise_max = 1.0"):
-        parameterization.discrete_noise(2.0, 1.0)
-
-
 @pytest.mark.parametrize("name", ["vp", "v", "x0", "ve"])
 @pytest.mark.parametrize("order", [1, 3])
 def test_a_denoiser_is_held_above_the_noise_of_its_training(name, order):
@@ -367,19 +282,6 @@ def test_a_network_s_output_of_another_shape_is_refused(shape):
     message = re.escape(f"`network(inputs, c_noise)` is {shape}; it must be of shape (4, 2)")
     with pytest.raises(UserError, match=message):
         eps_fn(u, jnp.ones(4))
-
-
-def test_times_are_scaled():
-    t = np.array([1e-5, 0.3, 1.0], np.float32)
-    m = sde.cld(T=2.0)
-    np.testing.assert_allclose(parameterization.scaled_time_by(10.0)(m, t), 5 * t, rtol=1e-6)
-    want = np.log(999 * t.astype(np.float64))
-    np.testing.assert_allclose(parameterization.log_time_by(999.0)(m, t), want, rtol=1e-6)
-
-
-def test_cld_s_clock_is_the_logarithm_of_time():
-    t = np.array([1e-5, 0.3, 1.0], np.float32)
-    np.testing.assert_allclose(parameterization.log_time(sde.cld(), t), np.log(t.astype(np.float64)), rtol=1e-6)
 
 
 @pytest.mark.slow
@@ -444,13 +346,6 @@ def test_eps_is_the_bare_network_on_stacked_channels():
     np.testing.assert_array_equal(eps_fn(jnp.asarray(u), t), u[:, :, 2:])
     np.testing.assert_array_equal(seen[0][0], u.reshape(9, 4, 6))
     np.testing.assert_allclose(seen[0][1], 999 * t.astype(np.float64) / m.T, rtol=1e-6)
-
-
-@every_model
-def test_the_conditioning_is_the_common_clock(m):
-    t = times(m)
-    want = [np.log(oracle.effective_noise(m, float(oracle.integral(m, x)))) / 4 for x in t]
-    np.testing.assert_allclose(parameterization.log_noise(m, t), want, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["mixed", "gaussian", "sufficient"])

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from hold_jax import losses, parameterization, samplers, sde
+from hold_jax import losses, noise_conditioning, samplers, sde
 from hold_jax.app.config import KEYS, Config
 from hold_jax.errors import UserError
 from hold_jax.loops import tasks
@@ -32,18 +32,18 @@ def _log_normal(
 
 
 def _ve_noise(*, noise_min: float | None = None) -> Conditioning:
-    """`parameterization.ve_noise`, of a network that has seen no noise below `noise_min`."""
-    return parameterization.ve_noise if noise_min is None else parameterization.ve_noise_from(noise_min)
+    """`noise_conditioning.ve_noise`, of a network that has seen no noise below `noise_min`."""
+    return noise_conditioning.ve_noise if noise_min is None else noise_conditioning.ve_noise_from(noise_min)
 
 
 def _time(*, time_scale: float | None = None) -> Conditioning:
-    """`parameterization.scaled_time`, with another factor where one is given."""
-    return parameterization.scaled_time if time_scale is None else parameterization.scaled_time_by(time_scale)
+    """`noise_conditioning.scaled_time`, with another factor where one is given."""
+    return noise_conditioning.scaled_time if time_scale is None else noise_conditioning.scaled_time_by(time_scale)
 
 
 def _log_time(*, time_scale: float | None = None) -> Conditioning:
-    """`parameterization.log_time`, of the time multiplied by a factor where one is given."""
-    return parameterization.log_time if time_scale is None else parameterization.log_time_by(time_scale)
+    """`noise_conditioning.log_time`, of the time multiplied by a factor where one is given."""
+    return noise_conditioning.log_time if time_scale is None else noise_conditioning.log_time_by(time_scale)
 
 
 SDES = {"hold": sde.hold, "vp": sde.vp, "ve": sde.ve, "cld": sde.cld, "psld": sde.psld}
@@ -55,9 +55,9 @@ TIME_LAWS = {
     "log_normal": _log_normal,
 }
 CONDITIONINGS = {
-    **{name: lambda law=law: law for name, law in parameterization.CONDITIONINGS.items()},
-    "discrete_time": parameterization.discrete_time,
-    "discrete_noise": parameterization.discrete_noise,
+    **{name: lambda law=law: law for name, law in noise_conditioning.CONDITIONINGS.items()},
+    "discrete_time": noise_conditioning.discrete_time,
+    "discrete_noise": noise_conditioning.discrete_noise,
     "ve_noise": _ve_noise,
     "time": _time,
     "log_time": _log_time,

@@ -19,7 +19,7 @@ from hold_jax.convert.diffusers_parameters import entries, modern
 from hold_jax.convert.score_sde import Weights, is_state_dict
 from hold_jax.errors import UserError
 from hold_jax.nn import NCSNpp
-from hold_jax.parameterization import betas
+from hold_jax.noise_conditioning import betas
 from hold_jax.weights import state_file
 from hold_jax.weights.match import convert, renamed
 

@@ -9,7 +9,7 @@ import pytest
 from convert.peers import NETWORKS, RECORD, SIZE, inputs, numbers, params, recorded, seen, state
 from flax import serialization, traverse_util
 
-from hold_jax import kernels, parameterization, sde
+from hold_jax import kernels, noise_conditioning, parameterization, sde
 from hold_jax.condition import Condition
 from hold_jax.convert import edm, score_sde
 from hold_jax.convert.layers import layers
@@ -138,7 +138,7 @@ def test_cld_s_kernel_and_score():
     ("name", "process", "form", "clock"),
     [
         ("psld", sde.psld(), "noise", parameterization.log_time),
-        ("gddim", sde.cld(), "flow_noise", parameterization.log_time_by(999.0)),
+        ("gddim", sde.cld(), "flow_noise", noise_conditioning.log_time_by(999.0)),
     ],
 )
 def test_the_noise_of_both_blocks_is_a_denoiser(name, process, form, clock):

@@ -7,6 +7,7 @@ that cancels matters, so that this is independent of the square-root algorithm u
 """
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -196,6 +197,18 @@ def kl(mean, cov, true_mean, true_cov):
 
 
 # --- Gaussian mixtures ---------------------------------------------------------------------------
+
+
+def discrete_sigmas(schedule, count=1000, start=1e-4, end=0.02):
+    """sqrt(1 / abar - 1) of each index of a discrete process, by the product that defines it."""
+    if schedule == "squaredcos_cap_v2":
+        product = [np.cos((i / count + 0.008) / 1.008 * np.pi / 2) ** 2 for i in range(count + 1)]
+        betas = [min(1 - b / a, 0.999) for a, b in itertools.pairwise(product)]
+    elif schedule == "scaled_linear":
+        betas = np.linspace(start**0.5, end**0.5, count) ** 2
+    else:
+        betas = np.linspace(start, end, count)
+    return np.sqrt(1 / np.cumprod(1 - np.asarray(betas)) - 1)
 
 
 class Mixture:
