@@ -35,10 +35,11 @@ def run(
 
     A program is reused for the same function objects, equal settings, and arrays of the same shapes. As with `jax.jit`,
     variables that `inner` captures are read when it is traced. If such a variable, or an attribute of a captured
-    object, is replaced by another object, `inner` is traced again; also if an array is that a captured object,
-    dictionary or list holds at any depth (`params["w"] = ...`, a parameter of a Flax NNX network). So it is for the
-    variables of the functions that it captures (as `parameterization.eps_function` captures a network) and of those of
-    its own module that it calls. A NumPy array that is written to (`w[:] = ...`) is not noticed.
+    object, is replaced by another object, `inner` is traced again; also if an array or a float is that a captured
+    object, dictionary, function, method or partial holds at any depth (`params["w"] = ...`, a parameter of a Flax NNX
+    network). So it is for the variables of the functions that it captures (as `parameterization.eps_function` captures
+    a network) and of those of its own module that it calls. Not noticed are NumPy arrays that are written to
+    (`w[:] = ...`), floats in lists, whole numbers and text deeper than attributes, and variables of other modules.
 
     Args:
       function: a pure function; pass the same object at each call.
@@ -102,14 +103,14 @@ def _keep(kept: "collections.OrderedDict[Any, _Program]", key: Hashable, program
 
 
 class _Reads:
-    """Objects compared by identity; a new object with the `id` of one that was freed is another.
+    """Objects compared by identity, numbers and text by value; a new object with the `id` of a freed one is another.
 
     They are referred to weakly where they can be: one of them may hold the function, as `self` does where the function
     is its attribute, and a program must not keep its function alive.
     """
 
     def __init__(self, objects: list[Any]):
-        self._identities = tuple(map(id, objects))
+        self._identities = tuple((type(o), o) if isinstance(o, _PLAIN) else id(o) for o in objects)
         self._references = tuple(map(_reference, objects))
 
     def __eq__(self, other: object) -> bool:
@@ -130,32 +131,32 @@ def _reference(value: Any) -> Callable[[], Any]:
 def _reads(inner: Callable[..., Any]) -> _Reads | None:
     """Returns the variables that a function and the functions among these read, and what these hold.
 
-    These are the attributes of mutable ones, and all arrays. None for other callables.
+    These are the attributes of mutable ones, and all arrays and floats. None for other callables.
     """
-    first = _function_of(inner)
-    if first is None:
+    first, objects = _opened(inner)
+    if first is None or isinstance(inner, types.MethodType):
         return None
-    objects: list[Any] = []
     functions = [first]
     for function in functions:  # a list that grows
-        cells = [cell.cell_contents for cell in function.__closure__ or () if _is_assigned(cell)]
-        names = [name for name in function.__code__.co_names if name in function.__globals__]
-        variables = [function.__globals__[name] for name in names]
-        objects += cells + variables
-        captured = [f for f in map(_function_of, cells) if f]
-        called = [f for f in map(_function_of, variables) if f and f.__globals__ is function.__globals__]
-        functions += [f for f in captured + called if f not in functions]
+        captured, named = _captured(function), _named(function)
+        objects += captured + named
+        for value in captured + named:
+            found, held = _opened(value)
+            objects += held
+            follow = any(value is c for c in captured) or getattr(found, "__globals__", None) is function.__globals__
+            if found and follow and found not in functions:
+                functions.append(found)
     attributes = [value for o in objects if _is_mutable(o) for value in _attributes(o)]
-    return _Reads(objects + attributes + _arrays_in(objects))
+    return _Reads(objects + attributes + _numbers_in(objects))
 
 
-def _arrays_in(objects: list[Any]) -> list[Any]:
-    """The arrays that objects hold at any depth, in attributes, dictionaries, lists and tuples.
+def _numbers_in(objects: list[Any]) -> list[Any]:
+    """The arrays and floats that objects hold at any depth, in attributes, dictionaries, lists, tuples and functions.
 
-    Other values change for other reasons than a network's: counts, times, the tables of a logger. Of very many parts
-    the first are looked through.
+    Other values change for other reasons than a network's: counts, the tables of a logger, a list of scores, whose
+    floats are left out. Of very many parts the first are looked through.
     """
-    arrays: list[Any] = []
+    numbers: list[Any] = []
     seen: set[int] = set()
     waiting = objects[::-1]
     while waiting and len(seen) < _LOOKED_THROUGH:
@@ -164,14 +165,57 @@ def _arrays_in(objects: list[Any]) -> list[Any]:
             continue
         seen.add(id(value))
         if isinstance(value, np.ndarray | jax.Array):
-            arrays.append(value)
-        elif isinstance(value, dict):
-            waiting += list(value.values())[:_LOOKED_THROUGH][::-1]
-        elif isinstance(value, list | tuple):
-            waiting += value[:_LOOKED_THROUGH][::-1]
-        elif _is_mutable(value):
-            waiting += _attributes(value)[::-1]
-    return arrays
+            numbers.append(value)
+            continue
+        parts = _parts(value)[:_LOOKED_THROUGH]
+        waiting += parts[::-1]
+        if not isinstance(value, list):
+            numbers += [part for part in parts if isinstance(part, float)]
+    return numbers
+
+
+def _parts(value: Any) -> list[Any]:
+    """What a value holds; nothing of modules and classes."""
+    if isinstance(value, dict):
+        return list(value.values())
+    if isinstance(value, list | tuple):
+        return list(value)
+    if isinstance(value, types.ModuleType | type):
+        return []
+    function, held = _opened(value)
+    return held + (_attributes(value) if function is None else _captured(function))
+
+
+def _opened(value: Any) -> tuple[types.FunctionType | None, list[Any]]:
+    """The function in a function, a method, a `functools.partial` or a `jax.jit` of one, and what these add to it."""
+    held: list[Any] = []
+    while not isinstance(value, types.FunctionType):
+        if isinstance(value, functools.partial):
+            held += [*value.args, *value.keywords.values()]
+            value = value.func
+        elif isinstance(value, types.MethodType):
+            held.append(value.__self__)
+            value = value.__func__
+        elif isinstance(value, jax.stages.Wrapped):
+            value = getattr(value, "__wrapped__", None)
+        else:
+            return None, held
+    return value, held
+
+
+def _captured(function: types.FunctionType) -> list[Any]:
+    """The variables that a function captures and that are assigned, and the defaults of its arguments."""
+    cells = [cell.cell_contents for cell in function.__closure__ or () if _is_assigned(cell)]
+    return [*cells, *(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
+
+
+def _named(function: types.FunctionType) -> list[Any]:
+    """The variables of its module that a function, or a function or comprehension inside it, names."""
+    variables, codes = [], [function.__code__]
+    for code in codes:  # a list that grows
+        variables += [function.__globals__[name] for name in code.co_names if name in function.__globals__]
+        codes += [constant for constant in code.co_consts if isinstance(constant, types.CodeType)]
+    return variables
 
 
 def _is_assigned(cell: types.CellType) -> bool:
@@ -181,13 +225,6 @@ def _is_assigned(cell: types.CellType) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _function_of(value: Any) -> types.FunctionType | None:
-    """The function in a function, a `functools.partial` or a `jax.jit` of it; None for other values."""
-    while isinstance(value, functools.partial | jax.stages.Wrapped):
-        value = value.func if isinstance(value, functools.partial) else getattr(value, "__wrapped__", None)
-    return value if isinstance(value, types.FunctionType) else None
 
 
 def _is_mutable(value: Any) -> bool:

@@ -1,5 +1,6 @@
 """Compiled programs: when they are used again, and when they are not."""
 
+import dataclasses
 import functools
 import gc
 import logging
@@ -17,6 +18,7 @@ from hold_jax.numerics import programs
 
 X = jnp.arange(3.0)
 SCALE = 2.0
+WEIGHTS: dict = {}
 
 
 def scaled(x):
@@ -115,6 +117,84 @@ def test_a_change_deep_inside_a_captured_object_is_seen(outer):
         for _ in range(2):
             assert programs.run(outer, inner, 1.0, X)[1] == want
         assert outer.traces == traces
+
+
+@dataclasses.dataclass(frozen=True)
+class Frozen:
+    params: dict
+
+
+class Weight:
+    """A layer whose attributes are slots."""
+
+    __slots__ = ("w",)
+
+    def __init__(self, w):
+        self.w = w
+
+    def times(self, x):
+        return self.w * x
+
+
+def with_default(params):
+    return lambda x, p=params, *, q=params: (p["w"] + q["w"]) / 2 * x
+
+
+def with_comprehension(params):
+    global WEIGHTS
+    WEIGHTS = params
+    return functools.partial(_comprehended)
+
+
+def _comprehended(x):
+    return sum([(lambda: WEIGHTS["w"] * x)() for _ in range(1)])
+
+
+HOLDERS = {
+    "partial": lambda p: functools.partial(lambda p, x: p["w"] * x, p),
+    "partial by name": lambda p: functools.partial(lambda x, p: p["w"] * x, p=p),
+    "captured partial": lambda p: (lambda f: lambda x: f(x))(functools.partial(lambda p, x: p["w"] * x, p)),
+    "partial inside": lambda p: (lambda d: lambda x: d["f"](x))({"f": functools.partial(lambda p, x: p["w"] * x, p)}),
+    "defaults": with_default,
+    "function inside": with_comprehension,
+    "frozen": lambda p: (lambda f: lambda x: f.params["w"] * x)(Frozen(p)),
+    "float": lambda p: (lambda c: lambda x: c["of"]["w"] * x)({"of": p}),
+}
+
+
+@pytest.mark.parametrize("holder", HOLDERS)
+def test_a_change_is_seen_whatever_holds_it(outer, holder):
+    convert = float if holder == "float" else jnp.float32
+    params = {"w": convert(2.0)}
+    inner = HOLDERS[holder](params)
+    for traces, value in enumerate((2.0, 5.0), 1):
+        params["w"] = convert(value)
+        for _ in range(2):
+            assert programs.run(outer, inner, 1.0, X)[1] == value
+        assert outer.traces == traces
+
+
+@pytest.mark.parametrize("holder", ["method", "object"])
+def test_a_change_of_what_a_method_belongs_to_is_seen(outer, holder):
+    layer = Weight(jnp.float32(2.0))
+    inner = (lambda times: lambda x: times(x))(
+        layer.times if holder == "method" else functools.partial(Weight.times, layer)
+    )
+    for traces, value in enumerate((2.0, 5.0), 1):
+        layer.w = jnp.float32(value)
+        for _ in range(2):
+            assert programs.run(outer, inner, 1.0, X)[1] == value
+        assert outer.traces == traces
+
+
+def test_a_float_of_the_same_value_and_a_longer_list_are_no_change(outer):
+    config, scores = {"of": {"scale": 2.0}}, [0.1]
+    inner = lambda x: config["of"]["scale"] * x + 0 * len(scores)  # noqa: E731
+    for i in range(3):
+        config["of"]["scale"] = 1.5 + 0.5 * (i < 9)
+        scores.append(i / 7)
+        programs.run(outer, inner, 1.0, X)
+    assert outer.traces == 1
 
 
 def test_a_changed_parameter_of_an_nnx_network_is_seen(outer):
