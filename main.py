@@ -94,7 +94,7 @@ def _run(options: argparse.Namespace, given: "flags.Given", command: str) -> Non
     except Exception as error:
         several = jax.distributed.is_initialized() and jax.process_count() > 1
         if isinstance(error, OSError) and error.errno in _ADVICE and error.filename:
-            error = _of_the_disk(error)
+            error = _of_the_disk(error, options.mode)
         if isinstance(error, ModuleNotFoundError):
             error = of_an_extra(error)
         if isinstance(error, UserError):
@@ -141,12 +141,12 @@ def _require_text(arguments: Sequence[str]) -> None:
             ) from None
 
 
-def _of_the_disk(error: OSError) -> UserError:
+def _of_the_disk(error: OSError, mode: str) -> UserError:
     """The one line for a full disk, a folder that was deleted under the run, and the like."""
     assert error.errno is not None
     return UserError(
         f"cannot read or write {error.filename}: {error.strerror}; {_ADVICE[error.errno]}, and run the same command "
-        "again: it goes on from the newest checkpoint"
+        "again" + (": it goes on from the newest checkpoint" if mode == "train" else "")
     )
 
 

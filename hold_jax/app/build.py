@@ -116,7 +116,7 @@ def model(
     alone = not statistics.picture_shape or not augment
     require(alone, "data.augment", augment, "0 with condition pictures, which would not be changed alike")
     equation = process(config)
-    _require_conditioned(c.parameterization, equation)
+    _require_conditioned(config, equation)
     blocks = equation.order if c.parameterization in parameterization.ALL_NOISE else 1
     network = construct(
         "model",
@@ -173,16 +173,19 @@ def _conditioning(config: Config) -> Conditioning:
     return construct("model", config.model.name, CONDITIONINGS[chosen], options)
 
 
-def _require_conditioned(name: str, equation: sde.LinearSDE) -> None:
+def _require_conditioned(config: Config, equation: sde.LinearSDE) -> None:
     """Raises `UserError` where the division by w_n would amplify the network's errors, or float32's."""
-    factor = kernels.amplification(equation)
+    factor, name = kernels.amplification(equation), config.model.parameterization
     if name in parameterization.LAST_NOISE:
         allowed = (
             f"signal, gaussian or sufficient: errors of the last block's noise grow {factor:.3g} times in the data"
         )
         require(factor <= 10, "model.parameterization", name, allowed)
-    allowed = "nearer to critical damping: at some time the last block's noise does not depend on the data"
-    require(factor <= 1e4, "sde", equation.F.tolist(), allowed)
+    allowed = (
+        "nearer to critical damping (sde.damping=critical): at some time the last block's noise does not depend on the "
+        "data, which no network can undo"
+    )
+    require(factor <= 1e4, "sde", given(config.sde), allowed)
 
 
 def any_process(config: Config) -> bool:

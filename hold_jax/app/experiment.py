@@ -167,7 +167,10 @@ def find(given: Given, folder: str | None, *, to_train: bool, base: Config | Non
             "choose another --workdir"
         )
     if run is None and given.name is None and base is None:
-        raise UserError(f"no run in {path} (no {workdir.RECORD_FILE}): pass --config=FILE, e.g. configs/digits_hold.py")
+        raise UserError(
+            f"no run in {path} (no {workdir.RECORD_FILE}): pass --workdir=DIR of a run, or "
+            "--mode=train --config=FILE to begin one, e.g. configs/digits_hold.py"
+        )
     before = None if run is None else of_record(run, path / workdir.RECORD_FILE)
     start = base if before is None else before
     if start is None or given.name is not None:

@@ -264,7 +264,7 @@ def plot(this: Experiment) -> None:
 
 
 def _headline(results: list[dict[str, Any]], data: str) -> list[dict[str, Any]]:
-    """The latest figures of each step, average and data set, by step, as curves of their own.
+    """The latest figures of each step, average and data set, by step, with their errors, as curves of their own.
 
     They are those of the report, "recall, pixels" as pixels/recall; of an average made of snapshots, of length 0.1, as
     pixels/recall/average 0.1; against other data than the run's as pixels/recall/against NAME.
@@ -279,7 +279,7 @@ def _headline(results: list[dict[str, Any]], data: str) -> list[dict[str, Any]]:
         length = () if made.get("ema_length") is None else (f"average {made['ema_length']:g}",)
         return (*length, *(() if other == data else (f"against {other.replace('/', '|')}",)))
 
-    latest = {(line["step"], parts(line.get("made_by", {}))): report.values(line) for line in results}
+    latest = {(line["step"], parts(line.get("made_by", {}))): report.intervals(line) for line in results}
     return [
         {"step": step} | {curve(name, *named): value for name, value in latest[step, named].items()}
         for step, named in sorted(latest)

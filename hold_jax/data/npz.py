@@ -10,7 +10,7 @@ import numpy as np
 from hold_jax.data import conditions
 from hold_jax.data.dataset import MAX_CLASSES, Dataset, array_dataset, hold_out
 from hold_jax.data.files import is_url, local_path, system
-from hold_jax.data.images import Size, are_integers, as_float32, eight_bits, fit_arrays
+from hold_jax.data.images import Size, are_integers, as_float32, eight_bits, fit_arrays, suffixes
 from hold_jax.errors import UserError, require
 from hold_jax.runtime import storage
 from hold_jax.runtime.npz import Npy, Npz, NpzError
@@ -128,7 +128,9 @@ class _Reader:
         keys = {which: (self._find(_X[which]), self._find(_Y[which])) for which in ("train", "test")}
         train = keys["train"][0]
         if train is None:
-            raise self._error(f"it needs an array named {', '.join(_X['train'][:-1])} or {_X['train'][-1]}")
+            pictures = any(name.lower().endswith(tuple(suffixes())) for name in self._archive.names)
+            hint = f": for an archive of pictures write folder:{self._name.partition(':')[2]}" if pictures else ""
+            raise self._error(f"it needs an array named {', '.join(_X['train'][:-1])} or {_X['train'][-1]}{hint}")
         labels = {which: self._labels(y_key) for which, (_, y_key) in keys.items()}
         num_classes = max((int(y.max()) + 1 for y in labels.values() if y is not None), default=0)
         if keys["test"][0] is not None:

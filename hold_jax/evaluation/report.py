@@ -38,9 +38,12 @@ def rows(results: Mapping[str, float], most: int = MOST) -> list[Row]:
     return list(_all(results))[:most]
 
 
-def values(results: Mapping[str, float]) -> dict[str, float]:
-    """Returns all figures that a report could have, by the names that it gives them."""
-    return {row.name: results[row.key] for row in _all(results)}
+def intervals(results: Mapping[str, float]) -> dict[str, tuple[float, float, float]]:
+    """Returns (value, low, high) of all figures that a report could have, by the names that it gives them.
+
+    From low to high is the error that the report prints; they are the value where there is none.
+    """
+    return {row.name: (results[row.key], *_ends(results, row.key)) for row in _all(results)}
 
 
 def lines(found: list[Row]) -> list[str]:
@@ -83,12 +86,21 @@ def _networks(results: Mapping[str, float]) -> dict[str, str]:
     return {name: key for name, key in found.items() if key in results}
 
 
-def _value(results: Mapping[str, float], key: str) -> str:
-    value = results[key]
+def _ends(results: Mapping[str, float], key: str) -> tuple[float, float]:
+    value, error = results[key], _error(results, key) or 0.0
+    return results.get(f"{key}_low", value - error), results.get(f"{key}_high", value + error)
+
+
+def _error(results: Mapping[str, float], key: str) -> float | None:
     error = results.get(f"{key}_error", results.get(f"{key}_std"))
+    return None if error is None or not math.isfinite(error) else error
+
+
+def _value(results: Mapping[str, float], key: str) -> str:
+    value, error = results[key], _error(results, key)
     if f"{key}_low" in results:
         return f"{value:.3f} [{results[f'{key}_low']:.3f}, {results[f'{key}_high']:.3f}]"
-    if error is None or not math.isfinite(error) or not math.isfinite(value) or error <= 0:
+    if error is None or not math.isfinite(value) or error <= 0:
         return f"{value:.4g}"
     digits = max(0, 1 - math.floor(math.log10(error)))  # two digits of the error
     return f"{value:,.{digits}f} +- {error:,.{digits}f}"

@@ -41,7 +41,7 @@ def introduce(model: Model, data: Dataset | None, workdir: Path, *, step: int = 
 
 
 def introduce_training(model: Model, dataset: Dataset, params: Any, workdir: Path, *, step: int, flip: bool) -> None:
-    """Prints what is trained, on what and where, and a warning if the data do not fit `sigma_data`.
+    """Prints what is trained, on what and where, and warnings if it does not fit the data.
 
     The table of parameters goes to `workdir`/parameters.txt.
 
@@ -75,6 +75,13 @@ def introduce_training(model: Model, dataset: Dataset, params: Any, workdir: Pat
             f"warning: the data's standard deviation is {deviation:.3g} in the model's range and model.sigma_data "
             f"is {model.sigma_data:g}: noise levels and preconditioning are scaled for the latter; set "
             "model.sigma_data to the former"
+        )
+    asked = getattr(model.network, "attention_resolutions", ())
+    sides = [max(model.data_shape[:-1]) >> i for i in range(len(model.network.channel_multipliers))] if asked else []
+    if asked and not set(asked) & set(sides):
+        distributed.say(
+            f"warning: the network has no attention: its levels have sides of {', '.join(map(str, sides))}, and "
+            f"model.attention_resolutions is {asked}; set it to some of them, or to ()"
         )
 
 

@@ -36,7 +36,8 @@ def check_sides(sides: Sequence[int], num_levels: int) -> None:
             size > 0 and size % factor == 0,
             argument,
             size,
-            f"a multiple of {factor} = 2**(num_levels - 1) for {num_levels} levels; nearest: {nearest}",
+            f"a multiple of {factor} = 2**(num_levels - 1) for the {num_levels} levels of `channel_multipliers`; give "
+            f"fewer levels, or another size, nearest: {nearest}",
         )
 
 

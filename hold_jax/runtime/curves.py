@@ -15,11 +15,11 @@ from hold_jax.errors import UserError
 from hold_jax.runtime.plots import to_image
 
 Curves = dict[str, dict[str, tuple[np.ndarray, np.ndarray]]]
-"""Panel -> curve -> (steps, values)."""
+"""Panel -> curve -> (steps (T,), values (T,) or values with the ends of their errors (T, 3))."""
 
 _FIRST = "loss"
 _COLUMNS = 3
-_FEW = 30  # values; more are drawn faintly under their running mean
+_FEW = 30  # values; more, if they are noisy, are drawn faintly under their running mean
 _MARKED = 15  # values; fewer are marked by dots
 _COLORS = ("#1f5fa8", "#c1442e", "#3a8f5c", "#8a5aa8", "#c48a1a", "#4aa3a8", "#8f6a4a", "#7a7a7a", "#b84a8a", "#5a6ac1")
 _INK = "#333333"
@@ -32,18 +32,18 @@ def grouped(lines: Iterable[Mapping[str, Any]]) -> Curves:
     of its own.
 
     Args:
-      lines: each with "step" and numbers by name.
+      lines: each with "step" and by name numbers, or all of a name as (value, low, high).
     """
-    values: dict[str, list[tuple[int, float]]] = {}
+    values: dict[str, list[tuple[int, Any]]] = {}
     for line in lines:
         for name, value in line.items():
-            if name != "step" and isinstance(value, int | float):
+            if name != "step" and isinstance(value, int | float | tuple):
                 values.setdefault(name, []).append((line["step"], value))
     found: Curves = {}
     for name, pairs in values.items():
         where, _, rest = name.partition("/")
         panel, _, more = rest.partition("/")
-        steps, numbers = np.array(pairs, np.float64).T
+        steps, numbers = (np.array(column, np.float64) for column in zip(*pairs, strict=True))
         found.setdefault(panel or where, {})[f"{where} {more}".strip()] = steps, numbers
     return dict(sorted(found.items(), key=lambda item: item[0] != _FIRST))
 
@@ -102,10 +102,13 @@ def smooth(values: ArrayLike, half_width: int | None = None) -> np.ndarray:
 def _panel(axes: Any, panel: str, curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:
     for i, (name, (steps, values)) in enumerate(curves.items()):
         color = _COLORS[i % len(_COLORS)]
-        many = len(values) > _FEW
-        if many:
+        if values.ndim == 2:
+            values, low, high = values.T
+            axes.vlines(steps, low, high, color=color, alpha=0.5, linewidth=1.2)
+        noisy = len(values) > _FEW and _goes_up_and_down(values)
+        if noisy:
             axes.plot(steps, values, color=color, alpha=0.25, linewidth=0.8)
-        line = smooth(values) if many else values
+        line = smooth(values) if noisy else values
         marker = "o" if len(values) <= _MARKED else None
         axes.plot(steps, line, color=color, linewidth=1.8, marker=marker, markersize=3.5, label=name)
     if _spans_a_decade([values for _, values in curves.values()]):
@@ -115,6 +118,12 @@ def _panel(axes: Any, panel: str, curves: Mapping[str, tuple[np.ndarray, np.ndar
     _style(axes)
     if len(curves) > 1:
         axes.legend(frameon=False, fontsize=8)
+
+
+def _goes_up_and_down(values: np.ndarray) -> bool:
+    """Whether all changes together are many times the range. A schedule's are not: its jumps stay jumps."""
+    y = values[np.isfinite(values)]
+    return y.size > 1 and float(np.abs(np.diff(y)).sum()) > 4 * float(np.ptp(y))
 
 
 def _style(axes: Any) -> None:

@@ -325,7 +325,8 @@ def read_jsonl(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
             entries.append(_entry(line))
         except ValueError as error:
             if number < len(lines):
-                raise UserError(f"line {number} of {os.fspath(path)!r} is not a line of metrics: {error}") from error
+                named = f"line {number} of {os.fspath(path)!r}"
+                raise UserError(f"{named} is not a line of metrics: {error}; remove the line") from error
     return entries
 
 

@@ -65,6 +65,8 @@ class Npz:
                     what = _described(member)
             except Exception:  # as in `__init__`: this is the text of an error message, which must not fail itself
                 what = "(damaged)"
+            if not self._members[name].filename.endswith(".npy"):
+                what = "(not an array)"
             shown.append(f"{name[:100]} {what}")
         more = f" and {len(self.names) - most} more" if len(self.names) > most else ""
         return (", ".join(shown) or "nothing") + more
@@ -132,8 +134,10 @@ class Npy:
     def __init__(self, file: BinaryIO, limit_bytes: int):
         self._file, self._limit = file, limit_bytes
 
+    names = ("x",)
+
     def __contains__(self, name: str) -> bool:
-        return name == "x"
+        return name in self.names
 
     def describe(self) -> str:
         """See `Npz.describe`."""

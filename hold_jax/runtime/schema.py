@@ -7,6 +7,7 @@ allowed names, the default and a note of one value. The same dataclass gives the
 
 import ast
 import dataclasses
+import difflib
 import json
 import math
 import os
@@ -229,13 +230,15 @@ def read(cls: type[T], flat: Mapping[str, Any], prefix: str = "") -> T:
 
 
 def require_key(key: str, known: Mapping[str, Key]) -> None:
-    """Raises `UserError` for a key that is not in the schema; the message has the nearest."""
-    if key not in known:
-        try:
-            require_choice("key", key, known)
-        except UserError as error:
-            hint = str(error).partition("; it must")[0].partition(" (did")
-            raise UserError(f"there is no key `{key}`{hint[1]}{hint[2]}; --mode=show prints all keys") from None
+    """Raises `UserError` for a key that is not in the schema; the message has the nearest, or those of its section."""
+    if key in known:
+        return
+    section, dot, name = key.rpartition(".")
+    beside = [other.rpartition(".")[2] for other in known if other.rpartition(".")[0] == section]
+    near = difflib.get_close_matches(name, beside, 1) if dot else []
+    near = [f"{section}.{near[0]}"] if near else [] if dot and beside else difflib.get_close_matches(key, known, 1)
+    hint = f" (did you mean {near[0]!r}?)" if near else f"; {section} has {', '.join(beside)}" if dot and beside else ""
+    raise UserError(f"there is no key `{key}`{hint}; --mode=show prints all keys")
 
 
 def json_object(data: bytes) -> dict[str, Any]:

@@ -364,7 +364,7 @@ def test_the_last_noise_alone_is_not_learned_where_its_errors_are_amplified(name
 
 def test_couplings_whose_last_noise_loses_the_data_are_an_error():
     config = config_of(sde__order=2, sde__gammas=(4.0,), sde__xi=0.5, sde__T=3.0)
-    with pytest.raises(UserError, match=r"`sde` is .*nearer to critical damping"):
+    with pytest.raises(UserError, match=r"`sde` is .*'gammas': \(4.0,\), 'xi': 0.5.*nearer to critical damping"):
         build.model(config, *PICTURE)
 
 

@@ -281,7 +281,7 @@ def test_checkpoints_without_their_record_are_an_error(run):
 def test_neither_a_file_nor_a_run(tmp_path):
     with pytest.raises(UserError, match="`workdir` is missing: pass --workdir=DIR of a run, or --config=FILE"):
         find(of_flags(), None)
-    with pytest.raises(UserError, match=r"no run in .* \(no config.json\): pass --config=FILE"):
+    with pytest.raises(UserError, match=r"no run in .* \(no config.json\): pass --workdir=DIR of a run, or --mode"):
         find(of_flags(), tmp_path)
 
 

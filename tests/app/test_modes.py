@@ -311,7 +311,10 @@ def test_figures_of_another_average_are_curves_of_their_own(tmp_path, monkeypatc
         (tmp_path / "results.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         modes.plot(experiment.Experiment(base.Config(), tmp_path, None))
     (drawn,) = found  # figures of one step are no curve
-    shown = {panel: {name: np.transpose(c).tolist() for name, c in named.items()} for panel, named in drawn.items()}
+    shown = {
+        panel: {name: np.stack([steps, values[:, 0]], axis=1).tolist() for name, (steps, values) in named.items()}
+        for panel, named in drawn.items()
+    }
     assert shown["FID"] == {
         "FID": [[10, 8], [20, 7]],
         "FID average 0.1": [[10, 2], [20, 3]],

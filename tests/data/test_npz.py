@@ -127,6 +127,13 @@ def test_bad_files(tmp_path):
         data.load(f"npz:{tmp_path}/empty.npz", split="train")
     with pytest.raises(ValueError, match=r"there is no file .*: write folder:"):
         data.load(f"npz:{tmp_path}", split="train")
+    with zipfile.ZipFile(tmp_path / "flat.zip", "w") as archive:
+        archive.writestr("0.png", b"of no matter")
+    message = (
+        r"it needs an array .*: for an archive of pictures write folder:.*flat\.zip; .* holds 0.png \(not an array"
+    )
+    with pytest.raises(ValueError, match=message):
+        data.load(f"npz:{tmp_path}/flat.zip", split="train")
     np.savez(tmp_path / "cut.npz", x=PICTURES)
     whole = (tmp_path / "cut.npz").read_bytes()
     (tmp_path / "cut.npz").write_bytes(whole[: len(whole) // 2])

@@ -48,7 +48,17 @@ def test_losses_and_distances_come_before_the_rest_and_what_is_not_there_is_left
     assert names == ["loss, test", "FID", "Frechet distance, pixels", "KID, inception", "recall, pixels"]
     assert [row.name for row in report.rows(found, most=2)] == names[:2]
     assert report.rows({"step": 3}) == []
-    assert report.values(found) == dict(zip(names, [0.1, 2.0, 0.5, 1e-3, 0.4], strict=True))
+    assert {name: value for name, (value, _, _) in report.intervals(found).items()} == dict(
+        zip(names, [0.1, 2.0, 0.5, 1e-3, 0.4], strict=True)
+    )
+
+
+def test_intervals_are_the_errors_that_are_printed():
+    found = {"test_loss": 0.5, "test_loss_error": 0.125, "fid": 2.0, "fid_error": float("nan")}
+    found |= {"pixels_recall": 0.4, "pixels_recall_low": 0.3, "pixels_recall_high": 0.6, "frechet_raw": 1.0}
+    got = report.intervals(found)
+    assert got["loss, test"] == (0.5, 0.375, 0.625) and got["FID"] == (2.0, 2.0, 2.0)
+    assert got["recall, pixels"] == (0.4, 0.3, 0.6)
 
 
 def test_features_of_ones_own_are_named_by_their_function_and_come_last():

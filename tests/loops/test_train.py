@@ -21,6 +21,7 @@ from hold_jax.loops.best import BestCheckpoint
 from hold_jax.loops.introduction import introduce_training
 from hold_jax.loops.train import Trainer
 from hold_jax.metrics.sliced_wasserstein import sliced_wasserstein
+from hold_jax.nn import NCSNpp
 from hold_jax.numerics import exact
 from hold_jax.runtime import workdir as work_directory
 from hold_jax.runtime.log import METRICS_FILE, Logs, MetricLog, read_jsonl
@@ -93,6 +94,17 @@ def test_the_first_lines_say_what_is_trained_and_the_table_goes_to_a_file(tmp_pa
     assert said[3] == f"work directory: {tmp_path}, checkpoint of step 5"
     assert said[4].startswith(f"network: {size:,} parameters, {4e-6 * size:.3g} MB, listed in parameters.txt; model.")
     assert f"Total: {size:,}" in (tmp_path / "parameters.txt").read_text()
+
+
+@pytest.mark.parametrize(("resolutions", "warned"), [((16, 2), True), ((16, 4), False), ((), False)])
+def test_a_network_whose_levels_have_no_attention_says_so(tmp_path, capsys, resolutions, warned):
+    model = dataclasses.replace(
+        MODEL, data_shape=(8, 8, 1), network=NCSNpp(1, channel_multipliers=(1, 1), attention_resolutions=resolutions)
+    )
+    data = array_dataset("squares", "train", np.zeros((4, 8, 8, 1), np.uint8), None, 0)
+    introduce_training(model, data, {"w": jnp.zeros(1)}, tmp_path, step=0, flip=False)
+    said = "the network has no attention: its levels have sides of 8, 4, and model.attention_resolutions is (16, 2)"
+    assert (said in capsys.readouterr().err) == warned
 
 
 def test_the_log_has_means_since_the_line_before(straight, tmp_path):

@@ -38,6 +38,24 @@ def test_few_values_are_drawn_as_they_are_and_many_with_their_mean():
     assert mean.get_ydata().std() < 0.5 * noisy.std()
 
 
+def test_a_jump_of_a_schedule_stays_a_jump():
+    rate = np.where(np.arange(200) < 100, np.minimum(np.arange(200) / 10, 1.0), 0.1)
+    (line,) = axes_of(rate).get_lines()
+    np.testing.assert_array_equal(line.get_ydata(), rate)
+
+
+def test_errors_are_bars_and_a_bar_to_zero_leaves_the_axis_linear():
+    lines = [{"step": s, "test/kid": (v, v - e, v + e)} for s, v, e in [(10, 0.36, 0.17), (20, 0.34, 0.34)]]
+    found = curves.grouped(lines)["kid"]
+    axes = Figure().add_subplot()
+    curves._panel(axes, "kid", found)
+    (bars,) = axes.collections
+    want = [[(10, 0.19), (10, 0.53)], [(20, 0.0), (20, 0.68)]]
+    np.testing.assert_allclose(bars.get_segments(), want, rtol=1e-12)
+    (line,) = axes.get_lines()
+    assert line.get_ydata().tolist() == [0.36, 0.34] and axes.get_yscale() == "linear"
+
+
 @pytest.mark.parametrize(
     ("values", "scale"), [([1, 20], "log"), ([1, 5], "linear"), ([-1, 20], "linear"), ([np.nan], "linear")]
 )

@@ -59,6 +59,7 @@ WRONG = [
     ("inner.sizes", (1, True), "`inner.sizes` is (1, True); it must be a tuple"),
     ("inner.sizes", "12", "`inner.sizes` is '12'; it must be a tuple"),
     ("inner.size", (1,), "there is no key `inner.size` (did you mean 'inner.sizes'?)"),
+    ("inner.lr", 1, "there is no key `inner.lr`; inner has "),
     ("else", 1, "there is no key `else`"),
 ]
 
