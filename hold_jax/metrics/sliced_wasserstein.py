@@ -3,7 +3,8 @@
 import numpy as np
 from numpy.typing import ArrayLike
 
-from hold_jax.errors import UserError, require
+from hold_jax.errors import require
+from hold_jax.metrics.resampling import checked_rows, require_same_columns
 
 _BLOCK_VALUES = 1 << 22  # projected values held at once, 32 MB
 
@@ -35,9 +36,8 @@ def sliced_wasserstein(
     """
     require(order in (1, 2), "order", order, "1 or 2")
     require(num_projections >= 1, "num_projections", num_projections, "at least 1")
-    x, y = _points("x", x), _points("y", y)
-    if x.shape[1] != y.shape[1]:
-        raise UserError(f"`x` has {x.shape[1]} columns and `y` has {y.shape[1]}; they must be equal")
+    x, y = (np.asarray(checked_rows(name, points), np.float64) for name, points in (("x", x), ("y", y)))
+    require_same_columns(x, y, ("x", "y"))
     n, m = len(x), len(y)
 
     # Both quantile functions are constant between neighboring edges; in units of 1 / (n m) these are integers.
@@ -54,15 +54,6 @@ def sliced_wasserstein(
         gap = qx - qy if n == m else qx[:, from_x] - qy[:, from_y]
         total += float((np.abs(gap) if order == 1 else gap * gap).sum(axis=0) @ width)
     return (total / num_projections) ** (1.0 / order)
-
-
-def _points(name: str, values: ArrayLike) -> np.ndarray:
-    points = np.asarray(values, np.float64)
-    require(points.ndim == 2 and points.size > 0, f"{name}.shape", points.shape, "(N, d) with N, d >= 1")
-    bad = np.count_nonzero(~np.isfinite(points).all(axis=1))
-    if bad:
-        raise UserError(f"`{name}` has values that are not finite in {bad} of its {len(points)} rows")
-    return points
 
 
 def _directions(count: int, d: int, seed: int) -> np.ndarray:
