@@ -1,23 +1,16 @@
 """The Poisson midpoint method (2405.17068): K small steps with unbiased forces, for about two gradients."""
 
 import dataclasses
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from hold_jax.errors import require
 from hold_jax.langevin.dynamics import Dynamics
+from hold_jax.langevin.euler_maruyama import Coefficients
+from hold_jax.langevin.exponential_euler import ExponentialEuler
 from hold_jax.langevin.method import Evaluate, Force, Method, Step, mix
-
-
-class Coefficients(NamedTuple):
-    """Of one of the K sub-steps: state (n, n), what a held force does (n,), noise (n, r)."""
-
-    state: np.ndarray
-    held: np.ndarray
-    noise: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,8 +41,7 @@ class PoissonMidpoint(Method):
 
     def coefficients(self, dynamics: Dynamics, h: float) -> Coefficients:
         """Of one sub-step."""
-        flow = dynamics.flow("U", h / self.K)
-        return Coefficients(flow.state, dynamics.held(h / self.K), flow.noise)
+        return ExponentialEuler().coefficients(dynamics, h / self.K)
 
     def rows(self, coefficients: Coefficients) -> int:
         """The noise of K sub-steps."""
@@ -72,9 +64,9 @@ class PoissonMidpoint(Method):
             push = jax.lax.cond(
                 event, lambda z: self.K * (evaluate(z).force - frozen), lambda z: jnp.zeros_like(frozen), held[0]
             )
-            held = mix(c.state, held) + c.held[:, None] * frozen[None] + mix(c.noise, xi)
+            held = mix(c.state, held) + c.kick[:, None] * frozen[None] + mix(c.noise, xi)
             # u = u^ + behind: only the corrections move them apart.
-            return (held, mix(c.state, behind) + c.held[:, None] * push[None]), None
+            return (held, mix(c.state, behind) + c.kick[:, None] * push[None]), None
 
         rows = noise.reshape(self.K, -1, u.shape[-1])
         (held, behind), _ = jax.lax.scan(substep, (u, jnp.zeros_like(u)), (clock, rows))
