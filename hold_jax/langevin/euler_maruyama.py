@@ -27,10 +27,6 @@ class EulerMaruyama(Method):
         state = np.eye(dynamics.order) + h * dynamics.linear
         return Coefficients(state, h * dynamics.kick, np.sqrt(h) * dynamics.noise[:, -1:])
 
-    def rows(self, coefficients: Coefficients) -> int:
-        """One normal, in the last block."""
-        return coefficients.noise.shape[-1]
-
     def step(
         self, c: Coefficients, u: jax.Array, start: Force | None, evaluate: Evaluate, noise: jax.Array, clock: None
     ) -> Step:

@@ -55,9 +55,9 @@ class Method(abc.ABC):
         del coefficients
         return True
 
-    @abc.abstractmethod
     def rows(self, coefficients: Any) -> int:
-        """The number of standard normals a step needs for each coordinate of the position."""
+        """The number of standard normals a step needs for each coordinate of the position: the columns of `noise`."""
+        return coefficients.noise.shape[-1]
 
     def clock(self, key: jax.Array) -> Any:
         """The random choices of a step that are not Gaussian; see `shared_clock`."""

@@ -68,10 +68,6 @@ class PicardLagrange(Method):
         forces = np.stack([_forces(dynamics, times, t) for t in times[1:]])
         return Coefficients(states.reshape(m * n, n), noise.reshape(m * n, m * r), forces.reshape(m * n, m + 1))
 
-    def rows(self, coefficients: Coefficients) -> int:
-        """The noise between the nodes."""
-        return coefficients.noise.shape[-1]
-
     def step(
         self, c: Coefficients, u: jax.Array, start: Force | None, evaluate: Evaluate, noise: jax.Array, clock: None
     ) -> Step:
