@@ -179,7 +179,7 @@ Pair = Callable[[LinearSDE, jax.Array, jax.Array, jax.Array], tuple[jax.Array, j
 
 def bcsm_pair(sde: LinearSDE, x: jax.Array, t: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
     """u_t = A q0 + L eps, and eps_n."""
-    eps = per_example(jax.random.normal, key, _state_shape(sde, x))
+    eps = per_example(jax.random.normal, key, (*x.shape[:-1], sde.order, x.shape[-1]))
     return kernels.perturb(kernels.marginal(sde, t), x, eps), eps[..., -1:, :]
 
 
@@ -263,10 +263,6 @@ def dsm_loss(sde: LinearSDE, eps_fn: EpsFn, x: jax.Array, key: jax.Array, **opti
 
 
 LOSSES = {"bcsm": bcsm_loss, "dsm": dsm_loss}
-
-
-def _state_shape(sde: LinearSDE, x: jax.Array) -> tuple[int, ...]:
-    return (*x.shape[:-1], sde.order, x.shape[-1])
 
 
 def __dir__() -> list[str]:
