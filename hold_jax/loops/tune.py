@@ -133,16 +133,11 @@ class Network:
 
         self._eps = Devices.all().jit(eps)
 
-    def _condition(self, block: int) -> Condition:
-        index = self._index(block)
-        return with_labels(self._model, self._settings, jnp.asarray(index), self._conditions.of(index))
-
-    def _index(self, block: int) -> np.ndarray:
-        return (block * self._size + np.arange(self._size)).astype(np.int32)
-
     def draw(self, settings: SampleSettings, block: int) -> np.ndarray | None:
         """Returns samples number `block` x size on, as data; None if they are not finite."""
-        condition, index = self._condition(block), jnp.asarray(self._index(block))
+        numbers = (block * self._size + np.arange(self._size)).astype(np.int32)
+        index = jnp.asarray(numbers)
+        condition = with_labels(self._model, self._settings, index, self._conditions.of(numbers))
 
         def eps_fn(u: jax.Array, t: jax.Array) -> jax.Array:
             with jax.disable_jit(False):
