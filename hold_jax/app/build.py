@@ -230,9 +230,9 @@ def optimizer(config: Config) -> optax.GradientTransformation:
 def log(config: Config, run: str | None) -> OpenLog:
     """Opens the log of a run of identity `run`; what has to be installed is looked for at once."""
     if config.logging == "files":
-        return lambda path, start: MetricLog(path, start_step=start)
+        return MetricLog
     importlib.import_module("wandb")
-    return lambda path, start: Logs([MetricLog(path, start_step=start), WandbLog(path, run, as_json(config))])
+    return lambda path, start: Logs([MetricLog(path, start), WandbLog(path, run, as_json(config))])
 
 
 def training(config: Config) -> TrainSettings:

@@ -26,7 +26,7 @@ from hold_jax.loops.introduction import introduce_training
 from hold_jax.model import Model
 from hold_jax.runtime import curves, distributed, flops, pictures, storage
 from hold_jax.runtime import workdir as work_directory
-from hold_jax.runtime.log import METRICS_FILE, Log, Logs, MetricLog, OpenLog, read_jsonl
+from hold_jax.runtime.log import METRICS_FILE, Logs, MetricLog, OpenLog, read_jsonl
 from hold_jax.runtime.mesh import Devices
 from hold_jax.runtime.progress import Progress
 from hold_jax.runtime.storage import LostFileError, Path
@@ -109,11 +109,6 @@ class TrainSettings:
         return halflife_decay(self.ema_halflife_images, self.ema_rampup_ratio, self.batch_size)
 
 
-def _files(workdir: Path, start_step: int) -> Log:
-    """Opens the log of a run that keeps it in its work directory only."""
-    return MetricLog(workdir, start_step=start_step)
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
 class Trainer:
     """Trains one model on one data set.
@@ -168,7 +163,7 @@ class Trainer:
         jax.eval_shape(program.step, program.abstract(), self._abstract_batch(devices))
 
     def run(
-        self, workdir: str | Path, log: OpenLog = _files, *, record: work_directory.Record | None = None
+        self, workdir: str | Path, log: OpenLog = MetricLog, *, record: work_directory.Record | None = None
     ) -> TrainState:
         """Trains to step `settings.num_steps`, from the newest intact checkpoint in `workdir` if there is one.
 

@@ -71,7 +71,7 @@ class MetricLog:
     """
 
     def __init__(
-        self, workdir: str | os.PathLike[str], *, start_step: int, clock: Callable[[], float] = time.monotonic
+        self, workdir: str | os.PathLike[str], start_step: int, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
         require(start_step >= 0, "start_step", start_step, "0 or more")
         workdir = storage.path(workdir)
