@@ -191,12 +191,6 @@ def move(source: Path, target: Path) -> None:
         epath.Path(source).rmtree()
 
 
-def empty(folder: Path) -> None:
-    """Deletes the content of `folder`, if it exists; links are deleted, but not their targets."""
-    for name in names(folder):
-        remove(folder / name)
-
-
 def remove(path: Path) -> None:
     """Deletes a file, a link, or a folder with its content."""
     with bucket_errors(path):
