@@ -26,7 +26,7 @@ Taps = Sequence[float] | None
 def upsample(x: jax.Array, taps: Taps) -> jax.Array:
     """Upsamples (B, *S, C) to (B, *2S, C) without parameters."""
     if taps is None:
-        return functools.reduce(lambda h, axis: h.repeat(2, axis=axis), _axes(x), x)
+        return functools.reduce(lambda h, axis: h.repeat(2, axis=axis), range(1, x.ndim - 1), x)
     p = len(taps) - 2
     return _filter(x, taps, gain=2, pad=((p + 1) // 2 + 1, p // 2 + 1), up=2)
 
@@ -103,11 +103,6 @@ class _ConvParameters(nn.Module):
         return conv_parameters(self, x, 3, self.features)
 
 
-def _axes(x: jax.Array) -> range:
-    """The spatial axes."""
-    return range(1, x.ndim - 1)
-
-
 @jax.named_scope("filter")
 def _filter(
     x: jax.Array, taps: Sequence[float], *, gain: int, pad: tuple[int, int], up: int = 1, down: int = 1
@@ -124,7 +119,7 @@ def _filter(
     # Flipped, because this is a convolution, and a row of the matrix is a correlation.
     weights = np.asarray(taps, np.float64)[::-1] * gain / np.sum(taps)
     h = x.astype(jnp.float32)
-    for axis in _axes(x):
+    for axis in range(1, x.ndim - 1):
         matrix = _matrix(h.shape[axis], weights, pad, up, down)
         rows = math.prod(h.shape[:axis])
         # A product for each row of the axes before this one, so that no axis moves.
