@@ -53,23 +53,15 @@ class ResBlockDDPM(nn.Module):
         return residual_sum(x, h, self.skip_rescale)
 
 
-class ResBlockBigGAN(nn.Module):
+class ResBlockBigGAN(ResBlockDDPM):
     """BigGAN's residual block: that of DDPM with resampling inside (arXiv:1809.11096, appendix B).
 
     Attributes:
-      features, dropout, skip_rescale, init_scale, dtype, norm, scale_shift: as in `ResBlockDDPM`.
       taps: filter of the resampling; None: nearest neighbor up, mean of neighbors down.
       resample: 'up', 'down' or None.
       resample_shortcut: whether a block that resamples has a convolution in the shortcut though its channels stay.
     """
 
-    features: int
-    dropout: float
-    skip_rescale: bool
-    init_scale: float
-    dtype: DTypeLike
-    norm: Norm = Norm()
-    scale_shift: bool = False
     taps: Taps = None
     resample: Literal["up", "down"] | None = None
     resample_shortcut: bool = True
@@ -87,9 +79,7 @@ class ResBlockBigGAN(nn.Module):
         return residual_sum(x, h, self.skip_rescale)
 
 
-def _conv_time_conv(
-    block: ResBlockDDPM | ResBlockBigGAN, h: jax.Array, temb: jax.Array | None, train: bool
-) -> jax.Array:
+def _conv_time_conv(block: ResBlockDDPM, h: jax.Array, temb: jax.Array | None, train: bool) -> jax.Array:
     """The part common to both blocks; its layers belong to `block`, whose compact call includes this function."""
     dtype, features = block.dtype, block.features
     h = conv3(features, name="conv0", dtype=dtype)(h)
