@@ -81,27 +81,27 @@ def load(
         read = lambda file: images.read_picture(file, image_size, depth, bits)  # noqa: E731
         shape = (*(images.sides(image_size) or _first(name, files, images.picture_size)), depth)
 
-    pairs = None if condition is None else _paired(name, condition, data_dir, files)
-    read_pair: Read = lambda file: images.read_picture(file, image_size, channels or 3, bits)  # noqa: E731
-    pair_shape = () if pairs is None else _first(condition or "", pairs, lambda file: read_pair(file).shape)
-    source = LazyPictures(name, files, labels, read, shape, pairs, read_pair, pair_shape)
+    parts = [_Part("x", files, read, shape, dtype)]
+    if condition is not None:
+        pairs = _paired(name, condition, data_dir, files)
+        read_pair: Read = lambda file: images.read_picture(file, image_size, channels or 3, bits)  # noqa: E731
+        pair_shape = _first(condition, pairs, lambda file: read_pair(file).shape)
+        parts.append(_Part("picture", pairs, read_pair, pair_shape, np.dtype(np.uint8)))
+    source = LazyPictures(name, labels, parts)
     found = Dataset(name, split, source, labels, shape, num_classes, names, kind, integers=integers)
-    size = int(np.prod(shape)) * dtype.itemsize + (int(np.prod(pair_shape)) if pairs else 0)
-    if len(files) * size > memory_limit_bytes:
+    if len(files) * sum(int(np.prod(part.shape)) * part.dtype.itemsize for part in parts) > memory_limit_bytes:
         if image_size is None:
             source.scan(lambda i: _require_size(files, i, images.picture_size(files[i]), shape[:2]))
         return found
-    x = np.empty((len(files), *shape), dtype)
-    picture = None if pairs is None else np.empty((len(files), *pair_shape), np.uint8)
+    arrays = {part.key: np.empty((len(files), *part.shape), part.dtype) for part in parts}
 
     def keep(i: int, example: dict[str, Any]) -> None:
-        x[i] = example["x"]
-        if picture is not None:
-            picture[i] = example["picture"]
+        for key, array in arrays.items():
+            array[i] = example[key]
 
     for i in source.scan(lambda i: keep(i, source.read(i))):
         keep(i, source[i])
-    return dataclasses.replace(found, source=x, picture=picture)
+    return dataclasses.replace(found, source=arrays["x"], picture=arrays.get("picture"))
 
 
 def _paired(name: str, condition: str, data_dir: str | None, files: list[File]) -> list[File]:
@@ -127,29 +127,26 @@ def _paired(name: str, condition: str, data_dir: str | None, files: list[File]) 
     return [there[key][0] for key in keys]
 
 
+class _Part(NamedTuple):
+    """One array of each example: its name, the files of all examples, how one is read, its shape and type."""
+
+    key: str
+    files: list[File]
+    read: Read
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+
 class LazyPictures:
     """Picture files that are decoded each time they are read.
 
     A damaged file is replaced by the next one of its class, with a warning, so that the set is the same in memory and
-    on disk, and in all processes. More than 1 % of damaged files are an error. A file's condition picture, if `pairs`
-    has one for each file, is the example's `picture`; a damaged one counts as a damaged file.
+    on disk, and in all processes. More than 1 % of damaged files are an error. The first part is the example itself; a
+    second one is its condition picture, of which a damaged one counts as a damaged file.
     """
 
-    def __init__(
-        self,
-        name: str,
-        files: list[File],
-        labels: np.ndarray | None,
-        read: Read,
-        shape: tuple[int, ...],
-        pairs: list[File] | None = None,
-        read_pair: Read | None = None,
-        pair_shape: tuple[int, ...] = (),
-    ):
-        self._name, self._files, self._labels = name, files, labels
-        self._parts = [("x", files, read, shape)]
-        if pairs is not None and read_pair is not None:
-            self._parts.append(("picture", pairs, read_pair, pair_shape))
+    def __init__(self, name: str, labels: np.ndarray | None, parts: list[_Part]):
+        self._name, self._files, self._labels, self._parts = name, parts[0].files, labels, parts
         self._bad: dict[int, str] = {}
         self._lock = threading.Lock()
 
@@ -169,7 +166,7 @@ class LazyPictures:
     def read(self, index: int) -> dict[str, Any]:
         """Returns an example; raises one of `images.UNREADABLE` for a damaged file."""
         example: dict[str, Any] = {"label": 0 if self._labels is None else int(self._labels[index])}
-        for key, files, read, shape in self._parts:
+        for key, files, read, shape, _ in self._parts:
             try:
                 example[key] = _sized(files, index, read(files[index]), shape)
             except UserError:
@@ -296,9 +293,7 @@ def _labeled(name: str, root: Root, top: str, train: _Split | None) -> _Split:
             f"holds {shown or 'nothing'}"
         )
     if f"{prefix}{LABELS_FILE}" in entries:
-        labels = _listed_labels(
-            File(root, f"{prefix}{LABELS_FILE}"), [file.name.removeprefix(prefix) for file in files]
-        )
+        labels = _listed_labels(File(root, f"{prefix}{LABELS_FILE}"), names)
         if labels is None:
             return _Split(files, None, (), 0)
         num_classes = int(labels.max()) + 1
