@@ -4,6 +4,7 @@ import dataclasses
 import importlib.util
 import inspect
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -108,9 +109,6 @@ def _line_of(error: BaseException, file: Path) -> str:
     """ ", line N" of the file where the error arose; empty where that is not known."""
     if isinstance(error, SyntaxError) and error.lineno:
         return f", line {error.lineno}"
-    trace, line = error.__traceback__, None
-    while trace is not None:
-        if trace.tb_frame.f_code.co_filename == str(file):
-            line = trace.tb_lineno
-        trace = trace.tb_next
-    return f", line {line}" if line else ""
+    trace = traceback.walk_tb(error.__traceback__)
+    lines = [line for frame, line in trace if frame.f_code.co_filename == str(file)]
+    return f", line {lines[-1]}" if lines else ""
