@@ -99,12 +99,8 @@ def tabulate(function: Callable[[np.ndarray], np.ndarray], *, top: float, rate: 
 
     nodes = chebyshev.chebpts1(_DEGREE + 1)
     to_coefficients = np.linalg.inv(chebyshev.chebvander(nodes, _DEGREE))
-    to_monomials = np.stack(
-        [
-            np.pad(chebyshev.cheb2poly(row), (0, _DEGREE + 1 - len(chebyshev.cheb2poly(row))))
-            for row in np.eye(_DEGREE + 1)
-        ]
-    )
+    monomials = map(chebyshev.cheb2poly, np.eye(_DEGREE + 1))
+    to_monomials = np.stack([np.pad(row, (0, _DEGREE + 1 - len(row))) for row in monomials])
 
     done: list[tuple[float, np.ndarray]] = []
     todo = [(0.0, float(np.float32(top)))]
