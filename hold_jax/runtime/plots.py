@@ -41,13 +41,8 @@ def plot_limits(points: ArrayLike) -> Limits:
     if len(xy) == 0:
         raise UserError("`points` has no finite point to choose a window by; give `limits`")
     low, high = np.quantile(xy, (0.002, 0.998), axis=0)
-    center, half = (low + high) / 2, 0.58 * max(float((high - low).max()), 1e-6)
-    return (
-        float(center[0] - half),
-        float(center[0] + half),
-        float(center[1] - half),
-        float(center[1] + half),
-    )
+    (x, y), half = ((low + high) / 2).tolist(), 0.58 * max(float((high - low).max()), 1e-6)
+    return x - half, x + half, y - half, y + half
 
 
 def scatter(points: ArrayLike, limits: Limits | None = None, reference: ArrayLike | None = None) -> PIL.Image.Image:
