@@ -46,9 +46,8 @@ def require_key(key: Any) -> None:
     """
     dtype = getattr(key, "dtype", np.dtype(object))
     typed = jnp.issubdtype(dtype, jax.dtypes.prng_key)
-    one = np.ndim(key) == (0 if typed else 1) and (typed or dtype == np.uint32)
-    if one and not typed:
-        one = key.shape in ((2,), (4,))  # of threefry, of rbg
+    raw = dtype == np.uint32 and np.shape(key) in ((2,), (4,))  # of threefry, of rbg
+    one = np.ndim(key) == 0 if typed else raw
     require(one, "key", key, "one key of JAX, such as jax.random.key(0)")
 
 
