@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from hold_jax.errors import UserError, require, require_choice, require_number, require_whole
+from hold_jax.errors import UserError, chosen, require, require_number, require_whole
 from hold_jax.numerics import exact
 from hold_jax.sde import LinearSDE
 
@@ -57,9 +57,7 @@ def times_of(sde: LinearSDE, grid: str | Grid | Sequence[float], t_min: float, n
     """
     num_steps = require_whole("num_steps", num_steps, 1)
     t_min = require_number("t_min", t_min, lambda t: 0 < t < sde.T, f"between 0 and T = {sde.T}")
-    if isinstance(grid, str):
-        require_choice("grid", grid, GRIDS)
-        grid = GRIDS[grid]
+    grid = chosen("grid", grid, GRIDS)
     try:
         times = np.array(grid(sde, t_min, num_steps) if callable(grid) else grid, np.float64)
     except UserError:
