@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from hold_jax.errors import UserError, require
+from hold_jax.errors import UserError, require, require_whole
 from hold_jax.langevin.algorithm import Algorithm, Info, Position, State, first_of, require_finite
 from hold_jax.numerics.random import require_key
 
@@ -68,11 +68,8 @@ def sample(
     """
     is_one = hasattr(algorithm, "step_chains")
     require(is_one, "algorithm", algorithm, "what `langevin(log_density, step_size=...)` returns")
-    least = {"num_samples": 1, "num_chains": 1, "thin": 1, "burn_in": 0}
-    given = {"num_samples": num_samples, "num_chains": num_chains, "thin": thin, "burn_in": burn_in}
-    for name, value in given.items():
-        whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-        require(whole and value >= least[name], name, value, f"a whole number >= {least[name]}")
+    num_samples, num_chains = require_whole("num_samples", num_samples, 1), require_whole("num_chains", num_chains, 1)
+    thin, burn_in = require_whole("thin", thin, 1), require_whole("burn_in", burn_in, 0)
     require((position is None) != (state is None), "position", position, "given, or `state`, and not both")
     require_key(key)
     init_key, key = jax.random.split(key)
