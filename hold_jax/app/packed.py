@@ -82,9 +82,6 @@ def averages(
     """The averaged parameters of checkpoints in turn; with `sampling.ema_length` those made of snapshots up to each.
 
     Args:
-      config: the settings.
-      model: the run's.
-      workdir: of the run.
       steps: of the checkpoints; ["best"]: of least held-out loss; empty: all; None: the newest.
 
     Yields:

@@ -18,14 +18,7 @@ from hold_jax.runtime.storage import Path
 
 
 class Report:
-    """Samples and figures at the end of training. It comes after hours of work: what it needs is checked before them.
-
-    Args:
-      config: the settings.
-      path: the work directory.
-      model: the model that is trained.
-      data: the training data.
-    """
+    """Samples and figures at the end of training. It comes after hours of work: its needs are checked before."""
 
     def __init__(self, config: Config, path: Path, model: Model, data: Dataset):
         self._config, self._path, self._model, self._data = config, path, model, data

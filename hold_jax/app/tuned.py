@@ -113,8 +113,6 @@ def apply(config: Config, path: Path, flags: Collection[str] = ()) -> Config:
     """The settings with the sampler for `sampling.calls` network calls: the tuned one, or the config's own.
 
     Args:
-      config: the settings.
-      path: the work directory.
       flags: keys that the command line gives; one that chooses a sampler wins over the tuned one, and one that chooses
         the steps over the number of calls that the run was made with.
 

@@ -42,12 +42,7 @@ class Root(Protocol):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class File:
-    """One file of a data set.
-
-    Attributes:
-      root: where it lies.
-      name: its name there.
-    """
+    """One file of a data set, by its name in the place where it lies."""
 
     root: Root
     name: str

@@ -34,9 +34,6 @@ class Classifier(nn.Module):
     """A small convolutional network, for vectors a perceptron, with 64 features before the last layer.
 
     Its products are float32 on every backend.
-
-    Attributes:
-      num_classes: number of classes.
     """
 
     num_classes: int

@@ -25,11 +25,6 @@ def compute(name: str, sampled: Features, reference: Reference) -> dict[str, flo
     `_bias` its excess over the value at infinitely many samples, by the jackknife; it is not subtracted. `*_kid` is the
     kernel distance, `*_score` the inception score of the network's own classes; `*_low` and `*_high` are ends of 95 %
     intervals.
-
-    Args:
-      name: of the feature network.
-      sampled: of the samples.
-      reference: of the data.
     """
     x, distance = sampled.values, distance_of(name)
     found = {distance: frechet_distance(moments(x), reference.moments)}

@@ -29,12 +29,7 @@ class Row:
 
 
 def rows(results: Mapping[str, float], most: int = MOST) -> list[Row]:
-    """Returns the most important figures of `Evaluator.evaluate`, the most important first.
-
-    Args:
-      results: figures by name.
-      most: the largest number of rows.
-    """
+    """Returns at most `most` figures of `Evaluator.evaluate`, the most important first."""
     return list(_all(results))[:most]
 
 

@@ -26,9 +26,6 @@ class PoissonMidpoint(Method):
 
     Under `jax.vmap` over keys every sub-step evaluates, because conditions become selections; `sample` and
     `Algorithm.step_chains` give all chains one clock H, so that they do not.
-
-    Attributes:
-      K: sub-steps.
     """
 
     shared_clock: ClassVar[bool] = True

@@ -135,16 +135,12 @@ class Evaluator:
         return self.workdir / FOLDER / f"step_{step}{origin.average_of(self.sampling.ema_length)}"
 
     def evaluate(self, params: Any, *, step: int) -> dict[str, float]:
-        """Computes every figure, appends one line to `workdir`/results.jsonl and returns it.
+        """Computes every figure of a checkpoint's averaged parameters, appends a line to results.jsonl and returns it.
 
         Samples, and the likelihoods of examples, are kept in `folder(step)` as they are computed: if the process
         is killed, the same call continues from them. Figures do not depend on batch sizes, nor on the number of
         devices, beyond the rounding of the network's arithmetic and, for likelihoods, the tolerance of the solver,
         whose steps a batch shares: `likelihood_nfe` is that of the batches.
-
-        Args:
-          params: averaged parameters.
-          step: of the checkpoint.
         """
         self.check()
         devices, settings, workdir = Devices.all(), self.settings, self.workdir

@@ -47,9 +47,6 @@ class Devices:
         TPU stores these two axes in tiles of 8 x 128, and parts along the axis of 8 fill them more easily. Arrays with
         fewer than `LARGE` numbers are replicated, and so are arrays of which the number of devices divides neither
         axis. A stack of arrays is split like each of its arrays.
-
-        Args:
-          shape: shape of the array.
         """
         if self.mesh.size > 1 and math.prod(shape) >= LARGE:
             for axis in (len(shape) - 2, len(shape) - 1):

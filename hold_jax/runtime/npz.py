@@ -91,10 +91,7 @@ def write_blocks(
     """Writes an .npz of one array, of which only one block is in memory at a time; `np.load` reads it.
 
     Args:
-      file: to write to.
-      name: of the array.
       shape: of the whole array.
-      dtype: of the array.
       blocks: its rows in order, arrays (k, *shape[1:]).
     """
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:

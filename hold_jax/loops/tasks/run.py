@@ -92,11 +92,8 @@ def examples(
     """Returns the inputs of a task: `settings.index` of the test split, or the first of a file.
 
     Args:
-      model: the trained model.
-      task: what is done with them.
       settings: of `check`.
       path: of the file (`read_input`); None: the test split.
-      load_test: loads the test split.
 
     Raises:
       UserError: if there are no such examples.
