@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import hashlib
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
@@ -37,6 +38,20 @@ class RandomAccess(Protocol):
         It is `{'x': array of Dataset.shape, 'label': int}`, and may have the conditions `'picture'` and `'vector'`.
         """
         ...
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Lazy:
+    """A `RandomAccess` set of `num` examples, of which `read` makes the one of an index."""
+
+    num: int
+    read: Callable[[int], dict[str, Any]]
+
+    def __len__(self) -> int:
+        return self.num
+
+    def __getitem__(self, index: int, /) -> dict[str, Any]:
+        return self.read(index)
 
 
 def default_kind(shape: tuple[int, ...]) -> str:
@@ -162,25 +177,12 @@ class Dataset:
         rows = random.subset(len(self), len(self) if size is None else size, seed)
 
         def take(source: Any) -> Any:
-            if source is None:
-                return None
-            return source.take(rows, axis=0) if isinstance(source, np.ndarray) else _Rows(source, rows)
+            if isinstance(source, np.ndarray):
+                return source.take(rows, axis=0)
+            return None if source is None else Lazy(len(rows), lambda i: source[int(rows[i])])
 
         parts = {name: take(getattr(self, name)) for name in ("source", "labels", "picture", "vector")}
         return dataclasses.replace(self, **parts)
-
-
-class _Rows:
-    """The examples `rows` of a `RandomAccess` source, in this order."""
-
-    def __init__(self, source: RandomAccess, rows: np.ndarray):
-        self._source, self._rows = source, rows
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return self._source[int(self._rows[index])]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from hold_jax import operators
-from hold_jax.data.dataset import Dataset, RandomAccess
+from hold_jax.data.dataset import Dataset, Lazy
 from hold_jax.data.masks import known_part
 from hold_jax.data.transfer import from_model_range, to_model_range
 from hold_jax.errors import UserError, require
@@ -69,10 +69,16 @@ def add(data: Dataset, measurements: Sequence[str]) -> Dataset:
         known = np.ones(operator.measured_shape, bool) if operator.known is None else np.asarray(operator.known[0])
         return np.asarray(y)[:, known]
 
-    if not isinstance(data.source, np.ndarray):
-        return dataclasses.replace(data, source=_Measured(data.source, kind, measure))
-    parts = (data.source[start : start + _CHUNK] for start in range(0, len(data), _CHUNK))
-    return dataclasses.replace(data, **{kind: np.concatenate([measure(part) for part in parts])})
+    source = data.source
+    if isinstance(source, np.ndarray):
+        parts = (source[start : start + _CHUNK] for start in range(0, len(data), _CHUNK))
+        return dataclasses.replace(data, **{kind: np.concatenate([measure(part) for part in parts])})
+
+    def read(index: int) -> dict[str, Any]:
+        example = source[index]
+        return {**example, kind: measure(example["x"][None])[0]}
+
+    return dataclasses.replace(data, source=Lazy(len(data), read))
 
 
 def require_mirrored(condition: str | None, data_shape: tuple[int, ...]) -> None:
@@ -82,20 +88,6 @@ def require_mirrored(condition: str | None, data_shape: tuple[int, ...]) -> None
         known = known_part(data_shape, mask or "box") if name == "inpaint" else np.ones((1, 1))
         mirrored = np.array_equal(known, known[:, ::-1])
         require(mirrored, "data.flip", True, f"False with {text}: of mirrored pictures another part would be hidden")
-
-
-class _Measured:
-    """The examples of a `RandomAccess` source, each with its measurement."""
-
-    def __init__(self, source: RandomAccess, kind: str, measure: Callable[[np.ndarray], np.ndarray]):
-        self._source, self._kind, self._measure = source, kind, measure
-
-    def __len__(self) -> int:
-        return len(self._source)
-
-    def __getitem__(self, index: int, /) -> dict[str, Any]:
-        example = self._source[index]
-        return {**example, self._kind: self._measure(example["x"][None])[0]}
 
 
 def _host() -> Any:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from hold_jax.data.dataset import Dataset, array_dataset
+from hold_jax.data.dataset import Dataset, Lazy, array_dataset
 from hold_jax.data.images import Size, fit_array, sides
 from hold_jax.errors import UserError
 from hold_jax.runtime import fetch
@@ -55,26 +55,17 @@ def load(
     native = features["image"].shape
     shape = (*(sides(image_size) or native[:2]), channels or native[2])
     num_classes = getattr(features.get("label"), "num_classes", None) or 0
-    pictures = TfdsPictures(source, image_size, channels, labeled=num_classes > 0)
+
+    def read(index: int) -> dict[str, Any]:
+        example = source[index]
+        x = fit_array(example["image"], image_size, channels)
+        return {"x": x, "label": int(example["label"]) if num_classes else 0}
+
+    pictures = Lazy(len(source), read)
     if len(pictures) * int(np.prod(shape)) > memory_limit_bytes:
         return Dataset(name, split, pictures, None, shape, num_classes)
     x, labels = _read_all(pictures, shape)
     return array_dataset(name, split, x, labels if num_classes else None, num_classes)
-
-
-class TfdsPictures:
-    """A TFDS data source whose examples are resized pictures `x` with a `label`."""
-
-    def __init__(self, source: Any, image_size: Size, channels: int | None, labeled: bool):
-        self._source, self._image_size, self._channels, self._labeled = source, image_size, channels, labeled
-
-    def __len__(self) -> int:
-        return len(self._source)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        example = self._source[index]
-        x = fit_array(example["image"], self._image_size, self._channels)
-        return {"x": x, "label": int(example["label"]) if self._labeled else 0}
 
 
 def require_reachable(name: str, urls: Iterable[str]) -> None:
@@ -174,7 +165,7 @@ def _open(name: str, builder: Any, split: str) -> Any:
         ) from error
 
 
-def _read_all(pictures: TfdsPictures, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+def _read_all(pictures: Lazy, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
     x = np.empty((len(pictures), *shape), np.uint8)
     labels = np.empty(len(pictures), np.int32)
 

@@ -9,29 +9,13 @@ from typing import Any
 import numpy as np
 
 from hold_jax.data import images
-from hold_jax.data.dataset import Dataset
+from hold_jax.data.dataset import Dataset, Lazy
 from hold_jax.data.files import Folder
 from hold_jax.errors import UserError
 from hold_jax.evaluation.resize import Stretch
 
 # pytorch-fid's list; it looks for these endings in lower case only.
 ENDINGS = frozenset(f".{name}" for name in ("bmp", "jpg", "jpeg", "pgm", "png", "ppm", "tif", "tiff", "webp"))
-
-
-class PictureFiles:
-    """Random access to picture files (`data.dataset.RandomAccess`) through one function that reads a file."""
-
-    def __init__(self, files: list[Path], read: Callable[[Path], np.ndarray]):
-        self._files, self._read = files, read
-
-    def __len__(self) -> int:
-        return len(self._files)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        try:
-            return {"x": self._read(self._files[index]), "label": 0}
-        except images.UNREADABLE as error:
-            raise UserError(f"{self._files[index]} cannot be read: {error}") from None
 
 
 def pictures(folder: Path, crop: int | None, stretch: Stretch | None) -> tuple[Dataset, str]:
@@ -77,7 +61,13 @@ def digest(data: Dataset) -> str:
 
 
 def _dataset(folder: Path, files: list[Path], read: Callable[[Path], np.ndarray], shape: tuple[int, ...]) -> Dataset:
-    return Dataset(str(folder), "test", PictureFiles(files, read), None, shape, 0)
+    def example(index: int) -> dict[str, Any]:
+        try:
+            return {"x": read(files[index]), "label": 0}
+        except images.UNREADABLE as error:
+            raise UserError(f"{files[index]} cannot be read: {error}") from None
+
+    return Dataset(str(folder), "test", Lazy(len(files), example), None, shape, 0)
 
 
 def _is_picture(file: Path) -> bool:
