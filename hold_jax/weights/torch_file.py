@@ -185,12 +185,6 @@ class _Module(dict):
         self.update(state)
 
 
-def _of_type(value: Any, tag: Any = None) -> Any:
-    """A list or dict of a TorchScript archive, whose type PyTorch writes beside it."""
-    del tag
-    return value
-
-
 def _rebuild_tensor(
     storage: Any, offset: Any, size: Any, stride: Any, requires_grad: Any = None, hooks: Any = None, marks: Any = None
 ) -> _Tensor:
@@ -200,9 +194,10 @@ def _rebuild_tensor(
     return _Tensor(storage, offset, tuple(size), tuple(stride))
 
 
-def _rebuild_parameter(tensor: Any, requires_grad: Any = None, hooks: Any = None) -> Any:
-    del requires_grad, hooks
-    return tensor
+def _bare(value: Any, beside: Any = None, hooks: Any = None) -> Any:
+    """A parameter's tensor, or a list or dict of a TorchScript archive, whose type PyTorch writes beside it."""
+    del beside, hooks
+    return value
 
 
 _DTYPES = {
@@ -221,13 +216,13 @@ _FUNCTIONS = {
     "collections.OrderedDict": _Dict,
     "torch.Size": tuple,
     "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
-    "torch._utils._rebuild_parameter": _rebuild_parameter,
+    "torch._utils._rebuild_parameter": _bare,
     "numpy.dtype": _NumpyDtype,
     "numpy.core.multiarray.scalar": _numpy_scalar,
     "numpy._core.multiarray.scalar": _numpy_scalar,
     "_codecs.encode": _encode,
-    "torch.jit._pickle.build_intlist": _of_type,
-    "torch.jit._pickle.restore_type_tag": _of_type,
+    "torch.jit._pickle.build_intlist": _bare,
+    "torch.jit._pickle.restore_type_tag": _bare,
 }
 _GLOBALS = (
     {name: _Global(name, function=function) for name, function in _FUNCTIONS.items()}
