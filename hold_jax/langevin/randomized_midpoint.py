@@ -45,16 +45,11 @@ class RandomizedMidpoint(Method):
 
     def coefficients(self, dynamics: Dynamics, h: float) -> Coefficients:
         """Of the 16 nodes."""
-        before = [dynamics.flow("U", a * h) for a in _NODES]
-        after = [dynamics.flow("U", (1 - a) * h) for a in _NODES]
-        return Coefficients(
-            before=np.stack([flow.state for flow in before]),
-            before_noise=np.stack([flow.noise for flow in before]),
-            held=np.stack([dynamics.held(a * h) for a in _NODES]),
-            after=np.stack([flow.state for flow in after]),
-            after_noise=np.stack([flow.noise for flow in after]),
-            kick=np.stack([h * flow.state @ dynamics.kick for flow in after]),
-        )
+        nodes = []
+        for a in _NODES:
+            before, after = dynamics.flow("U", a * h), dynamics.flow("U", (1 - a) * h)
+            nodes.append(Coefficients(*before, dynamics.held(a * h), *after, h * after.state @ dynamics.kick))
+        return Coefficients(*map(np.stack, zip(*nodes, strict=True)))
 
     def rows(self, coefficients: Coefficients) -> int:
         """The noise before and after the midpoint."""
