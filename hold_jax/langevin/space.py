@@ -13,6 +13,7 @@ from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 
 from hold_jax.errors import UserError, require
+from hold_jax.langevin.method import mix
 
 
 class Space(NamedTuple):
@@ -29,11 +30,7 @@ def diagonal(scale: Any) -> Space:
 
 def dense(factor: Any) -> Space:
     """S = factor (d, d)."""
-
-    def times(matrix: jax.Array, x: jax.Array) -> jax.Array:
-        return jnp.matmul(matrix, x, precision=jax.lax.Precision.HIGHEST)
-
-    return Space(lambda z: times(factor, z), lambda g: times(jnp.swapaxes(factor, 0, 1), g))
+    return Space(lambda z: mix(factor, z), lambda g: mix(jnp.swapaxes(factor, 0, 1), g))
 
 
 def of_mass(inverse_mass_matrix: Any, position: Any) -> Space:
