@@ -37,7 +37,7 @@ def plot_limits(points: ArrayLike) -> Limits:
     Raises:
         UserError: if `points` is not `(N, 2)` or has no finite point.
     """
-    xy = _points_2d("points", points)
+    xy = _finite("points", points, "(N, 2)")
     if len(xy) == 0:
         raise UserError("`points` has no finite point to choose a window by; give `limits`")
     low, high = np.quantile(xy, (0.002, 0.998), axis=0)
@@ -70,7 +70,7 @@ def scatter(points: ArrayLike, limits: Limits | None = None, reference: ArrayLik
     panels = [("samples", _BLUE, points)]
     if reference is not None:
         panels.insert(0, ("data", _INK, reference))
-    clouds = [_points_2d("points" if name == "samples" else "reference", values) for name, _, values in panels]
+    clouds = [_finite("points" if name == "samples" else "reference", values, "(N, 2)") for name, _, values in panels]
     as_density = max(len(cloud) for cloud in clouds) > _DOTS_AT_MOST
 
     side, left, below, above = _PANEL_INCHES - 0.55, 0.42, 0.3, 0.1
@@ -111,8 +111,8 @@ def pairs(points: ArrayLike, reference: ArrayLike | None = None) -> PIL.Image.Im
     """
     from matplotlib.figure import Figure
 
-    samples = _finite_rows("points", points)
-    data = None if reference is None else _finite_rows("reference", reference)
+    samples = _finite("points", points, "(N, d), d >= 2")
+    data = None if reference is None else _finite("reference", reference, "(N, d), d >= 2")
     count = min(samples.shape[1], _PAIRS)
     windows = [histogram_limits((samples if data is None else data)[:, i]) for i in range(count)]
     width = height = count * _PAIR_INCHES + 0.3
@@ -195,7 +195,7 @@ def histogram_limits(values: ArrayLike) -> Limits:
     Raises:
         UserError: if `values` is not `(N,)` or has no finite number.
     """
-    x = _finite_1d("values", values)
+    x = _finite("values", values, "(N,)")
     if len(x) == 0:
         raise UserError("`values` has no finite number to choose a window by; give `limits`")
     low, high = np.quantile(x, (0.002, 0.998))
@@ -234,7 +234,7 @@ def _draw_densities(axes: Axes, values: ArrayLike, reference: ArrayLike | None, 
     """Draws the histogram of the data filled, if there are data, and that of the samples as a line."""
     for name, filled, color, numbers in (("data", True, _FAINT, reference), ("samples", False, _BLUE, values)):
         if numbers is not None:
-            x = _finite_1d(name, numbers)
+            x = _finite(name, numbers, "(N,)")
             counts, edges = np.histogram(x, _BINS, limits[:2])
             density = counts / max(len(x), 1) / (edges[1] - edges[0])
             axes.stairs(density, edges, fill=filled, color=color, label=name)
@@ -278,25 +278,12 @@ def _inside(cloud: np.ndarray, limits: Limits) -> np.ndarray:
     return (limits[0] <= x) & (x <= limits[1]) & (limits[2] <= y) & (y <= limits[3])
 
 
-def _points_2d(name: str, values: ArrayLike) -> np.ndarray:
-    """Returns the finite rows of `values`, `(N, 2)`."""
-    xy = np.asarray(values, np.float64)
-    require(xy.ndim == 2 and xy.shape[1] == 2, f"{name}.shape", xy.shape, "(N, 2)")
-    return xy[np.isfinite(xy).all(axis=1)]
-
-
-def _finite_rows(name: str, values: ArrayLike) -> np.ndarray:
-    """Returns the finite rows of `values`, `(N, d)`, d >= 2."""
+def _finite(name: str, values: ArrayLike, shape: str) -> np.ndarray:
+    """Returns the finite rows of `values`, whose shape must be "(N,)", "(N, 2)" or "(N, d), d >= 2"."""
     x = np.asarray(values, np.float64)
-    require(x.ndim == 2 and x.shape[1] >= 2, f"{name}.shape", x.shape, "(N, d), d >= 2")
-    return x[np.isfinite(x).all(axis=1)]
-
-
-def _finite_1d(name: str, values: ArrayLike) -> np.ndarray:
-    """Returns the finite numbers of `values`, `(N,)`."""
-    x = np.asarray(values, np.float64)
-    require(x.ndim == 1, f"{name}.shape", x.shape, "(N,)")
-    return x[np.isfinite(x)]
+    fits = {"(N,)": x.ndim == 1, "(N, 2)": x.shape[1:] == (2,), "(N, d), d >= 2": x.ndim == 2 and x.shape[1] >= 2}
+    require(fits[shape], f"{name}.shape", x.shape, shape)
+    return x[np.isfinite(x).all(axis=tuple(range(1, x.ndim)))]
 
 
 def to_image(figure: Figure) -> PIL.Image.Image:
