@@ -3,12 +3,13 @@
 import contextlib
 import difflib
 import numbers
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 __all__ = [
     "UserError",
     "chosen",
+    "naming",
     "of_an_extra",
     "require",
     "require_choice",
@@ -143,6 +144,15 @@ def require_shape(argument: str, shape: Any, least: int, allowed: str) -> tuple[
     whole = all(kinds) and not any(isinstance(size, bool) or size < 1 for size in sizes)
     require(whole and len(sizes) >= least, argument, shape, allowed)
     return sizes
+
+
+@contextlib.contextmanager
+def naming(old: str, new: str) -> Iterator[None]:
+    """Names the argument of a `UserError` as the user wrote it: `new` in place of the first `old`."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(str(error).replace(old, new, 1)) from None
 
 
 def of_an_extra(error: ModuleNotFoundError) -> Exception:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from hold_jax import losses, noise_conditioning, samplers, sde
 from hold_jax.app.config import KEYS, Config
-from hold_jax.errors import UserError
+from hold_jax.errors import UserError, naming
 from hold_jax.loops import tasks
 from hold_jax.nn import MLP, NCSNpp
 
@@ -140,7 +140,5 @@ def construct(
     for key in options:
         if key not in known:
             raise UserError(f"`{where}.{key}` has no effect with {where}.name = {name!r}: leave it unset")
-    try:
+    with naming("`", f"`{where}."):
         return constructor(**options, **more)
-    except UserError as error:
-        raise UserError(str(error).replace("`", f"`{where}.", 1)) from None

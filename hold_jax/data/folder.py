@@ -14,7 +14,7 @@ from hold_jax.data import images
 from hold_jax.data.dataset import MAX_CLASSES, Dataset, hold_out
 from hold_jax.data.files import Archive, Bucket, File, Folder, Root, is_url, local_path, system
 from hold_jax.data.images import Size
-from hold_jax.errors import UserError, require
+from hold_jax.errors import UserError, naming, require
 from hold_jax.runtime import schema, storage
 
 T = TypeVar("T")
@@ -106,10 +106,8 @@ def load(
 
 def _paired(name: str, condition: str, data_dir: str | None, files: list[File]) -> list[File]:
     """Returns the condition picture of each file: that with its name, without the extension, below `condition`."""
-    try:
+    with naming("`name` is", "`condition` is"):
         root = _root(f"folder:{condition}", data_dir)
-    except UserError as error:
-        raise UserError(str(error).replace("`name` is", "`condition` is", 1)) from None
     there: dict[str, list[File]] = {}
     for file in _pictures(root, root.names()):
         there.setdefault(os.path.splitext(file.name)[0], []).append(file)

@@ -12,7 +12,7 @@ import numpy as np
 from hold_jax import likelihood
 from hold_jax.condition import conditions_of
 from hold_jax.data import Dataset, eval_batches
-from hold_jax.errors import UserError, require, require_choice
+from hold_jax.errors import UserError, naming, require, require_choice
 from hold_jax.model import Model
 from hold_jax.numerics import ode
 from hold_jax.runtime.mesh import Devices
@@ -116,10 +116,8 @@ def check(model: Model, settings: LikelihoodSettings, batch: dict[str, jax.Shape
     devices = Devices.all()
     devices.require_divides("likelihood.batch_size", settings.batch_size)
     params = jax.eval_shape(model.init, jax.random.key(0))
-    try:
+    with naming("`", "`likelihood."):
         jax.eval_shape(_compiled(model, settings, devices), params, batch)
-    except UserError as error:
-        raise UserError(str(error).replace("`", "`likelihood.", 1)) from None
 
 
 @functools.lru_cache(maxsize=4)

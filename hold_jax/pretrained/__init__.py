@@ -15,7 +15,7 @@ from hold_jax.app import build, packed
 from hold_jax.app.config import Config
 from hold_jax.condition import Condition, as_condition
 from hold_jax.convert import diffusers, runs
-from hold_jax.errors import UserError, require, require_choice, require_whole
+from hold_jax.errors import UserError, naming, require, require_choice, require_whole
 from hold_jax.loops import conditions
 from hold_jax.loops.draw import SampleSettings, guided, with_labels
 from hold_jax.model import Model
@@ -311,11 +311,9 @@ def load(
 
 def _of_project(source: runs.Source, name: str, config: str | Path | Mapping[str, Any] | None) -> Pretrained:
     of_file = isinstance(config, str | Path)
-    try:
+    with naming("`input`", "`workdir`"):
         settings = runs.settings(source, Path(name), [f"--config={config}"] if of_file else [])
         found = runs.read(source, Path(name), settings if config is None or of_file else settings.changed(config))
-    except UserError as error:
-        raise UserError(str(error).replace("`input`", "`workdir`", 1)) from None
     params = jax.tree.map(jnp.asarray, found.weights.params)
     return Pretrained(found.model, params, found.config, build.sampling(found.config), found.weights.step)
 

@@ -1,12 +1,11 @@
 """Runs a task over examples of the test split or of a file, and writes results, pictures and figures."""
 
-import contextlib
 import dataclasses
 import functools
 import json
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -18,7 +17,7 @@ from hold_jax import samplers
 from hold_jax.condition import Condition, conditions_of
 from hold_jax.data import Dataset
 from hold_jax.data.inputs import read_input
-from hold_jax.errors import UserError, require
+from hold_jax.errors import UserError, naming, require
 from hold_jax.loops import origin
 from hold_jax.loops.draw import SampleSettings, draw_labels, guided, require_pictures
 from hold_jax.loops.generate import GRID_MAX, claimed, picture, write_each
@@ -56,20 +55,11 @@ def check(model: Model, task: Task, settings: SampleSettings, devices: Devices) 
     settings = task.settings(model, dataclasses.replace(settings, frames=0))  # a task makes no film
     rows = jax.ShapeDtypeStruct((settings.batch_size, *shape), jnp.float32)
     index = jax.ShapeDtypeStruct((settings.batch_size,), jnp.int32)
-    with _of_sampling():
+    with naming("`", "`sampling."):
         model.require_guidance(settings.guidance)
         trivial = guided(model, settings, lambda guidance: lambda u, t: u[..., -1:, :])
         jax.eval_shape(functools.partial(task.run, model, settings, trivial), rows, index)
     return settings
-
-
-@contextlib.contextmanager
-def _of_sampling() -> Iterator[None]:
-    """Names the argument of an error as the user wrote it."""
-    try:
-        yield
-    except UserError as error:
-        raise UserError(str(error).replace("`", "`sampling.", 1)) from None
 
 
 class Examples(NamedTuple):
@@ -112,7 +102,7 @@ def examples(
         found = read_input(path, "task.input", task.shape(model), picture=model.kind == "picture")
         index = _within(settings, len(found), f"the number of examples in {path}")
         x, condition = found[index], Condition()
-    with _of_sampling():
+    with naming("`", "`sampling."):
         if settings.label is not None:
             label = np.asarray(draw_labels(model, settings, jnp.asarray(index)))
             condition = dataclasses.replace(condition, label=label)
