@@ -12,8 +12,6 @@ from hold_jax.errors import UserError, require
 from hold_jax.model import Model
 from hold_jax.parameterization import EpsFn
 
-__all__ = ["Autoguided"]
-
 
 @dataclasses.dataclass(frozen=True)
 class Autoguided(Model):
@@ -83,7 +81,3 @@ class Autoguided(Model):
         except UserError as error:
             raise UserError(f"`guide` cannot be used with these conditions: {error}") from None
         return methods.autoguidance(own, theirs, guidance)
-
-
-def __dir__() -> list[str]:
-    return __all__

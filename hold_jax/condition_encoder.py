@@ -17,8 +17,6 @@ from hold_jax.condition import FIELDS, Condition
 from hold_jax.data.transfer import to_model_range
 from hold_jax.errors import require, require_given
 
-__all__ = ["ConditionEncoder"]
-
 
 @dataclasses.dataclass(frozen=True)
 class ConditionEncoder:
@@ -199,7 +197,3 @@ def _standardized(x: jax.Array, mean: tuple[float, ...], std: tuple[float, ...])
 def _with_one(x: jax.Array) -> jax.Array:
     """Returns x with a last channel of ones."""
     return jnp.concatenate([x, jnp.ones_like(x[..., :1])], axis=-1)
-
-
-def __dir__() -> list[str]:
-    return __all__

@@ -16,8 +16,6 @@ from jax.scipy.ndimage import map_coordinates
 
 from hold_jax.errors import require
 
-__all__ = ["NUM_LABELS", "Transforms", "augment", "draw_transforms", "labels", "transform"]
-
 NUM_LABELS = 9
 _SCALE_STD = 0.2  # of log2 of the scale, and of the stretch
 _STRETCH_TURNED = 0.5  # probability that a stretch is along a random axis, not along x
@@ -184,7 +182,3 @@ def _down(side: int) -> np.ndarray:
         start = 2 * (i + _MARGIN) - len(_WAVELET) // 2 + 1
         matrix[i, start : start + len(_WAVELET)] = _WAVELET
     return matrix
-
-
-def __dir__() -> list[str]:
-    return __all__
