@@ -15,7 +15,6 @@ from hold_jax.loops import tune
 from hold_jax.loops.tune import Candidate, Choice
 from hold_jax.runtime import distributed, schema, storage
 from hold_jax.runtime.storage import Path
-from hold_jax.sde import LinearSDE
 
 FILE = "tuned.json"
 # Keys that choose a sampler: a command that gives one of them chooses itself.
@@ -29,7 +28,7 @@ _SAMPLERS: tuple[dict[str, Any], ...] = (
     {"name": "heun"},
 )
 _GRIDS: tuple[dict[str, Any], ...] = ({"grid": "log"}, {"grid": "karras", "rho": 7.0})
-_ENDS = (None, 0.02)  # effective noise where sampling stops; None: of the process
+_END = 0.02  # effective noise where sampling stops, or else at that of the process
 
 
 def with_calls(config: Config, calls: int, argument: str = "sampling.calls") -> Config:
@@ -58,8 +57,8 @@ def candidates(config: Config, calls: int) -> list[Candidate]:
     Raises:
       UserError: if the config's own makes more calls in one step.
     """
-    process, found = build.process(config), []
-    changes = [{}] + [s | g | _end(process, end) for s in _SAMPLERS for g in _GRIDS for end in _ENDS]
+    ends = None, float(np.asarray(kernels.time_of_noise(build.process(config), _END)))
+    changes, found = [{}] + [s | g | {"t_min": end} for s in _SAMPLERS for g in _GRIDS for end in ends], []
     for options in changes:
         keys = {f"sampling.{key}": value for key, value in options.items()}
         lost = constructors.without_options_of(config, keys) if options else {}
@@ -154,10 +153,6 @@ def _about(config: Config) -> dict[str, Any]:
 
 def _is_of(entry: dict[str, Any], about: dict[str, Any]) -> bool:
     return all(entry.get(key) == value for key, value in about.items())
-
-
-def _end(process: LinearSDE, noise: float | None) -> dict[str, Any]:
-    return {"t_min": None if noise is None else float(np.asarray(kernels.time_of_noise(process, noise)))}
 
 
 def _label(options: dict[str, Any]) -> str:
