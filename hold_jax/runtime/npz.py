@@ -1,5 +1,6 @@
 """Reading .npz and .npy files of unknown origin: headers first, sizes bounded, no pickles; large arrays in blocks."""
 
+import contextlib
 import io
 import math
 import zipfile
@@ -29,12 +30,9 @@ class Npz:
 
     def __init__(self, file: BinaryIO, limit_bytes: int):
         self._limit = limit_bytes
-        try:
+        with _reading():
             self._zip = zipfile.ZipFile(file)
-            found = {info.filename.removesuffix(_SUFFIX): info for info in self._zip.infolist()}
-        except Exception as error:  # zipfile, its decompressors and NumPy's header parser raise many kinds
-            raise NpzError(_text(error)) from None
-        self._members = found
+            self._members = {info.filename.removesuffix(_SUFFIX): info for info in self._zip.infolist()}
 
     def __contains__(self, name: str) -> bool:
         return name in self._members
@@ -50,11 +48,8 @@ class Npz:
         Raises:
           NpzError: if the header is damaged.
         """
-        try:
-            with self._zip.open(self._members[name]) as member:
-                return _header(member)[0]
-        except Exception as error:
-            raise NpzError(_text(error)) from None
+        with _reading(), self._zip.open(self._members[name]) as member:
+            return _header(member)[0]
 
     def describe(self, most: int = 8) -> str:
         """Returns the arrays' types and shapes, as their headers declare them, in words."""
@@ -63,7 +58,7 @@ class Npz:
             try:
                 with self._zip.open(self._members[name]) as member:
                     what = _described(member)
-            except Exception:  # as in `__init__`: this is the text of an error message, which must not fail itself
+            except Exception:  # as in `_reading`: this is the text of an error message, which must not fail itself
                 what = "(damaged)"
             if not self._members[name].filename.endswith(".npy"):
                 what = "(not an array)"
@@ -78,11 +73,8 @@ class Npz:
           NpzError: if it is damaged, holds Python objects, or is larger than the limit.
         """
         info = self._members[name]
-        try:
-            with self._zip.open(info) as member:
-                return _read(member, info.file_size, self._limit)
-        except Exception as error:
-            raise NpzError(_text(error)) from None
+        with _reading(), self._zip.open(info) as member:
+            return _read(member, info.file_size, self._limit)
 
 
 def write_blocks(
@@ -164,12 +156,10 @@ def read_npy(file: BinaryIO, limit_bytes: int) -> np.ndarray:
     Raises:
       NpzError: if it is damaged, holds Python objects, or is larger than the limit.
     """
-    try:
+    with _reading():
         size = file.seek(0, io.SEEK_END)
         file.seek(0)
         return _read(file, size, limit_bytes)
-    except Exception as error:
-        raise NpzError(_text(error)) from None
 
 
 def npy_shape(file: BinaryIO) -> tuple[int, ...]:
@@ -178,9 +168,15 @@ def npy_shape(file: BinaryIO) -> tuple[int, ...]:
     Raises:
       NpzError: if it has no readable header.
     """
-    try:
+    with _reading():
         return _header(file)[0]
-    except Exception as error:
+
+
+@contextlib.contextmanager
+def _reading() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # zipfile, its decompressors and NumPy's header parser raise many kinds
         raise NpzError(_text(error)) from None
 
 
