@@ -97,7 +97,8 @@ class Dynamics:
         """The exact flow for a time h of A (couplings), O (friction and noise) or U (both)."""
         drift = {"A": self.coupling, "O": self.friction, "U": self.linear}[letter]
         noise = np.zeros_like(drift) if letter == "A" else self.noise
-        return _affine(drift, noise, h)
+        state, chol = exact.transition(drift, noise, np.asarray(h, np.float64))
+        return Affine(state, chol[:, np.abs(chol).any(axis=0)])
 
     def held(self, h: float) -> np.ndarray:
         """(n,) int_0^h exp(linear s) kick ds: what a unit force held for a time h does."""
@@ -125,11 +126,6 @@ class Dynamics:
     def _xi(self) -> float:
         assert self.xi is not None
         return self.xi
-
-
-def _affine(drift: np.ndarray, noise: np.ndarray, h: float) -> Affine:
-    state, chol = exact.transition(drift, noise, np.asarray(h, np.float64))
-    return Affine(state, chol[:, np.abs(chol).any(axis=0)])
 
 
 def compose(first: Affine, second: Affine) -> Affine:
