@@ -20,6 +20,8 @@ from hold_jax.runtime import fetch
 _FALLBACK_URL = "https://storage.googleapis.com"
 _ELSEWHERE = "or use pictures you have with folder:PATH or npz:PATH"
 _CHUNK = 256
+# Labels that are looked at in a set that is not read into memory, spread over it.
+_PROBED = 256
 
 
 def load(
@@ -35,6 +37,9 @@ def load(
 
     If a set has no "test" split, its "validation" split is used. `tfds:cifar10` never needs TensorFlow; other sets may
     need it once, for their preparation.
+
+    TFDS gives -1 to an example without a label. A split with such a label, or another that is none of the classes, is
+    used without labels, with a warning. Of a set that is not read into memory 256 labels are looked at.
 
     Args:
       name: "tfds:NAME".
@@ -61,10 +66,25 @@ def load(
         x = fit_array(example["image"], image_size, channels)
         return {"x": x, "label": int(example["label"]) if num_classes else 0}
 
-    pictures = Lazy(len(source), read)
-    if len(pictures) * int(np.prod(shape)) > memory_limit_bytes:
-        return Dataset(name, split, pictures, None, shape, num_classes)
-    x, labels = _read_all(pictures, shape)
+    def checked(index: int) -> dict[str, Any]:
+        example = read(index)
+        if num_classes and not 0 <= example["label"] < num_classes:
+            raise UserError(
+                f"`name` is {name!r}; example {index} of its {split} split has the label {example['label']}, none of 0 "
+                f"to {num_classes - 1}: a split with such labels can be used, without labels, if it is read into memory "
+                "(raise data.memory_limit_gib)"
+            )
+        return example
+
+    size = len(source)
+    if size * int(np.prod(shape)) > memory_limit_bytes:
+        rows = np.unique(np.linspace(0, size - 1, _PROBED).astype(int)) if num_classes else ()
+        if not _are_classes(name, split, np.array([read(int(row))["label"] for row in rows]), num_classes):
+            num_classes = 0
+        return Dataset(name, split, Lazy(size, checked), None, shape, num_classes)
+    x, labels = _read_all(Lazy(size, read), shape)
+    if not _are_classes(name, split, labels, num_classes):
+        num_classes = 0
     return array_dataset(name, split, x, labels if num_classes else None, num_classes)
 
 
@@ -171,13 +191,25 @@ def _read_all(pictures: Lazy, shape: tuple[int, ...]) -> tuple[np.ndarray, np.nd
 
     def read(start: int) -> None:
         for row in range(start, min(start + _CHUNK, len(pictures))):
-            example = pictures[row]
+            example = pictures.read(row)
             x[row], labels[row] = example["x"], example["label"]
 
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
         for _ in pool.map(read, range(0, len(pictures), _CHUNK)):
             pass
     return x, labels
+
+
+def _are_classes(name: str, split: str, labels: np.ndarray, num_classes: int) -> bool:
+    """Returns whether all labels `(n,)` are classes; warns if there are classes, and a label is none of them."""
+    others = labels[(labels < 0) | (labels >= num_classes)] if num_classes else labels[:0]
+    if len(others):
+        logging.getLogger(__name__).warning(
+            "%s: %d of %d labels of the %s split are none of the classes 0 to %d, such as %d (TFDS gives -1 to what "
+            "has no label): the split is used without labels, for which model.class_conditional must be False",
+            *(name, len(others), len(labels), split, num_classes - 1, others[0]),
+        )
+    return not len(others)
 
 
 def _first_line(error: BaseException) -> str:

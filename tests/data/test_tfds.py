@@ -15,6 +15,7 @@ from tensorflow_datasets.core.download import checksums, downloader
 
 from hold_jax import data
 from hold_jax.data import cifar10_builder, tfds_source
+from hold_jax.errors import UserError
 from hold_jax.runtime import fetch
 
 
@@ -209,3 +210,45 @@ def test_a_split_the_set_lacks(tmp_path, fake_cifar):
         ValueError, match=r"`split` is 'extra'; 'tfds:cifar10' has the splits: (train, test|test, train)"
     ):
         tfds_source.load("tfds:cifar10", split="extra", data_dir=str(tmp_path / "d"), memory_limit_bytes=1 << 30)
+
+
+class Source:
+    """Stands for a builder of TFDS and its data source: gray pictures with these labels of 3 classes."""
+
+    def __init__(self, **labels):
+        self.labels, self.data_path = labels, ""
+        image, label = tfds.features.Tensor(shape=(4, 4, 1), dtype=np.uint8), tfds.features.ClassLabel(num_classes=3)
+        self.info = mock.Mock(features={"image": image, "label": label}, splits=list(labels))
+
+    def as_data_source(self, split):
+        return [
+            {"image": np.full((4, 4, 1), i % 256, np.uint8), "label": np.int64(label)}
+            for i, label in enumerate(self.labels[split])
+        ]
+
+
+@pytest.mark.parametrize("limit", [1 << 30, 1])
+def test_a_split_with_labels_that_are_no_classes_has_none(limit, monkeypatch, caplog):
+    source = Source(train=[0, 1, 2, 1], test=[-1, -1], validation=[0, 3, 1])
+    monkeypatch.setattr(tfds_source, "_builder", lambda name, data_dir: source)
+    train, test, other = (
+        tfds_source.load("tfds:x", split=s, memory_limit_bytes=limit) for s in ("train", "test", "validation")
+    )
+    assert (train.num_classes, list(train.gather(np.arange(4))["label"])) == (3, [0, 1, 2, 1])
+    assert data.measure(train).class_counts == (1, 2, 1)
+    for part, num, bad, split in ((test, 2, -1, "test"), (other, 1, 3, "validation")):
+        assert part.num_classes == 0 and part.labels is None and not part.gather(np.arange(2))["label"].any()
+        assert data.measure(part).class_counts == ()
+        said = f"{num} of {len(part)} labels of the {split} split are none of the classes 0 to 2, such as {bad} (TFDS"
+        assert said in caplog.text and "the split is used without labels" in caplog.text
+    assert "train split" not in caplog.text
+
+
+def test_a_label_that_is_no_class_is_found_when_it_is_read(monkeypatch):
+    labels = [0] * 1000
+    labels[2] = -1  # not among those that are looked at first
+    monkeypatch.setattr(tfds_source, "_builder", lambda name, data_dir: Source(train=labels))
+    found = tfds_source.load("tfds:x", split="train", memory_limit_bytes=1)
+    assert found.num_classes == 3
+    with pytest.raises(UserError, match="example 2 of its train split has the label -1, none of 0 to 2: a split with"):
+        found.gather(np.array([2]))
