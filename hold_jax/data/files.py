@@ -101,6 +101,9 @@ def _raise(error: OSError) -> None:
 class Archive:
     """A zip archive. If all of its files are in one folder, names are relative to that folder.
 
+    Also "\\" separates levels, as old programs of Windows write it, and a name may begin with "./". Of members of one
+    name the last counts, as for `zipfile`.
+
     Raises:
       UserError: if it is not a zip archive.
     """
@@ -112,10 +115,16 @@ class Archive:
             infos = self._zip.infolist()
         except Exception as error:  # zipfile raises many kinds for damaged archives
             raise UserError(f"{where} is not a readable zip archive: {error}") from None
-        shown = [info for info in infos if not info.is_dir() and not any(map(_hidden, info.filename.split("/")))]
-        tops = {info.filename.partition("/")[0] if "/" in info.filename else "" for info in shown}
+        names = [info.filename.replace("\\", "/") for info in infos]
+        parts = [[part for part in name.split("/") if part not in ("", ".")] for name in names]
+        members = {
+            "/".join(levels): info
+            for name, levels, info in zip(names, parts, infos, strict=True)
+            if levels and not name.endswith("/") and not any(map(_hidden, levels))
+        }
+        tops = {name.partition("/")[0] if "/" in name else "" for name in members}
         prefix = f"{tops.pop()}/" if len(tops) == 1 and "" not in tops else ""
-        self._members = {info.filename.removeprefix(prefix): info for info in shown}
+        self._members = {name.removeprefix(prefix): info for name, info in members.items()}
 
     def __str__(self) -> str:
         return self._where

@@ -330,10 +330,15 @@ def _listed_labels(file: File, names: list[str]) -> np.ndarray | None:
             found = schema.json_object(stream.read()).get("labels")
         if found is None:
             return None
-        listed = {name: label for name, label in found}
+        listed: dict[str, Any] = {}
+        for picture, label in found:
+            if listed.setdefault(picture, label) != label:
+                raise UserError(f"{file} lists {picture} with the labels {listed[picture]} and {label}: remove one")
         labels = [listed[name] for name in names]
     except KeyError as error:
         raise UserError(f"{file} has no label of {error}, which is there: it must have one of each picture") from None
+    except UserError:
+        raise
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{file} cannot be used as a list of labels: {error}") from None
     whole = all(type(label) is int and 0 <= label < MAX_CLASSES for label in labels)

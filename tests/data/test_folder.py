@@ -461,6 +461,30 @@ def test_a_zip_archive_is_read_as_the_folder_in_it(tmp_path, top, limit):
     np.testing.assert_array_equal(data.load(f"folder:{path}", split="test").labels, [1])
 
 
+@pytest.mark.parametrize("top", ["", "./", "./my pictures/", "/"])
+def test_names_in_a_zip_archive_as_other_programs_write_them(tmp_path, top):
+    pictures = entries(f"{top}train/") | {f"{top}test/b/1.png": np.zeros((4, 6, 3), np.uint8)}
+    old = {name.replace("/", "\\"): x for name, x in pictures.items()}
+    for path in (
+        zipped(tmp_path / "x.zip", old, {"train\\": ""}),
+        zipped(tmp_path / "y.zip", pictures, {f"{top}train/": "", f"{top}.hidden/0.png": "x"}),
+    ):
+        train = data.load(f"folder:{path}", split="train")
+        assert train.class_names == ("a", "b", "c") and sorted(numbers(train)) == list(range(23))
+        np.testing.assert_array_equal(numbers(train) % 3, train.labels)
+        np.testing.assert_array_equal(data.load(f"folder:{path}", split="test").labels, [1])
+
+
+def test_of_members_of_one_name_the_last_counts(tmp_path):
+    path = zipped(tmp_path / "x.zip", {f"{i}.png": np.full((4, 4, 3), i, np.uint8) for i in range(3)})
+    second = zipped(tmp_path / "y.zip", {"1.png": np.full((4, 4, 3), 9, np.uint8)})
+    with zipfile.ZipFile(second) as source, zipfile.ZipFile(path, "a") as archive:
+        with pytest.warns(UserWarning, match="Duplicate name"):
+            archive.writestr("1.png", source.read("1.png"))
+    parts = [data.load(f"folder:{path}", split=s) for s in ("train", "test")]
+    assert sorted(np.concatenate([numbers(part) for part in parts])) == [0, 2, 9]
+
+
 def test_edm_s_archives_have_their_labels_in_a_file(tmp_path):
     """Folders there hold a thousand pictures each and are no classes (2206.00364, dataset_tool.py)."""
     pictures = {f"{i // 8:05d}/img{i:08d}.png": np.full((4, 4, 3), i, np.uint8) for i in range(20)}
@@ -471,10 +495,16 @@ def test_edm_s_archives_have_their_labels_in_a_file(tmp_path):
     for part in parts:
         np.testing.assert_array_equal(part.labels, 7 * numbers(part) % 5)
         assert part.num_classes == 5 and part.class_names == ()
+    path = zipped(tmp_path / "y.zip", pictures, {"dataset.json": json.dumps({"labels": labels + labels})})
+    assert data.load(f"folder:{path}", split="train").num_classes == 5
     path = zipped(tmp_path / "y.zip", pictures, {"dataset.json": '{"labels": null}'})
     assert data.load(f"folder:{path}", split="train").num_classes == 0
     for bad, match in (
         (labels[1:], "has no label of '00000/img00000000.png'"),
+        (
+            [*labels, [labels[3][0], 4]],
+            r"dataset\.json lists 00000/img00000003\.png with the labels 1 and 4: remove one",
+        ),
         ([[name, 0.5] for name, _ in labels], "must be whole numbers from 0 to 65535"),
         ([1, 2], "cannot be used as a list of labels"),
     ):
