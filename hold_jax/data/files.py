@@ -27,8 +27,12 @@ class Root(Protocol):
         """Returns the sorted names of the folders directly below; no hidden ones."""
         ...
 
-    def names(self, under: str = "") -> list[str]:
-        """Returns the sorted names of all files below folder `under`, with "/" between levels; no hidden ones."""
+    def loose(self) -> list[str]:
+        """Returns the names of the files directly below; no hidden ones."""
+        ...
+
+    def names(self, under: str = "") -> Iterator[str]:
+        """Yields the names of all files below folder `under`, with "/" between levels; no hidden ones."""
         ...
 
     def open(self, name: str) -> BinaryIO:
@@ -73,9 +77,13 @@ class Folder:
         """See `Root`."""
         return sorted(entry.name for entry in self._path.iterdir() if entry.is_dir() and not _hidden(entry.name))
 
-    def names(self, under: str = "") -> list[str]:
+    def loose(self) -> list[str]:
         """See `Root`."""
-        return sorted(file.relative_to(self._path).as_posix() for file in self._walk(self._path / under))
+        return [entry.name for entry in self._path.iterdir() if not entry.is_dir() and not _hidden(entry.name)]
+
+    def names(self, under: str = "") -> Iterator[str]:
+        """See `Root`."""
+        return (file.relative_to(self._path).as_posix() for file in self._walk(self._path / under))
 
     def open(self, name: str) -> BinaryIO:
         """See `Root`."""
@@ -133,9 +141,13 @@ class Archive:
         """See `Root`."""
         return sorted({name.partition("/")[0] for name in self._members if "/" in name})
 
-    def names(self, under: str = "") -> list[str]:
+    def loose(self) -> list[str]:
         """See `Root`."""
-        return sorted(name for name in self._members if not under or name.startswith(f"{under}/"))
+        return [name for name in self._members if "/" not in name]
+
+    def names(self, under: str = "") -> Iterator[str]:
+        """See `Root`."""
+        return (name for name in self._members if not under or name.startswith(f"{under}/"))
 
     def open(self, name: str) -> BinaryIO:
         """See `Root`."""
@@ -166,9 +178,13 @@ class Bucket:
         """See `Root`."""
         return sorted({name.partition("/")[0] for name in self._names if "/" in name})
 
-    def names(self, under: str = "") -> list[str]:
+    def loose(self) -> list[str]:
         """See `Root`."""
-        return [name for name in self._names if not under or name.startswith(f"{under}/")]
+        return [name for name in self._names if "/" not in name]
+
+    def names(self, under: str = "") -> Iterator[str]:
+        """See `Root`."""
+        return (name for name in self._names if not under or name.startswith(f"{under}/"))
 
     def open(self, name: str) -> BinaryIO:
         """See `Root`."""

@@ -25,6 +25,9 @@ MAX_UNREADABLE_FRACTION = 0.01
 # The labels of EDM's data sets (2206.00364, code): {"labels": [["00000/img00000000.png", 6], ...]}; null: no labels.
 LABELS_FILE = "dataset.json"
 _TESTS = ("test", "val", "validation")
+# What else folders of splits are called, in any letters.
+_TRAIN_OR_TEST = ("train", "training", "test", "testing")
+_VALIDATION = ("val", "valid", "validation")
 _NAMES_SHOWN = 5
 _CHUNK = 256
 
@@ -44,9 +47,11 @@ def load(
     """Loads the pictures below PATH, sorted by path. PATH is a folder or a zip archive, on a disk or a URL for fsspec.
 
     If there is a folder PATH/train, it holds the training split, and PATH/test, PATH/val or PATH/validation the test
-    split. Otherwise a tenth of all pictures is held out as the test split (`dataset.hold_out`). The first folder level
-    below, if any, is the class; the numbers of the classes follow the sorted names of the training split's. If there is
-    a `dataset.json`, as EDM's tools write it, the labels are those in it.
+    split; pictures beside these folders are not used, with a warning, and folders of splits by other names, such as
+    Test or testing, are an error. Otherwise a tenth of all pictures is held out as the test split
+    (`dataset.hold_out`). The first folder level below, if any, is the class; the numbers of the classes follow the
+    sorted names of the training split's. If there is a `dataset.json`, as EDM's tools write it, the labels are those
+    in it.
 
     Ignored are hidden files, files with another extension than those of pictures, and files without an extension that
     contain no picture. In place of a picture that cannot be read, also a pipe or a device, is the next one of its
@@ -109,7 +114,7 @@ def _paired(name: str, condition: str, data_dir: str | None, files: list[File]) 
     with naming("`name` is", "`condition` is"):
         root = _root(f"folder:{condition}", data_dir)
     there: dict[str, list[File]] = {}
-    for file in _pictures(root, root.names()):
+    for file in _pictures(root, sorted(root.names())):
         there.setdefault(os.path.splitext(file.name)[0], []).append(file)
     keys = [os.path.splitext(file.name)[0] for file in files]
     missing = [file.name for file, key in zip(files, keys, strict=True) if key not in there]
@@ -247,11 +252,13 @@ def _root(name: str, data_dir: str | None) -> Root:
 def _split(name: str, root: Root, split: str) -> _Split:
     """Finds the pictures of a split by the rules of `load`."""
     tops = root.folders()
-    splits = {top.lower(): top for top in tops if top.lower() in ("train", *_TESTS)}
-    if "train" in splits and "train" not in tops and (len(splits) > 1 or len(tops) == 1):
+    # Beside train and test, a third folder for validation is not used, so it may have any name.
+    validation = () if {"train", "test"} <= set(tops) else _VALIDATION
+    splits = [top for top in tops if top.lower() in (*_TRAIN_OR_TEST, *validation)]
+    if not {"train", *_TESTS}.issuperset(splits) and (len(splits) > 1 or len(tops) == 1):
         raise UserError(
-            f"`name` is {name!r}; {root} has {', '.join(sorted(splits.values()))}: the folders of the splits must be "
-            "called train and test (or val, validation), in small letters; rename them"
+            f"`name` is {name!r}; {root} has {', '.join(splits)}: the folders of the splits must be called train and "
+            "test (or val, validation), in small letters; rename them"
         )
     if "train" not in tops:
         if "test" in tops and split == "test":  # as for a distance to it
@@ -266,6 +273,7 @@ def _split(name: str, root: Root, split: str) -> _Split:
         return every._replace(files=[every.files[i] for i in rows], labels=labels)
     train = _labeled(name, root, "train", None)
     if split == "train":
+        _warn_of_others(name, root)
         return train
     test = next((top for top in _TESTS if top in tops), None)
     if test is None:
@@ -276,19 +284,41 @@ def _split(name: str, root: Root, split: str) -> _Split:
     return _labeled(name, root, test, train)
 
 
+def _warn_of_others(name: str, root: Root) -> None:
+    """Warns about pictures and labels beside the folders of the splits."""
+    endings = images.suffixes()
+
+    def holds_pictures(top: str) -> bool:
+        try:
+            return any(File(root, file).suffix in endings for file in root.names(top))
+        except UserError:  # it cannot be listed
+            return False
+
+    folders = [top for top in root.folders() if top.lower() not in (*_TRAIN_OR_TEST, *_VALIDATION)]
+    others = [top for top in folders if holds_pictures(top)]
+    others += sorted(file for file in root.loose() if file == LABELS_FILE or File(root, file).suffix in endings)
+    if others:
+        logging.getLogger(__name__).warning(
+            "%s: %s has folders of splits, so that what lies beside them is not used: %s", name, root, _some(others)
+        )
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:_NAMES_SHOWN]) + (", ..." if len(names) > _NAMES_SHOWN else "")
+
+
 def _labeled(name: str, root: Root, top: str, train: _Split | None) -> _Split:
     """Returns the pictures below folder `top` with their labels; the classes are those of `train`, if it is given."""
     prefix = f"{top}/" if top else ""
-    entries = root.names(top)
+    entries = sorted(root.names(top))
     files = _pictures(root, entries)
     names = [file.name.removeprefix(prefix) for file in files]
     if not files:
         found = sorted({entry.removeprefix(prefix).partition("/")[0] for entry in entries})
-        shown = ", ".join(found[:_NAMES_SHOWN]) + (", ..." if len(found) > _NAMES_SHOWN else "")
         where = f"{root}/{top}" if top else f"{root}"
         raise UserError(
             f"`name` is {name!r}; {where} holds no picture that Pillow reads (png, jpg, webp, ...), and no .npy; it "
-            f"holds {shown or 'nothing'}"
+            f"holds {_some(found) or 'nothing'}"
         )
     if f"{prefix}{LABELS_FILE}" in entries:
         labels = _listed_labels(File(root, f"{prefix}{LABELS_FILE}"), names)

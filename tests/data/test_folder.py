@@ -287,6 +287,67 @@ def test_folders_of_the_splits_in_capitals_are_no_classes(tmp_path):
     assert data.load(f"folder:{tmp_path}/classes", split="train").class_names == ("Bus", "Train")
 
 
+@pytest.mark.parametrize(
+    ("tops", "listed"),
+    [
+        (["train", "validation", "Test"], "Test, train, validation"),
+        (["train", "TEST"], "TEST, train"),
+        (["training", "testing"], "testing, training"),
+        (["Training", "validation"], "Training, validation"),
+        (["train", "valid"], "train, valid"),
+        (["Test"], "Test"),
+    ],
+)
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_folders_of_splits_by_other_names_are_no_classes(tmp_path, tops, listed, split):
+    for top in tops:
+        save(tmp_path / top / "a/1.png")
+        save(tmp_path / top / "a/2.png")
+    with pytest.raises(UserError, match=rf"has {listed}: the folders of the splits must be called train and test"):
+        data.load(f"folder:{tmp_path}", split=split)
+
+
+def test_a_third_split_and_classes_may_have_these_names(tmp_path, caplog):
+    for name in ("train/1.png", "test/2.png", "valid/3.png", "classes/valid/1.png", "classes/other/2.png"):
+        save(tmp_path / name, np.full((4, 4, 3), int(name[-5]), np.uint8))
+    assert data.load(f"folder:{tmp_path}/classes", split="train").class_names == ("other", "valid")
+    os.rename(tmp_path / "classes", tmp_path.parent / f"{tmp_path.name} classes")
+    assert [list(numbers(data.load(f"folder:{tmp_path}", split=s))) for s in ("train", "test")] == [[1], [2]]
+    assert not caplog.text
+
+
+def test_pictures_beside_the_splits_are_named(tmp_path, caplog):
+    for top in ("train", "test"):
+        save(tmp_path / top / "1.png")
+    for harmless in ("README.md", ".DS_Store", "labels.csv", "notes/1.txt", ".cache/1.png"):
+        (tmp_path / harmless).parent.mkdir(exist_ok=True)
+        (tmp_path / harmless).write_text("x")
+    whole = data.load(f"folder:{tmp_path}", split="train")
+    assert not caplog.text
+    save(tmp_path / "more/deep/1.png")
+    save(tmp_path / "loose.png")
+    (tmp_path / "dataset.json").write_text("{}")
+    packed = tmp_path / "x.zip"
+    with zipfile.ZipFile(packed, "w") as archive:
+        for file in sorted(tmp_path.rglob("*")):
+            if file.is_file() and file != packed:
+                archive.write(file, file.relative_to(tmp_path))
+    for name in (tmp_path, packed):
+        caplog.clear()
+        data.load(f"folder:{name}", split="test")
+        assert not caplog.text
+        assert data.load(f"folder:{name}", split="train").digest == whole.digest
+        said = "has folders of splits, so that what lies beside them is not used: more, dataset.json, loose.png\n"
+        assert caplog.text.endswith(said)
+
+
+def test_a_folder_beside_the_splits_that_cannot_be_listed_is_passed_over(tmp_path, monkeypatch):
+    for name in ("train", "more"):
+        save(tmp_path / name / "1.png")
+    close(monkeypatch, "more")
+    assert len(data.load(f"folder:{tmp_path}", split="train")) == 1
+
+
 def test_bad_folders(tmp_path):
     with pytest.raises(ValueError, match=r"there is no folder .*nowhere"):
         data.load(f"folder:{tmp_path}/nowhere", split="train")
