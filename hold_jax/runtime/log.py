@@ -165,9 +165,10 @@ class Logs:
             log.flush()
 
     def close(self) -> None:
-        """Writes all pending lines and closes the logs."""
-        for log in self._logs:
-            log.close()
+        """Writes all pending lines and closes the logs, all of them also if one raises an error."""
+        with contextlib.ExitStack() as stack:
+            for log in reversed(self._logs):
+                stack.callback(log.close)
 
 
 class WandbLog:
@@ -177,7 +178,8 @@ class WandbLog:
     there; W&B keeps what was logged first at a step.
 
     Args:
-        workdir: folder of the run; W&B writes its files there, in wandb/.
+        workdir: folder of the run; W&B writes its files there, in wandb/. For a bucket it writes to a temporary folder,
+            and `close` copies the files; a killed run leaves them there.
         run: identity of the run, the same when it goes on.
         config: the settings, by name.
 
@@ -187,9 +189,10 @@ class WandbLog:
 
     def __init__(self, workdir: Path, run: str | None, config: Mapping[str, Any]) -> None:
         self._wandb: Any = importlib.import_module("wandb")
+        self._staged = storage.Staged(workdir)
         self._run = self._wandb.init(
             project=os.environ.get("WANDB_PROJECT", "hold_jax"),
-            dir=str(workdir),
+            dir=str(self._staged.local),
             name=workdir.name,
             id=run,
             resume="allow",
@@ -208,8 +211,11 @@ class WandbLog:
         """Does nothing: W&B sends in the background."""
 
     def close(self) -> None:
-        """Sends all pending values and ends the run's page."""
-        self._run.finish()
+        """Sends all pending values and ends the run's page; copies W&B's files to the bucket."""
+        try:
+            self._run.finish()
+        finally:
+            self._staged.close()
 
 
 def log_results(

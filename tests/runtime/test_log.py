@@ -133,6 +133,21 @@ def test_wandb_gets_what_the_files_get(tmp_path, monkeypatch):
     assert read_jsonl(tmp_path / "metrics.jsonl") == [{"step": 1, "train/loss": 0.5}] and _events(tmp_path)
 
 
+def test_the_files_are_closed_where_a_log_before_or_after_them_fails(tmp_path):
+    class Fails:
+        def close(self):
+            raise ConnectionError("no route")
+
+    for name, at in (("before", 0), ("after", 1)):
+        files = MetricLog(tmp_path / name, start_step=0)
+        files.scalars(1, {"loss": 2.0})
+        logs = [files]
+        logs.insert(at, Fails())
+        with pytest.raises(ConnectionError, match="no route"):
+            Logs(logs).close()
+        assert files._lines._file.closed and b"loss" in _events(tmp_path / name)
+
+
 def test_wandb_is_looked_for_before_training(monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(ModuleNotFoundError, match="wandb"):

@@ -369,6 +369,25 @@ def test_the_log_is_written_as_a_local_one_is_read(bucket, tmp_path):
     assert b"train/loss" in events()[0] and b"\x89PNG" in events()[0] and b"eval/fid" in events("tensorboard/eval/")[0]
 
 
+def test_wandb_s_files_are_copied_to_a_bucket(folder, tmp_path, monkeypatch):
+    """W&B writes to a disk only: of gs://bucket/run it makes the folder gs:/bucket/run here."""
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    folders = []
+
+    def init(**options):
+        folders.append(Path(options["dir"]))
+        (folders[0] / "wandb/run-1").mkdir(parents=True)
+        (folders[0] / "wandb/latest-run").symlink_to("run-1")
+        return types.SimpleNamespace(finish=lambda: (folders[0] / "wandb/run-1/x.wandb").write_bytes(b"all"))
+
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=init))
+    logs.WandbLog(folder, "1", {}).close()
+    assert held(folder)["wandb/run-1/x.wandb"] == b"all" and not list(here.iterdir())
+    assert folders[0].exists() == storage.is_local(folder)
+
+
 def test_a_log_in_a_bucket_is_sent_now_and_then_and_before_a_checkpoint(bucket):
     clock = _Clock()
     log = MetricLog(bucket, start_step=0, clock=clock)
