@@ -11,7 +11,7 @@ from typing import BinaryIO, Protocol, cast
 
 import fsspec
 
-from hold_jax.errors import UserError
+from hold_jax.errors import UserError, require
 from hold_jax.runtime import storage
 
 # A picture of a zip archive that declares more bytes than this is taken as unreadable.
@@ -201,9 +201,10 @@ def local_path(name: str, data_dir: str | None) -> Path:
     """Returns the local path of `prefix:PATH`; a relative one starts at `data_dir`, or else at the working directory.
 
     Raises:
-      UserError: for a path that cannot be used.
+      UserError: for no path, and for one that cannot be used.
     """
-    text = name.partition(":")[2]
+    prefix, _, text = name.partition(":")
+    require(bool(text), "name", name, f"{prefix}:PATH; write {prefix}:. for data_dir, or else the working directory")
     try:
         path = Path(data_dir or ".").expanduser() / Path(text).expanduser()
         path.exists()

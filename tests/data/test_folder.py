@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from hold_jax import data
-from hold_jax.data import images
+from hold_jax.data import folder, images
 from hold_jax.errors import UserError
 from hold_jax.evaluation import picture_files
 
@@ -346,6 +346,18 @@ def test_a_folder_beside_the_splits_that_cannot_be_listed_is_passed_over(tmp_pat
         save(tmp_path / name / "1.png")
     close(monkeypatch, "more")
     assert len(data.load(f"folder:{tmp_path}", split="train")) == 1
+
+
+def test_no_path_is_not_the_working_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for i in range(2):
+        save(tmp_path / f"{i}.png")
+    fix = r"it must be folder:PATH; write folder:\. for data_dir, or else the working directory"
+    with pytest.raises(UserError, match=f"`name` is 'folder:'; {fix}"):
+        folder.load("folder:", split="train", memory_limit_bytes=1)
+    with pytest.raises(UserError, match=f"`condition` is 'folder:'; {fix}"):
+        data.load("folder:.", split="train", condition="")
+    assert len(data.load("folder:.", split="train")) == 1
 
 
 def test_bad_folders(tmp_path):
