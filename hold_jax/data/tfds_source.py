@@ -71,8 +71,8 @@ def load(
         if num_classes and not 0 <= example["label"] < num_classes:
             raise UserError(
                 f"`name` is {name!r}; example {index} of its {split} split has the label {example['label']}, none of 0 "
-                f"to {num_classes - 1}: a split with such labels can be used, without labels, if it is read into memory "
-                "(raise data.memory_limit_gib)"
+                f"to {num_classes - 1}: a split with such labels can be used, without labels, if it is read into "
+                "memory (raise data.memory_limit_gib)"
             )
         return example
 
