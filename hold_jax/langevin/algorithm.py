@@ -23,6 +23,7 @@ from hold_jax.langevin.poisson_midpoint import PoissonMidpoint
 from hold_jax.langevin.randomized_midpoint import RandomizedMidpoint
 from hold_jax.langevin.space import Space
 from hold_jax.langevin.splitting import Splitting
+from hold_jax.numerics import varying
 
 Position = Any
 """A tree of floating-point arrays."""
@@ -210,6 +211,8 @@ def langevin(
     def init(position: Position, rng_key: jax.Array | None = None) -> State:
         require(rng_key is not None or order == 1, "rng_key", rng_key, "a key at orders above 1: it draws auxiliaries")
         position = check(target, position)
+        if rng_key is not None:  # one start for chains whose keys differ among the devices of a mesh
+            position = jax.tree.map(lambda x: varying.like(x, rng_key), position)
         found = space(position, *target.level(jnp.int32(0)))
         cached = chosen.reads_start(coefficients) and levels is None
         return start(target, order, found, position, rng_key, cached)

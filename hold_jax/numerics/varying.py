@@ -14,7 +14,7 @@ import jax
 def carried(body: Callable[[Any], Any], start: Any) -> Any:
     """The start of a loop, with the types of its end: `body` maps a carry to a carry."""
     while _is_mapped():
-        cast = jax.tree.map(_like, start, jax.eval_shape(body, start))
+        cast = jax.tree.map(like, start, jax.eval_shape(body, start))
         if all(a is b for a, b in zip(jax.tree.leaves(cast), jax.tree.leaves(start), strict=True)):
             break
         start = cast
@@ -23,7 +23,7 @@ def carried(body: Callable[[Any], Any], start: Any) -> Any:
 
 def argument(function: Callable[[jax.Array], Any], x: jax.Array, *others: jax.Array) -> jax.Array:
     """An argument to differentiate `function` by, which varies where its result or one of `others` does."""
-    return _like(x, *others, *jax.tree.leaves(jax.eval_shape(function, x))) if _is_mapped() else x
+    return like(x, *others, *jax.tree.leaves(jax.eval_shape(function, x))) if _is_mapped() else x
 
 
 def _is_mapped() -> bool:
@@ -36,6 +36,7 @@ def axes(*arrays: Any) -> frozenset[str]:
     return frozenset().union(*(t.varying for t in types if t is not None))  # None: under `jax.pmap`
 
 
-def _like(x: jax.Array, *others: Any) -> jax.Array:
-    new = axes(*others) - axes(x)
+def like(x: jax.Array, *others: Any) -> jax.Array:
+    """The value of `x`, which varies where one of `others` does."""
+    new = axes(*others) - axes(x) if _is_mapped() else ()
     return jax.lax.pcast(x, tuple(new), to="varying") if new else x

@@ -7,7 +7,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 from samplers.suite import hold, network
 
-from hold_jax import guidance, inverse, kernels, likelihood, losses, operators, samplers
+from hold_jax import guidance, inverse, kernels, langevin, likelihood, losses, operators, samplers
 from hold_jax.errors import UserError
 from hold_jax.numerics import ode
 
@@ -47,6 +47,18 @@ def test_numbered_samples_are_those_of_a_plain_call(name):
 
     one_by_one = jnp.concatenate([draw(i[None]) for i in INDEX])
     np.testing.assert_allclose(_mapped(draw)(INDEX), one_by_one, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["metropolis", "poisson_midpoint", "strang"])
+def test_chains_of_langevin_are_those_of_a_plain_call_from_one_start(method):
+    a = langevin.langevin(lambda q: -jnp.sum(q**4), order=3, method=method, step_size=0.2)
+
+    def chain(key):
+        steps = jax.random.split(key, 3)
+        return jax.lax.scan(lambda state, k: (a.step(k, state)[0], None), a.init(X[0], key), steps)[0].position
+
+    keys = jax.random.split(KEY, 4)
+    np.testing.assert_allclose(_mapped(jax.vmap(chain))(keys), jax.vmap(chain)(keys), rtol=1e-5, atol=1e-6)
 
 
 def test_likelihoods_and_losses_are_those_of_a_plain_call():
