@@ -3,7 +3,9 @@
 matplotlib is imported inside the functions, because the import takes a second.
 """
 
+import collections
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -15,9 +17,10 @@ from hold_jax.errors import UserError
 from hold_jax.runtime.plots import to_image
 
 Curves = dict[str, dict[str, tuple[np.ndarray, np.ndarray]]]
-"""Panel -> curve -> (steps (T,), values (T,) or values with the ends of their errors (T, 3))."""
+"""Panel -> curve -> (steps (T,), values with the ends of their errors (T, 3))."""
 
 _FIRST = "loss"
+_ERROR = "_error"
 _COLUMNS = 3
 _FEW = 30  # values; more, if they are noisy, are drawn faintly under their running mean
 _MARKED = 15  # values; fewer are marked by dots
@@ -29,23 +32,35 @@ def grouped(lines: Iterable[Mapping[str, Any]]) -> Curves:
     """Returns the curves of a log's lines.
 
     `train/loss` and `test/loss` are curves of one panel, "loss", which comes first; a name without a slash has a panel
-    of its own.
+    of its own. Names that end in different numbers share a panel. `test/loss_error` is the error of `test/loss`.
 
     Args:
-      lines: each with "step" and by name numbers, or all of a name as (value, low, high).
+      lines: each with "step" and by name numbers, or (value, low, high).
     """
-    values: dict[str, list[tuple[int, Any]]] = {}
+    values: dict[str, list[tuple[float, ...]]] = {}
     for line in lines:
         for name, value in line.items():
-            if name != "step" and isinstance(value, int | float | tuple):
-                values.setdefault(name, []).append((line["step"], value))
+            of_another = name.endswith(_ERROR) and name.removesuffix(_ERROR) in line
+            if name == "step" or of_another or not isinstance(value, int | float | tuple):
+                continue
+            error = line.get(name + _ERROR, 0.0)
+            ends = value if isinstance(value, tuple) else (value, value - error, value + error)
+            values.setdefault(name, []).append((line["step"], *ends))
+    stems = collections.Counter(map(_stem, values))
     found: Curves = {}
-    for name, pairs in values.items():
-        where, _, rest = name.partition("/")
+    for name, rows in values.items():
+        stem = _stem(name) if stems[_stem(name)] > 1 else name
+        where, _, rest = stem.partition("/")
         panel, _, more = rest.partition("/")
-        steps, numbers = (np.array(column, np.float64) for column in zip(*pairs, strict=True))
-        found.setdefault(panel or where, {})[f"{where} {more}".strip()] = steps, numbers
+        steps, numbers = np.array(rows, np.float64)[:, 0], np.array(rows, np.float64)[:, 1:]
+        curve = " ".join(filter(None, (where, more, name.removeprefix(stem))))
+        found.setdefault(panel or where, {})[curve] = steps, numbers
     return dict(sorted(found.items(), key=lambda item: item[0] != _FIRST))
+
+
+def _stem(name: str) -> str:
+    """The name without the whole number after its last letter."""
+    return re.sub(r"(?<=[a-z])[0-9]+$", "", name)
 
 
 def draw(curves: Curves) -> PIL.Image.Image:
@@ -102,8 +117,8 @@ def smooth(values: ArrayLike, half_width: int | None = None) -> np.ndarray:
 def _panel(axes: Any, panel: str, curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:
     for i, (name, (steps, values)) in enumerate(curves.items()):
         color = _COLORS[i % len(_COLORS)]
-        if values.ndim == 2:
-            values, low, high = values.T
+        values, low, high = values.T
+        if np.any(high > low):
             axes.vlines(steps, low, high, color=color, alpha=0.5, linewidth=1.2)
         noisy = len(values) > _FEW and _goes_up_and_down(values)
         if noisy:

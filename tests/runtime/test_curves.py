@@ -19,13 +19,29 @@ def test_names_that_end_alike_share_a_panel():
         "loss": ["train", "test"], "rate": ["train"], "plain": ["plain"], "by_noise": ["train 0", "train 1"],
     }  # fmt: skip
     assert next(iter(found)) == "loss"
-    np.testing.assert_array_equal(found["loss"]["train"], [[1, 2], [2.0, 1.0]])
-    np.testing.assert_array_equal(found["loss"]["test"], [[2], [1.5]])
+    steps, values = found["loss"]["train"]
+    np.testing.assert_array_equal(steps, [1, 2])
+    np.testing.assert_array_equal(values, np.repeat([[2.0], [1.0]], 3, axis=1))
+    np.testing.assert_array_equal(found["loss"]["test"][1], [[1.5, 1.5, 1.5]])
+
+
+def test_numbered_names_share_a_panel_and_errors_belong_to_their_values():
+    lines = [{"step": 5, "test/loss": 1.0, "test/loss_error": 0.25, "test/loss_noise0": 2.0, "test/loss_noise1": 3.0}]
+    found = curves.grouped([*lines, {"step": 6, "test/loss": 2.0, "FD-DINOv2": 4.0, "a/of_error": 1.0}])
+    assert {panel: list(curve) for panel, curve in found.items()} == {
+        "loss": ["test"], "loss_noise": ["test 0", "test 1"], "FD-DINOv2": ["FD-DINOv2"], "of_error": ["a"],
+    }  # fmt: skip
+    np.testing.assert_array_equal(found["loss"]["test"][1], [[1.0, 0.75, 1.25], [2.0, 2.0, 2.0]])
+
+
+def series(values):
+    values = np.asarray(values, np.float64)
+    return np.arange(len(values)), np.stack([values] * 3, axis=1)
 
 
 def axes_of(values):
     axes = Figure().add_subplot()
-    curves._panel(axes, "loss", {"train": (np.arange(len(values)), np.asarray(values, np.float64))})
+    curves._panel(axes, "loss", {"train": series(values)})
     return axes
 
 
@@ -64,7 +80,7 @@ def test_the_axis_is_logarithmic_where_that_helps(values, scale):
 
 
 def test_a_page_has_room_for_all_panels():
-    one = {"a": {"train": (np.arange(3), np.arange(3.0))}}
+    one = {"a": {"train": series(np.arange(3.0))}}
     sizes = {num: curves.draw({f"panel {i}": one["a"] for i in range(num)}).size for num in (1, 2, 4)}
     assert sizes[2][0] > sizes[1][0]
     assert sizes[4] == (1.5 * sizes[2][0], 2 * sizes[2][1])
@@ -87,7 +103,7 @@ def test_one_panel_shows_a_falling_loss():
     steps = np.arange(0, 5000, 10)
     losses = np.exp(-steps / 800) * np.exp(0.1 * np.random.default_rng(7).standard_normal(steps.size))
     losses[100:110] = np.nan
-    picture = curves.draw({"loss": {"train": (steps, losses)}})
+    picture = curves.draw({"loss": {"train": (steps, np.stack([losses] * 3, axis=1))}})
     pixels = np.asarray(picture.convert("RGB")).astype(int)
     blue = np.argwhere(pixels[..., 2] - pixels[..., 0] > 60)
     # On a log axis an exponential is a straight line.
