@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 
@@ -76,7 +77,7 @@ class ConditionEncoder:
         return f"classes from 0 to {max(0, self.num_classes - 1)}{none}"
 
     def check(self, argument: str, condition: Condition) -> None:
-        """Checks shapes and types of conditions in data units, and the values of NumPy arrays.
+        """Checks shapes and types of conditions in data units, and the values of arrays that are not traced.
 
         Args:
           argument: what errors call them.
@@ -109,10 +110,12 @@ class ConditionEncoder:
             # Height and width of a picture are free: it is resized.
             fits = len(array.shape) == 1 + len(shape) and array.shape[1:][-1:] == shape[-1:]
             require(fits and is_kind(array.dtype), where, f"{array.dtype}{list(array.shape)}", expected)
-            if isinstance(array, np.ndarray) and array.size:
-                require(bool(np.isfinite(array).all()), where, "not finite", "finite")
-            if name == "label" and isinstance(array, np.ndarray) and array.size:
-                low, high = int(array.min()), int(array.max())
+            values = _known(array)
+            if not values.size:
+                continue
+            require(bool(np.isfinite(values).all()), where, "not finite", "finite")
+            if name == "label":
+                low, high = int(values.min()), int(values.max())
                 require(0 <= low <= high <= self.largest_label, where, f"from {low} to {high}", self.labels_in_words)
 
     def encode(self, condition: Condition) -> Condition:
@@ -185,6 +188,12 @@ class ConditionEncoder:
     def _shape(self, name: str) -> tuple[int, ...]:
         """The shape of one example's condition, in data units."""
         return {"label": (), "picture": self.picture_shape, "vector": (len(self.vector_mean),)}[name]
+
+
+def _known(array: Any) -> np.ndarray:
+    """The array's values; none where they are not known here: traced, a shape alone, or partly on other hosts."""
+    concrete = isinstance(array, np.ndarray | jax.Array) and not isinstance(array, jax.core.Tracer)
+    return np.asarray(array) if concrete and getattr(array, "is_fully_addressable", True) else np.empty(0)
 
 
 def _standardized(x: jax.Array, mean: tuple[float, ...], std: tuple[float, ...]) -> jax.Array:

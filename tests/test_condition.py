@@ -264,6 +264,14 @@ WRONG = {
         refused(vector=np.full((5, 2), np.nan, np.float32)),
         "`condition.vector` is 'not finite'; it must be finite",
     ),
+    "no class, an array of JAX": (
+        lambda: refused(label=jnp.array([0, 1, 2, -1, 1]))(),
+        "`condition.label` is 'from -1 to 2'; it must be classes from 0 to 2",
+    ),
+    "not finite, an array of JAX": (
+        lambda: refused(vector=jnp.full((5, 2), jnp.nan, jnp.bfloat16))(),
+        "`condition.vector` is 'not finite'; it must be finite",
+    ),
     "ragged": (refused(vector=[[1.0, 2.0], [1.0]]), "`condition.vector` is no array: its rows differ in length"),
     "text": (
         refused(label=["seven"]),
@@ -308,6 +316,17 @@ def test_pictures_and_vectors_need_neither_classes_nor_dropout():
     encoder.check("condition", given)
     with pytest.raises(UserError, match=r"`condition\.vector` is 'not finite'"):
         encoder.check("condition", dataclasses.replace(given, vector=np.full((5, 2), np.inf, np.float32)))
+
+
+def test_values_are_checked_where_they_are_known():
+    model = everything()
+    wrong = dataclasses.replace(conditions(5), label=np.full(5, 99, np.int32))
+    shapes = jax.eval_shape(lambda: wrong)
+    model.conditions.check("condition", shapes)
+    jax.eval_shape(model.conditions.encode, shapes)  # traced
+    constant = jax.tree.map(jnp.asarray, wrong)
+    with pytest.raises(UserError, match=r"`condition\.label` is 'from 99 to 99'; it must be classes from 0 to 2, or 3"):
+        jax.eval_shape(lambda: model.conditions.encode(constant))  # a constant of what is traced
 
 
 def test_conditions_are_float32_with_x64_too():
