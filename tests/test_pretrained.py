@@ -221,7 +221,7 @@ def test_mistakes_are_named(model, tmp_path, monkeypatch):
         model.denoise(np.zeros((2, 2)), np.ones(3))
     for changes, message in (
         ({"batch_size": 1.5}, r"`sampling.batch_size` is 1.5; it must be a whole number >= 1"),
-        ({"guidance": np.ones(2)}, r"`sampling.guidance` is array\(.*; it must be a finite number, or None"),
+        ({"guidance": np.ones(2)}, r"`sampling.guidance` is array\(.*; it must be a number, finite, or None"),
         ({"guidance": 2.0, "guidance_interval": (1, 2, 3)}, r"`sampling.guidance_interval` is \(1, 2, 3\); .* two"),
     ):
         with pytest.raises(UserError, match=message):

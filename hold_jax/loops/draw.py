@@ -12,7 +12,7 @@ import numpy as np
 
 from hold_jax import guidance, samplers
 from hold_jax.condition import Condition
-from hold_jax.errors import UserError, require, require_choice, require_whole
+from hold_jax.errors import UserError, require, require_choice, require_number, require_whole
 from hold_jax.loops.conditions import NONE, Conditions
 from hold_jax.model import Model
 from hold_jax.numerics.random import class_of
@@ -21,6 +21,12 @@ from hold_jax.runtime import schema
 from hold_jax.runtime.mesh import Devices
 
 CLASSES = ("data", "uniform")
+# Optional numbers of `SampleSettings` -> (whether one is allowed, in words).
+_NUMBERS: dict[str, tuple[Callable[[float], bool], str]] = {
+    "guidance": (math.isfinite, "finite"),
+    "clip": (lambda bound: bound > 0, "positive"),
+    "threshold": (lambda quantile: 0 < quantile <= 1, "above 0 and at most 1"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +56,9 @@ class SampleSettings:
       clip: largest absolute value of the denoiser in the model's range (`guidance.clip`); None: no limit.
       threshold: quantile of dynamic thresholding (`guidance.threshold`), to `clip` or else 1; None: none.
       ema_length: length of the power-function average that the parameters are, for the record; None: the run's own.
+
+    Raises:
+      UserError: for a value out of range, named as the key of the config, such as `sampling.clip`.
     """
 
     sampler: samplers.Sampler
@@ -76,12 +85,16 @@ class SampleSettings:
         for name in ("num_steps", "num_samples", "batch_size"):
             object.__setattr__(self, name, require_whole(f"sampling.{name}", getattr(self, name), 1))
         require_choice("sampling.classes", self.classes, CLASSES)
-        finite = self.guidance is None or (np.ndim(self.guidance) == 0 and math.isfinite(self.guidance))
-        require(finite, "sampling.guidance", self.guidance, "a finite number, or None")
+        for name, (fits, allowed) in _NUMBERS.items():
+            value = getattr(self, name)
+            if value is not None:
+                object.__setattr__(self, name, require_number(f"sampling.{name}", value, fits, f"{allowed}, or None"))
         used = self.guidance is not None or self.guidance_interval is None
         require(used, "sampling.guidance_interval", self.guidance_interval, "None without sampling.guidance")
         ends = self.guidance_interval
-        two = ends is None or (np.shape(ends) == (2,) and 0 <= ends[0] < ends[1])
+        two = ends is None or (
+            np.shape(ends) == (2,) and np.asarray(ends).dtype.kind in "iuf" and 0 <= ends[0] < ends[1]
+        )
         require(two, "sampling.guidance_interval", ends, "two effective noises, 0 <= low < high, or None")
 
     @property

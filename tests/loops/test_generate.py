@@ -442,10 +442,29 @@ def test_guidance_needs_label_dropout_and_not_only_classes():
         make_draw(CLASSES, small.sample_settings(guidance=0.0), EIGHT)
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_guidance_is_finite(value):
-    with pytest.raises(UserError, match=f"`sampling.guidance` is {value}; it must be a finite number, or None"):
-        small.sample_settings(guidance=value)
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"guidance": float("nan")}, "`sampling.guidance` is nan; it must be finite, or None"),
+        ({"guidance": float("inf")}, "`sampling.guidance` is inf; it must be finite, or None"),
+        ({"guidance": "2"}, "`sampling.guidance` is '2'; it must be a number, finite, or None"),
+        ({"clip": -1.0}, "`sampling.clip` is -1.0; it must be positive, or None"),
+        ({"clip": "1"}, "`sampling.clip` is '1'; it must be a number, positive, or None"),
+        ({"threshold": 2.0}, "`sampling.threshold` is 2.0; it must be above 0 and at most 1, or None"),
+        (
+            {"guidance": 2.0, "guidance_interval": ("a", "b")},
+            "`sampling.guidance_interval` is ('a', 'b'); it must be two effective noises, 0 <= low < high, or None",
+        ),
+    ],
+)
+def test_numbers_of_the_settings_are_named(changes, message):
+    with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
+        small.sample_settings(**changes)
+
+
+def test_numbers_of_any_library_are_settings():
+    made = small.sample_settings(guidance=np.float32(2), clip=jnp.float32(1), threshold=np.float64(0.5))
+    assert hash(made) == hash(small.sample_settings(guidance=2.0, clip=1.0, threshold=0.5))
 
 
 @pytest.mark.parametrize("name", ["num_samples", "batch_size"])
