@@ -219,9 +219,16 @@ def test_mistakes_are_named(model, tmp_path, monkeypatch):
         model.denoise(np.zeros(2), 0.5)
     with pytest.raises(UserError, match=r"`sigma` is 'of shape \(3,\)'; it must be of shape \(\) or \(2,\)"):
         model.denoise(np.zeros((2, 2)), np.ones(3))
+    for y in (np.zeros((2, 2), np.uint8), np.zeros((2, 2), complex), jnp.zeros((2, 2), jnp.int32), [["a", "b"]]):
+        with pytest.raises(UserError, match=r"`y` is 'of type .*'; it must be floating, .* \[-1, 1\]\): `model.mod"):
+            model.denoise(y, 0.5)
+    for sigma in ("a", 1j, True, None):
+        with pytest.raises(UserError, match=rf"`sigma` is {sigma!r}; it must be real, one noise level or one for"):
+            model.denoise(np.zeros((2, 2)), sigma)
     for changes, message in (
         ({"batch_size": 1.5}, r"`sampling.batch_size` is 1.5; it must be a whole number >= 1"),
         ({"guidance": np.ones(2)}, r"`sampling.guidance` is array\(.*; it must be a number, finite, or None"),
+        ({"guidance": "2"}, r"`sampling.guidance` is '2'; it must be a number, finite, or None"),
         ({"guidance": 2.0, "guidance_interval": (1, 2, 3)}, r"`sampling.guidance_interval` is \(1, 2, 3\); .* two"),
     ):
         with pytest.raises(UserError, match=message):

@@ -162,10 +162,18 @@ class Pretrained:
 
         Returns:
           (B, *data_shape) float32 in the model's range; `model.to_data` makes data of it.
+
+        Raises:
+          UserError: for y that is not floating, such as uint8 pictures, or of another shape; for a sigma that is no
+            number; for a condition as in `Model.eps_fn`.
         """
         given = as_condition(condition)
         self.model.conditions.check("condition", given)
         self._require_data("y", y)
+        in_range = "floating, noisy data in the model's range (pictures: [-1, 1]): `model.model.to_model(x)` plus noise"
+        require(jnp.issubdtype(_dtype(y), jnp.floating), "y", f"of type {_dtype(y)}", in_range)
+        real = any(jnp.issubdtype(_dtype(sigma), kind) for kind in (jnp.floating, jnp.integer))
+        require(real, "sigma", sigma, "real, one noise level or one for each example")
         shape = np.shape(sigma)
         require(shape in ((), np.shape(y)[:1]), "sigma", f"of shape {shape}", f"of shape () or {np.shape(y)[:1]}")
         arrays = (self.params, jnp.asarray(y, jnp.float32), jnp.asarray(sigma, jnp.float32), given)
@@ -224,6 +232,11 @@ class Pretrained:
         """Of parameters, condition and guidance: parameters are then an argument of a program, not a constant in it."""
         model = self.model
         return lambda params, condition, guidance: model.eps_fn(params, condition=condition, guidance=guidance)
+
+
+def _dtype(x: Any) -> Any:
+    """Of an array of any library, a number or a list."""
+    return x.dtype if isinstance(x, jax.Array) else np.asarray(x).dtype
 
 
 def _sample(
