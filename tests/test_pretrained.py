@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from reference import conditional_gaussian
 from training import small
 
 import hold_jax
@@ -171,6 +172,23 @@ def test_latents_lead_back(model):
     assert np.abs(kernels.sufficient_statistic(model.sde, latent.u, t)[0]).max() > 20
     back = samplers.sample("unipc", model.sde, model.eps_fn, start=latent.u, num_steps=60)
     np.testing.assert_allclose(model.model.to_data(back.x), x, atol=0.03)
+
+
+def test_latents_are_those_given_the_condition(model):
+    known = conditional_gaussian.model(sde.hold(2), (3,), "vector", dropout=0.1)
+    model = dataclasses.replace(model, model=known, params={})
+    x = np.random.default_rng(0).normal(size=(2, 3)).astype(np.float32)
+    condition = {"vector": conditional_gaussian.in_data_units(x)}
+    latent = model.encode(x, KEY, condition=condition, num_steps=4).u
+    want = samplers.encode("unipc", known.sde, known.eps_fn({}, condition=condition), x, key=KEY, num_steps=4).u
+    np.testing.assert_array_equal(latent, want)
+    assert np.abs(latent - model.encode(x, KEY, num_steps=4).u).max() > 0.1
+    with pytest.raises(UserError, match=r"`condition.vector` is 'float32\[2, 2\]'; it must be an array of floats"):
+        model.encode(x, KEY, condition={"vector": x[:, :2]})
+    without = dataclasses.replace(model, model=dataclasses.replace(known, vector_dropout=0.0))
+    with pytest.raises(UserError, match=r"`condition.vector` is None; .* the network is conditioned on it"):
+        without.encode(x, KEY)
+    assert without.encode(x, KEY, condition=condition, num_steps=4).u.shape == (2, 2, 3)
 
 
 def test_a_model_is_pickled_after_its_use_as_before_it(model):

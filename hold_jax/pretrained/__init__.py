@@ -180,14 +180,35 @@ class Pretrained:
         return programs.run(_denoise, self._predictor, (self.model,), *arrays)
 
     def encode(
-        self, x: jax.Array, key: jax.Array, *, sampler: str | samplers.Sampler = "unipc", **options: Any
+        self,
+        x: jax.Array,
+        key: jax.Array,
+        *,
+        condition: Condition | Mapping[str, Any] | None = None,
+        sampler: str | samplers.Sampler = "unipc",
+        **options: Any,
     ) -> samplers.Encoded:
-        """Data to latent states, (B, *S, n, C): `samplers.encode` of this model; arguments as there.
+        """Data to latent states, (B, *S, n, C): `samplers.encode` of this model.
 
-        `samplers.sample(sampler, model.sde, model.eps_fn, start=encoded.u)` leads back, in the model's range.
+        `samplers.sample(sampler, model.sde, eps_fn, start=encoded.u)` leads back, in the model's range, with
+        `model.eps_fn` or, given a condition, `model.model.eps_fn(model.params, condition=condition)`.
+
+        Args:
+          x: (B, *data_shape) data.
+          key: as in `samplers.encode`.
+          condition: as in `Model.eps_fn`.
+          sampler: a deterministic one, by name or as an instance.
+          **options: others of `samplers.encode`.
+
+        Returns:
+          samplers.Encoded.
+
+        Raises:
+          UserError: for a bad argument, as `Model.eps_fn` and `samplers.encode`.
         """
         self._require_data("x", x)
-        return samplers.encode(sampler, self.sde, self.eps_fn, self.model.to_model(x), key=key, **options)
+        eps_fn = self.eps_fn if condition is None else self.model.eps_fn(self.params, condition=condition)
+        return samplers.encode(sampler, self.sde, eps_fn, self.model.to_model(x), key=key, **options)
 
     def bits_per_dim(
         self,
