@@ -24,6 +24,7 @@ from hold_jax.weights import state_file
 from hold_jax.weights.match import convert, renamed
 
 _SCHEDULER_FILES = ("scheduler/scheduler_config.json", "scheduler_config.json")
+_INDEX, _COMPONENTS = "model_index.json", ("unet", "scheduler")
 WEIGHTS = "diffusion_pytorch_model"
 # Keys of unet/config.json -> what diffusers takes where they are missing.
 _UNET = {
@@ -279,6 +280,14 @@ def _open(folder: Path, argument: str = "input") -> _Folder:
     scheduler_path = next((folder / name for name in _SCHEDULER_FILES if (folder / name).is_file()), folder)
     if scheduler_path == folder:
         raise UserError(f"{where}; it has none of {' and '.join(_SCHEDULER_FILES)}")
+    index = _json(folder / _INDEX, where) if (folder / _INDEX).is_file() else {}
+    # A component is [library, class], of nulls where an optional one is left out.
+    others = [name for name, of in index.items() if isinstance(of, list) and any(of) and name not in _COMPONENTS]
+    if others:
+        raise UserError(
+            f"{where}; its {_INDEX} has {', '.join(others)} beside the network; it must be of a pipeline of pictures "
+            f"without conditions, which has {' and '.join(_COMPONENTS)} alone: latents and texts are not read"
+        )
     unet, scheduler = (_json(path, where) for path in (inner / "config.json", scheduler_path))
     of_unet = f"{where}; its {(inner / 'config.json').relative_to(folder)}"
     unet = _checked_unet(unet, of_unet)

@@ -164,6 +164,30 @@ def test_a_folder_is_loaded_in_one_line(tmp_path):
         hold_jax.load(folder)
 
 
+@pytest.mark.parametrize(
+    ("others", "message"),
+    [
+        ({"vqvae": ["diffusers", "VQModel"]}, "its model_index.json has vqvae beside the network"),
+        (
+            {"text_encoder": ["transformers", "CLIPTextModel"], "vae": ["diffusers", "AutoencoderKL"]},
+            "its model_index.json has text_encoder, vae beside the network; it must be of a pipeline of pictures "
+            "without conditions, which has unet and scheduler alone: latents and texts are not read",
+        ),
+        ({"vae": [None, None], "_name_or_path": "x", "requires_safety_checker": True}, None),
+        ({}, None),
+    ],
+)
+def test_a_pipeline_of_latents_or_texts_is_refused(tmp_path, others, message):
+    own = {"unet": ["diffusers", "UNet2DModel"], "scheduler": ["diffusers", "DDPMScheduler"]}
+    folder = save(tmp_path, "default")
+    (folder / "model_index.json").write_text(json.dumps({"_class_name": "Pipeline", **own, **others}))
+    if message is None:
+        assert diffusers.config(folder).data.image_size == 8
+        return
+    with pytest.raises(UserError, match=rf"^`workdir` is '.*'; {message}"):
+        hold_jax.load(folder)
+
+
 def test_an_old_and_a_new_name_have_one_value(tmp_path):
     (weights,) = (save(tmp_path, "default") / "unet").glob("*.safetensors")
     arrays, want = safetensors.read(weights), loaded(tmp_path)[1]
