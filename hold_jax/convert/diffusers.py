@@ -26,6 +26,17 @@ from hold_jax.weights.match import convert, renamed
 _SCHEDULER_FILES = ("scheduler/scheduler_config.json", "scheduler_config.json")
 _INDEX, _COMPONENTS = "model_index.json", ("unet", "scheduler")
 WEIGHTS = "diffusion_pytorch_model"
+# Endings of the weights, the first that there is: one file, an index of several, the same of a variant such as fp16.
+_ENDINGS = (
+    ".safetensors",
+    ".bin",
+    ".safetensors.index.json",
+    ".bin.index.json",
+    ".safetensors.index.*.json",
+    ".bin.index.*.json",
+    ".*.safetensors",
+    ".*.bin",
+)
 # Keys of unet/config.json -> what diffusers takes where they are missing.
 _UNET = {
     "sample_size": None,
@@ -178,7 +189,7 @@ def _greatest_noise(scheduler: dict[str, Any]) -> float:
 
 
 def read(folder: Path, network: NCSNpp, inputs: tuple[int, ...], where: str) -> Weights:
-    """The weights of a folder, of `diffusion_pytorch_model.safetensors` or, without it, `.bin`.
+    """The weights of a folder, of its first file of `_ENDINGS`.
 
     Args:
       folder: of the pipeline, or of the network.
@@ -188,9 +199,7 @@ def read(folder: Path, network: NCSNpp, inputs: tuple[int, ...], where: str) -> 
     """
     found = _open(folder)
     path = found.weights
-    state = state_file.read(path)
-    if not is_state_dict(state):
-        raise UserError(f"{where}; its {path.name} is no state dict: it must be a dict of tensors by name")
+    state = _of_index(path, where) if path.suffix == ".json" else _state_dict(path, where)
     flipped = found.unet["flip_sin_to_cos"] and found.unet["time_embedding_type"] == "positional"
     rules = [entry.rule for entry in entries(network, inputs, cosines_first=flipped)]
     whose, side, own = "the network of its config.json", max(inputs[:2]), tuple(network.attention_resolutions)
@@ -199,6 +208,25 @@ def read(folder: Path, network: NCSNpp, inputs: tuple[int, ...], where: str) -> 
         whose += f", which needs `model.attention_resolutions` {attended} for pictures of {side} pixels, not {own}"
     params = convert(rules, renamed(state, modern, where), where, whose)
     return Weights(params, 0, f"the weights of {path.name}")
+
+
+def _state_dict(path: Path, where: str) -> dict[str, np.ndarray]:
+    state = state_file.read(path)
+    if not is_state_dict(state):
+        raise UserError(f"{where}; its {path.name} is no state dict: it must be a dict of tensors by name")
+    return state
+
+
+def _of_index(path: Path, where: str) -> dict[str, np.ndarray]:
+    """The state dict in the files beside an index, whose `weight_map` has the file of every tensor."""
+    found = _json(path, where).get("weight_map")
+    index = found if isinstance(found, dict) else {}
+    if not index or not all(isinstance(name, str) and name == Path(name).name for name in index.values()):
+        raise UserError(f"{where}; its {path.name} has no weight_map: it must have a file beside it for every tensor")
+    shards = {name: _state_dict(path.parent / name, where) for name in dict.fromkeys(index.values())}
+    if sorted(index.items()) != sorted((tensor, name) for name, shard in shards.items() for tensor in shard):
+        raise UserError(f"{where}; the files of its {path.name} hold other tensors than its weight_map has")
+    return {tensor: shards[name][tensor] for tensor, name in index.items()}
 
 
 def network_options(given: dict[str, Any], where: str = "unet/config.json") -> dict[str, Any]:
@@ -301,9 +329,11 @@ def _open(folder: Path, argument: str = "input") -> _Folder:
     # The pipelines of betas have pictures in [-1, 1]; that of VE in [0, 1], which the network centers or not.
     centers = unet["center_input_sample"]
     _require(fourier or not centers, of_unet, "center_input_sample", centers, "False without 'fourier'")
-    found = [path for path in (inner / f"{WEIGHTS}{ending}" for ending in (".safetensors", ".bin")) if path.is_file()]
+    found = next(filter(None, (sorted(inner.glob(f"{WEIGHTS}{ending}")) for ending in _ENDINGS)), [])
     if not found:
         raise UserError(f"{where}; there is no {inner.relative_to(folder) / WEIGHTS}.safetensors or .bin in it")
+    if len(found) > 1:
+        raise UserError(f"{where}; it has {', '.join(path.name for path in found)}; keep only the one to be read")
     return _Folder(unet, scheduler, found[0], of_unet)
 
 

@@ -164,6 +164,47 @@ def test_a_folder_is_loaded_in_one_line(tmp_path):
         hold_jax.load(folder)
 
 
+def test_a_variant_is_read_where_it_is_the_only_file(tmp_path):
+    (weights,) = (save(tmp_path, "default") / "unet").glob("*.safetensors")
+    arrays, want = safetensors.read(weights), loaded(tmp_path)[1]
+    half = weights.with_name("diffusion_pytorch_model.fp16.safetensors")
+    safetensors.write(half, {name: array.astype(np.float16) for name, array in arrays.items()})
+    jax.tree.map(np.testing.assert_array_equal, hold_jax.load(tmp_path).params, want)  # not the variant
+    weights.unlink()
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), loaded(tmp_path)[1], want)
+    safetensors.write(weights.with_name("diffusion_pytorch_model.non_ema.safetensors"), arrays)
+    names = r"diffusion_pytorch_model\.fp16\.safetensors, diffusion_pytorch_model\.non_ema\.safetensors"
+    with pytest.raises(UserError, match=rf"^`workdir` is '.*'; it has {names}; keep only the one to be read$"):
+        hold_jax.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("variant", "ending", "write"),
+    [("", ".safetensors", safetensors.write), ("", ".bin", write_value), (".fp16", ".safetensors", safetensors.write)],
+)
+def test_weights_in_several_files_are_read_by_their_index(tmp_path, variant, ending, write):
+    (weights,) = (save(tmp_path, "default") / "unet").glob("*.safetensors")
+    arrays, want = safetensors.read(weights), loaded(tmp_path)[1]
+    weights.unlink()
+    files = [f"diffusion_pytorch_model{variant}-0000{i}-of-00002{ending}" for i in (1, 2)]
+    places = {name: files[i % 2] for i, name in enumerate(arrays)}
+    for file in files:
+        write(weights.with_name(file), {name: arrays[name] for name in arrays if places[name] == file})
+    index = weights.with_name(f"diffusion_pytorch_model{ending}.index{variant}.json")
+    index.write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    jax.tree.map(np.testing.assert_array_equal, hold_jax.load(tmp_path).params, want)
+    first = next(iter(places))
+    for weight_map, message in (
+        (None, f"its {index.name} has no weight_map: it must have a file beside it for every tensor"),
+        ({first: "../x.bin"}, f"its {index.name} has no weight_map"),
+        (places | {first: files[1]}, f"the files of its {index.name} hold other tensors than its weight_map has"),
+        (places | {first: f"x{ending}"}, ""),
+    ):
+        index.write_text(json.dumps({"weight_map": weight_map}))
+        with pytest.raises(UserError, match=rf"^`workdir` is '.*'; .*{message}"):
+            hold_jax.load(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("others", "message"),
     [
