@@ -134,7 +134,11 @@ class _Folder(NamedTuple):
 
 
 def is_pipeline(folder: Path) -> bool:
-    """Whether a folder has the settings of a scheduler of diffusers."""
+    """Whether a folder has the settings of a scheduler of diffusers, or weights of diffusers."""
+    return _has_scheduler(folder) or any(folder.glob(f"{WEIGHTS}*"))
+
+
+def _has_scheduler(folder: Path) -> bool:
     return any((folder / name).is_file() for name in _SCHEDULER_FILES)
 
 
@@ -307,7 +311,8 @@ def _open(folder: Path, argument: str = "input") -> _Folder:
     inner = folder / "unet" if (folder / "unet").is_dir() else folder
     scheduler_path = next((folder / name for name in _SCHEDULER_FILES if (folder / name).is_file()), folder)
     if scheduler_path == folder:
-        raise UserError(f"{where}; it has none of {' and '.join(_SCHEDULER_FILES)}")
+        hint = f": give the pipeline's folder, {str(folder.parent)!r}" if _has_scheduler(folder.parent) else ""
+        raise UserError(f"{where}; it has none of {' and '.join(_SCHEDULER_FILES)}{hint}")
     index = _json(folder / _INDEX, where) if (folder / _INDEX).is_file() else {}
     # A component is [library, class], of nulls where an optional one is left out.
     others = [name for name, of in index.items() if isinstance(of, list) and any(of) and name not in _COMPONENTS]

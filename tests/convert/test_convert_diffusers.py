@@ -164,6 +164,16 @@ def test_a_folder_is_loaded_in_one_line(tmp_path):
         hold_jax.load(folder)
 
 
+def test_the_folder_of_the_network_alone_is_none(tmp_path):
+    save(tmp_path, "default")
+    none = r"it has none of scheduler/scheduler_config\.json and scheduler_config\.json"
+    with pytest.raises(UserError, match=rf"^`workdir` is '.*/unet'; {none}: give the pipeline's folder, '{tmp_path}'$"):
+        hold_jax.load(tmp_path / "unet")
+    (tmp_path / "scheduler").rename(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match=rf"^`workdir` is '.*/unet'; {none}$"):
+        hold_jax.load(tmp_path / "unet")
+
+
 def test_a_variant_is_read_where_it_is_the_only_file(tmp_path):
     (weights,) = (save(tmp_path, "default") / "unet").glob("*.safetensors")
     arrays, want = safetensors.read(weights), loaded(tmp_path)[1]
