@@ -219,7 +219,7 @@ def read_flax(path: Path, network: NCSNpp, inputs: tuple[int, ...], where: str) 
         file = serialization.msgpack_restore(path.read_bytes())
     except OSError as error:
         raise UserError(f"{where}; it cannot be read: {error.strerror or error}") from None
-    except (ValueError, TypeError, KeyError, AttributeError, msgpack.exceptions.UnpackException) as error:
+    except (ValueError, TypeError, LookupError, AttributeError, msgpack.exceptions.UnpackException) as error:
         raise UserError(f"{where}; it is no msgpack of Flax, or is damaged or cut ({error})") from None
     optimizer = file.get("optimizer") if isinstance(file, Mapping) else None
     if not isinstance(file, Mapping) or not (isinstance(optimizer, Mapping) or "params_ema" in file):
@@ -227,15 +227,20 @@ def read_flax(path: Path, network: NCSNpp, inputs: tuple[int, ...], where: str) 
             f"{where}; it is no checkpoint of score_sde: it must be a dict with `params_ema` or `optimizer`"
         )
     averaged = file.get("params_ema")
-    tree = averaged or (optimizer or {}).get("target")
+    without = averaged is None or (isinstance(averaged, Mapping) and not averaged)
+    tree = averaged
+    if without:
+        tree = optimizer.get("target") if isinstance(optimizer, Mapping) else None
     if not isinstance(tree, Mapping):
-        raise UserError(f"{where}; it has no parameters: it must have `params_ema`, or `target` in `optimizer`")
+        raise UserError(
+            f"{where}; it has no parameters: it must have `params_ema`, or `target` in `optimizer`, a dict of arrays"
+        )
     arrays = traverse_util.flatten_dict(dict(tree), sep="/")
     if not all(isinstance(value, np.ndarray) for value in arrays.values()):
         raise UserError(f"{where}; its parameters are not all arrays")
     of_ddpm = any(name.startswith(f"{_FLAX_DDPM_CLASSES['ResBlockDDPM']}_") for name in arrays)
     rules = [entry.rule for entry in flax_entries(network, inputs, _FLAX_DDPM_CLASSES if of_ddpm else _FLAX_CLASSES)]
-    which = "the averaged weights (params_ema)" if averaged else _NO_AVERAGE
+    which = _NO_AVERAGE if without else "the averaged weights (params_ema)"
     return Weights(convert(rules, arrays, where, "the config's network"), step_of(file, where), which)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import msgpack
 import numpy as np
 import pytest
 from convert.peers import NETWORKS, numbers, params, seen, state
@@ -184,6 +185,9 @@ def test_score_sde_s_msgpack(tmp_path):
         (serialization.msgpack_serialize([1, 2]), "it is no checkpoint of score_sde"),
         (serialization.msgpack_serialize({"params": tree}), "it is no checkpoint of score_sde"),
         (serialization.msgpack_serialize({"optimizer": {"state": 1}}), "it has no parameters"),
+        (serialization.msgpack_serialize({"params_ema": np.zeros(3)}), "it has no parameters: .* a dict of arrays"),
+        (serialization.msgpack_serialize({"params_ema": {}, "optimizer": np.zeros(3)}), "it has no parameters"),
+        (msgpack.packb({"params_ema": {"a": msgpack.ExtType(2, msgpack.packb([1]))}}), "it is no msgpack of Flax"),
         (serialization.msgpack_serialize({"params_ema": {"a": "b"}}), "parameters are not all arrays"),
         (serialization.msgpack_serialize({"params_ema": tree, "step": 1.5}), r"its step is .*; it must be a whole"),
     ]:
