@@ -9,6 +9,7 @@ from flax import traverse_util
 from hold_jax.errors import UserError
 
 _NAMES_SHOWN = 5
+_COMPILED = "_orig_mod."  # where torch.compile wraps a module, at any depth
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -64,14 +65,14 @@ def convert(rules: Iterable[Rule], arrays: Mapping[str, Any], where: str, whose:
 
 
 def renamed(arrays: Mapping[str, Any], rename: Callable[[str], str], where: str) -> dict[str, Any]:
-    """The arrays by the names that `rename` gives, in the same order.
+    """The arrays by the names that `rename` gives, in the same order; torch.compile's `_orig_mod.` is left out first.
 
     Raises:
       UserError: for two different arrays of one name; `where` is what errors call the file.
     """
     first: dict[str, str] = {}
     for name, value in arrays.items():
-        before = first.setdefault(rename(name), name)
+        before = first.setdefault(rename(name.replace(_COMPILED, "")), name)
         if before != name and not np.array_equal(arrays[before], value):
             raise UserError(f"{where}; its {before} and {name} are one parameter with two values; remove one of them")
     return {name: arrays[theirs] for name, theirs in first.items()}

@@ -293,6 +293,21 @@ def test_a_parameter_of_two_names_has_one_value(tmp_path, read, kind, prefix):
         read(path, NETWORKS[kind], seen(kind), "it")
 
 
+@pytest.mark.parametrize(
+    ("read", "kind", "prefix", "compiled"),
+    [
+        (score_sde.read_torch, "vp", "module.", "module._orig_mod."),
+        (score_sde.read_torch, "vp", "module.", "_orig_mod.module."),
+        (score_sde.read_lightning, "psld", "", "ema_score_fn._orig_mod."),
+        (edm.read, "edm_ncsnpp", "model.", "_orig_mod.model._orig_mod."),
+    ],
+)
+def test_names_of_compiled_modules(tmp_path, read, kind, prefix, compiled):
+    own, path = {name.removeprefix(prefix): value for name, value in state(kind).items()}, tmp_path / "a.pth"
+    write_value(path, {compiled + name.replace(".weight", "._orig_mod.weight"): value for name, value in own.items()})
+    equal(read(path, NETWORKS[kind], seen(kind), "it").params, params(kind))
+
+
 def test_edm_s_map_of_the_augmentation_is_read_where_the_network_takes_it(tmp_path):
     write_value(tmp_path / "edm.pth", dict(state("edm_ncsnpp")))
     network, path = NETWORKS["edm_ncsnpp"], tmp_path / "edm.pth"
