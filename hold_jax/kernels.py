@@ -29,7 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from hold_jax.errors import UserError, require
+from hold_jax.errors import UserError, require, require_number
 from hold_jax.numerics import exact, gauges
 from hold_jax.numerics.tables import Table, tabulate
 from hold_jax.sde import LinearSDE
@@ -51,6 +51,7 @@ __all__ = [
     "perturb",
     "require_clock",
     "require_noise",
+    "require_t_min",
     "rest_basis",
     "shifted_noise",
     "state_of",
@@ -65,6 +66,7 @@ __all__ = [
 # The tables end at this B or later, so that kernels can be computed beyond T too.
 _LEAST_TOP = 16.0
 _LEAST_NOISE = 1e-5
+_LEAST_FLOAT = float(np.finfo(np.float32).tiny)
 # Where the factor of the probability flow starts: the process has not moved yet.
 _LEAST_B = 1e-11
 
@@ -244,16 +246,44 @@ def time_of_noise(sde: LinearSDE, sigma: ArrayLike) -> jax.Array:
     return sde.schedule.time(tables.integral(shift)[..., 0, 0])
 
 
+def require_t_min(sde: LinearSDE, t_min: Any, argument: str = "t_min", least_b: float = 0.0) -> float:
+    """The value, a time in (0, T) whose kernels are numbers in float32.
+
+    Args:
+      sde: the SDE.
+      t_min: the value.
+      argument: what errors call it.
+      least_b: what the integral of beta up to it must be above.
+
+    Raises:
+      UserError: for another one.
+    """
+    t_min = require_number(argument, t_min, lambda t: 0 < t < sde.T, f"between 0 and T = {sde.T}")
+    least_b = max(least_b, _LEAST_FLOAT, float(sde.schedule.integral(0.0, _LEAST_FLOAT)))
+    _require_noise(sde, t_min, max(_LEAST_FLOAT, _noise(sde, least_b)), argument)
+    return t_min
+
+
 def require_clock(sde: LinearSDE, t_min: float) -> None:
     """Checks that `time_of_noise` reaches down to a time.
 
     Raises:
       UserError: if the effective noise at t_min is below those that it inverts.
     """
-    least = math.exp(_tables(sde).least_log_noise)
-    noise = float(exact.effective_noise(sde.F, sde.G, sde.cov0, np.asarray(sde.schedule.integral(0.0, t_min))))
-    allowed = f"a time of an effective noise above {least:.1g}, not {noise:.1g}; `sde.t_min` is {sde.t_min:.3g}"
-    require(noise > least, "t_min", t_min, allowed)
+    _require_noise(sde, t_min, math.exp(_tables(sde).least_log_noise), "t_min")
+
+
+def _require_noise(sde: LinearSDE, t_min: float, least: float, argument: str) -> None:
+    noise = _noise(sde, float(sde.schedule.integral(0.0, t_min)))
+    allowed = f"a time of an effective noise above {least:.2g}, not {noise:.2g}; `sde.t_min` is {sde.t_min:.3g}"
+    require(noise > least, argument, t_min, allowed)
+
+
+@functools.lru_cache(maxsize=64)
+def _noise(sde: LinearSDE, passed: float) -> float:
+    """The effective noise at B = `passed`; 0 where float64 has no number for it."""
+    with np.errstate(all="ignore"):
+        return float(np.nan_to_num(exact.effective_noise(sde.F, sde.G, sde.cov0, np.asarray(passed))))
 
 
 @functools.lru_cache(maxsize=64)

@@ -494,6 +494,29 @@ def test_the_clock_reads_from_a_noise_of_1e_5_on(name):
         kernels.require_clock(m, float(m.schedule.time(exact.integral_of_noise(m.F, m.G, m.cov0, 0.9e-5))))
 
 
+@pytest.mark.parametrize(
+    ("name", "least", "below"),  # the effective noise is about t^(n - 1/2), and B = t beta
+    [
+        ("vp", 2e-37, 1e-37),
+        ("hold1", 2e-38, 1e-38),
+        ("hold2", 1e-25, 1e-26),
+        ("hold3", 1e-15, 1e-16),
+        ("hold6", 2e-7, 1e-7),
+    ],
+)
+def test_a_least_time_has_a_kernel_in_float32(name, least, below):
+    m = MODELS[name]
+    assert kernels.require_t_min(m, np.float64(least)) == least
+    assert np.isfinite(kernels.effective_noise(m, least))
+    assert not 0 < float(kernels.effective_noise(m, below)) < np.inf
+    for t in (below, 1e-60, 1e-100, 1e-300):
+        error = (
+            rf"^`loss.t_min` is {t}; it must be a time of an effective noise above \S+, not \d\S*; `sde.t_min` is \d"
+        )
+        with pytest.raises(UserError, match=error):
+            kernels.require_t_min(m, t, "loss.t_min")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["vp", "psld", "hold3", "hold6"])
 def test_a_state_is_its_sufficient_statistic_and_the_rest(name):

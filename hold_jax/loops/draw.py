@@ -164,8 +164,8 @@ def make_draw(model: Model, settings: SampleSettings, devices: Devices) -> DrawF
         guided(model, settings, lambda guidance: lambda u, t: u[..., -1:, :])
         jax.eval_shape(lambda: draw(lambda u, t: u[..., -1:, :], key=jax.random.key(0)))
     except UserError as error:
-        own = isinstance(settings.grid, tuple) and str(error).startswith("`grid`")
-        named = ("`grid`", "`sampling.times`") if own else ("`", "`sampling.")
+        own = isinstance(settings.grid, tuple) and str(error).startswith("`grid")
+        named = ("`grid", "`sampling.times") if own else ("`", "`sampling.")
         text = str(error).partition(", or given a `start`")[0]  # which is for the library alone
         raise UserError(text.replace(*named, 1)) from None
 

@@ -18,6 +18,8 @@ import numpy.typing as npt
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(16)
 _NODES, _WEIGHTS = (_NODES + 1) / 2, _WEIGHTS / 2
+# Where `integral_of_noise` begins to search.
+LEAST_B = float(np.exp(-30.0))
 # If the norm of F B is below this, 16 quadrature nodes and 18 Taylor terms are exact to float64 rounding.
 _SMALL = 0.5
 
@@ -169,7 +171,7 @@ def integral_of_noise(f: np.ndarray, g: np.ndarray, cov0: np.ndarray, sigma: npt
         # For huge B the influence of q0 vanishes: A underflows, and the noise level is infinite.
         return np.where(np.isnan(value), np.inf, value)
 
-    ladder = np.linspace(-30.0, 20.0, 201)
+    ladder = np.linspace(np.log(LEAST_B), 20.0, 201)
     rungs = log_noise(ladder)
     above = np.clip(np.searchsorted(rungs, target), 1, len(ladder) - 1)
     low, high = ladder[above - 1], ladder[above]

@@ -15,7 +15,6 @@ from hold_jax.errors import (
     require,
     require_data,
     require_given,
-    require_number,
     require_shape,
     require_whole,
     shown,
@@ -316,7 +315,7 @@ def _steps(sde: LinearSDE, num_steps: int, t_min: float | None, frames: int) -> 
     num_steps, frames = require_whole("num_steps", num_steps, 1), require_whole("frames", frames, 0)
     require(not frames or num_steps % frames == 0, "frames", frames, f"0 or a divisor of num_steps = {num_steps}")
     if t_min is not None:
-        t_min = require_number("t_min", t_min, lambda t: 0 < t < sde.T, f"between 0 and T = {sde.T}")
+        t_min = kernels.require_t_min(sde, t_min)
     return num_steps, t_min, frames
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from hold_jax import kernels
 from hold_jax.errors import UserError, chosen, require, require_number, require_whole
 from hold_jax.numerics import exact
 from hold_jax.sde import LinearSDE
@@ -43,6 +44,8 @@ def _at_noise(sde: LinearSDE, t_min: float, between: Callable[[float, float], np
     sigma = between(*exact.effective_noise(sde.F, sde.G, sde.cov0, ends))
     times = sde.schedule.time(exact.integral_of_noise(sde.F, sde.G, sde.cov0, sigma))
     times[[0, -1]] = sde.T, t_min
+    if not np.all(np.diff(times) < 0):
+        kernels.require_t_min(sde, t_min, least_b=exact.LEAST_B)
     return times
 
 
@@ -53,10 +56,11 @@ def times_of(sde: LinearSDE, grid: str | Grid | Sequence[float], t_min: float, n
     """The grid's times (num_steps + 1,) float64: a name of `GRIDS`, a function, or your own falling times.
 
     Raises:
-      UserError: for an unknown name, num_steps < 1, t_min outside (0, T), or times that do not fall within (0, T].
+      UserError: for an unknown name, num_steps < 1, times that do not fall within (0, T], and a t_min, or a last time,
+        that is outside (0, T) or has no kernel in float32.
     """
     num_steps = require_whole("num_steps", num_steps, 1)
-    t_min = require_number("t_min", t_min, lambda t: 0 < t < sde.T, f"between 0 and T = {sde.T}")
+    t_min = kernels.require_t_min(sde, t_min)
     grid = chosen("grid", grid, GRIDS)
     try:
         times = np.array(grid(sde, t_min, num_steps) if callable(grid) else grid, np.float64)
@@ -70,6 +74,7 @@ def times_of(sde: LinearSDE, grid: str | Grid | Sequence[float], t_min: float, n
         times[0] = min(times[0], sde.T)
     falls = np.all(np.diff(times) < 0) and 0 < times[-1] and times[0] <= sde.T
     require(bool(falls), "grid", tuple(times.tolist()), f"strictly falling within (0, T = {sde.T}]")
+    kernels.require_t_min(sde, float(times[-1]), "grid[-1]")
     return times
 
 

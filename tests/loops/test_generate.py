@@ -399,6 +399,8 @@ def test_samples_of_standardized_vectors_are_in_the_datas_units(points):
         ({"grid": (2.0, 1.0, 0.5, 0.2, 0.1)}, "`sampling.times` is .2.0, .*; it must be times from T = 7.10638 on$"),
         ({"t_min": 0.0}, "`sampling.t_min` is 0.0; it must be between 0 and T"),
         ({"t_min": 99.0}, "`sampling.t_min` is 99.0; it must be between 0 and T"),
+        ({"t_min": 1e-300}, "`sampling.t_min` is 1e-300; it must be a time of an effective noise above 1.2e-38, not 0"),
+        ({"grid": (7.0, 1.0, 0.5, 0.2, 1e-60)}, r"`sampling.times\[-1\]` is 1e-60; it must be a time of an effective"),
         ({"frames": 3}, "`sampling.frames` is 3; it must be 0 or a divisor of num_steps = 4"),
         ({"frames": -2}, "`sampling.frames` is -2"),
         ({"save_pngs": True}, "`sampling.save_pngs` is True; it must be False for data that are not pictures"),

@@ -71,6 +71,24 @@ def test_a_grid_that_is_none_is_named(grid, reason):
         grids.times_of(sde.vp(), grid, 0.1, 4)
 
 
+@pytest.mark.parametrize("name", GRIDS)
+def test_a_t_min_without_a_kernel_is_named(name):
+    for t_min in (1e-12, 1e-5):
+        assert grids.times_of(SDES["hold3"], name, t_min, 4)[-1] == t_min
+    for t_min in (1e-16, 1e-60, 1e-100, 1e-300):
+        with pytest.raises(
+            UserError, match=f"^`t_min` is {t_min}; it must be a time of an effective noise above 1.2e-38"
+        ):
+            grids.times_of(SDES["hold3"], name, t_min, 4)
+
+
+def test_a_t_min_below_the_clock_of_a_grid_is_named():
+    assert grids.times_of(SDES["vp"], "uniform", 1e-30, 4)[-1] == 1e-30
+    for name in ("log", "karras"):
+        with pytest.raises(UserError, match=r"^`t_min` is 1e-30; it must be .* noise above 3\.1e-07, not"):
+            grids.times_of(SDES["vp"], name, 1e-30, 99)
+
+
 def test_a_t_min_that_own_times_do_not_end_at_is_named():
     with pytest.raises(UserError, match=r"`t_min` is 0.2; it must be left out, or the end of the times of `grid`, 0.1"):
         grids.fixed_grid(sde.vp(), [0.9, 0.5, 0.1], 0.2, 2)
