@@ -223,7 +223,7 @@ def score_matching_loss(
       sigma_data: standard deviation of the data, for `edm_weight`; the others ignore it.
       time_law: a name of `TIME_LAWS`, or a function; the default is EDM's, log sigma_eff ~ N(-1.2, 1.2^2).
       stratified: spread the batch's times over the law's quantiles.
-      t_min: least time; None is `sde.t_min`.
+      t_min: least time, whose kernel float32 can hold; None is `sde.t_min`.
 
     Returns:
       (B,) losses, one per example, float32.
@@ -234,7 +234,7 @@ def score_matching_loss(
     """
     require_sde(sde, eps_fn)
     t_min = sde.t_min if t_min is None else t_min
-    t_min = require_number("t_min", t_min, lambda t: 0 < t < sde.T, f"between 0 and T = {sde.T}")
+    t_min = kernels.require_t_min(sde, t_min)
     if not isinstance(sigma_data, jax.core.Tracer):
         require_number("sigma_data", sigma_data, lambda s: 0 < s < float("inf"), "positive")
     weighting, time_law = chosen("weighting", weighting, WEIGHTINGS), chosen("time_law", time_law, TIME_LAWS)

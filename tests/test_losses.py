@@ -350,6 +350,10 @@ def test_data_that_cannot_be_meant_are_named(x, message):
         ({"sigma_data": 0.0}, "`sigma_data` is 0.0; it must be positive"),
         ({"sigma_data": float("nan")}, "`sigma_data` is nan; it must be positive"),
         ({"t_min": "a"}, "`t_min` is 'a'; it must be a number, between 0 and T"),
+        (
+            {"t_min": 1e-30},
+            "`t_min` is 1e-30; it must be a time of an effective noise above 1.2e-38, not 8.2e-46; `sde",
+        ),
         ({"x": jnp.zeros((0, 2))}, r"`x` is \(0, 2\); it must be one example or more"),
         ({"x": jax.random.key(0), "key": jnp.zeros((4, 2))}, "`x` is 'key<fry>'; it must be floating"),
         ({"key": 0}, "`key` is 0; it must be one key of JAX"),

@@ -202,8 +202,7 @@ def loss(config: Config) -> ScoreLoss:
     c = config.loss
     law = TIME_LAWS[c.time_law](**given(c, "name", "weighting", "time_law", "stratified", "t_min"))
     if c.t_min is not None:
-        end = process(config).T
-        require(c.t_min < end, "loss.t_min", c.t_min, f"between 0 and T = {end}")
+        kernels.require_t_min(process(config), c.t_min, "loss.t_min")
     return functools.partial(
         losses.LOSSES[c.name],
         weighting=losses.WEIGHTINGS[c.weighting],

@@ -271,6 +271,7 @@ def bits(**changes):
         ({"sampling__guidance": float("inf")}, "`sampling.guidance` is inf; it must be a number from -1e4 to 1e4"),
         ({"loss__t_min": 0.0}, "`loss.t_min` is 0.0; it must be a number above 0 and below 1e6, or None"),
         ({"loss__t_min": 99.0}, "`loss.t_min` is 99.0; it must be between 0 and T = "),
+        ({"loss__t_min": 1e-30}, "`loss.t_min` is 1e-30; it must be a time of an effective noise above 1.2e-38, not "),
         ({"loss__time_std": 0.0}, "`loss.time_std` is 0.0; it must be a number above 0 and at most 100, or None"),
         ({"optimizer__learning_rate": 0.0}, "`optimizer.learning_rate` is 0.0; it must be a number above 0"),
         ({"optimizer__b1": 1.0}, "`optimizer.b1` is 1.0; it must be a number above 0 and below 1"),
