@@ -22,7 +22,7 @@ def remember(folder: Path, command: str) -> None:
     """Appends a command, with the time and the version, to `folder`/commands.txt."""
     time = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
     lines = storage.Lines(folder / COMMANDS_FILE)
-    words = command.encode("ascii", errors="backslashreplace").decode()
+    words = command.encode(errors="backslashreplace").decode()  # of bytes that are no text
     lines.append(f"{time}, hold_jax {origin.versions()['hold_jax']}: {words}")
     lines.close()
 

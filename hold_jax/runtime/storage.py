@@ -203,7 +203,7 @@ def remove(path: Path) -> None:
 
 
 class Lines:
-    """An ASCII file to which lines are appended.
+    """A text file (UTF-8) to which lines are appended.
 
     On a disk each line is written immediately. An object in a bucket cannot grow: `flush` and `close` write the whole
     object again, and a kill loses the lines since then. Two processes that append to one object lose lines.
@@ -214,7 +214,7 @@ class Lines:
         if is_local(path):
             if os.path.lexists(path) and (os.path.islink(path) or not path.is_file()):
                 raise UserError(f"{path} is a link or not a regular file; remove it, because lines are appended to it")
-            self._file = path.open("a", encoding="ascii")
+            self._file = path.open("a", encoding="utf-8")
         elif exists(path):
             self._text = read(path)
 
@@ -230,7 +230,7 @@ class Lines:
                 self._file.write(line + "\n")
                 self._file.flush()
         else:
-            self._text += line.encode("ascii") + b"\n"
+            self._text += line.encode() + b"\n"
             self._pending = True
 
     def _require_there(self, descriptor: int) -> None:

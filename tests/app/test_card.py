@@ -27,6 +27,7 @@ def test_it_says_what_the_model_is_how_good_and_what_made_it(tmp_path):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).touch()
     card.remember(folder, "python main.py --mode=train --config.data.name='folder:/d\u00e4ta'")
+    card.remember(folder, "python main.py --mode=sample --workdir='\udce9'")  # a byte that Python could not decode
     assert card.write(folder) == folder / "README.md"
     text = (folder / "README.md").read_text()
     for part in (
@@ -34,7 +35,8 @@ def test_it_says_what_the_model_is_how_good_and_what_made_it(tmp_path):
         "![samples](samples/step_1000_unipc20/grid.png)", "| loss, test | 0.08440 +- 0.00076 | lower is better |",
         "297 samples, drawn by the sampler `unipc` at order 4 in 20 steps, 21 network evaluations each, seed 7.",
         "sde.order = 4  # ", "model.channels = 32  # ", "(loss.png)", "(eval/step_1000/neighbors.png)",
-        "python main.py --mode=train --config.data.name='folder:/d\\xe4ta'", f"jax {origin.versions()['jax']}",
+        "python main.py --mode=train --config.data.name='folder:/d\u00e4ta'", r"--workdir='\udce9'",
+        f"jax {origin.versions()['jax']}",
     ):  # fmt: skip
         assert part in text, part
     assert "film.gif" not in text and "optimizer.b1" not in text  # neither absent pictures nor defaults
