@@ -52,6 +52,7 @@ class Experiment:
       run: the record of the run there, once it has a checkpoint; None before.
       step: of the run's newest checkpoint.
       changes: keys that affect training and differ from the run's, with the run's value and the new one.
+      command: what the user typed, for `commands.txt`; None: nothing is kept.
     """
 
     config: Config
@@ -59,6 +60,7 @@ class Experiment:
     run: Record | None
     step: int | None = None
     changes: Mapping[str, tuple[Any, Any]] = dataclasses.field(default_factory=dict)
+    command: str | None = None
 
     @property
     def model_run(self) -> Record:

@@ -50,13 +50,19 @@ def run(mode: str, given: Given, folder: str | None, cache: str = "off", command
     cache_compilations(cache, found.path)
     if mode in _WRITING:
         found = dataclasses.replace(found, config=tuned.apply(found.config, found.path, given.flags))
+    found = dataclasses.replace(found, command=command)
     MODES[mode](found)
     if mode in (*_WRITING, "tune") and distributed.is_main():
-        if command is not None:
-            card.remember(found.path, command)
+        if mode != "train":  # which may be stopped for good, and keeps its command when it begins
+            _remember(found)
         written = card.write(found.path)
         if written is not None:
             print(f"model card: {written}", flush=True)
+
+
+def _remember(this: Experiment) -> None:
+    if this.command is not None:
+        card.remember(this.path, this.command)
 
 
 def train(this: Experiment) -> None:
@@ -116,7 +122,8 @@ def train(this: Experiment) -> None:
             report.prepare()
 
         # A run that goes on has its old record until its checkpoint is restored, and for good if no step is left.
-        state = trainer.run(path, log, record=None if this.run is None else record)
+        begun = functools.partial(_remember, this)
+        state = trainer.run(path, log, record=None if this.run is None else record, begun=begun)
         step = int(state.step)
         if step < settings.num_steps:
             distributed.say(f"stopped at step {step:,} of {settings.num_steps:,}: the same command goes on from there")

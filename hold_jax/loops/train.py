@@ -163,7 +163,12 @@ class Trainer:
         jax.eval_shape(program.step, program.abstract(), self._abstract_batch(devices))
 
     def run(
-        self, workdir: str | Path, log: OpenLog = MetricLog, *, record: work_directory.Record | None = None
+        self,
+        workdir: str | Path,
+        log: OpenLog = MetricLog,
+        *,
+        record: work_directory.Record | None = None,
+        begun: Callable[[], None] = lambda: None,
     ) -> TrainState:
         """Trains to step `settings.num_steps`, from the newest intact checkpoint in `workdir` if there is one.
 
@@ -176,6 +181,7 @@ class Trainer:
             for loss.png, and for the best checkpoint of a run that goes on.
           record: of a run that goes on, with its new settings; written once the checkpoint is restored, if a step is
             left to take. None: that in the work directory stays.
+          begun: called on process 0, once nothing speaks against the run any more.
 
         Returns:
           The state after the last step that was taken; its `step` is less than `settings.num_steps` if the run was
@@ -201,6 +207,7 @@ class Trainer:
             start = 0 if saved is None else int(saved.step)
             if start >= settings.num_steps:
                 if main:
+                    begun()
                     print(f"already trained: {workdir} is at step {start:,} of {settings.num_steps:,}", file=sys.stderr)
                     if record not in (None, checkpoints.record):
                         print(f"no step to take: {work_directory.RECORD_FILE} keeps its settings", file=sys.stderr)
@@ -218,6 +225,7 @@ class Trainer:
             record = checkpoints.record
             run = (record and record.run) or ""
             if main:
+                begun()
                 power_average.drop_after(workdir, run, start)
                 introduce_training(
                     self.model, self.dataset, program.abstract_tree().params, workdir, step=start, flip=settings.flip

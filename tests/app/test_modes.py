@@ -11,6 +11,7 @@ import pytest
 from training import small
 from training.small import quick_compilation  # noqa: F401
 
+import hold_jax.loops.train
 from configs import cifar10_hold, cifar10_small_hold, digits_hold, swissroll_hold
 from hold_jax.app import build, constructors, experiment, flags, modes, packed, prepare, tuned
 from hold_jax.app import config as base
@@ -446,8 +447,26 @@ def test_a_run_that_cannot_go_on_keeps_its_record(copied):
     for step in ("5", "10"):
         shutil.rmtree(copied / FOLDER / step / "state")
     with pytest.raises(UserError, match=r"no checkpoint in .* is intact"):
-        run_train(of_a_run("training.num_steps=20"), str(copied))
-    assert (copied / "config.json").read_bytes() == before
+        modes.run("train", of_a_run("training.num_steps=20"), str(copied), command="refused")
+    assert (copied / "config.json").read_bytes() == before and not (copied / "commands.txt").exists()
+
+
+def test_a_training_that_is_stopped_for_good_keeps_its_command(tmp_path, monkeypatch):
+    def closed(*_, **__):
+        raise BrokenPipeError  # `| head -5`
+
+    monkeypatch.setattr(hold_jax.loops.train, "introduce_training", closed)
+    with pytest.raises(BrokenPipeError):
+        modes.run("train", config_of(training__report=False), str(tmp_path), command="python main.py --mode=train")
+    (kept,) = (tmp_path / "commands.txt").read_text().splitlines()
+    assert kept.endswith(": python main.py --mode=train")
+
+
+def test_a_command_is_kept_once(copied):
+    modes.run("train", of_a_run(), str(copied), command="first")  # it is trained already
+    modes.run("sample", of_a_run(), str(copied), command="second")
+    kept = (copied / "commands.txt").read_text().splitlines()
+    assert [line.rpartition(": ")[2] for line in kept] == ["first", "second"]
 
 
 def picture(path):
