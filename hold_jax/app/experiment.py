@@ -38,7 +38,7 @@ _NOT_OF_THE_TRAINING = (
     "sampling", "task", "eval", "likelihood", "tune", "logging", "data.memory_limit_gib", "model.remat",
     "training.steps_per_call",
     "training.log_every", "training.sample_every", "training.checkpoint_every", "training.keep_last",
-    "training.keep_every", "training.ema_snapshot_every", "training.skip_limit", "training.profile", "training.report",
+    "training.keep_every", "training.skip_limit", "training.profile", "training.report",
 )  # fmt: skip
 
 

@@ -87,6 +87,9 @@ def averages(
     Yields:
       The step, of the newest snapshot for an average made of them, and the parameters. Checkpoints between the same two
       snapshots have one average, which comes once. Of all checkpoints those before the first snapshot are left out.
+
+    Raises:
+      UserError: if there is no such checkpoint or snapshot, or a step that was named is long after the newest snapshot.
     """
     optimizer = build.optimizer(config)
     abstract = abstract_state(lambda: init_state(model, optimizer, config.seed), Devices.all().replicated)
@@ -95,10 +98,20 @@ def averages(
         newest = steps is None or best
         chosen: Sequence[Any] = [checkpoints.latest()] if newest else steps or checkpoints.steps() or [None]
         length = config.sampling.ema_length
-        run = "" if checkpoints.record is None else checkpoints.record.run or ""
+        record = checkpoints.record
+        run = "" if record is None else record.run or ""
+        at = [] if length is None else list(power_average.snapshots(workdir, run))
         if length is not None and steps is not None and not steps:
-            first = min(power_average.snapshots(workdir, run), default=0)
-            chosen = [step for step in chosen if step is not None and step >= first] or chosen
+            chosen = [step for step in chosen if step is not None and step >= min(at, default=0)] or chosen
+        every = 0 if record is None else record.config.get("training", {}).get("ema_snapshot_every") or 0
+        if at and not newest:
+            for step in steps or ():
+                late = power_average.lateness(at, int(step), every)
+                allowed = (
+                    f"None for the checkpoint of step {step}: {late} (steps {', '.join(map(str, at))}); "
+                    "name a step near one of them, or leave the step out for the newest average"
+                )
+                require(not late, "sampling.ema_length", length, allowed)
         done = set()
         for step in chosen:
             state = checkpoints.restore(abstract, step)
@@ -110,6 +123,9 @@ def averages(
                 distributed.say(f"checkpoint of step {int(state.step):,}: no newer snapshot than that of {made.step:,}")
                 continue
             done.add(made.step)
+            late = power_average.lateness(at, int(state.step), every)
+            if late:
+                distributed.say(f"checkpoint of step {int(state.step):,}: {late}")
             distributed.say(
                 f"parameters: the average of length {length:g} over {made.step:,} steps, made of "
                 f"{made.num_snapshots} snapshots; its weights over the steps are matched to {made.error:.1%}"

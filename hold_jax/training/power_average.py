@@ -161,6 +161,21 @@ def reconstruct(workdir: Path, run: str, sigma_rel: float, step: int) -> Reconst
     return Reconstruction(traverse_util.unflatten_dict(total, sep="/"), newest, error, len(paths))
 
 
+def lateness(at: Sequence[int], step: int, every: int) -> str:
+    """What to say of a step that is further from its newest snapshot than snapshots are from each other; else "".
+
+    Args:
+      at: the steps of the snapshots, rising.
+      step: of a checkpoint.
+      every: the interval that the run has now, 0 for none; it may have had a longer one.
+    """
+    before = [0, *(a for a in at if a <= step)]
+    every = max([every, *np.diff(before).tolist()])
+    if len(before) == 1 or step - before[-1] <= every:
+        return ""
+    return f"the newest snapshot of its averages is of step {before[-1]:,}; they were made every {every:,} steps"
+
+
 def drop_after(workdir: Path, run: str, step: int) -> None:
     """Deletes the files of steps after `step`, where a run goes on: it may come to other averages, at other steps."""
     for at, path in snapshots(workdir, run).items():

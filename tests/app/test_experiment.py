@@ -243,7 +243,7 @@ def test_a_run_with_augmentation_keeps_it(run, tmp_path):
     assert found.changes == {"data.augment": (0.1, 0.2)}
 
 
-def test_power_averages_begin_with_a_run(run, tmp_path):
+def test_power_averages_begin_with_a_run(run, tmp_path, capsys):
     error = r"training.ema_snapshot_every = 0 there, 5 here: its power-function averages begin with the run"
     with pytest.raises(UserError, match=error):
         find(of_flags("training.ema_snapshot_every=5"), run, to_train=True)
@@ -251,6 +251,10 @@ def test_power_averages_begin_with_a_run(run, tmp_path):
     for other in (0, 10):
         found = find(of_flags(f"training.ema_snapshot_every={other}"), tmp_path / "with", to_train=True)
         assert found.config.training.ema_snapshot_every == other
+        assert found.changes == {"training.ema_snapshot_every": (5, other)}
+        assert f"on: training.ema_snapshot_every 5 -> {other}\n" in capsys.readouterr().err
+    record = begun(tmp_path / "with", of_flags("training.ema_snapshot_every=0"), pictures())
+    assert record.history == {"5": {"training.ema_snapshot_every": [5, 0]}}
 
 
 def test_the_record_keeps_the_history_of_changes(tmp_path):

@@ -202,6 +202,26 @@ def test_checkpoints_between_two_snapshots_are_evaluated_once(copied, capsys):
     assert "checkpoint of step 10: no newer snapshot than that of 4\n" in capsys.readouterr().err
 
 
+def test_a_checkpoint_long_after_the_newest_snapshot_is_an_error_where_it_is_named(copied, capsys):
+    own = packed.of_run(copied).params
+    for step in (2, 4):
+        power_average.write(copied, [own, own], step, workdir.read(copied).run)
+    config, model = config_read(config_of(sampling__ema_length=0.1)), model_of(copied)
+    line = "newest snapshot of its averages is of step 4; they were made every 2 steps"
+    with small.compilations() as found:
+        for steps in ([10], [5, 10]):  # before the first is drawn
+            error = rf"`sampling.ema_length` is 0.1; it must be None for .* step 10: .*{line} \(steps 2, 4\); name"
+            with pytest.raises(UserError, match=error):
+                next(packed.averages(config, model, copied, steps))
+    assert not found and capsys.readouterr().err == ""
+    assert [step for step, _ in packed.averages(config, model, copied, [5])] == [4]
+    assert line not in capsys.readouterr().err
+    (copied / FOLDER / "5").rename(copied / "older")
+    for steps in (None, []):
+        assert [step for step, _ in packed.averages(config, model, copied, steps)] == [4]
+        assert f"checkpoint of step 10: the {line}\n" in capsys.readouterr().err
+
+
 def config_read(given):
     return constructors.resolve(base.Config().changed(given.values))
 

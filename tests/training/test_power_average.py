@@ -109,6 +109,28 @@ def test_only_snapshots_of_the_run_up_to_the_step_count(run, tmp_path):
         reconstruct(tmp_path, "a1", 0.1, STEPS)
 
 
+@pytest.mark.parametrize(
+    ("at", "step", "every", "newest"),
+    [
+        ([5, 10, 15, 20], 24, 5, None),
+        ([5, 10, 15, 20], 25, 5, None),  # its own is damaged and deleted
+        ([5, 10, 15, 20], 25, 0, None),  # ended since
+        ([5, 10, 15, 20], 40, 0, (20, 5)),
+        ([5, 10, 15, 20], 40, 100, None),  # a longer interval from 20 on
+        ([5, 10, 15, 20], 12, 0, None),
+        ([100, 160, 170], 155, 10, None),  # a shorter one from 150 on
+        ([10], 19, 0, None),
+        ([10], 4000, 0, (10, 10)),
+        ([10], 5, 10, None),  # before the first: `reconstruct` names it
+    ],
+)
+def test_a_step_long_after_the_newest_snapshot_is_known(at, step, every, newest):
+    said = power_average.lateness(at, step, every)
+    assert bool(said) == (newest is not None)
+    if newest:
+        assert said.endswith(" is of step {}; they were made every {} steps".format(*newest))
+
+
 def test_lengths_have_a_range():
     for sigma in (0.0, 0.29):
         with pytest.raises(UserError, match=r"`sigma_rel` is .*; it must be in \(0, 0.28\]"):
