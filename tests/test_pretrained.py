@@ -18,6 +18,7 @@ from hold_jax.app import config as base
 from hold_jax.convert import __main__ as convert
 from hold_jax.data.dataset import Statistics
 from hold_jax.errors import UserError
+from hold_jax.numerics import programs
 from hold_jax.runtime import storage, workdir
 from hold_jax.training import power_average
 from hold_jax.training.checkpoint import Checkpoints
@@ -180,6 +181,9 @@ def test_latents_are_those_given_the_condition(model):
     x = np.random.default_rng(0).normal(size=(2, 3)).astype(np.float32)
     condition = {"vector": conditional_gaussian.in_data_units(x)}
     latent = model.encode(x, KEY, condition=condition, num_steps=4).u
+    kept = len(programs._PROGRAMS[model._predictor])
+    other = model.encode(x, KEY, condition={"vector": condition["vector"] + 1}, num_steps=4).u
+    assert np.abs(latent - other).max() > 0.1 and len(programs._PROGRAMS[model._predictor]) == kept
     want = samplers.encode("unipc", known.sde, known.eps_fn({}, condition=condition), x, key=KEY, num_steps=4).u
     np.testing.assert_array_equal(latent, want)
     assert np.abs(latent - model.encode(x, KEY, num_steps=4).u).max() > 0.1

@@ -54,6 +54,10 @@ class Lazy:
         return self.read(index)
 
 
+def _row(source: RandomAccess, rows: np.ndarray, index: int) -> dict[str, Any]:
+    return source[int(rows[index])]
+
+
 def default_kind(shape: tuple[int, ...]) -> str:
     """Returns what an example of a shape is taken for: `(d,)` vector, `(length, C)` signal, `(H, W, C)` picture."""
     return _KIND_OF_RANK[len(shape)]
@@ -179,7 +183,7 @@ class Dataset:
         def take(source: Any) -> Any:
             if isinstance(source, np.ndarray):
                 return source.take(rows, axis=0)
-            return None if source is None else Lazy(len(rows), lambda i: source[int(rows[i])])
+            return None if source is None else Lazy(len(rows), functools.partial(_row, source, rows))
 
         parts = {name: take(getattr(self, name)) for name in ("source", "labels", "picture", "vector")}
         return dataclasses.replace(self, **parts)

@@ -1,6 +1,7 @@
 """Conditions that are measurements of the examples themselves: a half of a picture, a small or a gray picture."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -8,7 +9,7 @@ import jax
 import numpy as np
 
 from hold_jax import operators
-from hold_jax.data.dataset import Dataset, Lazy
+from hold_jax.data.dataset import Dataset, Lazy, RandomAccess
 from hold_jax.data.masks import known_part
 from hold_jax.data.transfer import from_model_range, to_model_range
 from hold_jax.errors import UserError, require
@@ -73,12 +74,7 @@ def add(data: Dataset, measurements: Sequence[str]) -> Dataset:
     if isinstance(source, np.ndarray):
         parts = (source[start : start + _CHUNK] for start in range(0, len(data), _CHUNK))
         return dataclasses.replace(data, **{kind: np.concatenate([measure(part) for part in parts])})
-
-    def read(index: int) -> dict[str, Any]:
-        example = source[index]
-        return {**example, kind: measure(example["x"][None])[0]}
-
-    return dataclasses.replace(data, source=Lazy(len(data), read))
+    return dataclasses.replace(data, source=Lazy(len(data), functools.partial(_measured, source, kind, measure)))
 
 
 def require_mirrored(condition: str | None, data_shape: tuple[int, ...]) -> None:
@@ -96,3 +92,10 @@ def _host() -> Any:
         return jax.local_devices(backend="cpu")[0]
     except RuntimeError:
         return None
+
+
+def _measured(
+    source: RandomAccess, kind: str, measure: Callable[[np.ndarray], np.ndarray], index: int
+) -> dict[str, Any]:
+    example = source[index]
+    return {**example, kind: measure(example["x"][None])[0]}

@@ -96,6 +96,8 @@ class SampleSettings:
             np.shape(ends) == (2,) and np.asarray(ends).dtype.kind in "iuf" and 0 <= ends[0] < ends[1]
         )
         require(two, "sampling.guidance_interval", ends, "two effective noises, 0 <= low < high, or None")
+        if ends is not None:
+            object.__setattr__(self, "guidance_interval", (float(ends[0]), float(ends[1])))
 
     @property
     def index(self) -> np.ndarray:

@@ -8,6 +8,7 @@ import numpy as np
 
 from hold_jax.data import Dataset
 from hold_jax.model import Model
+from hold_jax.nn import NCSNpp
 from hold_jax.numerics import exact
 from hold_jax.runtime import distributed, storage
 from hold_jax.runtime.mesh import Devices
@@ -76,13 +77,14 @@ def introduce_training(model: Model, dataset: Dataset, params: Any, workdir: Pat
             f"is {model.sigma_data:g}: noise levels and preconditioning are scaled for the latter; set "
             "model.sigma_data to the former"
         )
-    asked = getattr(model.network, "attention_resolutions", ())
-    sides = [max(model.data_shape[:-1]) >> i for i in range(len(model.network.channel_multipliers))] if asked else []
-    if asked and not set(asked) & set(sides):
-        distributed.say(
-            f"warning: the network has no attention: its levels have sides of {', '.join(map(str, sides))}, and "
-            f"model.attention_resolutions is {asked}; set it to some of them, or to ()"
-        )
+    if isinstance(model.network, NCSNpp) and model.network.attention_resolutions:
+        asked, levels = tuple(model.network.attention_resolutions), len(model.network.channel_multipliers)
+        sides = [max(model.data_shape[:-1]) >> level for level in range(levels)]
+        if not set(asked) & set(sides):
+            distributed.say(
+                f"warning: no level of the network has attention, only its middle block: the sides of the levels are "
+                f"{', '.join(map(str, sides))}, and model.attention_resolutions is {asked}; name some of them, or ()"
+            )
 
 
 def process(sde: LinearSDE) -> str:

@@ -6,7 +6,6 @@ compile, each time. `run` compiles once per `eps_fn` and settings, and frees the
 
 import collections
 import contextlib
-import dataclasses
 import functools
 import types
 import weakref
@@ -20,6 +19,7 @@ import numpy as np
 _KEPT = 16  # programs of one function; the oldest is dropped first
 _LOOKED_THROUGH = 5000  # parts of what a function holds: some milliseconds
 _PLAIN = (str, bytes, bool, int, float, complex, type(None))
+_JITTED = type(jax.jit(lambda: None))  # not `jax.stages.Wrapped`, which a mock of any kind is an instance of
 
 Result = TypeVar("Result")
 
@@ -110,7 +110,7 @@ class _Reads:
     """
 
     def __init__(self, objects: list[Any]):
-        self._identities = tuple((type(o), o) if isinstance(o, _PLAIN) else id(o) for o in objects)
+        self._identities = tuple(map(_identity, objects))
         self._references = tuple(map(_reference, objects))
 
     def __eq__(self, other: object) -> bool:
@@ -119,6 +119,12 @@ class _Reads:
 
     def __hash__(self) -> int:
         return hash(self._identities)
+
+
+def _identity(value: Any) -> Hashable:
+    if type(value) in _PLAIN or isinstance(value, np.number):
+        return type(value), value if value == value else "nan"
+    return id(value)
 
 
 def _reference(value: Any) -> Callable[[], Any]:
@@ -146,7 +152,7 @@ def _reads(inner: Callable[..., Any]) -> _Reads | None:
             follow = any(value is c for c in captured) or getattr(found, "__globals__", None) is function.__globals__
             if found and follow and found not in functions:
                 functions.append(found)
-    attributes = [value for o in objects if _is_mutable(o) for value in _attributes(o)]
+    attributes = [value for o in objects if not _is_frozen(o) for value in _attributes(o)]
     return _Reads(objects + attributes + _numbers_in(objects))
 
 
@@ -175,13 +181,11 @@ def _numbers_in(objects: list[Any]) -> list[Any]:
 
 
 def _parts(value: Any) -> list[Any]:
-    """What a value holds; nothing of modules and classes."""
+    """What a value holds."""
     if isinstance(value, dict):
-        return list(value.values())
+        return list(dict.values(value))
     if isinstance(value, list | tuple):
         return list(value)
-    if isinstance(value, types.ModuleType | type):
-        return []
     function, held = _opened(value)
     return held + (_attributes(value) if function is None else _captured(function))
 
@@ -196,8 +200,8 @@ def _opened(value: Any) -> tuple[types.FunctionType | None, list[Any]]:
         elif isinstance(value, types.MethodType):
             held.append(value.__self__)
             value = value.__func__
-        elif isinstance(value, jax.stages.Wrapped):
-            value = getattr(value, "__wrapped__", None)
+        elif isinstance(value, _JITTED):
+            value = getattr(value, "__wrapped__")  # noqa: B009
         else:
             return None, held
     return value, held
@@ -227,19 +231,24 @@ def _is_assigned(cell: types.CellType) -> bool:
     return True
 
 
-def _is_mutable(value: Any) -> bool:
-    """Returns whether a value has attributes that may change: not a module, class, function or frozen dataclass."""
-    if dataclasses.is_dataclass(value):
-        return not getattr(value, "__dataclass_params__").frozen  # noqa: B009
-    fixed = (types.ModuleType, types.FunctionType, type, functools.partial, jax.Array)
-    return hasattr(value, "__dict__") and not isinstance(value, fixed)
+def _is_frozen(value: Any) -> bool:
+    """Whether a value is a frozen dataclass."""
+    return getattr(getattr(type(value), "__dataclass_params__", None), "frozen", False)
 
 
 def _attributes(value: Any) -> list[Any]:
-    """The values of an object's attributes, those in slots too."""
-    slots = (name for kind in type(value).__mro__ for name in getattr(kind, "__slots__", ()))
-    own = list(getattr(value, "__dict__", {}).values())
-    return own + [getattr(value, name) for name in slots if not name.startswith("__") and hasattr(value, name)]
+    """The values of an object's attributes, those in slots too; none of a module, class, function or array."""
+    if isinstance(value, types.ModuleType | types.FunctionType | type | functools.partial | jax.Array):
+        return []
+    found: list[Any] = []
+    with contextlib.suppress(Exception):  # an object may compute what it has, and fail
+        found += object.__getattribute__(value, "__dict__").values()
+    for kind in type(value).__mro__:
+        slots = kind.__dict__.get("__slots__", ())
+        for name in (slots,) if isinstance(slots, str) else slots:
+            with contextlib.suppress(Exception):
+                found += [] if name.startswith("__") else [object.__getattribute__(value, name)]
+    return found
 
 
 def _is_hashable(value: Any) -> bool:

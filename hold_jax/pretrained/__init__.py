@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from hold_jax import kernels, likelihood, samplers
 from hold_jax.app import build, packed
@@ -207,8 +208,16 @@ class Pretrained:
           UserError: for a bad argument, as `Model.eps_fn` and `samplers.encode`.
         """
         self._require_data("x", x)
-        eps_fn = self.eps_fn if condition is None else self.model.eps_fn(self.params, condition=condition)
-        return samplers.encode(sampler, self.sde, eps_fn, self.model.to_model(x), key=key, **options)
+        x = self.model.to_model(x)
+        if condition is None:
+            return samplers.encode(sampler, self.sde, self.eps_fn, x, key=key, **options)
+        given = as_condition(condition)
+        self.model.conditions.check("condition", given)
+        settings = (self.model, sampler, tuple(options.items()))
+        found = programs.run(_encode, self._predictor, settings, self.params, x, key, given)
+        if not isinstance(found.u, Tracer) and jnp.isnan(found.u).any():
+            raise UserError(samplers.UNFINISHED)
+        return found
 
     def bits_per_dim(
         self,
@@ -258,6 +267,18 @@ class Pretrained:
 def _dtype(x: Any) -> Any:
     """Of an array of any library, a number or a list."""
     return x.dtype if isinstance(x, jax.Array) else np.asarray(x).dtype
+
+
+def _encode(
+    predictor: Callable[..., EpsFn],
+    static: tuple[Model, str | samplers.Sampler, tuple[tuple[str, Any], ...]],
+    params: Any,
+    x: jax.Array,
+    key: jax.Array,
+    condition: Condition,
+) -> samplers.Encoded:
+    model, sampler, options = static
+    return samplers.encode(sampler, model.sde, predictor(params, condition, None), x, key=key, **dict(options))
 
 
 def _sample(

@@ -53,7 +53,7 @@ def grouped(lines: Iterable[Mapping[str, Any]]) -> Curves:
         where, _, rest = stem.partition("/")
         panel, _, more = rest.partition("/")
         steps, numbers = np.array(rows, np.float64)[:, 0], np.array(rows, np.float64)[:, 1:]
-        curve = " ".join(filter(None, (where, more, name.removeprefix(stem))))
+        curve = " ".join(filter(None, (where, more + name.removeprefix(stem))))
         found.setdefault(panel or where, {})[curve] = steps, numbers
     return dict(sorted(found.items(), key=lambda item: item[0] != _FIRST))
 
@@ -126,7 +126,7 @@ def _panel(axes: Any, panel: str, curves: Mapping[str, tuple[np.ndarray, np.ndar
         line = smooth(values) if noisy else values
         marker = "o" if len(values) <= _MARKED else None
         axes.plot(steps, line, color=color, linewidth=1.8, marker=marker, markersize=3.5, label=name)
-    if _spans_a_decade([values for _, values in curves.values()]):
+    if _spans_a_decade([values[:, 0] for _, values in curves.values()]):
         axes.set_yscale("log")
     axes.set_title(panel.replace("_", " "), fontsize=11, loc="left", color=_INK)
     axes.set_xlabel("step", fontsize=9, color="#555555")

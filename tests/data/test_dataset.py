@@ -1,4 +1,5 @@
 import dataclasses
+import pickle
 
 import numpy as np
 import pytest
@@ -41,6 +42,12 @@ def test_a_subset_has_the_rows_and_labels_of_the_set(dataset, of):
     rows = {row.tobytes(): label for row, label in zip(dataset.source, LABELS, strict=True)}
     assert all(rows[x.tobytes()] == label for x, label in zip(some["x"], some["label"], strict=True))
     assert 0.5 < np.mean(some["label"] == 1) < 0.95  # the set is sorted by class
+
+
+def test_a_subset_of_a_lazy_set_can_be_sent_to_another_process():
+    rows = Dataset("a", "train", range(400), None, (), 0).subset(40).source
+    again = pickle.loads(pickle.dumps(rows))
+    assert [again[i] for i in range(40)] == [rows[i] for i in range(40)] and len(again) == 40
 
 
 def test_vectors_are_measured_coordinate_by_coordinate():

@@ -97,13 +97,13 @@ def test_the_first_lines_say_what_is_trained_and_the_table_goes_to_a_file(tmp_pa
 
 
 @pytest.mark.parametrize(("resolutions", "warned"), [((16, 2), True), ((16, 4), False), ((), False)])
-def test_a_network_whose_levels_have_no_attention_says_so(tmp_path, capsys, resolutions, warned):
+def test_a_network_of_which_no_level_has_attention_says_so(tmp_path, capsys, resolutions, warned):
     model = dataclasses.replace(
         MODEL, data_shape=(8, 8, 1), network=NCSNpp(1, channel_multipliers=(1, 1), attention_resolutions=resolutions)
     )
     data = array_dataset("squares", "train", np.zeros((4, 8, 8, 1), np.uint8), None, 0)
     introduce_training(model, data, {"w": jnp.zeros(1)}, tmp_path, step=0, flip=False)
-    said = "the network has no attention: its levels have sides of 8, 4, and model.attention_resolutions is (16, 2)"
+    said = "the sides of the levels are 8, 4, and model.attention_resolutions is (16, 2); name some of them, or ()"
     assert (said in capsys.readouterr().err) == warned
 
 

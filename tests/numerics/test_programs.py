@@ -7,6 +7,7 @@ import logging
 import time
 import weakref
 from concurrent.futures import ThreadPoolExecutor
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -185,6 +186,46 @@ def test_a_change_of_what_a_method_belongs_to_is_seen(outer, holder):
         for _ in range(2):
             assert programs.run(outer, inner, 1.0, X)[1] == value
         assert outer.traces == traces
+
+
+class Odd:
+    """An object whose attributes fail when they are read."""
+
+    __slots__ = "a"
+
+    def __getattr__(self, name):
+        raise RuntimeError(name)
+
+    @property
+    def __dict__(self):
+        raise RuntimeError("__dict__")
+
+
+class Table(dict):
+    def values(self):
+        raise RuntimeError("values")
+
+
+class Number(float):
+    __hash__ = None
+
+
+ODD = {
+    "mock": mock.MagicMock, "fails": Odd, "table": lambda: Table(a=Odd()), "deep": lambda: [Odd()],
+    "no hash": lambda: Number(2.0), "number": lambda: np.float32(2.0), "nan": lambda: float("nan"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("held", ODD)
+def test_whatever_a_function_holds_it_is_compiled_once(outer, held):
+    one = ODD[held]()
+    config = {"of": one}
+    inner = lambda x: x + (config["of"] is None) + (one is None)  # noqa: E731
+    for _ in range(3):
+        if held in ("number", "nan"):
+            config["of"] = ODD[held]()  # another object, the same number
+        np.testing.assert_array_equal(programs.run(outer, inner, 1.0, X), X)
+    assert outer.traces == 1
 
 
 def test_a_float_of_the_same_value_and_a_longer_list_are_no_change(outer):

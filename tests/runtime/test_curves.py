@@ -60,7 +60,7 @@ def test_a_jump_of_a_schedule_stays_a_jump():
     np.testing.assert_array_equal(line.get_ydata(), rate)
 
 
-def test_errors_are_bars_and_a_bar_to_zero_leaves_the_axis_linear():
+def test_errors_are_bars():
     lines = [{"step": s, "test/kid": (v, v - e, v + e)} for s, v, e in [(10, 0.36, 0.17), (20, 0.34, 0.34)]]
     found = curves.grouped(lines)["kid"]
     axes = Figure().add_subplot()
