@@ -45,7 +45,7 @@ def test_a_subset_has_the_rows_and_labels_of_the_set(dataset, of):
 
 
 def test_a_subset_of_a_lazy_set_can_be_sent_to_another_process():
-    rows = Dataset("a", "train", range(400), None, (), 0).subset(40).source
+    rows = Dataset("a", "train", range(400), None, (2,), 0).subset(40).source
     again = pickle.loads(pickle.dumps(rows))
     assert [again[i] for i in range(40)] == [rows[i] for i in range(40)] and len(again) == 40
 
