@@ -7,6 +7,7 @@ compile, each time. `run` compiles once per `eps_fn` and settings, and frees the
 import collections
 import contextlib
 import functools
+import logging
 import types
 import weakref
 from collections.abc import Callable, Hashable
@@ -17,6 +18,12 @@ import jax.core
 import numpy as np
 
 _KEPT = 16  # programs of one function; the oldest is dropped first
+_MANY = 7  # programs of one call, after which it is said that each is compiled
+_OFTEN = (
+    "a call with %s is compiled for the %dth time, since something that it holds changed before each: parameters, or "
+    "the floats of a timer or progress bar; make parameters an argument of a function of your own under jax.jit, and "
+    "let it hold nothing else that changes"
+)
 _LOOKED_THROUGH = 5000  # parts of what a function holds: some milliseconds
 _PLAIN = (str, bytes, bool, int, float, complex, type(None))
 _JITTED = type(jax.jit(lambda: None))  # not `jax.stages.Wrapped`, which a mock of any kind is an instance of
@@ -39,7 +46,8 @@ def run(
     object, dictionary, function, method or partial holds at any depth (`params["w"] = ...`, a parameter of a Flax NNX
     network). So it is for the variables of the functions that it captures (as `parameterization.eps_function` captures
     a network) and of those of its own module that it calls. Not noticed are NumPy arrays that are written to
-    (`w[:] = ...`), floats in lists, whole numbers and text deeper than attributes, and variables of other modules.
+    (`w[:] = ...`), floats in lists, whole numbers and text deeper than attributes, and variables of other modules. A
+    warning says where each call is compiled anew.
 
     Args:
       function: a pure function; pass the same object at each call.
@@ -61,6 +69,9 @@ def run(
     key = (function, settings, tuple((compiler_options or {}).items()))
     program = kept.get((key, reads))
     if program is None:
+        if inner not in _SAID and sum(earlier == key for earlier, _ in list(kept)) == _MANY:
+            _SAID.add(inner)
+            logging.getLogger(__name__).warning(_OFTEN, getattr(inner, "__name__", inner), _MANY + 1)
         program = _compiled(function, weakref.ref(inner), settings, compiler_options)
     _keep(kept, (key, reads), program)
     traces = len(program.traces)
@@ -71,6 +82,7 @@ def run(
 
 
 _PROGRAMS: weakref.WeakKeyDictionary[Callable[..., Any], Any] = weakref.WeakKeyDictionary()
+_SAID: weakref.WeakSet[Callable[..., Any]] = weakref.WeakSet()  # functions of which the warning was given
 
 
 class _Program(NamedTuple):

@@ -372,6 +372,17 @@ def test_a_function_and_what_it_holds_are_freed(outer):
 
 
 @pytest.mark.slow
+def test_a_call_that_is_compiled_each_time_is_said_once(outer, caplog):
+    timer = {"seconds": 0.0}
+    inner = lambda x: x + 0 * len(timer)  # noqa: E731
+    for i in range(30):
+        timer["seconds"] += 0.1
+        programs.run(outer, inner, 1.0, X)
+        assert len(caplog.records) == (i >= 7)
+        programs.run(outer, inner, float(i), X)  # another call
+    assert "a call with <lambda> is compiled for the 8th time" in caplog.text
+
+
 def test_the_number_of_programs_of_a_function_is_bounded(outer):
     inner = lambda x: x + 1  # noqa: E731
     for i in range(40):
