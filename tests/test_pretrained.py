@@ -184,6 +184,10 @@ def test_latents_are_those_given_the_condition(model):
     kept = len(programs._PROGRAMS[model._predictor])
     other = model.encode(x, KEY, condition={"vector": condition["vector"] + 1}, num_steps=4).u
     assert np.abs(latent - other).max() > 0.1 and len(programs._PROGRAMS[model._predictor]) == kept
+    numbered = {"index": np.arange(2), "grid": np.linspace(known.sde.T, 0.1, 5)}
+    for kept in (len(programs._PROGRAMS[model._predictor]) + 1,) * 2:
+        model.encode(x, KEY, condition=condition, num_steps=4, **numbered)
+        assert len(programs._PROGRAMS[model._predictor]) == kept
     want = samplers.encode("unipc", known.sde, known.eps_fn({}, condition=condition), x, key=KEY, num_steps=4).u
     np.testing.assert_array_equal(latent, want)
     assert np.abs(latent - model.encode(x, KEY, num_steps=4).u).max() > 0.1

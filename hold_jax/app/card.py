@@ -27,6 +27,12 @@ def remember(folder: Path, command: str) -> None:
     lines.close()
 
 
+def forget(folder: Path) -> None:
+    """Deletes the commands of a run that another one replaces."""
+    if storage.exists(folder / COMMANDS_FILE):
+        storage.remove(folder / COMMANDS_FILE)
+
+
 def write(folder: Path) -> Path | None:
     """Writes the model card of the run in `folder`, and returns its path; None where the user has a README.md."""
     path = folder / FILE

@@ -115,6 +115,7 @@ def train(this: Experiment) -> None:
                     same, "workdir", str(path), "used by one run: another began there meanwhile; repeat the command"
                 )
                 if before is None:
+                    card.forget(path)
                     workdir.write(path, record)
         with distributed.together():
             workdir.require_shared(path)

@@ -105,7 +105,7 @@ def averages(
             chosen = [step for step in chosen if step is not None and step >= min(at, default=0)] or chosen
         every = 0 if record is None else record.config.get("training", {}).get("ema_snapshot_every") or 0
         if at and not newest:
-            for step in steps or ():
+            for step in set(steps or ()) & set(checkpoints.steps()):
                 late = power_average.lateness(at, int(step), every)
                 allowed = (
                     f"None for the checkpoint of step {step}: {late} (steps {', '.join(map(str, at))}); "

@@ -315,7 +315,9 @@ def _open(folder: Path, argument: str = "input") -> _Folder:
         raise UserError(f"{where}; it has none of {' and '.join(_SCHEDULER_FILES)}{hint}")
     index = _json(folder / _INDEX, where) if (folder / _INDEX).is_file() else {}
     # A component is [library, class], of nulls where an optional one is left out.
-    others = [name for name, of in index.items() if isinstance(of, list) and any(of) and name not in _COMPONENTS]
+    components = {name: of for name, of in index.items() if isinstance(of, list) and not name.startswith("_")}
+    named = [name for name, of in components.items() if any(isinstance(word, str) for word in of)]
+    others = [name for name in named if name not in _COMPONENTS]
     if others:
         raise UserError(
             f"{where}; its {_INDEX} has {', '.join(others)} beside the network; it must be of a pipeline of pictures "
@@ -334,7 +336,8 @@ def _open(folder: Path, argument: str = "input") -> _Folder:
     # The pipelines of betas have pictures in [-1, 1]; that of VE in [0, 1], which the network centers or not.
     centers = unet["center_input_sample"]
     _require(fourier or not centers, of_unet, "center_input_sample", centers, "False without 'fourier'")
-    found = next(filter(None, (sorted(inner.glob(f"{WEIGHTS}{ending}")) for ending in _ENDINGS)), [])
+    files = ([path for path in sorted(inner.glob(f"{WEIGHTS}{ending}")) if path.is_file()] for ending in _ENDINGS)
+    found = next(filter(None, files), [])
     if not found:
         raise UserError(f"{where}; there is no {inner.relative_to(folder) / WEIGHTS}.safetensors or .bin in it")
     if len(found) > 1:

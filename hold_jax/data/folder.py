@@ -73,7 +73,9 @@ def load(
       UserError: if the folders or the pictures cannot be used.
     """
     require(kind in ("picture", "array"), "kind", kind, "picture or array for files of pictures")
-    files, labels, names, num_classes = _split(name, _root(name, data_dir), split)
+    # The folder of the condition's pictures, if it is in that of the set.
+    used = (condition or "").removeprefix(f"{name.partition(':')[2].rstrip('/')}/").partition("/")[0]
+    files, labels, names, num_classes = _split(name, _root(name, data_dir), split, used)
     if kind == "array":
         for argument, value in (("image_size", image_size), ("channels", channels), ("bits", bits)):
             require(value is None, argument, value, "None for kind = 'array', which keeps the values of the files")
@@ -249,16 +251,17 @@ def _root(name: str, data_dir: str | None) -> Root:
         raise UserError(f"`name` is {name!r}; {path} cannot be opened: {error.strerror or error}") from None
 
 
-def _split(name: str, root: Root, split: str) -> _Split:
+def _split(name: str, root: Root, split: str, used: str) -> _Split:
     """Finds the pictures of a split by the rules of `load`."""
     tops = root.folders()
-    # Beside train and test, a third folder for validation is not used, so it may have any name.
-    validation = () if {"train", "test"} <= set(tops) else _VALIDATION
+    # Where the splits are found by their names, another folder for validation is not used: it may have any name.
+    found = "test" in tops or ("train" in tops and not set(_TESTS).isdisjoint(tops))
+    validation = () if found else _VALIDATION
     splits = [top for top in tops if top.lower() in (*_TRAIN_OR_TEST, *validation)]
     if not {"train", *_TESTS}.issuperset(splits) and (len(splits) > 1 or len(tops) == 1):
         raise UserError(
             f"`name` is {name!r}; {root} has {', '.join(splits)}: the folders of the splits must be called train and "
-            "test (or val, validation), in small letters; rename them"
+            f"test (or val, validation), in small letters; rename them, or write {name.rstrip('/')}/FOLDER to use one"
         )
     if "train" not in tops:
         if "test" in tops and split == "test":  # as for a distance to it
@@ -273,7 +276,7 @@ def _split(name: str, root: Root, split: str) -> _Split:
         return every._replace(files=[every.files[i] for i in rows], labels=labels)
     train = _labeled(name, root, "train", None)
     if split == "train":
-        _warn_of_others(name, root)
+        _warn_of_others(name, root, used)
         return train
     test = next((top for top in _TESTS if top in tops), None)
     if test is None:
@@ -284,8 +287,8 @@ def _split(name: str, root: Root, split: str) -> _Split:
     return _labeled(name, root, test, train)
 
 
-def _warn_of_others(name: str, root: Root) -> None:
-    """Warns about pictures and labels beside the folders of the splits."""
+def _warn_of_others(name: str, root: Root, used: str) -> None:
+    """Warns about pictures and labels beside the folders of the splits and the folder `used`."""
     endings = images.suffixes()
 
     def holds_pictures(top: str) -> bool:
@@ -294,7 +297,7 @@ def _warn_of_others(name: str, root: Root) -> None:
         except UserError:  # it cannot be listed
             return False
 
-    folders = [top for top in root.folders() if top.lower() not in (*_TRAIN_OR_TEST, *_VALIDATION)]
+    folders = [top for top in root.folders() if top.lower() not in (*_TRAIN_OR_TEST, *_VALIDATION, used.lower())]
     others = [top for top in folders if holds_pictures(top)]
     others += sorted(file for file in root.loose() if file == LABELS_FILE or File(root, file).suffix in endings)
     if others:

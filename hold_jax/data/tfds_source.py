@@ -3,10 +3,11 @@
 TFDS is imported inside the functions, because the import is slow and no other source needs it.
 """
 
+import functools
 import logging
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -39,7 +40,8 @@ def load(
     need it once, for their preparation.
 
     TFDS gives -1 to an example without a label. A split with such a label, or another that is none of the classes, is
-    used without labels, with a warning. Of a set that is not read into memory 256 labels are looked at.
+    used without labels, with a warning. Of a set that is not read into memory 256 labels are looked at; a later one is
+    said when it is read.
 
     Args:
       name: "tfds:NAME".
@@ -61,31 +63,40 @@ def load(
     shape = (*(sides(image_size) or native[:2]), channels or native[2])
     num_classes = getattr(features.get("label"), "num_classes", None) or 0
 
-    def read(index: int) -> dict[str, Any]:
-        example = source[index]
-        x = fit_array(example["image"], image_size, channels)
-        return {"x": x, "label": int(example["label"]) if num_classes else 0}
-
-    def checked(index: int) -> dict[str, Any]:
-        example = read(index)
-        if num_classes and not 0 <= example["label"] < num_classes:
-            raise UserError(
-                f"`name` is {name!r}; example {index} of its {split} split has the label {example['label']}, none of 0 "
-                f"to {num_classes - 1}: a split with such labels can be used, without labels, if it is read into "
-                "memory (raise data.memory_limit_gib)"
-            )
-        return example
-
-    size = len(source)
-    if size * int(np.prod(shape)) > memory_limit_bytes:
-        rows = np.unique(np.linspace(0, size - 1, _PROBED).astype(int)) if num_classes else ()
-        if not _are_classes(name, split, np.array([read(int(row))["label"] for row in rows]), num_classes):
-            num_classes = 0
-        return Dataset(name, split, Lazy(size, checked), None, shape, num_classes)
-    x, labels = _read_all(Lazy(size, read), shape)
-    if not _are_classes(name, split, labels, num_classes):
-        num_classes = 0
+    read = functools.partial(_read, source, image_size, channels)
+    pictures = Lazy(len(source), functools.partial(read, num_classes > 0))
+    if len(pictures) * int(np.prod(shape)) > memory_limit_bytes:
+        rows = np.unique(np.linspace(0, len(pictures) - 1, _PROBED).astype(int)) if num_classes else ()
+        labels = np.array([pictures[int(row)]["label"] for row in rows])
+        num_classes = num_classes if _are_classes(name, split, labels, num_classes) else 0
+        pictures = Lazy(len(source), functools.partial(_said, functools.partial(read, num_classes > 0), num_classes))
+        return Dataset(name, split, pictures, None, shape, num_classes)
+    x, labels = _read_all(pictures, shape)
+    num_classes = num_classes if _are_classes(name, split, labels, num_classes) else 0
     return array_dataset(name, split, x, labels if num_classes else None, num_classes)
+
+
+def _read(source: Any, image_size: Size, channels: int | None, labeled: bool, index: int) -> dict[str, Any]:
+    example = source[index]
+    x = fit_array(example["image"], image_size, channels)
+    return {"x": x, "label": int(example["label"]) if labeled else 0}
+
+
+def _said(read: Callable[[int], dict[str, Any]], num_classes: int, index: int) -> dict[str, Any]:
+    example = read(index)
+    if num_classes and not 0 <= example["label"] < num_classes:
+        _warn_of(example["label"])
+    return example
+
+
+@functools.cache
+def _warn_of(label: int) -> None:
+    """Warns once. A set that is not in memory is not read through at its start; models without classes go on."""
+    logging.getLogger(__name__).warning(
+        "an example has the label %d, which is none of the classes: a model with model.class_conditional takes it for "
+        "the class of none; remove such examples for it",
+        label,
+    )
 
 
 def require_reachable(name: str, urls: Iterable[str]) -> None:
@@ -191,7 +202,7 @@ def _read_all(pictures: Lazy, shape: tuple[int, ...]) -> tuple[np.ndarray, np.nd
 
     def read(start: int) -> None:
         for row in range(start, min(start + _CHUNK, len(pictures))):
-            example = pictures.read(row)
+            example = pictures[row]
             x[row], labels[row] = example["x"], example["label"]
 
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:

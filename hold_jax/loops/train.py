@@ -217,15 +217,16 @@ class Trainer:
             require(whole, "training.steps_per_call", per_call, f"a divisor of {start}, the step to go on from")
             state = self._start(program) if saved is None else program.from_tree(saved)
             del saved
-            if record is not None:
-                with distributed.together():
-                    if main:
+            with distributed.together():
+                if main:
+                    begun()
+                    if record is not None:
                         work_directory.write(workdir, record)
+            if record is not None:
                 checkpoints = dataclasses.replace(checkpoints, record=record)
             record = checkpoints.record
             run = (record and record.run) or ""
             if main:
-                begun()
                 power_average.drop_after(workdir, run, start)
                 introduce_training(
                     self.model, self.dataset, program.abstract_tree().params, workdir, step=start, flip=settings.flip

@@ -213,8 +213,12 @@ class Pretrained:
             return samplers.encode(sampler, self.sde, self.eps_fn, x, key=key, **options)
         given = as_condition(condition)
         self.model.conditions.check("condition", given)
+        require_key(key)
+        index, grid = options.pop("index", None), options.get("grid")
+        if grid is not None and not isinstance(grid, str) and not callable(grid):
+            options["grid"] = tuple(np.asarray(grid).tolist())
         settings = (self.model, sampler, tuple(options.items()))
-        found = programs.run(_encode, self._predictor, settings, self.params, x, key, given)
+        found = programs.run(_encode, self._predictor, settings, self.params, x, key, given, index)
         if not isinstance(found.u, Tracer) and jnp.isnan(found.u).any():
             raise UserError(samplers.UNFINISHED)
         return found
@@ -276,9 +280,11 @@ def _encode(
     x: jax.Array,
     key: jax.Array,
     condition: Condition,
+    index: jax.Array | None,
 ) -> samplers.Encoded:
     model, sampler, options = static
-    return samplers.encode(sampler, model.sde, predictor(params, condition, None), x, key=key, **dict(options))
+    eps_fn = predictor(params, condition, None)
+    return samplers.encode(sampler, model.sde, eps_fn, x, key=key, index=index, **dict(options))
 
 
 def _sample(

@@ -165,10 +165,15 @@ class Logs:
             log.flush()
 
     def close(self) -> None:
-        """Writes all pending lines and closes the logs, all of them also if one raises an error."""
-        with contextlib.ExitStack() as stack:
-            for log in reversed(self._logs):
-                stack.callback(log.close)
+        """Writes all pending lines and closes the logs, all of them also if one fails; the first error is raised."""
+        failed: BaseException | None = None
+        for log in self._logs:
+            try:
+                log.close()
+            except BaseException as error:
+                failed = failed or error
+        if failed is not None:
+            raise failed
 
 
 class WandbLog:

@@ -154,8 +154,10 @@ def test_a_run_that_stopped_before_its_first_checkpoint_begins_again(tmp_path, m
             run_train(config_of(), folder)
     first = workdir.find(path)
     assert first is not None
+    (path / "commands.txt").write_text("the command of the run that is replaced\n")
     run_train(config_of(training__report=False), folder)
     assert workdir.find(path).run != first.run and experiment.newest_step(path) == 10
+    assert not (path / "commands.txt").exists()
 
 
 def test_what_would_be_an_error_after_the_record_is_one_before(tmp_path):

@@ -225,6 +225,7 @@ def test_weights_in_several_files_are_read_by_their_index(tmp_path, variant, end
             "without conditions, which has unet and scheduler alone: latents and texts are not read",
         ),
         ({"vae": [None, None], "_name_or_path": "x", "requires_safety_checker": True}, None),
+        ({"_class_name": ["my_pipeline", "MyDDPM"], "image_size": [64, 64]}, None),
         ({}, None),
     ],
 )

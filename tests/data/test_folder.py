@@ -290,7 +290,7 @@ def test_folders_of_the_splits_in_capitals_are_no_classes(tmp_path):
 @pytest.mark.parametrize(
     ("tops", "listed"),
     [
-        (["train", "validation", "Test"], "Test, train, validation"),
+        (["train", "validation", "Test"], "Test, train"),
         (["train", "TEST"], "TEST, train"),
         (["training", "testing"], "testing, training"),
         (["Training", "validation"], "Training, validation"),
@@ -339,6 +339,21 @@ def test_pictures_beside_the_splits_are_named(tmp_path, caplog):
         assert data.load(f"folder:{name}", split="train").digest == whole.digest
         said = "has folders of splits, so that what lies beside them is not used: more, dataset.json, loose.png\n"
         assert caplog.text.endswith(said)
+
+
+def test_the_condition_s_pictures_beside_the_splits_are_used(tmp_path, caplog):
+    for top in ("train", "test", "masks/train", "masks/test"):
+        save(tmp_path / top / "1.png")
+    data.load(f"folder:{tmp_path}", split="train", condition=f"{tmp_path}/masks")
+    assert not caplog.text
+
+
+@pytest.mark.parametrize("tops", [("train", "val", "valid"), ("train", "validation", "Valid"), ("test", "valid")])
+def test_another_folder_of_validation_is_not_used_where_the_splits_are_there(tmp_path, tops):
+    for i, top in enumerate(tops):
+        for k in range(i + 1):
+            save(tmp_path / top / f"{k}.png")
+    assert len(data.load(f"folder:{tmp_path}", split="test")) == (1 if "test" in tops else 2)
 
 
 def test_a_folder_beside_the_splits_that_cannot_be_listed_is_passed_over(tmp_path, monkeypatch):

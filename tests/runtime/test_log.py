@@ -2,6 +2,7 @@ import json
 import math
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import PIL.Image
@@ -146,6 +147,22 @@ def test_the_files_are_closed_where_a_log_before_or_after_them_fails(tmp_path):
         with pytest.raises(ConnectionError, match="no route"):
             Logs(logs).close()
         assert files._lines._file.closed and b"loss" in _events(tmp_path / name)
+
+
+def test_the_first_error_of_closing_is_raised_and_all_are_closed():
+    closed = []
+
+    def log(error):
+        def close():
+            closed.append(error)
+            raise error
+
+        return SimpleNamespace(close=close)
+
+    errors = [OSError("first"), ValueError("second")]
+    with pytest.raises(OSError, match="first"):
+        Logs([log(error) for error in errors]).close()
+    assert closed == errors
 
 
 def test_wandb_is_looked_for_before_training(monkeypatch):
