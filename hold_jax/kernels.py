@@ -281,9 +281,10 @@ def _require_noise(sde: LinearSDE, t_min: float, least: float, argument: str) ->
 
 @functools.lru_cache(maxsize=64)
 def _noise(sde: LinearSDE, passed: float) -> float:
-    """The effective noise at B = `passed`; 0 where float64 has no number for it."""
-    with np.errstate(all="ignore"):
-        return float(np.nan_to_num(exact.effective_noise(sde.F, sde.G, sde.cov0, np.asarray(passed))))
+    """The effective noise at B = `passed`; 0 where it is so small that float64's covariances underflow."""
+    with np.errstate(all="ignore"):  # NumPy warns of the underflow, and of the 0 / 0 after it
+        noise = float(exact.effective_noise(sde.F, sde.G, sde.cov0, np.asarray(passed)))
+    return 0.0 if math.isnan(noise) else noise
 
 
 @functools.lru_cache(maxsize=64)

@@ -1,7 +1,7 @@
-"""c_noise: what a network is told of the noise level (EDM, 2206.00364, table 1) or of the time, float32.
+"""The noise conditioning c_noise of a network (EDM, 2206.00364, table 1): a function of the noise level or the time.
 
-`CLOCKS` are functions of the noise level sigma_eff alone, so that the network's denoiser serves any SDE; the other
-`CONDITIONINGS` are functions of the process's own time. Each takes (sde, t) and returns an array of the shape of t.
+`CLOCKS` depend on the noise level sigma_eff alone, so a network with one of them is a denoiser for any SDE. The other
+`CONDITIONINGS` depend on the time of the process. Each takes (sde, t) and returns a float32 array of the shape of t.
 """
 
 import dataclasses

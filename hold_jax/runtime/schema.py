@@ -233,11 +233,13 @@ def require_key(key: str, known: Mapping[str, Key]) -> None:
     """Raises `UserError` for a key that is not in the schema; the message has the nearest, or those of its section."""
     if key in known:
         return
-    section, dot, name = key.rpartition(".")
-    beside = [other.rpartition(".")[2] for other in known if other.rpartition(".")[0] == section]
-    near = difflib.get_close_matches(name, beside, 1) if dot else []
-    near = [f"{section}.{near[0]}"] if near else [] if dot and beside else difflib.get_close_matches(key, known, 1)
-    hint = f" (did you mean {near[0]!r}?)" if near else f"; {section} has {', '.join(beside)}" if dot and beside else ""
+    section, _, name = key.rpartition(".")
+    beside = {k.removeprefix(f"{section}."): k for k in known if section and k.rpartition(".")[0] == section}
+    names = beside or {k: k for k in known}
+    near = difflib.get_close_matches(name if beside else key, names, 1)
+    hint = f"; {section} has {', '.join(beside)}" if beside else ""
+    if near:
+        hint = f" (did you mean {names[near[0]]!r}?)"
     raise UserError(f"there is no key `{key}`{hint}; --mode=show prints all keys")
 
 
